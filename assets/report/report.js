@@ -1,0 +1,401 @@
+// @ts-nocheck: runs in the report's page, where uPlot is a global
+(() => {
+  "use strict";
+  const data = JSON.parse(document.getElementById("run").textContent);
+  const root = document.documentElement;
+
+  // ---- numbers and elements
+
+  const fixed = (value, digits) => Number(value.toPrecision(digits)).toString();
+  const compact = (value) => {
+    for (const [size, unit] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+      if (Math.abs(value) >= size) return fixed(value / size, 3) + unit;
+    }
+    return fixed(value, 3);
+  };
+  const plain = (value) => {
+    const size = Math.abs(value);
+    if (size === 0) return "0";
+    return size < 1e-3 || size >= 1e5 ? value.toExponential(1).replace("e+", "e") : fixed(value, 4);
+  };
+  const percent = (value) => `${fixed(100 * value, 3)} %`;
+  const bytes = (value) => {
+    for (const [size, unit] of [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
+      if (value >= size) return `${fixed(value / size, 3)} ${unit}`;
+    }
+    return `${value} B`;
+  };
+  const milliseconds = (value) => (value >= 1 ? `${fixed(value, 3)} s` : `${fixed(1000 * value, 3)} ms`);
+  const count = (value) => Math.round(value).toLocaleString("en-US");
+  const duration = (seconds) => {
+    const s = Math.round(seconds);
+    if (s < 60) return `${s} s`;
+    if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+    if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.round((s % 3600) / 60)} min`;
+    return `${Math.floor(s / 86400)} d ${Math.round((s % 86400) / 3600)} h`;
+  };
+  const element = (tag, attributes = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes)) {
+      if (key === "style") for (const [name, setting] of Object.entries(value)) node.style.setProperty(name, setting);
+      else node.setAttribute(key, value);
+    }
+    node.append(...children.filter((child) => child !== null && child !== undefined));
+    return node;
+  };
+  const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const tone = (stage) => `var(--stage-${stage % 6})`;
+  const stageColor = (stage) => color(`--stage-${stage % 6}`);
+
+  // ---- rows of the run
+
+  const { rows, stages } = data;
+  const xs = rows.map((row) => row.step);
+  const column = (name) => rows.map((row) => row.mean[name] ?? null);
+  const peaks = (name) => rows.map((row) => row.peak[name] ?? null);
+  const has = (name) => rows.some((row) => row.mean[name] !== undefined);
+  const last = (name) => {
+    for (let i = rows.length - 1; i >= 0; i--) if (rows[i].mean[name] !== undefined) return rows[i].mean[name];
+    return undefined;
+  };
+  const stageEnd = (stage) => stage.end ?? data.steps;
+  const stageAt = (step) => stages.find((stage) => step > stage.begin && step <= stageEnd(stage));
+
+  /** Exponential mean that begins anew with each stage and remembers about a twentieth of it. */
+  const smooth = (values) => {
+    const sizes = new Map();
+    for (const row of rows) sizes.set(row.stage, (sizes.get(row.stage) ?? 0) + 1);
+    let stage = -1;
+    let mean = 0;
+    let weight = 0;
+    return values.map((value, i) => {
+      if (rows[i].stage !== stage) {
+        stage = rows[i].stage;
+        mean = 0;
+        weight = 0;
+      }
+      if (value === null) return null;
+      const decay = 1 - 1 / Math.max(1.001, sizes.get(stage) / 25);
+      mean = decay * mean + (1 - decay) * value;
+      weight = decay * weight + (1 - decay);
+      return mean / weight;
+    });
+  };
+
+  // ---- the page's parts
+
+  const statusText = { running: "training", done: "finished", stopped: "stopped", failed: "failed" };
+
+  const head = () => {
+    const button = element("button", { class: "theme", title: "Light or dark", "aria-label": "Switch between light and dark" });
+    button.innerHTML =
+      '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2"><circle cx="12" cy="12" r="8"/><path d="M12 4a8 8 0 0 1 0 16z" fill="currentColor" stroke="none"/></svg>';
+    button.addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+    const status = element("span", { class: `status ${data.state}` }, statusText[data.state]);
+    const heading = element("h1", {}, data.title, status);
+    return element("div", { class: "top" }, element("div", {}, element("div", { class: "over" }, "Training report"), heading), button);
+  };
+
+  const tiles = () => {
+    const smoothed = smooth(column("loss")).filter((value) => value !== null);
+    const list = [
+      ["loss", smoothed.length ? plain(smoothed[smoothed.length - 1]) : undefined],
+      ["steps", count(data.steps)],
+      ["tokens", compact(data.tokens)],
+      ["of training", duration(data.elapsed)],
+      ["tokens/s", data.elapsed > 0 ? compact(data.tokens / data.elapsed) : undefined],
+      ["parameters", data.run?.parameters ? compact(data.run.parameters) : undefined],
+    ];
+    const shown = list.filter(([, value]) => value !== undefined);
+    return element("div", { class: "tiles" }, ...shown.map(([name, value]) => element("div", { class: "tile" }, element("b", {}, value), element("span", {}, name))));
+  };
+
+  const facts = () => {
+    const run = data.run ?? {};
+    const versions = Object.entries(run.versions ?? {}).map(([name, version]) => `${name} ${version}`);
+    const list = [
+      ["Model", run.model],
+      ["Device", run.device],
+      ["Seed", run.seed],
+      ["Versions", versions.join(", ")],
+      ["Begun", run.startedAt && new Date(run.startedAt).toLocaleString()],
+      [data.state === "running" ? "As of" : "Ended", new Date(data.updatedAt).toLocaleString()],
+    ];
+    const shown = list.filter(([, value]) => value !== undefined && value !== "");
+    return element("dl", { class: "facts" }, ...shown.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+  };
+
+  const curriculum = () => {
+    const planned = data.run?.stages ?? [];
+    if (planned.length === 0) return null;
+    const known = planned.map((plan, index) => {
+      const stage = stages.find((each) => each.index === index);
+      const done = stage ? stageEnd(stage) - stage.begin : 0;
+      const steps = stage && stage.end !== null ? done : (plan.steps ?? done);
+      return { plan, index, stage, done, steps };
+    });
+    const total = known.reduce((sum, { steps }) => sum + steps, 0) || 1;
+    const segments = known.map(({ plan, index, stage, done, steps }) => {
+      const isOver = stage && stage.end !== null;
+      const what = steps === 0 ? "not begun" : isOver || done === 0 ? `${count(steps)} steps` : `${count(done)} of ${count(steps)} steps`;
+      const style = { "--tone": tone(index), "--share": Math.max(0.04, steps / total), "--done": steps ? Math.min(1, done / steps) : 0 };
+      const time = stage?.seconds ? `, ${duration(stage.seconds)}` : "";
+      const title = `${plan.name}: ${plan.kind}, ${what}${time}, ${plan.batchSize} x ${plan.length} tokens a step`;
+      return element("div", { class: "segment", style, title }, element("b", {}, plan.name), element("span", {}, `${plan.kind} · ${what}${time}`));
+    });
+    return section("Curriculum", element("div", { class: "strip" }, ...segments));
+  };
+
+  const section = (title, ...children) => element("section", {}, element("h2", {}, title), ...children);
+
+  // ---- charts
+
+  const CHARTS = [
+    { name: "loss", title: "Loss", hint: "per token; smoothed, each step behind it", wide: true, smoothed: true, format: plain },
+    { name: "grad_norm", title: "Gradient norm", hint: "before clipping, log scale", log: true, peak: true, format: plain },
+    { name: "lr", title: "Learning rate", format: plain, zero: true },
+    { name: "u_max", title: "Mask-ratio cap u_max", hint: "Eq. 10", range: [0, 1], format: plain },
+    { name: "masked_share", title: "Masked share", smoothed: true, range: [0, 1], format: percent },
+    { name: "masked_nll", title: "Cross-entropy of masked tokens", hint: "unweighted, nats", smoothed: true, format: plain },
+    { name: "empty_blocks", title: "Blocks without a mask", smoothed: true, zero: true, format: percent },
+    { name: "fallback_blocks", title: "Blocks with a forced mask", smoothed: true, zero: true, format: percent },
+    { name: "tokens_per_second", title: "Clean tokens a second", smoothed: true, zero: true, format: compact },
+    { name: "positions_per_second", title: "Positions a second", smoothed: true, zero: true, format: compact },
+    { name: "mfu", title: "Model FLOPs utilisation", smoothed: true, zero: true, format: percent },
+    { name: "device_memory", title: "Device memory, highest", zero: true, format: bytes },
+    { name: "rss", title: "Process memory", zero: true, format: bytes },
+    { name: "live_tensors", title: "Live tensors", zero: true, format: count },
+    { name: "data_seconds", title: "Waiting for data", hint: "a step", smoothed: true, zero: true, format: milliseconds },
+    { name: "step_seconds", title: "Time of a step", smoothed: true, zero: true, format: milliseconds },
+  ];
+  const MAIN = ["loss", "grad_norm", "lr", "u_max", "masked_share", "masked_nll", "empty_blocks", "fallback_blocks"];
+
+  const sync = uPlot.sync("steps");
+  let drawn = [];
+  let watched = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) {
+      const chart = drawn.find((each) => each.root.parentElement === target);
+      if (chart && contentRect.width > 0) chart.setSize({ width: Math.floor(contentRect.width), height: chart.height });
+    }
+  });
+
+  /** Bands of the stages behind the curves, with their names in the large chart. */
+  const bands = (wide) => (chart) => {
+    const { ctx, bbox } = chart;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    for (const stage of stages) {
+      const from = chart.valToPos(stage.begin, "x", true);
+      const to = chart.valToPos(stageEnd(stage), "x", true);
+      ctx.fillStyle = stageColor(stage.index);
+      ctx.globalAlpha = 0.055;
+      ctx.fillRect(from, bbox.top, to - from, bbox.height);
+      ctx.globalAlpha = 0.35;
+      if (stage.begin > 0) ctx.fillRect(Math.round(from), bbox.top, devicePixelRatio, bbox.height);
+      if (!wide) continue;
+      ctx.globalAlpha = 1;
+      ctx.font = `600 ${12 * devicePixelRatio}px ${color("--sans")}`;
+      const left = Math.max(from, bbox.left) + 7 * devicePixelRatio;
+      if (ctx.measureText(stage.name).width < to - left) ctx.fillText(stage.name, left, bbox.top + 17 * devicePixelRatio);
+    }
+    ctx.restore();
+  };
+
+  /** A robust range: one wild step must not flatten the rest. */
+  const rangeOf = (values, spec) => {
+    const known = values.filter((value) => value !== null && Number.isFinite(value)).sort((a, b) => a - b);
+    if (known.length === 0) return [0, 1];
+    const high = known[Math.min(known.length - 1, Math.ceil(known.length * 0.995))];
+    const low = spec.zero ? Math.min(0, known[0]) : known[Math.floor((known.length - 1) * 0.002)];
+    const room = 0.06 * (high - low || Math.abs(high) || 1);
+    return [spec.zero && low === 0 ? 0 : low - room, high + room];
+  };
+
+  const chartCard = (spec) => {
+    const read = element("span", { class: "read" });
+    const title = element("header", {}, element("h3", {}, spec.title), spec.hint ? element("span", { class: "hint" }, spec.hint) : null, read);
+    const plot = element("div", { class: "plot" });
+    const card = element("article", { class: spec.wide ? "chart wide" : "chart" }, title, plot);
+    card.draw = () => drawChart(spec, plot, read);
+    return card;
+  };
+
+  const drawChart = (spec, plot, read) => {
+    const positive = (values) => (spec.log ? values.map((value) => (value !== null && value > 0 ? value : null)) : values);
+    const x = spec.x ?? xs;
+    const raw = positive(spec.values ?? column(spec.name));
+    const line = spec.smoothed ? smooth(raw) : raw;
+    const behind = spec.smoothed ? raw : spec.peak ? positive(peaks(spec.name)) : null;
+    const stageOf = (step) => stageAt(step)?.index ?? 0;
+
+    // One series for each stage, so that a curve has its stage's colour.
+    const parts = stages.map((stage) => ({
+      stage: stage.index,
+      pick: (values) => values.map((value, i) => (stageOf(x[i]) === stage.index ? value : null)),
+    }));
+    const table = [x];
+    const series = [{}];
+    const few = x.length < 60;
+    for (const { stage, pick } of parts) {
+      if (behind) {
+        table.push(pick(behind));
+        series.push({ stroke: () => stageColor(stage), width: 1, alpha: few ? 0.35 : 0.22, points: { show: false } });
+      }
+      table.push(pick(line));
+      series.push({
+        stroke: () => stageColor(stage),
+        width: 2,
+        points: { show: Boolean(spec.points), size: 7, fill: () => stageColor(stage) },
+      });
+    }
+
+    const shown = (index) => {
+      const at = index ?? x.length - 1;
+      read.replaceChildren();
+      if (at < 0 || x.length === 0) return;
+      const value = line[at] ?? (index === null || index === undefined ? [...line].reverse().find((each) => each !== null) : null);
+      if (index !== null && index !== undefined) read.append(element("span", {}, `step ${count(x[at])}`));
+      if (spec.smoothed && index !== null && index !== undefined && raw[at] !== null) {
+        read.append(element("span", {}, `this step ${spec.format(raw[at])}`));
+      }
+      read.append(element("b", {}, value === null || value === undefined ? "–" : spec.format(value)));
+    };
+
+    const axis = {
+      stroke: () => color("--soft"),
+      font: `12px ${color("--sans")}`,
+      grid: { stroke: () => color("--grid"), width: 1 },
+      ticks: { show: false },
+    };
+    const scale = spec.log
+      ? { distr: 3 }
+      : { range: () => (spec.range ? spec.range : rangeOf(behind ? [...raw, ...line] : line, spec)) };
+    const chart = new uPlot(
+      {
+        width: Math.max(200, plot.clientWidth),
+        height: spec.wide ? (innerWidth < 760 ? 230 : 320) : 190,
+        padding: [6, 8, 0, 0],
+        legend: { show: false },
+        cursor: {
+          sync: { key: sync.key, setSeries: false },
+          drag: { x: true, y: false },
+          points: { size: 7, width: 2 },
+          x: true,
+          y: false,
+        },
+        scales: { x: { time: false, range: (_, low, high) => (x.length < 2 ? [0, Math.max(1, data.steps)] : [low, high]) }, y: scale },
+        axes: [
+          { ...axis, size: 30, values: (_, splits) => splits.map((value) => (Number.isInteger(value) ? compact(value) : "")) },
+          {
+            ...axis,
+            size: 62,
+            gap: 6,
+            values: (_, splits) => splits.map((value) => (value === null ? "" : spec.format(value))),
+            ...(spec.log && { filter: (_, splits) => thinLog(splits) }),
+          },
+        ],
+        series,
+        hooks: {
+          drawClear: [bands(spec.wide)],
+          setCursor: [(self) => shown(self.cursor.idx)],
+        },
+      },
+      table,
+      plot,
+    );
+    drawn.push(chart);
+    watched.observe(plot);
+    shown(null);
+  };
+
+  /** Of a log axis's ticks the powers of ten; with few of those, 2 and 5 times them as well. */
+  const thinLog = (splits) => {
+    const isPower = (value, factor) => Math.abs(Math.log10(value / factor) - Math.round(Math.log10(value / factor))) < 1e-6;
+    const decades = splits.filter((value) => value && isPower(value, 1)).length;
+    const factors = decades >= 3 ? [1] : [1, 2, 5];
+    return splits.map((value) => (value && factors.some((factor) => isPower(value, factor)) ? value : null));
+  };
+
+  const curves = () => {
+    const standard = new Set(CHARTS.map(({ name }) => name));
+    const own = [...new Set(rows.flatMap((row) => Object.keys(row.mean)))].filter((name) => !standard.has(name));
+    const main = [
+      ...CHARTS.filter(({ name }) => MAIN.includes(name) && has(name)),
+      ...own.map((name) => ({ name, title: name, smoothed: true, format: plain })),
+    ];
+    const machine = CHARTS.filter(({ name }) => !MAIN.includes(name) && has(name));
+    const grid = (list) => element("div", { class: "charts" }, ...list.map(chartCard));
+    if (rows.length === 0) return [];
+    return [
+      section("Curves", grid(main), element("p", { class: "help" }, "Drag across a chart to zoom all of them, double-click to zoom out.")),
+      evaluations(grid),
+      section("Machine", grid(machine)),
+    ];
+  };
+
+  const evaluations = (grid) => {
+    const names = [...new Set(data.evaluations.flatMap(({ metrics }) => Object.keys(metrics)))];
+    if (names.length === 0) return null;
+    const charts = names.map((name) => {
+      const found = data.evaluations.filter(({ metrics }) => metrics[name] !== undefined);
+      return { title: name, x: found.map(({ step }) => step), values: found.map(({ metrics }) => metrics[name]), points: true, format: plain };
+    });
+    return section("Evaluations", grid(charts));
+  };
+
+  // ---- samples, checkpoints, warnings
+
+  const samples = () => {
+    const sets = [...data.samples].reverse();
+    if (sets.length === 0) return null;
+    const nodes = sets.map(({ step, stage, samples: list }, index) => {
+      const name = stages.find((each) => each.index === stage)?.name ?? "";
+      const chip = element("span", { class: "chip", style: { "--tone": tone(stage) } }, name);
+      const figures = list.map(({ prompt, text, note }) =>
+        element(
+          "figure",
+          {},
+          element("pre", {}, prompt ? element("span", { class: "prompt" }, prompt) : null, text),
+          note ? element("figcaption", {}, note) : null,
+        ),
+      );
+      return element("details", { class: "sampleset", ...(index === 0 && { open: "" }) }, element("summary", {}, `Step ${count(step)}`, chip), ...figures);
+    });
+    return section("Samples", ...nodes);
+  };
+
+  const table = (title, names, lines) => {
+    if (lines.length === 0) return null;
+    const cells = (tag) => (line) => element("tr", {}, ...line.map((cell, i) => element(tag, { class: i === 0 ? "number" : "text" }, cell)));
+    const body = element("tbody", {}, ...lines.map(cells("td")));
+    return section(title, element("div", { class: "tablebox" }, element("table", {}, element("thead", {}, cells("th")(names)), body)));
+  };
+
+  const setTheme = (theme) => {
+    root.dataset.theme = theme;
+    for (const chart of drawn) chart.destroy();
+    drawn = [];
+    for (const card of document.querySelectorAll(".chart")) card.draw();
+  };
+
+  const wantsDark = matchMedia("(prefers-color-scheme: dark)");
+  root.dataset.theme = wantsDark.matches ? "dark" : "light";
+  document.getElementById("report").replaceChildren(
+    ...[
+      head(),
+      data.message ? element("p", { class: "message" }, data.message) : null,
+      tiles(),
+      facts(),
+      curriculum(),
+      ...curves(),
+      samples(),
+      table("Checkpoints", ["step", "name"], data.checkpoints.map(({ step, name }) => [count(step), name])),
+      table("Warnings", ["step", "what happened"], data.warnings.map(({ step, message }) => [count(step), message])),
+      element("footer", {}, "Written by stable-diffcoder. All data of the charts is in this file."),
+    ].filter((node) => node !== null),
+  );
+  setTheme(root.dataset.theme);
+  wantsDark.addEventListener("change", ({ matches }) => setTheme(matches ? "dark" : "light"));
+})();

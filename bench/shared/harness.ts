@@ -1,0 +1,183 @@
+import { writeFileSync } from "node:fs";
+import { cpus, platform, release, totalmem } from "node:os";
+import { parseArgs } from "node:util";
+import * as torch from "stable-diffcoder/torch";
+
+/** One line of a benchmark: what we need, what the peer needs, and by what factor we are better. */
+export interface BenchRow {
+  name: string;
+  /** Medians over the rounds. */
+  ours: number;
+  peer: number;
+  unit: string;
+  /** Above 1: we are better, whatever the unit. The median of the rounds' own ratios. */
+  ratio: number;
+  /** Half the interquartile range of the rounds' ratios, as a share of `ratio`. */
+  spread: number;
+  rounds: number;
+  /** Whatever else says how it was measured. */
+  [detail: string]: unknown;
+}
+
+/** What the numbers depend on. */
+export interface Machine {
+  cpu: string;
+  cores: number;
+  memoryGb: number;
+  os: string;
+  node: string;
+  torch: string;
+  cpuCapability: string;
+  threads: number;
+  device?: string;
+}
+
+/** Measures once and returns the number, in the benchmark's unit. */
+export type Measure = () => number | Promise<number>;
+
+export interface AlternateOptions {
+  /** Pairs of measurements that count. Default 7. */
+  rounds?: number;
+  /** Pairs before them that do not. Default 1. */
+  warmup?: number;
+  /** Default "ms". */
+  unit?: string;
+  /** "less" (times, bytes; the default) or "more" (tokens a second). */
+  better?: "less" | "more";
+  /** Added to the row. */
+  details?: Record<string, unknown>;
+}
+
+/**
+ * Measures two things in turns, ours and the peer's, each round in the other order: what the machine does beside falls on
+ * both. The ratio is the median of the rounds' ratios, so that a slow minute does not count for one side.
+ */
+export async function alternate(
+  name: string,
+  ours: Measure,
+  peer: Measure,
+  options: AlternateOptions = {},
+): Promise<BenchRow> {
+  const { rounds = 7, warmup = 1, unit = "ms", better = "less", details } = options;
+  const own: number[] = [];
+  const other: number[] = [];
+  for (let round = -warmup; round < rounds; round++) {
+    let a: number;
+    let b: number;
+    if (round % 2 === 0) {
+      a = await ours();
+      b = await peer();
+    } else {
+      b = await peer();
+      a = await ours();
+    }
+    if (round < 0) continue;
+    own.push(a);
+    other.push(b);
+  }
+  const ratios = own.map((value, i) => (better === "less" ? other[i] / value : value / other[i]));
+  const ratio = median(ratios);
+  const spread = (quantile(ratios, 0.75) - quantile(ratios, 0.25)) / 2 / ratio;
+  return { name, ours: median(own), peer: median(other), unit, ratio, spread, rounds, ...details };
+}
+
+export const median = (values: readonly number[]): number => quantile(values, 0.5);
+
+/** Linear interpolation between order statistics, as numpy.quantile. */
+export function quantile(values: readonly number[], q: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (sorted.length - 1) * q;
+  const low = Math.floor(at);
+  const high = Math.min(sorted.length - 1, low + 1);
+  return sorted[low] + (sorted[high] - sorted[low]) * (at - low);
+}
+
+/** Milliseconds that `fn` takes. */
+export async function elapsed(fn: () => void | Promise<void>): Promise<number> {
+  const start = performance.now();
+  await fn();
+  return performance.now() - start;
+}
+
+export function machine(): Machine {
+  const build = torch.build();
+  return {
+    cpu: cpus()[0]?.model.trim() ?? "unknown",
+    cores: cpus().length,
+    memoryGb: Math.round(totalmem() / 2 ** 30),
+    os: `${platform()} ${release()}`,
+    node: process.version,
+    torch: build.torch,
+    cpuCapability: build.cpuCapability,
+    threads: torch.getNumThreads(),
+    ...(torch.cuda.isAvailable() && { device: String(torch.cuda.deviceProperties().name) }),
+  };
+}
+
+/** Prints the rows as a table and writes them to the file of `--json FILE`, each with machine and versions. */
+export function report(title: string, rows: readonly BenchRow[], versions: Record<string, string> = {}): void {
+  const where = machine();
+  console.log(`\n${title}`);
+  console.log(`${where.cpu}, ${where.cores} cores, ${where.threads} threads, ${where.os}`);
+  const named = Object.entries({ node: where.node, libtorch: where.torch, ...versions });
+  console.log(named.map(([what, version]) => `${what} ${version}`).join(", "));
+  const lines = [
+    ["", "ours", "peer", "", "ratio", "spread"],
+    ...rows.map((row) => [
+      row.name,
+      digits(row.ours),
+      digits(row.peer),
+      row.unit,
+      `${row.ratio.toFixed(2)}x`,
+      `±${(100 * row.spread).toFixed(0)} %`,
+    ]),
+  ];
+  const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
+  for (const line of lines) {
+    console.log(
+      line.map((cell, i) => (i === 0 || i === 3 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join("  "),
+    );
+  }
+  console.log("ratio above 1: ours is better");
+  const { json } = benchOptions();
+  if (json === undefined) return;
+  const written = rows.map((row) => ({ ...row, machine: where, versions }));
+  writeFileSync(json, `${JSON.stringify(written, null, 2)}\n`);
+}
+
+function digits(value: number): string {
+  if (value >= 1000) return value.toFixed(0);
+  return value.toPrecision(3);
+}
+
+export interface BenchOptions {
+  json?: string;
+  rounds?: number;
+  /** --quick: few rounds, to see that it runs. */
+  quick: boolean;
+  device?: string;
+}
+
+/** The options that every benchmark takes. */
+export function benchOptions(args: readonly string[] = process.argv.slice(2)): BenchOptions {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      json: { type: "string" },
+      rounds: { type: "string" },
+      quick: { type: "boolean", default: false },
+      device: { type: "string" },
+    },
+    strict: false,
+  });
+  const rounds = typeof values.rounds === "string" ? Number(values.rounds) : undefined;
+  if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0)) {
+    throw new Error(`--rounds takes a whole number above 0, got ${values.rounds}`);
+  }
+  return {
+    quick: values.quick === true,
+    ...(typeof values.json === "string" && { json: values.json }),
+    ...(rounds !== undefined && { rounds }),
+    ...(typeof values.device === "string" && { device: values.device }),
+  };
+}

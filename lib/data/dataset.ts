@@ -1,0 +1,90 @@
+import { DataError } from "./errors.js";
+
+/** One row of training data. */
+export interface Sample {
+  /** [length] */
+  readonly tokens: Int32Array;
+  /** Where documents start within the row, 0 first; absent: all of it is one document. */
+  readonly starts?: readonly number[];
+  /** [length]: 1 on tokens that give loss; absent: all do. */
+  readonly lossMask?: Uint8Array;
+}
+
+/** Rows of one length, each a pure function of its index. A user's own data has this shape too. */
+export interface Dataset {
+  /** Tokens of every sample. */
+  readonly length: number;
+  readonly numSamples: number;
+  sample(index: number): Sample;
+  /** Names the content: a run that is resumed with another one is told so. */
+  readonly hash?: string;
+}
+
+/**
+ * What an objective is given. Memory of the host only.
+ *
+ * Corruption must depend on (seed, stage, `indices[row]`): those are positions in the endless stream of samples, so the
+ * same sample is corrupted anew in each epoch, and the same way whatever the number of ranks. `samples` says which
+ * samples of the dataset they are.
+ */
+export interface Batch {
+  /** Positions in the stream, one a row: never the same twice within a stage. */
+  readonly indices: number[];
+  /** Row-major [batch, length]. */
+  readonly tokens: Int32Array;
+  readonly batch: number;
+  readonly length: number;
+  /**
+   * Where documents start in the flattened batch * length tokens, each row's start included, then batch * length
+   * (like cu_seqlens). Absent: each row is one document.
+   */
+  readonly documents?: number[];
+  /** [batch, length]: 1 on tokens that give loss. Absent: all do. */
+  readonly lossMask?: Uint8Array;
+  /** Indices into the dataset, one a row. */
+  readonly samples?: number[];
+}
+
+/**
+ * Puts samples together as a batch.
+ *
+ * @param indices positions in the stream, one a sample
+ */
+export function collate(dataset: Dataset, samples: readonly number[], indices: readonly number[]): Batch {
+  const { length } = dataset;
+  const rows = samples.map((index) => dataset.sample(index));
+  const tokens = new Int32Array(rows.length * length);
+  const documents: number[] = [];
+  for (const [row, sample] of rows.entries()) {
+    if (sample.tokens.length !== length) {
+      const message = `sample ${samples[row]} has ${sample.tokens.length} tokens, the dataset's length is ${length}`;
+      throw new DataError("DATA_RANGE", message);
+    }
+    tokens.set(sample.tokens, row * length);
+    for (const start of sample.starts ?? [0]) documents.push(row * length + start);
+  }
+  documents.push(rows.length * length);
+  const isolated = rows.some((sample) => sample.starts !== undefined);
+  return {
+    indices: [...indices],
+    tokens,
+    batch: rows.length,
+    length,
+    ...(isolated && { documents }),
+    ...(rows.some((sample) => sample.lossMask) && { lossMask: collateMasks(rows, length) }),
+    samples: [...samples],
+  };
+}
+
+function collateMasks(rows: readonly Sample[], length: number): Uint8Array {
+  const mask = new Uint8Array(rows.length * length).fill(1);
+  for (const [row, sample] of rows.entries()) if (sample.lossMask) mask.set(sample.lossMask, row * length);
+  return mask;
+}
+
+/** Throws DATA_RANGE unless `index` is a sample of the dataset. */
+export function checkSampleIndex(index: number, numSamples: number): void {
+  if (!Number.isSafeInteger(index) || index < 0 || index >= numSamples) {
+    throw new DataError("DATA_RANGE", `sample ${index} asked of ${numSamples}`);
+  }
+}

@@ -1,0 +1,19 @@
+/** What can go wrong with data, for programs; the message is for people. */
+export type DataErrorCode =
+  | "DATA_NOT_FOUND" // a path that does not exist
+  | "DATA_EMPTY" // nothing usable where data was looked for
+  | "DATA_TOO_SMALL" // less text than one sample
+  | "DATA_OPTIONS" // options that are wrong or contradict each other
+  | "DATA_STORE" // a token store that is torn, of another version or cannot be written
+  | "DATA_RANGE"; // a position or an index outside the data
+
+/** Every error of lib/data. `code` is stable, `message` names the path or the value that is wrong. */
+export class DataError extends Error {
+  readonly code: DataErrorCode;
+
+  constructor(code: DataErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "DataError";
+    this.code = code;
+  }
+}

@@ -1,0 +1,141 @@
+import { type Dirent, readdirSync, realpathSync, type Stats, statSync } from "node:fs";
+import { basename, extname, join, resolve, sep } from "node:path";
+import { DataError } from "./errors.js";
+
+/** A folder or a file to take text from. */
+export interface Source {
+  readonly path: string;
+  /** Take files at random (the same ones each time) until they hold this many bytes. Absent: all. */
+  readonly maxBytes?: number;
+  /** Names of folders to leave out, beside the hidden ones and EXCLUDED_FOLDERS. */
+  readonly exclude?: readonly string[];
+}
+
+/** A file that a source offers. */
+export interface SourceFile {
+  readonly path: string;
+  /** Path within its source, with "/" on every system: two machines with the same tree get the same names. */
+  readonly name: string;
+  readonly extension: string;
+  readonly bytes: number;
+  readonly modified: number;
+  /** What must stay on one side of the held-out split: a package, or what stands at the top of the source. */
+  readonly group: string;
+}
+
+/** What a walk found. */
+export interface Listing {
+  readonly files: SourceFile[];
+  /** Names of what could not be read. */
+  readonly unreadable: string[];
+  /** How many files had another extension. */
+  readonly otherFiles: number;
+}
+
+/** Folders that hold no source of their own; node_modules counts only where the source is no node_modules itself. */
+export const EXCLUDED_FOLDERS: readonly string[] = [
+  "node_modules",
+  "__pycache__",
+  "site-packages",
+  "dist-packages",
+  "venv",
+];
+
+/**
+ * Lists the files with one of `extensions` under a folder, hidden ones left out, ordered by name; or the one file that
+ * the source is, whatever its extension. Links are followed, each folder once, so loops end.
+ *
+ * @throws DataError DATA_NOT_FOUND if the path does not exist or cannot be read
+ */
+export function listFiles(source: Source, extensions: readonly string[]): Listing {
+  const root = resolve(source.path);
+  const stats = statOrThrow(root);
+  if (!stats.isDirectory()) return { files: [describe(root, basename(root), stats)], unreadable: [], otherFiles: 0 };
+  const excluded = new Set(source.exclude);
+  const inPackages = root.split(sep).includes("node_modules");
+  for (const name of EXCLUDED_FOLDERS) if (name !== "node_modules" || !inPackages) excluded.add(name);
+  const wanted = new Set(extensions);
+  const found = { files: [] as SourceFile[], unreadable: [] as string[], otherFiles: 0 };
+  const seen = new Set<string>();
+
+  const walk = (folder: string, prefix: string) => {
+    let entries: Dirent[];
+    try {
+      const real = realpathSync(folder);
+      if (seen.has(real)) return;
+      seen.add(real);
+      entries = readdirSync(folder, { withFileTypes: true });
+    } catch (cause) {
+      if (prefix === "") throw notFound(folder, cause);
+      found.unreadable.push(prefix);
+      return;
+    }
+    // Not localeCompare: the order must not depend on the machine's language.
+    entries.sort((a, b) => (a.name < b.name ? -1 : 1));
+    for (const entry of entries) {
+      if (entry.name.startsWith(".")) continue;
+      visit(join(folder, entry.name), prefix === "" ? entry.name : `${prefix}/${entry.name}`, entry);
+    }
+  };
+  const visit = (path: string, name: string, entry: Dirent) => {
+    const isLink = entry.isSymbolicLink();
+    let stats: Stats | undefined;
+    try {
+      if (isLink) stats = statSync(path);
+    } catch {
+      if (wanted.has(extname(name))) found.unreadable.push(name);
+      return;
+    }
+    if ((stats ?? entry).isDirectory()) {
+      if (!excluded.has(entry.name)) walk(path, name);
+    } else if ((stats ?? entry).isFile()) {
+      if (!wanted.has(extname(name))) found.otherFiles++;
+      else add(path, name, stats);
+    }
+  };
+  const add = (path: string, name: string, known: Stats | undefined) => {
+    try {
+      found.files.push(describe(path, name, known ?? statSync(path)));
+    } catch {
+      found.unreadable.push(name);
+    }
+  };
+  walk(root, "");
+  return found;
+}
+
+function describe(path: string, name: string, stats: Stats): SourceFile {
+  return {
+    path,
+    name,
+    extension: extname(name),
+    bytes: stats.size,
+    modified: stats.mtimeMs,
+    group: groupOf(path, name),
+  };
+}
+
+/** "npm:@scope/name" under node_modules, whichever copy of the package it is; otherwise the first part of the name. */
+function groupOf(path: string, name: string): string {
+  const parts = path.split(sep);
+  const at = parts.lastIndexOf("node_modules");
+  if (at >= 0 && at + 2 < parts.length) {
+    const [scope, inner] = parts.slice(at + 1);
+    return `npm:${scope.startsWith("@") ? `${scope}/${inner}` : scope}`;
+  }
+  return name.split("/", 1)[0];
+}
+
+function statOrThrow(path: string): Stats {
+  try {
+    return statSync(path);
+  } catch (cause) {
+    throw notFound(path, cause);
+  }
+}
+
+function notFound(path: string, cause: unknown): DataError {
+  const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
+  const why = missing ? "there is no such file or folder" : `it cannot be read (${(cause as Error).message})`;
+  return new DataError("DATA_NOT_FOUND", `no data at ${path}: ${why}`, { cause });
+}

@@ -1,0 +1,40 @@
+export { packBestFit, packSequentially } from "./best-fit.js";
+export { defaultCodeRoots } from "./code-roots.js";
+export {
+  CODE_EXTENSIONS,
+  Corpus,
+  type CorpusDocument,
+  type CorpusOptions,
+  type CorpusSummary,
+  formatSummary,
+  type Split,
+} from "./corpus.js";
+export { type Batch, collate, type Dataset, type Sample } from "./dataset.js";
+export { DataError, type DataErrorCode } from "./errors.js";
+export type { Source } from "./file-walk.js";
+export { encodeFim, type FimOptions, type FimParts, splitForFim } from "./fim.js";
+export { type LoadedBatch, Loader, type ReadOptions } from "./loader.js";
+export {
+  type DataOptions,
+  type DataOptionsInput,
+  dataOptionsSchema,
+  parseDataOptions,
+  parseSftDataOptions,
+  type SftDataOptions,
+  type SftDataOptionsInput,
+  sftDataOptionsSchema,
+} from "./options.js";
+export { type OrderOptions, type Place, SampleOrder } from "./order.js";
+export { PackedDataset, type PackingOptions, type TokenSource } from "./packing.js";
+export { type PreparedData, prepareData, prepareSftData } from "./prepare.js";
+export {
+  readSftRecords,
+  SftDataset,
+  type SftOptions,
+  type SftRecord,
+  type SftSkipReason,
+  type SftSummary,
+} from "./sft.js";
+export { DEFAULT_LIMITS, type SkipLimits, type SkipReason } from "./skip-rules.js";
+export { TokenFile } from "./token-file.js";
+export { type PrepareProgress, TokenStore, type TokenStoreOptions } from "./token-store.js";

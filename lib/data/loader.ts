@@ -1,0 +1,91 @@
+import { type Batch, collate, type Dataset } from "./dataset.js";
+import { DataError } from "./errors.js";
+import { type OrderOptions, SampleOrder } from "./order.js";
+
+/** Who reads which part of the stream. */
+export interface ReadOptions {
+  /** Samples in one batch of one rank. */
+  readonly batchSize: number;
+  /** Position of the stream where reading starts: all positions before it were read, by whichever ranks. Default 0. */
+  readonly position?: number;
+  readonly rank?: number;
+  readonly worldSize?: number;
+  /** Position where reading ends; the last batch may reach over it, into the next epoch. Default: never. */
+  readonly until?: number;
+}
+
+/** A batch and where the stream stands once every rank has read its own. */
+export interface LoadedBatch {
+  readonly batch: Batch;
+  /** Where to go on: to be saved in a checkpoint. */
+  readonly position: number;
+  /** Epoch of the batch's first sample. */
+  readonly epoch: number;
+}
+
+/**
+ * Reads a dataset as one endless stream of samples, in an order that (seed, stage) alone decide.
+ *
+ * All ranks read the same stream: with batches of b on w ranks, step after step covers the next b * w positions, rank r
+ * the r-th b of them. Accumulated micro-batches are steps like any other. So which samples a training step sees depends
+ * on b * w * accumulation only, and a run goes on from a saved position with any other number of ranks.
+ */
+export class Loader {
+  readonly dataset: Dataset;
+  readonly order: SampleOrder;
+
+  constructor(dataset: Dataset, options: OrderOptions = {}) {
+    this.dataset = dataset;
+    this.order = new SampleOrder(dataset.numSamples, options);
+  }
+
+  /** The batch at positions [position, position + batchSize). A pure function of them. */
+  batchAt(position: number, batchSize: number): Batch {
+    checkCount("batchSize", batchSize, 1);
+    const indices = Array.from({ length: batchSize }, (_, row) => position + row);
+    const samples = indices.map((index) => this.order.at(index).sample);
+    return collate(this.dataset, samples, indices);
+  }
+
+  /**
+   * Batches of one rank, endless unless `until` is given.
+   *
+   * @throws DataError DATA_OPTIONS for a rank outside the world and the like
+   */
+  *read(options: ReadOptions): Generator<LoadedBatch, void, void> {
+    const { batchSize, position = 0, rank = 0, worldSize = 1, until = Number.POSITIVE_INFINITY } = options;
+    checkCount("batchSize", batchSize, 1);
+    checkCount("worldSize", worldSize, 1);
+    checkCount("rank", rank, 0);
+    checkCount("position", position, 0);
+    if (rank >= worldSize) {
+      throw new DataError("DATA_OPTIONS", `rank ${rank} is outside a world of ${worldSize}`);
+    }
+    for (let start = position; start < until; start += batchSize * worldSize) {
+      const own = start + rank * batchSize;
+      const batch = this.batchAt(own, batchSize);
+      yield { batch, position: start + batchSize * worldSize, epoch: this.order.at(own).epoch };
+    }
+  }
+
+  /** Every sample once, in the dataset's own order: to evaluate. The last batch may be smaller. */
+  *once(batchSize: number): Generator<Batch, void, void> {
+    checkCount("batchSize", batchSize, 1);
+    const { numSamples } = this.dataset;
+    for (let start = 0; start < numSamples; start += batchSize) {
+      const samples = Array.from({ length: Math.min(batchSize, numSamples - start) }, (_, row) => start + row);
+      yield collate(this.dataset, samples, samples);
+    }
+  }
+
+  /** Position at which `epochs` epochs are over: what `until` takes. */
+  endOf(epochs: number): number {
+    return Math.ceil(epochs * this.dataset.numSamples);
+  }
+}
+
+function checkCount(name: string, value: number, least: number): void {
+  if (!Number.isSafeInteger(value) || value < least) {
+    throw new DataError("DATA_OPTIONS", `${name} must be an integer >= ${least}, got ${value}`);
+  }
+}

@@ -1,0 +1,88 @@
+import * as z from "zod";
+import { CODE_EXTENSIONS } from "./corpus.js";
+import { DataError } from "./errors.js";
+
+const extension = z.string().regex(/^\.[^./\\]+$/, 'an extension with its dot, like ".py"');
+const bytes = z.int().positive();
+
+const fim = z.strictObject({
+  rate: z.number().min(0).max(1).describe("share of documents turned into fill-in-the-middle examples"),
+  format: z.enum(["spm", "psm"]).default("spm").describe("spm: suffix, prefix, middle (Seed-Coder)"),
+});
+
+/** The options of a code corpus, as written in a curriculum file. */
+export const dataOptionsSchema = z.strictObject({
+  paths: z
+    .union([z.literal("default"), z.array(z.string().min(1)).min(1).readonly()])
+    .default("default")
+    .describe("folders and files to read; default: node_modules and Python's standard library"),
+  extensions: z
+    .array(extension)
+    .min(1)
+    .default([...CODE_EXTENSIONS])
+    .describe("of the files to take from folders"),
+  exclude: z.array(z.string().min(1)).readonly().default([]).describe("names of folders to leave out"),
+  textFields: z
+    .array(z.string().min(1))
+    .min(1)
+    .readonly()
+    .default(["text", "content", "code"])
+    .describe("of .jsonl records"),
+  maxBytes: bytes.optional().describe("text to take from each path; default: all, 8 MB where paths is default"),
+  maxFileBytes: bytes.default(1 << 20).describe("larger files are skipped"),
+  maxLineBytes: bytes.default(1000).describe("files with a longer line are skipped as minified"),
+  length: z.int().min(2).describe("tokens of a sample"),
+  documents: z
+    .enum(["visible", "isolated"])
+    .default("visible")
+    .describe("whether documents in one sample see each other; the paper's do"),
+  fim: fim.optional(),
+  heldOut: z.number().min(0).max(0.5).default(0.02).describe("share of the text held out, whole packages or folders"),
+  shuffle: z.boolean().default(true),
+  seed: z.int().min(0).default(0).describe("of the order, the held-out split and FIM"),
+  cache: z.string().min(1).default(".cache/data").describe("folder that keeps the tokens"),
+});
+
+/** The options of supervised fine-tuning data, as written in a curriculum file. */
+export const sftDataOptionsSchema = z.strictObject({
+  paths: z.array(z.string().min(1)).min(1).readonly().describe(".jsonl files, or folders of them"),
+  length: z.int().min(2).describe("tokens of a row"),
+  packing: z.enum(["best-fit", "sequential"]).default("best-fit"),
+  documents: z.enum(["visible", "isolated"]).default("isolated"),
+  eos: z
+    .tuple([z.int().min(0), z.int().min(0)])
+    .default([1, 4])
+    .describe("how many follow a sample: [min, max]"),
+  shuffle: z.boolean().default(true),
+  seed: z.int().min(0).default(0).describe("of the order and of the number of eos"),
+});
+
+/** Options as a user writes them: all but `length` may be left out. */
+export type DataOptionsInput = z.input<typeof dataOptionsSchema>;
+/** Options with every default filled in. */
+export type DataOptions = z.output<typeof dataOptionsSchema>;
+/** Options as a user writes them: all but `paths` and `length` may be left out. */
+export type SftDataOptionsInput = z.input<typeof sftDataOptionsSchema>;
+/** Options with every default filled in. */
+export type SftDataOptions = z.output<typeof sftDataOptionsSchema>;
+
+/**
+ * Checks the options of a code corpus and fills in the defaults.
+ *
+ * @param at where they were written, for the message
+ * @throws DataError DATA_OPTIONS: every wrong key with its place and what is allowed there
+ */
+export function parseDataOptions(value: unknown, at = "data"): DataOptions {
+  return parse(dataOptionsSchema, value, at);
+}
+
+/** As parseDataOptions(), for supervised fine-tuning. */
+export function parseSftDataOptions(value: unknown, at = "data"): SftDataOptions {
+  return parse(sftDataOptionsSchema, value, at);
+}
+
+function parse<T>(schema: z.ZodType<T>, value: unknown, at: string): T {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new DataError("DATA_OPTIONS", `${at} is wrong:\n${z.prettifyError(parsed.error)}`, { cause: parsed.error });
+}

@@ -1,0 +1,85 @@
+import { Philox } from "../torch/philox.js";
+import { DataError } from "./errors.js";
+
+/** Stream number of the generators behind the order, so that they share no numbers with other choices of the seed. */
+const ORDER_STREAM = 0x0d;
+/** Four rounds make a Feistel network pseudo-random on big domains; small ones are rough, more rounds smooth them. */
+const ROUNDS = 8;
+
+/** Where a position of the stream lies. */
+export interface Place {
+  readonly epoch: number;
+  /** Index into the dataset. */
+  readonly sample: number;
+}
+
+/** What decides an order. */
+export interface OrderOptions {
+  readonly seed?: number;
+  /** Another stage of a curriculum meets the same samples in another order. Default 0. */
+  readonly stage?: number;
+  /** false: every epoch in the dataset's own order. Default true. */
+  readonly shuffle?: boolean;
+}
+
+/**
+ * The endless order in which a dataset's samples are met: position p lies in epoch floor(p / n), and each epoch is its
+ * own permutation of the n samples, decided by (seed, stage, epoch). Nothing is stored and any position is found at once, so
+ * any number of ranks can read the same stream and a run can go on from a position with another number of them.
+ *
+ * The permutation is a Feistel network with Philox as its round function on pairs (a, b), a, b < ceil(sqrt(n)), walked
+ * along its cycles until the result is below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+ */
+export class SampleOrder {
+  readonly numSamples: number;
+  readonly shuffle: boolean;
+  readonly #seed: number;
+  readonly #stage: number;
+  readonly #side: number;
+
+  /** @throws DataError DATA_RANGE for a number of samples that no dataset has */
+  constructor(numSamples: number, options: OrderOptions = {}) {
+    if (!Number.isSafeInteger(numSamples) || numSamples < 1 || numSamples > 2 ** 48) {
+      throw new DataError("DATA_RANGE", `an order needs between 1 and 2^48 samples, got ${numSamples}`);
+    }
+    this.numSamples = numSamples;
+    this.shuffle = options.shuffle ?? true;
+    this.#seed = options.seed ?? 0;
+    this.#stage = options.stage ?? 0;
+    this.#side = Math.ceil(Math.sqrt(numSamples));
+  }
+
+  /** Throws DataError DATA_RANGE unless position is an integer >= 0. */
+  at(position: number): Place {
+    if (!Number.isSafeInteger(position) || position < 0) {
+      throw new DataError("DATA_RANGE", `a position must be an integer >= 0, got ${position}`);
+    }
+    const epoch = Math.floor(position / this.numSamples);
+    const index = position % this.numSamples;
+    return { epoch, sample: this.shuffle ? this.#permute(index, epoch) : index };
+  }
+
+  #permute(index: number, epoch: number): number {
+    let value = index;
+    do value = this.#encipher(value, epoch);
+    while (value >= this.numSamples);
+    return value;
+  }
+
+  /** One-to-one on [0, side * side). */
+  #encipher(value: number, epoch: number): number {
+    let left = Math.floor(value / this.#side);
+    let right = value % this.#side;
+    for (let round = 0; round < ROUNDS; round++) {
+      const next = (left + this.#mix(right, round, epoch)) % this.#side;
+      left = right;
+      right = next;
+    }
+    return left * this.#side + right;
+  }
+
+  /** The round function: a number below `side` for each (epoch, round, half). */
+  #mix(half: number, round: number, epoch: number): number {
+    return new Philox(this.#seed, ORDER_STREAM, this.#stage, epoch, round, half).below(this.#side);
+  }
+}

@@ -1,0 +1,98 @@
+import { join } from "node:path";
+import type { Tokenizer } from "../model/tokenizer.js";
+import { defaultCodeRoots } from "./code-roots.js";
+import { Corpus, type CorpusOptions, type CorpusSummary } from "./corpus.js";
+import { DataError } from "./errors.js";
+import type { Source } from "./file-walk.js";
+import { Loader } from "./loader.js";
+import {
+  type DataOptions,
+  type DataOptionsInput,
+  parseDataOptions,
+  parseSftDataOptions,
+  type SftDataOptions,
+  type SftDataOptionsInput,
+} from "./options.js";
+import { PackedDataset } from "./packing.js";
+import { SftDataset, type SftSummary } from "./sft.js";
+import { hashOf, type PrepareProgress, TokenStore } from "./token-store.js";
+
+/** A corpus ready to train on. */
+export interface PreparedData {
+  /** Samples to train on, read through `loader`. */
+  readonly train: PackedDataset;
+  /** Held-out samples, the last one padded; undefined if nothing is held out or it holds no token. */
+  readonly heldOut: PackedDataset | undefined;
+  readonly loader: Loader;
+  readonly store: TokenStore;
+  /** What was read and what was skipped; of the first time if the tokens come from the cache. */
+  readonly summary: CorpusSummary;
+  readonly options: DataOptions;
+}
+
+/**
+ * From folders to batches: lists the files, makes tokens of them (or finds them in the cache), packs and orders them.
+ *
+ * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY, DATA_TOO_SMALL, DATA_STORE
+ */
+export async function prepareData(
+  input: DataOptionsInput,
+  tokenizer: Tokenizer,
+  context: { onProgress?: (progress: PrepareProgress) => void; signal?: AbortSignal } = {},
+): Promise<PreparedData> {
+  const options = parseDataOptions(input);
+  const { length, documents, seed, shuffle } = options;
+  const choices = corpusOptions(options);
+  const corpus = new Corpus(choices);
+  const name = hashOf([choices, tokenizer.hash, options.fim ?? null]).slice(0, 16);
+  const store = await TokenStore.prepare({
+    corpus,
+    tokenizer,
+    folder: join(options.cache, name),
+    choices,
+    fim: options.fim,
+    seed,
+    ...context,
+  });
+  if (store.train.numTokens < length) {
+    const found = `${store.train.numTokens} tokens in ${store.train.numDocuments} documents`;
+    throw new DataError(
+      "DATA_TOO_SMALL",
+      `${found} do not fill one sample of ${length}: give more text or a smaller length`,
+    );
+  }
+  const train = new PackedDataset(store.train, { length, documents });
+  const padId = tokenizer.padId ?? tokenizer.require("eos");
+  const heldOut =
+    store.heldOut.numTokens > 0
+      ? new PackedDataset(store.heldOut, { length, documents, tail: "pad", padId })
+      : undefined;
+  const loader = new Loader(train, { seed, shuffle });
+  return { train, heldOut, loader, store, summary: store.summary, options };
+}
+
+/**
+ * From .jsonl files of conversations or prompts and answers to batches.
+ *
+ * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY; TokenizerError where a chat template is missing
+ */
+export function prepareSftData(
+  input: SftDataOptionsInput,
+  tokenizer: Tokenizer,
+): { train: SftDataset; loader: Loader; summary: SftSummary; options: SftDataOptions } {
+  const options = parseSftDataOptions(input);
+  const { paths, shuffle, ...rest } = options;
+  const train = SftDataset.load(paths, { tokenizer, ...rest });
+  const loader = new Loader(train, { seed: options.seed, shuffle });
+  return { train, loader, summary: train.summary, options };
+}
+
+function corpusOptions(options: DataOptions): CorpusOptions {
+  const { paths, extensions, exclude, textFields, maxBytes, maxFileBytes, maxLineBytes, heldOut, seed } = options;
+  const chosen: Source[] =
+    paths === "default"
+      ? defaultCodeRoots(maxBytes === undefined ? {} : { maxBytes })
+      : paths.map((path) => ({ path, ...(maxBytes !== undefined && { maxBytes }) }));
+  const sources = chosen.map((source) => ({ ...source, exclude: [...(source.exclude ?? []), ...exclude] }));
+  return { sources, extensions, textFields, limits: { maxFileBytes, maxLineBytes }, heldOut, seed };
+}

@@ -1,0 +1,219 @@
+import { createHash, randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import * as z from "zod";
+import type { Tokenizer } from "../model/tokenizer.js";
+import type { Corpus, CorpusDocument, CorpusSummary, Split } from "./corpus.js";
+import { DataError } from "./errors.js";
+import { encodeFim, type FimOptions, splitForFim } from "./fim.js";
+import { TokenFile, TokenFileWriter, tokenFileHeader } from "./token-file.js";
+
+/** Raised when the meaning of the files changes: older stores are then made anew. */
+const FORMAT = 1;
+
+const headerSchema = z.object({
+  format: z.literal(FORMAT),
+  /** Of the tokenizer, the corpus's files, and the choices below: a store with another key is stale. */
+  tokenizer: z.string(),
+  sources: z.string(),
+  options: z.string(),
+  summary: z.custom<CorpusSummary>((value) => typeof value === "object" && value !== null),
+  train: tokenFileHeader,
+  heldOut: tokenFileHeader,
+});
+
+/** How far the preparation is, told now and then. */
+export interface PrepareProgress {
+  readonly documents: number;
+  readonly bytes: number;
+  readonly tokens: number;
+}
+
+/** What is made of a corpus and where it is kept. */
+export interface TokenStoreOptions {
+  readonly corpus: Corpus;
+  readonly tokenizer: Tokenizer;
+  /** Folder of this store; what is in it is replaced if it is stale or damaged. */
+  readonly folder: string;
+  /** All that decides the corpus's documents beside the files themselves; part of the key. */
+  readonly choices?: unknown;
+  readonly fim?: FimOptions;
+  readonly seed?: number;
+  readonly onProgress?: (progress: PrepareProgress) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** A corpus as tokens on disk: what is trained on and what is held out. */
+export class TokenStore {
+  readonly folder: string;
+  readonly train: TokenFile;
+  readonly heldOut: TokenFile;
+  readonly summary: CorpusSummary;
+  /** Whether it was there already. */
+  readonly fromCache: boolean;
+  /** Why it was made anew although something was there, undefined otherwise. */
+  readonly rebuiltBecause: string | undefined;
+
+  private constructor(folder: string, header: z.infer<typeof headerSchema>, fromCache: boolean, because?: string) {
+    this.folder = folder;
+    this.train = new TokenFile(folder, "train", header.train);
+    this.heldOut = new TokenFile(folder, "heldOut", header.heldOut);
+    this.summary = header.summary;
+    this.fromCache = fromCache;
+    this.rebuiltBecause = because;
+  }
+
+  /**
+   * Opens the store in `folder` if it was made of the same files by the same tokenizer and choices and is whole;
+   * otherwise makes it, beside the folder, and moves it there when it is complete. Several processes may do so at once.
+   *
+   * @throws DataError DATA_EMPTY (no usable text), DATA_OPTIONS (FIM without FIM tokens), DATA_STORE (the folder cannot
+   * be written); the signal's reason when it is aborted
+   */
+  static async prepare(options: TokenStoreOptions): Promise<TokenStore> {
+    const folder = resolve(options.folder);
+    const key = keyOf(options);
+    let because: string | undefined;
+    if (existsSync(folder)) {
+      try {
+        return TokenStore.#open(folder, key, true);
+      } catch (error) {
+        if (!(error instanceof DataError)) throw error;
+        because = error.message;
+      }
+    }
+    const making = `${folder}.making-${process.pid}-${randomBytes(4).toString("hex")}`;
+    try {
+      mkdirSync(making, { recursive: true });
+      await writeStore(making, key, options);
+      moveInto(making, folder, () => TokenStore.#open(folder, key, true));
+    } catch (error) {
+      throw writeError(error, making);
+    } finally {
+      removeFolder(making);
+    }
+    return TokenStore.#open(folder, key, false, because);
+  }
+
+  /** Closes the files; only large stores hold any open. */
+  close(): void {
+    this.train.close();
+    this.heldOut.close();
+  }
+
+  static #open(folder: string, key: StoreKey, fromCache: boolean, because?: string): TokenStore {
+    const path = join(folder, "header.json");
+    let header: z.infer<typeof headerSchema>;
+    try {
+      header = headerSchema.parse(JSON.parse(readFileSync(path, "utf8")));
+    } catch (cause) {
+      throw new DataError("DATA_STORE", `${path} is missing, damaged or of another version`, { cause });
+    }
+    for (const part of ["tokenizer", "sources", "options"] as const) {
+      if (header[part] !== key[part]) throw new DataError("DATA_STORE", `${folder} is stale: its ${part} changed`);
+    }
+    return new TokenStore(folder, header, fromCache, because);
+  }
+}
+
+type StoreKey = Pick<z.infer<typeof headerSchema>, "tokenizer" | "sources" | "options">;
+
+function keyOf(options: TokenStoreOptions): StoreKey {
+  const { corpus, tokenizer, choices = null, fim = null, seed = 0 } = options;
+  const ids = [tokenizer.eosId, tokenizer.fim];
+  return { tokenizer: tokenizer.hash, sources: corpus.fingerprint, options: hashOf([choices, fim, seed, ids]) };
+}
+
+/** SHA-256 (hex) of a JSON value. */
+export function hashOf(value: unknown): string {
+  return createHash("sha256").update(JSON.stringify(value)).digest("hex");
+}
+
+/** Reads, encodes and appends document after document; gives way to other work now and then. */
+async function writeStore(folder: string, key: StoreKey, options: TokenStoreOptions): Promise<void> {
+  const { corpus, tokenizer, onProgress, signal } = options;
+  const encode = documentEncoder(options);
+  // A chosen eos may lie beyond the vocabulary, in a model's spare rows.
+  const numIds = Math.max(tokenizer.vocabSize, tokenizer.require("eos") + 1);
+  const writers: Record<Split, TokenFileWriter> = {
+    train: new TokenFileWriter(folder, "train", numIds),
+    heldOut: new TokenFileWriter(folder, "heldOut", numIds),
+  };
+  const progress = { documents: 0, bytes: 0, tokens: 0 };
+  let pausedAt = performance.now();
+  try {
+    for (const document of corpus.documents()) {
+      const writer = writers[document.split];
+      const ids = encode(document, writer.documents);
+      writer.append(ids, document.bytes, document.name);
+      progress.documents++;
+      progress.bytes += document.bytes;
+      progress.tokens += ids.length;
+      if (performance.now() - pausedAt > 50) {
+        signal?.throwIfAborted();
+        onProgress?.({ ...progress });
+        await new Promise((done) => setImmediate(done));
+        pausedAt = performance.now();
+      }
+    }
+    onProgress?.({ ...progress });
+    const [train, heldOut] = [writers.train.finish(), writers.heldOut.finish()];
+    const header = { format: FORMAT, ...key, summary: corpus.summary, train, heldOut };
+    writeFileSync(join(folder, "header.json"), `${JSON.stringify(header, null, 2)}\n`);
+  } catch (error) {
+    writers.train.abandon();
+    writers.heldOut.abandon();
+    throw error;
+  }
+}
+
+/** A document's ids: plain, or cut for FIM (training side only), then eos. */
+function documentEncoder(options: TokenStoreOptions): (document: CorpusDocument, index: number) => number[] {
+  const { tokenizer, fim, seed = 0 } = options;
+  const eos = tokenizer.require("eos");
+  // A source file may hold "<[MASK_TOKEN]>" as a string: in a corpus that is text.
+  const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false, parseSpecialTokens: false });
+  const tokens = tokenizer.fim;
+  if (fim && fim.rate > 0 && !tokens) {
+    const message = `fim.rate is ${fim.rate}, but the tokenizer at ${tokenizer.dir} has no FIM tokens`;
+    throw new DataError("DATA_OPTIONS", `${message}. Choose them with { specialTokens: { fimPrefix, ... } }`);
+  }
+  return (document, index) => {
+    const parts = fim && document.split === "train" ? splitForFim(document.text, fim.rate, seed, index) : undefined;
+    const ids = parts && fim && tokens ? encodeFim(parts, fim.format, tokens, encode) : encode(document.text);
+    ids.push(eos);
+    return ids;
+  };
+}
+
+/** Moves a finished store to its place. Another process may have been quicker: then its store is as good. */
+function moveInto(made: string, folder: string, open: () => TokenStore): void {
+  mkdirSync(dirname(folder), { recursive: true });
+  const old = `${made}-old`;
+  try {
+    if (existsSync(folder)) renameSync(folder, old);
+    renameSync(made, folder);
+  } catch (error) {
+    try {
+      open().close();
+    } catch {
+      throw error;
+    }
+  } finally {
+    removeFolder(old);
+  }
+}
+
+/** What cannot be removed stays: the error that led here says more. */
+function removeFolder(path: string): void {
+  try {
+    rmSync(path, { recursive: true, force: true });
+  } catch {}
+}
+
+function writeError(error: unknown, folder: string): unknown {
+  const { code, syscall, message } = error as NodeJS.ErrnoException;
+  if (syscall === undefined) return error;
+  const why = code === "ENOSPC" ? "the disk is full" : message;
+  return new DataError("DATA_STORE", `cannot write the token store ${folder}: ${why}`, { cause: error });
+}

@@ -1,0 +1,45 @@
+import type { AttentionPlan } from "../model/attention-plan.js";
+import type { Tensor } from "../torch/index.js";
+import * as torch from "../torch/index.js";
+
+export interface BlockDiffusionPlanOptions {
+  /**
+   * Flat cumulative document starts over batch * length, when documents must not see each other; blocks then count from
+   * each document's start. Absent: each row is one document.
+   */
+  documents?: readonly number[];
+  /**
+   * int64 flat indices of the hidden states wanted, into [batch * length] of the noisy half, or into
+   * [batch * 2 length] with `cleanQueries`. Absent: all of them.
+   */
+  rows?: Tensor;
+  /** Whether hidden states of the clean half are wanted too. Otherwise its last layer makes only keys and values. */
+  cleanQueries?: boolean;
+  device?: string;
+}
+
+/**
+ * The training mask of block diffusion over [x_t ; x_0] (section 3; section 10 of the derivation): noisy positions see
+ * their own noisy block and the clean blocks before it, clean positions the clean blocks up to their own. Never a
+ * 2L x 2L mask: the operator is made of causal flash attention and three B x B parts.
+ *
+ * @param length L; the decoder's input then has 2L positions, noisy half first, both halves with positions 0 .. L - 1
+ * @param blockSize B, a run-time number
+ */
+export function blockDiffusionPlan(
+  length: number,
+  blockSize: number,
+  options: BlockDiffusionPlanOptions = {},
+): AttentionPlan {
+  const { documents, rows, cleanQueries = false, device = "cpu" } = options;
+  const boundaries = documents ? [...documents] : null;
+  // Rotary attention is relative: positions need not start again at a document, only at the second half.
+  const positions = torch.arange(length, { dtype: "int64", device });
+  return {
+    positions: torch.cat([positions, positions]),
+    end: length,
+    attend: (_layer, q, k, v) =>
+      torch.ops.diffcoder.block_diffusion_attention(q, k, v, blockSize, boundaries, null) as Tensor,
+    lastLayer: cleanQueries ? { rows } : { queries: length, rows },
+  };
+}

@@ -1,0 +1,52 @@
+import * as z from "zod";
+import { causalPlan } from "../model/attention-plan.js";
+import { functional } from "../nn/index.js";
+import { checkBatch, documentStarts, type TokenBatch } from "./batch.js";
+import type { Objective } from "./objective.js";
+import { parseOptions } from "./options.js";
+import { uploadIntegers } from "./upload.js";
+
+/** The options of {@link autoregressiveObjective}, for TypeScript and YAML alike. */
+export const autoregressiveSchema = z.strictObject({
+  documents: z.enum(["isolated", "visible"]).default("isolated").describe("what packed documents see of each other"),
+  chunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
+});
+export type AutoregressiveOptions = z.input<typeof autoregressiveSchema>;
+
+/**
+ * Next-token prediction (Eq. 2), the objective of the AR stages: the hidden state of position i - 1 predicts token i,
+ * with the head that diffusion uses unshifted later. A row's first token is no target, nor is an isolated document's:
+ * nothing of its own comes before it. With a lossMask only answer tokens are targets.
+ *
+ * The normaliser is the number of targets.
+ */
+export function autoregressiveObjective(options: AutoregressiveOptions = {}): Objective {
+  const settings = parseOptions("autoregressiveObjective", autoregressiveSchema, options);
+  return (model, batch, { device }) => {
+    const documents = settings.documents === "isolated" ? batch.documents : undefined;
+    const positions = nextTokenTargets({ ...batch, documents });
+    const [ids, rows, targets] = uploadIntegers(
+      [batch.tokens, positions.map((i) => i - 1), positions.map((i) => batch.tokens[i])],
+      device,
+    );
+    const plan = causalPlan(batch.length, { documents, rows, device });
+    const hidden = model.forward(ids.view([batch.batch, batch.length]), plan);
+    const { loss } = functional.linearCrossEntropy(hidden, model.headWeight, targets, {
+      chunkSize: settings.chunkSize,
+    });
+    return { loss, normalizer: positions.length, metrics: {} };
+  };
+}
+
+/** Flat indices of the tokens that something of their own document comes before, and that count. */
+export function nextTokenTargets(batch: TokenBatch): Int32Array {
+  checkBatch(batch);
+  const { lossMask, tokens } = batch;
+  const starts = documentStarts(batch);
+  const targets = new Int32Array(tokens.length);
+  let count = 0;
+  for (let i = 0; i < tokens.length; i++) {
+    if (!starts[i] && (!lossMask || lossMask[i])) targets[count++] = i;
+  }
+  return targets.slice(0, count);
+}

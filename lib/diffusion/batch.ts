@@ -1,0 +1,97 @@
+import { DiffusionError } from "./errors.js";
+
+/**
+ * What an objective reads of a batch of packed sequences: host memory only, no tensors. The loader's batches have this
+ * shape.
+ */
+export interface TokenBatch {
+  /**
+   * One number per row: its position in the stream of samples, which grows over epochs, so that a text met again is
+   * corrupted anew.
+   */
+  readonly indices: readonly number[];
+  /** Clean token ids, row-major [batch, length]. */
+  readonly tokens: Int32Array;
+  readonly batch: number;
+  readonly length: number;
+  /**
+   * Where documents start, over the flattened batch * length positions: from 0 to batch * length, each row's start
+   * included. Absent: each row is one document.
+   */
+  readonly documents?: readonly number[];
+  /** 1 where a token is an answer's (SFT), [batch, length]: only these are masked and give loss. Absent: all. */
+  readonly lossMask?: Uint8Array;
+}
+
+/** Throws where the parts of a batch do not fit together. */
+export function checkBatch(batch: TokenBatch): void {
+  const { batch: rows, length, tokens, indices, documents, lossMask } = batch;
+  const total = rows * length;
+  if (tokens.length !== total) fail(`tokens holds ${tokens.length} ids, batch * length is ${rows} * ${length}`);
+  if (indices.length !== rows) fail(`indices holds ${indices.length} numbers for ${rows} rows`);
+  if (lossMask && lossMask.length !== total) fail(`lossMask holds ${lossMask.length} flags for ${total} tokens`);
+  if (!documents) return;
+  if (documents[0] !== 0 || documents.at(-1) !== total) fail(`documents must run from 0 to ${total}`);
+  let rowStarts = 0;
+  for (let d = 0; d < documents.length; d++) {
+    if (d > 0 && documents[d] <= documents[d - 1]) fail(`documents must rise, got ${documents[d]} at ${d}`);
+    if (documents[d] % length === 0) rowStarts++;
+  }
+  if (rowStarts !== rows + 1) fail("documents must include the start of every row");
+}
+
+/** The documents of one row as positions within it: starts, then `length`. */
+export function documentsOfRow(batch: TokenBatch, row: number): number[] {
+  const { documents, length } = batch;
+  if (!documents) return [0, length];
+  const base = row * length;
+  const inRow = documents.slice(lowerBound(documents, base), lowerBound(documents, base + length));
+  return [...inRow.map((at) => at - base), length];
+}
+
+/** 1 at the first token of every document, [batch * length]. */
+export function documentStarts(batch: TokenBatch): Uint8Array {
+  const starts = new Uint8Array(batch.tokens.length);
+  for (let row = 0; row < batch.batch; row++) starts[row * batch.length] = 1;
+  for (const start of batch.documents?.slice(0, -1) ?? []) starts[start] = 1;
+  return starts;
+}
+
+/**
+ * The tokens that may be masked, by row and block, as flat indices; blocks without any are left out.
+ *
+ * @param keepFirst whether a document's first token is left alone
+ */
+export function maskableBlocks(batch: TokenBatch, blockSize: number, keepFirst: boolean): number[][][] {
+  const { lossMask, length } = batch;
+  return batch.indices.map((_, row) => {
+    const documents = documentsOfRow(batch, row);
+    const blocks: number[][] = [];
+    for (let d = 0; d + 1 < documents.length; d++) {
+      for (let start = documents[d]; start < documents[d + 1]; start += blockSize) {
+        const block: number[] = [];
+        for (let i = start; i < Math.min(start + blockSize, documents[d + 1]); i++) {
+          const at = row * length + i;
+          if ((!lossMask || lossMask[at]) && !(keepFirst && i === documents[d])) block.push(at);
+        }
+        if (block.length > 0) blocks.push(block);
+      }
+    }
+    return blocks;
+  });
+}
+
+function lowerBound(sorted: readonly number[], value: number): number {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (sorted[middle] < value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+function fail(message: string): never {
+  throw new DiffusionError("DIFFUSION_BATCH", message);
+}

@@ -1,0 +1,126 @@
+import * as z from "zod";
+import { functional } from "../nn/index.js";
+import type { Tensor } from "../torch/index.js";
+import { blockDiffusionPlan } from "./attention-plan.js";
+import { documentsOfRow, type TokenBatch } from "./batch.js";
+import { type Corruption, corrupt } from "./corruption.js";
+import { noiseSchema } from "./noise.js";
+import type { Objective, ObjectiveContext } from "./objective.js";
+import { parseOptions } from "./options.js";
+import { resolveMaskId } from "./token-ids.js";
+import { uploadFloats, uploadIntegers } from "./upload.js";
+import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./warmup.js";
+
+/** The options of {@link blockDiffusionObjective}, for TypeScript and YAML alike. */
+export const blockDiffusionSchema = z.strictObject({
+  blockSize: z.number().int().min(1).default(4).describe("B, tokens denoised together"),
+  noise: noiseSchema.prefault("clipped-linear").describe("u(t) and w(t)"),
+  warmup: warmupSchema.optional().describe("mask-ratio warmup of section 3.2; none by default"),
+  maskId: z.number().int().min(0).optional().describe("id of the mask token; by default the model's"),
+  shift: z.boolean().default(false).describe("predict a token from the position before it, as the AR stage does"),
+  weighted: z.boolean().default(true).describe("multiply by w(t) (Eq. 4)"),
+  granularity: z.enum(["block", "document", "sequence"]).default("block").describe("what shares one noise level t"),
+  times: z.enum(["independent", "antithetic", "low-discrepancy"]).default("independent").describe("how t is drawn"),
+  normalizer: z.enum(["tokens", "masked"]).default("tokens").describe("what the summed loss is divided by"),
+  documents: z.enum(["isolated", "visible"]).default("isolated").describe("what packed documents see of each other"),
+  chunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
+});
+export type BlockDiffusionSettings = z.output<typeof blockDiffusionSchema>;
+export type BlockDiffusionOptions = z.input<typeof blockDiffusionSchema>;
+
+/**
+ * Block diffusion (section 3): one forward over [x_t ; x_0], in which every block has its own noise level and sees the
+ * clean blocks before it, and the weighted cross-entropy of the masked tokens (Eq. 4).
+ *
+ * A masked position predicts itself. With `shift` a token is predicted from the position before it, and a document's
+ * first token is never masked, see {@link shiftedRows}.
+ *
+ * `documents: "isolated"` heeds the batch's boundaries where it has them; "visible" ignores them, as the paper's run did.
+ */
+export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Objective {
+  const settings = parseOptions("blockDiffusionObjective", blockDiffusionSchema, options);
+  const { blockSize, shift } = settings;
+
+  return (model, batch, context) => {
+    const { device, seed, stage } = context;
+    const documents = settings.documents === "isolated" ? batch.documents : undefined;
+    const packed = { ...batch, documents };
+    const ramp = rampAt(settings, context);
+    const maskId = resolveMaskId(model.config, settings.maskId);
+    const corruption = corrupt(packed, { ...settings, ...ramp, maskId, seed, stage, keepFirst: shift });
+
+    const wanted = shift ? shiftedRows(packed, corruption.positions, blockSize) : corruption.positions;
+    const input = noisyThenClean(batch, corruption.noisy);
+    const [ids, rows, targets] = uploadIntegers([input, wanted, corruption.targets], device);
+    const weights = uploadFloats(corruption.weights, device);
+
+    const plan = blockDiffusionPlan(batch.length, blockSize, { documents, rows, cleanQueries: shift, device });
+    const hidden = model.forward(ids.view([batch.batch, 2 * batch.length]), plan);
+    const { loss, nll } = functional.linearCrossEntropy(hidden, model.headWeight, targets, {
+      rowWeights: weights,
+      chunkSize: settings.chunkSize,
+    });
+
+    const normalizer = settings.normalizer === "tokens" ? corruption.numMaskable : corruption.numMasked;
+    return { loss, normalizer, metrics: { u_max: ramp.uMax, ...corruptionMetrics(corruption, nll) } };
+  };
+}
+
+/** Moves the warmup to this step. While it warms, weight, clip and forced token follow its own switches (Eq. 10). */
+function rampAt(settings: BlockDiffusionSettings, context: ObjectiveContext) {
+  const { warmup, noise, weighted } = settings;
+  const full = { uMax: 1, clip: noise.clip, fallback: noise.fallback, weighted };
+  if (!warmup) return full;
+  const state = advanceWarmup(warmup, context.state.warmup as WarmupState | undefined, context);
+  context.state.warmup = state;
+  if (state.progress >= warmup.steps) return full;
+  return {
+    uMax: maxMaskRatio(warmup, state.progress),
+    clip: noise.clip && warmup.clip,
+    fallback: noise.fallback && warmup.fallback,
+    weighted: weighted && warmup.weighted,
+  };
+}
+
+/** [x_t ; x_0] along each row, [batch, 2 * length]. */
+export function noisyThenClean(batch: TokenBatch, noisy: Int32Array): Int32Array {
+  const { length, tokens } = batch;
+  const input = new Int32Array(2 * tokens.length);
+  for (let from = 0; from < tokens.length; from += length) {
+    input.set(noisy.subarray(from, from + length), 2 * from);
+    input.set(tokens.subarray(from, from + length), 2 * from + length);
+  }
+  return input;
+}
+
+/**
+ * Where the shifted variant predicts each token from, as flat indices into [batch, 2 * length]. Inside a block that is
+ * the noisy position before the token. At a block's start it is the clean one, because the block before is finished by
+ * then when sampling; the prediction there is the AR one, and at B = 1 the objective is the AR objective.
+ */
+export function shiftedRows(batch: TokenBatch, positions: Int32Array, blockSize: number): Int32Array {
+  const { length } = batch;
+  const opensBlock = new Uint8Array(batch.tokens.length);
+  for (let row = 0; row < batch.batch; row++) {
+    const documents = documentsOfRow(batch, row);
+    for (let d = 0; d + 1 < documents.length; d++) {
+      for (let i = documents[d]; i < documents[d + 1]; i += blockSize) opensBlock[row * length + i] = 1;
+    }
+  }
+  return positions.map((at) => {
+    const row = Math.floor(at / length);
+    const half = opensBlock[at] ? length : 0;
+    return row * length + at + half - 1;
+  });
+}
+
+/** The counts of a corruption as shares, and the plain cross-entropy of a masked token. */
+function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, number | Tensor> {
+  const { numMasked, numMaskable, numBlocks, emptyBlocks, fallbackBlocks } = corruption;
+  return {
+    masked_share: numMasked / Math.max(1, numMaskable),
+    empty_blocks: emptyBlocks / Math.max(1, numBlocks),
+    fallback_blocks: fallbackBlocks / Math.max(1, numBlocks),
+    masked_nll: nll.sum().div(Math.max(1, numMasked)),
+  };
+}

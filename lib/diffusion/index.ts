@@ -1,0 +1,72 @@
+/**
+ * Masked diffusion over blocks: how text is corrupted, how the noise is scheduled and warmed up, the training objectives,
+ * how likely a text is, and how text is generated.
+ */
+export { generateAutoregressive } from "./ar-sampler.js";
+export { type BlockDiffusionPlanOptions, blockDiffusionPlan } from "./attention-plan.js";
+export { type AutoregressiveOptions, autoregressiveObjective, autoregressiveSchema } from "./autoregressive.js";
+export type { TokenBatch } from "./batch.js";
+export {
+  type BlockDiffusionOptions,
+  type BlockDiffusionSettings,
+  blockDiffusionObjective,
+  blockDiffusionSchema,
+} from "./block-diffusion.js";
+export {
+  type CommitConfig,
+  type CommitRule,
+  type CommitState,
+  commitConfigSchema,
+  commitFromConfig,
+  confidenceThreshold,
+  staticSchedule,
+} from "./commit.js";
+export { type Corruption, type CorruptionOptions, corrupt, type Granularity, type TimeSampling } from "./corruption.js";
+export { DiffusionError, type DiffusionErrorCode } from "./errors.js";
+export {
+  type AutoregressiveGenerationEvent,
+  type AutoregressiveGenerationOptions,
+  autoregressiveGenerationSchema,
+  type BlockEvent,
+  type BlockGenerationEvent,
+  type BlockGenerationOptions,
+  blockGenerationSchema,
+  type DenoiseEvent,
+  type DoneEvent,
+  type TokenEvent,
+} from "./generation.js";
+export {
+  arBitsPerByte,
+  type DiffusionBoundOptions,
+  diffusionBound,
+  type Likelihood,
+  type LikelihoodOptions,
+} from "./likelihood.js";
+export {
+  type BlockRules,
+  type CustomNoiseOptions,
+  clippedLinear,
+  clipRate,
+  cosine,
+  customNoise,
+  linear,
+  type NoiseConfig,
+  type NoiseSchedule,
+  noiseConfigSchema,
+  noiseFromConfig,
+  noiseSchema,
+} from "./noise.js";
+export type { Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
+export { generateBlocks } from "./sampler.js";
+export { supervisedObjective } from "./supervised.js";
+export { type DrawKey, sampleToken, type TokenChoice, type TokenChoiceOptions } from "./token-choice.js";
+export {
+  advanceWarmup,
+  type MaskRatioWarmup,
+  type MaskRatioWarmupOptions,
+  maskRatioWarmup,
+  maxMaskRatio,
+  type WarmupContext,
+  type WarmupState,
+  warmupSchema,
+} from "./warmup.js";

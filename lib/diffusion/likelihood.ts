@@ -1,0 +1,208 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { type AttentionPlan, causalPlan } from "../model/attention-plan.js";
+import type { Decoder } from "../model/decoder.js";
+import { functional } from "../nn/index.js";
+import * as torch from "../torch/index.js";
+import { blockDiffusionPlan } from "./attention-plan.js";
+import { nextTokenTargets } from "./autoregressive.js";
+import type { TokenBatch } from "./batch.js";
+import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
+import { DiffusionError } from "./errors.js";
+import { allSubsets, type MaskedPass, randomCounts, randomTimes } from "./likelihood-passes.js";
+import { resolveMaskId } from "./token-ids.js";
+import { uploadIntegers } from "./upload.js";
+
+/** How likely a model finds a text, or at least how likely. */
+export interface Likelihood {
+  /** nats / ln 2 / bytes: comparable across tokenizers, and with a compressor's output. */
+  bitsPerByte: number;
+  /** Negative log-likelihood (or its upper bound) summed over the targets. */
+  nats: number;
+  /** Targets scored: every token but the first of each document. */
+  tokens: number;
+  /** Bytes the targets stand for. */
+  bytes: number;
+  /** Standard error of bitsPerByte from the random masks; 0 where nothing is random. */
+  standardError: number;
+}
+
+export interface LikelihoodOptions {
+  /** Bytes a token stands for: 0 for special tokens, whose cost counts all the same. */
+  byteLength: (id: number) => number;
+  /** Default "cpu". */
+  device?: string;
+  /** Runs the forwards under autocast in this type. Default: the model's own. */
+  autocast?: torch.DTypeLike;
+  /** Rows of the head whose logits exist at once. Default 1024. */
+  chunkSize?: number;
+  signal?: AbortSignal;
+}
+
+export interface DiffusionBoundOptions extends LikelihoodOptions {
+  /** Default 4. */
+  blockSize?: number;
+  /** Default: the model's. */
+  maskId?: number;
+  /** Whether the model was trained with the shift. Default false. */
+  shift?: boolean;
+  /**
+   * - `count` (default): per block draws how many tokens are masked instead of t, evenly over 1 .. B. The integral over t
+   *   is then done in closed form: same bound, no large weights, less variance, and exact at B = 1.
+   * - `time`: draws t as in training, low-discrepancy, with w = 1 / t.
+   * - `exact`: all 2^B - 1 masks of a block; no randomness. For small B.
+   */
+  estimator?: "count" | "time" | "exact";
+  /** Random passes over each batch, of which the standard error is estimated. Default 8; `exact` has its own number. */
+  passes?: number;
+  /** Default 0. */
+  seed?: number;
+}
+
+type Batches = Iterable<TokenBatch> | AsyncIterable<TokenBatch>;
+
+/**
+ * Exact likelihood of the autoregressive model, per byte. Documents of a batch are isolated where it has boundaries;
+ * with a lossMask only answer tokens are scored.
+ */
+export async function arBitsPerByte(model: Decoder, batches: Batches, options: LikelihoodOptions): Promise<Likelihood> {
+  const total = new Tally();
+  for await (const batch of batches) {
+    const positions = nextTokenTargets(batch);
+    total.addTargets(batch, positions, options);
+    const rows = positions.map((i) => i - 1);
+    const plan = (rowIds: torch.Tensor) =>
+      causalPlan(batch.length, { documents: batch.documents, rows: rowIds, device: options.device });
+    const nll = await score(model, batch.tokens, batch.length, rows, targetsAt(batch, positions), plan, options);
+    total.nats += nll.reduce((sum, x) => sum + x, 0);
+  }
+  return total.result();
+}
+
+/**
+ * An upper bound of the negative log-likelihood under block diffusion, per byte: Eq. 4 with the unclipped linear
+ * schedule, because the clip and the forced token of section 3.3 bias it (every unclipped schedule has the same bound).
+ * The same tokens are scored as by {@link arBitsPerByte}: a document's first token is given.
+ *
+ * @throws DiffusionError DIFFUSION_OPTIONS for fewer than two random passes, or `exact` with B > 12
+ */
+export async function diffusionBound(
+  model: Decoder,
+  batches: Batches,
+  options: DiffusionBoundOptions,
+): Promise<Likelihood> {
+  const { blockSize = 4, shift = false, device } = options;
+  const total = new Tally();
+  for await (const batch of batches) {
+    total.addTargets(batch, nextTokenTargets(batch), options);
+    const passes = passesOver(batch, blockSize, resolveMaskId(model.config, options.maskId), options);
+    const sums: Float64Array[] = [];
+    for (const pass of passes) {
+      const rows = shift ? shiftedRows(batch, pass.positions, blockSize) : pass.positions;
+      const plan = (rowIds: torch.Tensor) =>
+        blockDiffusionPlan(batch.length, blockSize, {
+          documents: batch.documents,
+          rows: rowIds,
+          cleanQueries: shift,
+          device,
+        });
+      const input = noisyThenClean(batch, pass.noisy);
+      const targets = targetsAt(batch, pass.positions);
+      const nll = await score(model, input, 2 * batch.length, rows, targets, plan, options);
+      sums.push(weightedSumsByRow(batch, pass, nll));
+    }
+    total.addPasses(sums, options.estimator === "exact");
+  }
+  return total.result();
+}
+
+function passesOver(
+  batch: TokenBatch,
+  blockSize: number,
+  maskId: number,
+  options: DiffusionBoundOptions,
+): Iterable<MaskedPass> {
+  const { estimator = "count", passes = 8, seed = 0 } = options;
+  if (estimator === "exact") return allSubsets(batch, blockSize, maskId);
+  if (!Number.isInteger(passes) || passes < 2) {
+    throw new DiffusionError("DIFFUSION_OPTIONS", `diffusionBound: passes must be an integer >= 2, got ${passes}`);
+  }
+  return (estimator === "count" ? randomCounts : randomTimes)(batch, blockSize, maskId, { passes, seed });
+}
+
+/** Cross-entropy of `targets` at the hidden states `rows` of ids [rows of the batch, width], float32 [n]. */
+async function score(
+  model: Decoder,
+  ids: Int32Array,
+  width: number,
+  rows: Int32Array,
+  targets: Int32Array,
+  plan: (rows: torch.Tensor) => AttentionPlan,
+  options: LikelihoodOptions,
+): Promise<Float32Array> {
+  const { device = "cpu", chunkSize = 1024, autocast, signal } = options;
+  await nextTurn();
+  signal?.throwIfAborted();
+  if (rows.length === 0) return new Float32Array(0);
+  const forward = () => {
+    const [input, rowIds, targetIds] = uploadIntegers([ids, rows, targets], device);
+    const hidden = model.forward(input.view([ids.length / width, width]), plan(rowIds));
+    return functional.linearCrossEntropy(hidden, model.headWeight, targetIds, { chunkSize }).nll;
+  };
+  const kind = device.startsWith("cuda") ? "cuda" : "cpu";
+  using nll = torch.scope(() =>
+    torch.noGrad(() => (autocast ? torch.autocast({ device: kind, dtype: autocast }, forward) : forward())),
+  );
+  return (await nll.toTypedArrayAsync()) as Float32Array;
+}
+
+function targetsAt(batch: TokenBatch, positions: Int32Array): Int32Array {
+  return positions.map((i) => batch.tokens[i]);
+}
+
+function weightedSumsByRow(batch: TokenBatch, pass: MaskedPass, nll: Float32Array): Float64Array {
+  const sums = new Float64Array(batch.batch);
+  pass.positions.forEach((at, k) => {
+    sums[Math.floor(at / batch.length)] += pass.weights[k] * nll[k];
+  });
+  return sums;
+}
+
+/** Adds up targets, nats and the variance that the random masks leave. */
+class Tally {
+  nats = 0;
+  #variance = 0;
+  #tokens = 0;
+  #bytes = 0;
+
+  addTargets(batch: TokenBatch, positions: Int32Array, options: LikelihoodOptions): void {
+    this.#tokens += positions.length;
+    for (const i of positions) this.#bytes += options.byteLength(batch.tokens[i]);
+  }
+
+  /** @param sums per pass, the weighted sum of each row */
+  addPasses(sums: readonly Float64Array[], exhaustive: boolean): void {
+    const rows = sums[0]?.length ?? 0;
+    for (let row = 0; row < rows; row++) {
+      const sum = sums.reduce((total, pass) => total + pass[row], 0);
+      if (exhaustive) {
+        this.nats += sum;
+        continue;
+      }
+      const mean = sum / sums.length;
+      const squares = sums.reduce((total, pass) => total + (pass[row] - mean) ** 2, 0);
+      this.nats += mean;
+      this.#variance += squares / (sums.length - 1) / sums.length;
+    }
+  }
+
+  result(): Likelihood {
+    const bits = 1 / Math.LN2 / this.#bytes;
+    return {
+      bitsPerByte: this.nats * bits,
+      nats: this.nats,
+      tokens: this.#tokens,
+      bytes: this.#bytes,
+      standardError: Math.sqrt(this.#variance) * bits,
+    };
+  }
+}

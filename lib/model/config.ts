@@ -1,0 +1,107 @@
+import * as z from "zod";
+import { init } from "../nn/index.js";
+import { ModelConfigError } from "./errors.js";
+
+/** Architectures of config.json that this decoder runs. They differ in biases and in how they are used, not in shape. */
+export const ARCHITECTURES = [
+  "LlamaForCausalLM",
+  "Qwen2ForCausalLM",
+  "StableDiffcoderForCausalLM",
+  "SeedDiffcoderForCausalLM",
+] as const;
+export type Architecture = (typeof ARCHITECTURES)[number];
+
+const positive = z.int().positive();
+const tokenId = z.int().min(0);
+const theta = z.number().positive().default(10_000);
+
+/** Rotary embedding: the base, and how frequencies are stretched for longer contexts. */
+export const ropeSchema = z.discriminatedUnion("type", [
+  z.strictObject({ type: z.literal("default"), theta }),
+  z.strictObject({ type: z.literal("linear"), theta, factor: z.number().min(1) }),
+  z.strictObject({
+    type: z.literal("llama3"),
+    theta,
+    factor: z.number().min(1),
+    lowFreqFactor: z.number().positive(),
+    highFreqFactor: z.number().positive(),
+    originalMaxPositionEmbeddings: positive,
+  }),
+]);
+export type RopeConfig = z.infer<typeof ropeSchema>;
+
+const fields = z.strictObject({
+  architecture: z.enum(ARCHITECTURES).default("LlamaForCausalLM"),
+  vocabSize: positive,
+  hiddenSize: positive,
+  intermediateSize: positive,
+  numLayers: positive,
+  numHeads: positive,
+  numKeyValueHeads: positive.optional(),
+  headDim: positive.optional(),
+  maxPositionEmbeddings: positive.default(8192),
+  rmsNormEps: z.number().positive().default(1e-6),
+  rope: ropeSchema.default({ type: "default", theta: 10_000 }),
+  attentionBias: z.enum(["none", "qkv", "qkvo"]).optional(),
+  tieWordEmbeddings: z.boolean().default(false),
+  initializerRange: z.number().positive().max(1).optional(),
+  bosTokenId: tokenId.nullable().default(null),
+  eosTokenId: z
+    .union([tokenId, z.array(tokenId).nonempty()])
+    .nullable()
+    .default(null),
+  padTokenId: tokenId.nullable().default(null),
+  maskTokenId: tokenId.nullable().default(null),
+  dtype: z.enum(["float32", "float16", "bfloat16", "float64"]).optional(),
+  other: z.record(z.string(), z.unknown()).default({}),
+});
+
+/**
+ * The shape of a decoder. Defaults are filled in and dimensions checked against each other:
+ * `numHeads` is a multiple of `numKeyValueHeads` (grouped-query attention), `headDim` (default hiddenSize / numHeads)
+ * is even, biases are ones the architecture has. `dtype` is the one the checkpoint was written in. `other` holds the
+ * keys of config.json that the decoder has no use for, so that they survive a round trip.
+ */
+export const decoderConfigSchema = fields.transform((config, context) => {
+  const fail = (path: keyof typeof config, message: string) =>
+    context.addIssue({ code: "custom", path: [path], message });
+  const numKeyValueHeads = config.numKeyValueHeads ?? config.numHeads;
+  if (config.numHeads % numKeyValueHeads !== 0) {
+    fail("numKeyValueHeads", `${numKeyValueHeads} does not divide the ${config.numHeads} attention heads`);
+  }
+  if (config.headDim === undefined && config.hiddenSize % config.numHeads !== 0) {
+    fail(
+      "numHeads",
+      `${config.numHeads} does not divide the hidden size ${config.hiddenSize}; or give the head's size`,
+    );
+  }
+  const headDim = config.headDim ?? Math.floor(config.hiddenSize / config.numHeads);
+  if (headDim % 2 !== 0) fail("headDim", `${headDim} is odd, rotary embedding needs pairs`);
+  const qwen = config.architecture === "Qwen2ForCausalLM";
+  const attentionBias = config.attentionBias ?? (qwen ? "qkv" : "none");
+  if (qwen !== (attentionBias === "qkv")) {
+    fail("attentionBias", `${config.architecture} has ${qwen ? "only 'qkv'" : "only 'none' or 'qkvo'"}`);
+  }
+  for (const key of ["bosTokenId", "padTokenId", "maskTokenId"] as const) {
+    const id = config[key];
+    if (id !== null && id >= config.vocabSize) fail(key, `${id} is outside the vocabulary of ${config.vocabSize}`);
+  }
+  const initializerRange = config.initializerRange ?? init.smallInit(config.hiddenSize);
+  return { ...config, numKeyValueHeads, headDim, attentionBias, initializerRange };
+});
+
+/** A checked config, nothing optional left open. */
+export type DecoderConfig = z.output<typeof decoderConfigSchema>;
+/** What users write: see {@link decoderConfigSchema} for the defaults. */
+export type DecoderConfigInput = z.input<typeof decoderConfigSchema>;
+
+/**
+ * Checks a config written in TypeScript or YAML.
+ *
+ * @throws ModelConfigError with the path and the allowed values
+ */
+export function decoderConfig(input: DecoderConfigInput): DecoderConfig {
+  const parsed = decoderConfigSchema.safeParse(input);
+  if (!parsed.success) throw new ModelConfigError(`the decoder config is wrong\n${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}

@@ -1,0 +1,255 @@
+import type { FactoryOptions } from "../nn/index.js";
+import { Embedding, functional, init, type LayerOptions, Linear, Module, RMSNorm } from "../nn/index.js";
+import type { Generator, Tensor } from "../torch/index.js";
+import type { AttentionPlan } from "./attention-plan.js";
+import type { DecoderConfig } from "./config.js";
+import { RotaryTables } from "./rotary.js";
+
+/** Rotary cosines and sines of the positions at hand. */
+export interface RotaryAngles {
+  cos: Tensor;
+  sin: Tensor;
+}
+
+/**
+ * What flows from layer to layer: the residual stream, and the output of the last branch that is not yet added to it.
+ * The addition is left to the next norm, which does both in one pass over memory.
+ */
+export interface Hidden {
+  residual: Tensor;
+  branch: Tensor | null;
+}
+
+/** Grouped-query self-attention. The plan decides what is attended to. */
+export class Attention extends Module {
+  readonly qProj: Linear;
+  readonly kProj: Linear;
+  readonly vProj: Linear;
+  readonly oProj: Linear;
+  readonly headDim: number;
+
+  constructor(config: DecoderConfig, options: LayerOptions) {
+    super();
+    const { hiddenSize, numHeads, numKeyValueHeads, headDim, attentionBias } = config;
+    const inputBias = { ...options, bias: attentionBias !== "none" };
+    this.headDim = headDim;
+    this.qProj = new Linear(hiddenSize, numHeads * headDim, inputBias);
+    this.kProj = new Linear(hiddenSize, numKeyValueHeads * headDim, inputBias);
+    this.vProj = new Linear(hiddenSize, numKeyValueHeads * headDim, inputBias);
+    this.oProj = new Linear(numHeads * headDim, hiddenSize, { ...options, bias: attentionBias === "qkvo" });
+  }
+
+  /** x [b, s, D] -> [b, s, D], or [b, queries, D] or [n, D] when `wanted` leaves some out. */
+  forward(
+    x: Tensor,
+    plan: AttentionPlan,
+    layer: number,
+    { cos, sin }: RotaryAngles,
+    wanted: AttentionPlan["lastLayer"] = {},
+  ): Tensor {
+    const [b, s] = x.shape;
+    const { queries = s, rows } = wanted;
+    const partly = queries < s;
+    const asking = partly ? x.narrow(1, 0, queries) : x;
+    const q = this.qProj.forward(asking).view([b, queries, -1, this.headDim]);
+    const k = this.kProj.forward(x).view([b, s, -1, this.headDim]);
+    const v = this.vProj.forward(x).view([b, s, -1, this.headDim]);
+    const [askingCos, askingSin] = partly ? [cos.narrow(-2, 0, queries), sin.narrow(-2, 0, queries)] : [cos, sin];
+    const turnedQ = functional.rotary(q, askingCos, askingSin);
+    const turnedK = functional.rotary(k, cos, sin);
+    const attended = plan.attend(layer, turnedQ, turnedK, v);
+    const flat = rows ? attended.reshape([b * queries, -1]).indexSelect(0, rows) : attended.flatten(-2);
+    return this.oProj.forward(flat);
+  }
+}
+
+/** SwiGLU feed-forward: down(silu(gate(x)) * up(x)), any leading shape. */
+export class MLP extends Module {
+  readonly gateProj: Linear;
+  readonly upProj: Linear;
+  readonly downProj: Linear;
+
+  constructor({ hiddenSize, intermediateSize }: DecoderConfig, options: LayerOptions) {
+    super();
+    const plain = { ...options, bias: false };
+    this.gateProj = new Linear(hiddenSize, intermediateSize, plain);
+    this.upProj = new Linear(hiddenSize, intermediateSize, plain);
+    this.downProj = new Linear(intermediateSize, hiddenSize, plain);
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.downProj.forward(functional.swiglu(this.gateProj.forward(x), this.upProj.forward(x)));
+  }
+}
+
+/** One pre-norm block: attention, then feed-forward. */
+export class DecoderLayer extends Module {
+  readonly inputLayernorm: RMSNorm;
+  readonly selfAttn: Attention;
+  readonly postAttentionLayernorm: RMSNorm;
+  readonly mlp: MLP;
+
+  constructor(config: DecoderConfig, options: LayerOptions) {
+    super();
+    const norm = { ...options, eps: config.rmsNormEps };
+    this.inputLayernorm = new RMSNorm(config.hiddenSize, norm);
+    this.selfAttn = new Attention(config, options);
+    this.postAttentionLayernorm = new RMSNorm(config.hiddenSize, norm);
+    this.mlp = new MLP(config, options);
+  }
+
+  forward(
+    hidden: Hidden,
+    plan: AttentionPlan,
+    layer: number,
+    angles: RotaryAngles,
+    wanted: AttentionPlan["lastLayer"] = {},
+  ): Hidden {
+    const [normed, stream] = addAndNorm(this.inputLayernorm, hidden);
+    const attended = this.selfAttn.forward(normed, plan, layer, angles, wanted);
+    const [mlpInput, residual] = this.postAttentionLayernorm.addForward(attended, keepWanted(stream, wanted));
+    return { residual, branch: this.mlp.forward(mlpInput) };
+  }
+}
+
+/** Options of {@link Decoder}. */
+export interface DecoderOptions extends FactoryOptions {
+  /** Random numbers of the initial weights. */
+  generator?: Generator;
+  /** false: leaves the weights uninitialised, for loading. Default true. */
+  init?: boolean;
+}
+
+/**
+ * Seed-Coder's architecture, which is Llama's: token embedding, pre-norm blocks of grouped-query attention and SwiGLU
+ * with rotary positions, final norm, and a head that may share the embedding's weight. Qwen2's differs by biases on
+ * q, k and v. Property names are those of Hugging Face checkpoints in camelCase.
+ */
+export class Decoder extends Module {
+  readonly config: DecoderConfig;
+  readonly embedTokens: Embedding;
+  readonly layers: DecoderLayer[];
+  readonly norm: RMSNorm;
+  /** null when the head shares the embedding's weight. */
+  readonly lmHead: Linear | null;
+  #rotary: RotaryTables | null;
+
+  constructor(config: DecoderConfig, options: DecoderOptions = {}) {
+    super();
+    const { init: initialise = true, generator, dtype, device = "cpu" } = options;
+    const empty: LayerOptions = { dtype, device, init: false };
+    this.config = config;
+    this.embedTokens = new Embedding(config.vocabSize, config.hiddenSize, empty);
+    this.layers = Array.from({ length: config.numLayers }, () => new DecoderLayer(config, empty));
+    this.norm = new RMSNorm(config.hiddenSize, { ...empty, eps: config.rmsNormEps });
+    this.lmHead = config.tieWordEmbeddings
+      ? null
+      : new Linear(config.hiddenSize, config.vocabSize, { ...empty, bias: false });
+    this.#rotary = makeTables(config, device);
+    if (initialise) initialiseDecoder(this, generator);
+  }
+
+  /** The device of the weights. */
+  get device(): string {
+    return this.embedTokens.weight.device;
+  }
+
+  /** The head's weight [vocabSize, hiddenSize]. */
+  get headWeight(): Tensor {
+    return this.lmHead ? this.lmHead.weight : this.embedTokens.weight;
+  }
+
+  /**
+   * Final normed hidden states of token ids.
+   *
+   * @param ids int64 [b, s]
+   * @returns [b, s, hiddenSize]; [b, queries, hiddenSize] or [n, hiddenSize] when the plan wants only part of it
+   */
+  forward(ids: Tensor, plan: AttentionPlan): Tensor {
+    const angles = this.rotary(plan);
+    const last = this.layers.length - 1;
+    let hidden = this.embed(ids);
+    for (const [i, layer] of this.layers.entries()) {
+      hidden = layer.forward(hidden, plan, i, angles, i === last ? plan.lastLayer : undefined);
+    }
+    return this.finish(hidden);
+  }
+
+  /** First segment of {@link forward}: ids int64 [b, s] -> embeddings. */
+  embed(ids: Tensor): Hidden {
+    return { residual: this.embedTokens.forward(ids), branch: null };
+  }
+
+  /** Last segment of {@link forward}: the final norm. */
+  finish(hidden: Hidden): Tensor {
+    return addAndNorm(this.norm, hidden)[0];
+  }
+
+  /** The rotary angles of a plan's positions, which every layer of a forward pass shares. */
+  rotary(plan: AttentionPlan): RotaryAngles {
+    this.#rotary ??= new RotaryTables(this.config, this.device);
+    return this.#rotary.at(plan.positions, plan.end);
+  }
+
+  /** Logits [..., vocabSize] of final hidden states [..., hiddenSize]. */
+  logits(hidden: Tensor): Tensor {
+    return functional.linear(hidden, this.headWeight);
+  }
+
+  override to(options: FactoryOptions): this {
+    super.to(options);
+    this.#rotary?.dispose();
+    this.#rotary = makeTables(this.config, this.device);
+    return this;
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.#rotary?.dispose();
+    this.#rotary = null;
+  }
+}
+
+// Made with the weights rather than at first use: in inference mode they would be unfit for training later.
+function makeTables(config: DecoderConfig, device: string): RotaryTables | null {
+  return device === "meta" ? null : new RotaryTables(config, device);
+}
+
+function addAndNorm(norm: RMSNorm, { residual, branch }: Hidden): [normed: Tensor, sum: Tensor] {
+  return branch ? norm.addForward(branch, residual) : [norm.forward(residual), residual];
+}
+
+function keepWanted(residual: Tensor, { queries, rows }: NonNullable<AttentionPlan["lastLayer"]>): Tensor {
+  const s = residual.size(1);
+  const asking = queries ?? s;
+  if (!rows) return asking < s ? residual.narrow(1, 0, asking) : residual;
+  // Rows count the asking positions; picking them from all positions at once spares a copy of the asking ones.
+  const among = asking < s ? rows.add(rows.div(asking, { roundingMode: "floor" }), { alpha: s - asking }) : rows;
+  return residual.flatten(0, 1).indexSelect(0, among);
+}
+
+/**
+ * Draws a decoder's weights: N(0, initializerRange^2) for embeddings and matrices, with the two projections that write
+ * into the residual stream divided by sqrt(2 layers), so that the stream's variance does not grow with depth (GPT-2);
+ * ones for norms, zeros for biases.
+ */
+export function initialiseDecoder(model: Decoder, generator?: Generator): void {
+  const std = model.config.initializerRange;
+  const residualStd = std / Math.sqrt(2 * model.config.numLayers);
+  for (const [name, tensor] of model.namedParameters()) {
+    if (name.endsWith("norm.weight")) init.constant_(tensor, 1);
+    else if (name.endsWith(".bias")) init.constant_(tensor, 0);
+    else if (/\.(oProj|downProj)\.weight$/.test(name)) init.normal_(tensor, { std: residualStd, generator });
+    else init.normal_(tensor, { std, generator });
+  }
+}
+
+/** How many parameters a config has, by building its decoder without memory. */
+export function countParameters(config: DecoderConfig): number {
+  const model = new Decoder(config, { device: "meta", init: false });
+  try {
+    return model.numParameters();
+  } finally {
+    model.dispose();
+  }
+}

@@ -1,0 +1,38 @@
+/** What can go wrong in this layer, for programs; the message is for people. */
+export type ModelErrorCode =
+  | "MODEL_CONFIG" // a config with a wrong value, or one this decoder cannot run
+  | "MODEL_PRESET" // a preset that does not exist
+  | "MODEL_INPUT" // ids, positions or documents the model cannot take
+  | "CACHE_FULL" // more tokens than the key-value cache was made for
+  | "CACHE_SHAPE" // keys and values of another shape than the cache's
+  | "CHECKPOINT_MISSING" // no checkpoint, or one of its files is missing
+  | "CHECKPOINT_CORRUPT" // a file that is truncated or no valid JSON or safetensors
+  | "CHECKPOINT_MISMATCH" // tensors that do not fit the config
+  | "CHECKPOINT_WRITE"; // saving failed; what was there before is untouched
+
+/** Every error of lib/model. `code` is stable, `message` names the file, the key or the value. */
+export class ModelError extends Error {
+  readonly code: ModelErrorCode;
+
+  constructor(code: ModelErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "ModelError";
+    this.code = code;
+  }
+}
+
+/** A model config that is wrong or not supported: which key, in which file, and what is allowed. */
+export class ModelConfigError extends ModelError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("MODEL_CONFIG", message, options);
+    this.name = "ModelConfigError";
+  }
+}
+
+/** A checkpoint that cannot be read or written. */
+export class CheckpointError extends ModelError {
+  constructor(code: Extract<ModelErrorCode, `CHECKPOINT_${string}`>, message: string, options?: ErrorOptions) {
+    super(code, message, options);
+    this.name = "CheckpointError";
+  }
+}

@@ -1,0 +1,50 @@
+export {
+  type AttentionPlan,
+  type CausalPlanOptions,
+  causalPlan,
+  documentPositions,
+} from "./attention-plan.js";
+export * from "./chat-template.js";
+export { weightName } from "./checkpoint-layout.js";
+export { loadWeights, readConfig } from "./checkpoint-read.js";
+export { type SaveCheckpointOptions, saveCheckpoint, writeCheckpoint } from "./checkpoint-write.js";
+export {
+  ARCHITECTURES,
+  type Architecture,
+  type DecoderConfig,
+  type DecoderConfigInput,
+  decoderConfig,
+  decoderConfigSchema,
+  type RopeConfig,
+} from "./config.js";
+export { type ConfigJson, parseConfigJson, toConfigJson } from "./config-json.js";
+export {
+  Attention,
+  countParameters,
+  Decoder,
+  DecoderLayer,
+  type DecoderOptions,
+  type Hidden,
+  initialiseDecoder,
+  MLP,
+  type RotaryAngles,
+} from "./decoder.js";
+export { CheckpointError, ModelConfigError, ModelError, type ModelErrorCode } from "./errors.js";
+export {
+  type CachedPlanOptions,
+  cachedPlan,
+  KeyValueCache,
+  type KeyValueCacheOptions,
+  type PrefillOptions,
+  prefill,
+  type Visibility,
+} from "./kv-cache.js";
+export { PRESET_NAMES, type PresetName, presetConfig } from "./presets.js";
+export { inverseFrequencies, RotaryTables } from "./rotary.js";
+export type { SpecialTokenIds, SpecialTokenOverrides, SpecialTokenRole } from "./special-tokens.js";
+export { type FromConfigOptions, type FromPretrainedOptions, StableDiffCoder } from "./stable-diffcoder.js";
+export { replaceFolder, stagedFolder } from "./staging.js";
+export * from "./token-stream.js";
+export * from "./tokenizer.js";
+export * from "./tokenizer-error.js";
+export { copyTokenizerFiles, TOKENIZER_FILES } from "./tokenizer-files.js";

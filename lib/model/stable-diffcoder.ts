@@ -1,0 +1,149 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { DTypeLike } from "../torch/index.js";
+import * as torch from "../torch/index.js";
+import { loadWeights, readConfig } from "./checkpoint-read.js";
+import { type SaveCheckpointOptions, saveCheckpoint } from "./checkpoint-write.js";
+import { type DecoderConfig, type DecoderConfigInput, decoderConfig } from "./config.js";
+import { Decoder } from "./decoder.js";
+import { ModelError } from "./errors.js";
+import { type PresetName, presetConfig } from "./presets.js";
+import { stagedFolder } from "./staging.js";
+import { Tokenizer } from "./tokenizer.js";
+
+/** Options of {@link StableDiffCoder.fromPretrained}. */
+export interface FromPretrainedOptions {
+  /** Default "auto": the dtype that config.json names, else float32. */
+  dtype?: DTypeLike | "auto";
+  /** Default "cpu". */
+  device?: string;
+}
+
+/** Options of {@link StableDiffCoder.fromConfig}. */
+export interface FromConfigOptions {
+  /** A tokenizer, or the folder of one. */
+  tokenizer?: Tokenizer | string;
+  /** Seed of the initial weights; default 0. The same seed gives the same weights on every device. */
+  seed?: number | bigint;
+  /** Default "float32". */
+  dtype?: DTypeLike;
+  /** Default "cpu". */
+  device?: string;
+}
+
+/** A decoder, its tokenizer and its config: what a checkpoint folder holds. */
+export class StableDiffCoder {
+  readonly model: Decoder;
+  /** The folder it was read from. */
+  readonly path: string | undefined;
+  readonly #tokenizer: Tokenizer | undefined;
+
+  constructor(model: Decoder, tokenizer?: Tokenizer, path?: string) {
+    this.model = model;
+    this.path = path;
+    this.#tokenizer = tokenizer;
+  }
+
+  /**
+   * Loads a checkpoint in Hugging Face layout: Seed-Coder, Stable-DiffCoder, Llama, Qwen2, or one of ours.
+   *
+   * @param path a folder with config.json, safetensors and, for text, tokenizer.json
+   * @throws ModelConfigError, CheckpointError or TokenizerError naming the file and what is wrong
+   */
+  static async fromPretrained(path: string, options: FromPretrainedOptions = {}): Promise<StableDiffCoder> {
+    const { dtype = "auto", device = "cpu" } = options;
+    const folder = stagedFolder(path);
+    let config = readConfig(folder);
+    const tokenizer = existsSync(join(folder, "tokenizer.json")) ? Tokenizer.fromPretrained(folder) : undefined;
+    if (config.maskTokenId === null && tokenizer?.maskId !== undefined) {
+      config = { ...config, maskTokenId: tokenizer.maskId };
+    }
+    const model = new Decoder(config, {
+      dtype: dtype === "auto" ? (config.dtype ?? "float32") : dtype,
+      device,
+      init: false,
+    });
+    try {
+      await loadWeights(model, folder);
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+    return new StableDiffCoder(model, tokenizer, folder);
+  }
+
+  /**
+   * Makes a model with random weights.
+   *
+   * @param shape a preset's name or a config. A preset takes vocabulary and special tokens from the tokenizer, if given.
+   * @throws ModelConfigError for a wrong config, also when the tokenizer has more tokens than the model
+   */
+  static fromConfig(shape: PresetName | DecoderConfigInput, options: FromConfigOptions = {}): StableDiffCoder {
+    const { seed = 0, dtype, device } = options;
+    const tokenizer =
+      typeof options.tokenizer === "string" ? Tokenizer.fromPretrained(options.tokenizer) : options.tokenizer;
+    const config = typeof shape === "string" ? presetConfig(shape, vocabularyOf(tokenizer)) : decoderConfig(shape);
+    if (tokenizer && tokenizer.vocabSize > config.vocabSize) {
+      throw new ModelError(
+        "MODEL_CONFIG",
+        `vocabSize is ${config.vocabSize}, but the tokenizer at ${tokenizer.dir} has ${tokenizer.vocabSize} tokens`,
+      );
+    }
+    using generator = new torch.Generator({ seed });
+    return new StableDiffCoder(new Decoder(config, { dtype, device, generator }), tokenizer);
+  }
+
+  get config(): DecoderConfig {
+    return this.model.config;
+  }
+
+  get device(): string {
+    return this.model.device;
+  }
+
+  /** @throws ModelError when the checkpoint came without one */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer) return this.#tokenizer;
+    const where = this.path ? `${this.path} has no tokenizer.json` : "the model was made without a tokenizer";
+    throw new ModelError("MODEL_INPUT", where);
+  }
+
+  get hasTokenizer(): boolean {
+    return this.#tokenizer !== undefined;
+  }
+
+  /**
+   * Saves the model in Hugging Face layout with its tokenizer. The folder is replaced as a whole; when saving fails, what
+   * was there stays. It may be the folder the model came from.
+   */
+  async savePretrained(folder: string, options: SaveCheckpointOptions = {}): Promise<void> {
+    await saveCheckpoint(this.model, folder, { filesFrom: this.#tokenizer?.dir ?? this.path, ...options });
+  }
+
+  /** Converts the model, as {@link Decoder.to} does. */
+  to(options: { dtype?: DTypeLike; device?: string }): this {
+    this.model.to(options);
+    return this;
+  }
+
+  /** Frees the weights. */
+  dispose(): void {
+    this.model.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+// Rows of the embedding come in multiples of 64, which matrix products like.
+function vocabularyOf(tokenizer: Tokenizer | undefined): Partial<DecoderConfigInput> {
+  if (!tokenizer) return {};
+  return {
+    vocabSize: Math.ceil(tokenizer.vocabSize / 64) * 64,
+    bosTokenId: tokenizer.bosId ?? null,
+    eosTokenId: tokenizer.eosId ?? null,
+    padTokenId: tokenizer.padId ?? null,
+    maskTokenId: tokenizer.maskId ?? null,
+  };
+}

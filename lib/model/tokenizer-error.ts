@@ -1,0 +1,21 @@
+/** What can go wrong with a tokenizer, for programs; the message is for people. */
+export type TokenizerErrorCode =
+  | "TOKENIZER_FILE_MISSING" // no tokenizer.json where one was looked for
+  | "TOKENIZER_FILE_INVALID" // not JSON, or JSON of another kind
+  | "TOKENIZER_UNSUPPORTED" // a part of tokenizer.json that the library does not know
+  | "TOKENIZER_TOKEN_MISSING" // a special token that is needed is not in the vocabulary
+  | "TOKENIZER_ID" // an id that is no token id
+  | "CHAT_TEMPLATE_MISSING" // a conversation without a template to write it with
+  | "CHAT_TEMPLATE_INVALID" // a template that does not parse
+  | "CHAT_TEMPLATE_FAILED"; // a template that refused or cannot take these messages
+
+/** Every error of the tokenizer and the chat template. `code` is stable, `message` names the file or the value. */
+export class TokenizerError extends Error {
+  readonly code: TokenizerErrorCode;
+
+  constructor(code: TokenizerErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "TokenizerError";
+    this.code = code;
+  }
+}

@@ -1,0 +1,158 @@
+import { createHash } from "node:crypto";
+import { copyFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import * as z from "zod";
+import { TokenizerError } from "./tokenizer-error.js";
+
+/** Files that make up a tokenizer in the Hugging Face layout; only tokenizer.json has to be there. */
+export const TOKENIZER_FILES = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "vocab.json",
+  "merges.txt",
+  "tokenizer.model",
+] as const;
+
+const addedToken = z.looseObject({
+  id: z.int().min(0),
+  content: z.string(),
+  special: z.boolean().optional(),
+  single_word: z.boolean().optional(),
+  lstrip: z.boolean().optional(),
+  rstrip: z.boolean().optional(),
+  normalized: z.boolean().optional(),
+});
+
+const tokenizerJson = z.looseObject({
+  model: z.looseObject({
+    type: z.string().optional(),
+    vocab: z.union([z.record(z.string(), z.int()), z.array(z.any())]),
+  }),
+  added_tokens: z
+    .array(addedToken)
+    .nullish()
+    .transform((tokens) => tokens ?? []),
+  normalizer: z.looseObject({ type: z.string() }).nullable().default(null),
+  pre_tokenizer: z.looseObject({ type: z.string() }).nullable().default(null),
+  post_processor: z.looseObject({ type: z.string() }).nullable().default(null),
+  decoder: z.looseObject({ type: z.string() }).nullable().default(null),
+});
+
+/** A token that is cut out of the text before anything else, as tokenizer.json writes it. */
+export type AddedToken = z.infer<typeof addedToken>;
+/** The content of tokenizer.json, checked as far as we read it ourselves. */
+export type TokenizerJson = z.infer<typeof tokenizerJson>;
+/** An object read from one of the smaller files. */
+export type JsonObject = Record<string, unknown>;
+
+/** What a tokenizer folder holds, read and checked. */
+export interface TokenizerFiles {
+  readonly dir: string;
+  readonly tokenizer: TokenizerJson;
+  /** tokenizer_config.json, {} if absent. */
+  readonly config: JsonObject;
+  /** special_tokens_map.json, {} if absent. */
+  readonly specialTokensMap: JsonObject;
+  /** config.json of the model under generation_config.json: both name token ids. {} if absent. */
+  readonly generation: JsonObject;
+  /** chat_template.jinja, or the template in tokenizer_config.json; of several, the one named "default". */
+  readonly chatTemplate: string | undefined;
+  /** SHA-256 (hex) over what decides the ids that a text gets. */
+  readonly hash: string;
+}
+
+/**
+ * Reads a tokenizer folder in the Hugging Face layout.
+ *
+ * @throws TokenizerError TOKENIZER_FILE_MISSING (no folder, no tokenizer.json), TOKENIZER_FILE_INVALID (broken JSON, a
+ * part of the wrong kind; the message names the file and the place)
+ */
+export function readTokenizerFiles(dir: string): TokenizerFiles {
+  const path = join(dir, "tokenizer.json");
+  if (!existsSync(path)) {
+    const why = existsSync(dir) ? "the folder has no tokenizer.json" : "there is no such folder";
+    const slow = existsSync(join(dir, "tokenizer.model"))
+      ? ". It holds tokenizer.model (SentencePiece); save it once with transformers' fast tokenizer to get tokenizer.json"
+      : "";
+    throw new TokenizerError("TOKENIZER_FILE_MISSING", `no tokenizer at ${dir}: ${why}${slow}`);
+  }
+  const text = readText(path);
+  const parsed = tokenizerJson.safeParse(parseJson(text, path));
+  if (!parsed.success) throw invalid(path, z.prettifyError(parsed.error));
+  const config = readObject(join(dir, "tokenizer_config.json"));
+  const tokenizer = addMissingTokens(parsed.data, config, join(dir, "tokenizer_config.json"));
+  const hash = createHash("sha256").update(text).update(JSON.stringify(tokenizer.added_tokens)).digest("hex");
+  return {
+    dir,
+    tokenizer,
+    config,
+    specialTokensMap: readObject(join(dir, "special_tokens_map.json")),
+    generation: { ...readObject(join(dir, "config.json")), ...readObject(join(dir, "generation_config.json")) },
+    chatTemplate: readChatTemplate(dir, config),
+    hash,
+  };
+}
+
+/** Copies the tokenizer's files from one folder to another, which is made if need be. Returns the names copied. */
+export function copyTokenizerFiles(from: string, to: string): string[] {
+  mkdirSync(to, { recursive: true });
+  const names = TOKENIZER_FILES.filter((name) => existsSync(join(from, name)));
+  for (const name of names) copyFileSync(join(from, name), join(to, name));
+  return names;
+}
+
+/** tokenizer_config.json may list added tokens that tokenizer.json lacks; transformers adds them, so we do. */
+function addMissingTokens(tokenizer: TokenizerJson, config: JsonObject, path: string): TokenizerJson {
+  const listed = config.added_tokens_decoder;
+  if (listed === undefined) return tokenizer;
+  const parsed = z.record(z.string().regex(/^\d+$/), z.looseObject({ content: z.string() })).safeParse(listed);
+  if (!parsed.success) throw invalid(path, `added_tokens_decoder: ${z.prettifyError(parsed.error)}`);
+  const known = new Set(tokenizer.added_tokens.map((token) => token.content));
+  const missing = Object.entries(parsed.data)
+    .filter(([, token]) => !known.has(token.content))
+    .map(([id, token]) => addedToken.parse({ ...token, id: Number(id) }));
+  return { ...tokenizer, added_tokens: [...tokenizer.added_tokens, ...missing] };
+}
+
+function readChatTemplate(dir: string, config: JsonObject): string | undefined {
+  const path = join(dir, "chat_template.jinja");
+  if (existsSync(path)) return readText(path);
+  const given = config.chat_template;
+  if (given === undefined || given === null) return undefined;
+  if (typeof given === "string") return given;
+  const named = z.array(z.object({ name: z.string(), template: z.string() })).safeParse(given);
+  if (!named.success || named.data.length === 0) {
+    throw invalid(join(dir, "tokenizer_config.json"), "chat_template must be a string or a list of {name, template}");
+  }
+  return (named.data.find((one) => one.name === "default") ?? named.data[0]).template;
+}
+
+function readObject(path: string): JsonObject {
+  if (!existsSync(path)) return {};
+  const value = parseJson(readText(path), path);
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalid(path, "not a JSON object");
+  return value as JsonObject;
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    throw new TokenizerError("TOKENIZER_FILE_MISSING", `cannot read ${path}: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function parseJson(text: string, path: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw invalid(path, `broken JSON (${text.length} characters): ${(cause as Error).message}`, cause);
+  }
+}
+
+function invalid(path: string, what: string, cause?: unknown): TokenizerError {
+  return new TokenizerError("TOKENIZER_FILE_INVALID", `${path}: ${what}`, { cause });
+}

@@ -1,0 +1,307 @@
+import { AddedTokenSplitter, type ByteLevelEncoder, bytesOfToken } from "./byte-level.js";
+import { type ChatMessage, type ChatRenderOptions, ChatTemplate } from "./chat-template.js";
+import { type LibraryTokenizer, openEncoder, openLibrary } from "./library-tokenizer.js";
+import {
+  findSpecialTokens,
+  missingToken,
+  type SpecialTokenIds,
+  type SpecialTokenOverrides,
+  type SpecialTokenRole,
+} from "./special-tokens.js";
+import { StreamDecoder } from "./token-stream.js";
+import { TokenizerError } from "./tokenizer-error.js";
+import { copyTokenizerFiles, readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
+
+/** How a text becomes ids. */
+export interface EncodeOptions {
+  /** Put the tokens around the text that the post-processor of tokenizer.json asks for (often bos). Default true. */
+  addSpecialTokens?: boolean;
+  /** Read "<[MASK_TOKEN]>" and the like in the text as that token. Default true; false for text of unknown origin. */
+  parseSpecialTokens?: boolean;
+}
+
+/** How ids become a text. */
+export interface DecodeOptions {
+  /** Leave bos, eos, mask and the like out. Default false. */
+  skipSpecialTokens?: boolean;
+}
+
+/** What is chosen when a tokenizer is loaded. */
+export interface TokenizerOptions {
+  /** Special tokens by role, as a token or an id, where the files say nothing or something else. */
+  specialTokens?: SpecialTokenOverrides;
+}
+
+/** The three tokens of fill-in-the-middle. */
+export interface FimTokens {
+  readonly prefix: number;
+  readonly suffix: number;
+  readonly middle: number;
+}
+
+/**
+ * A tokenizer in the Hugging Face layout (tokenizer.json and its companions), on @huggingface/tokenizers. Byte-level BPE
+ * (Seed-Coder, Qwen, Llama 3, GPT-2) is encoded through a cache of words and decoded by bytes, other kinds by the
+ * library alone; the ids are the same.
+ */
+export class Tokenizer {
+  /** The folder it was read from. */
+  readonly dir: string;
+  /** SHA-256 (hex) over what decides the ids of a text: equal hashes, equal ids. */
+  readonly hash: string;
+  /** One more than the highest id, added tokens included. A model's embedding may have more rows. */
+  readonly vocabSize: number;
+  /** Every id that ends a text: the first is `eosId`. */
+  readonly eosIds: readonly number[];
+  /** Whether text is the plain concatenation of the tokens' bytes. */
+  readonly isByteLevel: boolean;
+
+  readonly #files: TokenizerFiles;
+  readonly #library: LibraryTokenizer;
+  readonly #ids: SpecialTokenIds;
+  readonly #special: ReadonlySet<number>;
+  readonly #encoder: ByteLevelEncoder | undefined;
+  readonly #allAdded: AddedTokenSplitter;
+  readonly #plainAdded: AddedTokenSplitter;
+  readonly #around: { before: number[]; after: number[] };
+  readonly #bytes: (Uint8Array | undefined)[] = [];
+  #plainLibrary: LibraryTokenizer | undefined;
+  #chat: ChatTemplate | undefined;
+
+  private constructor(files: TokenizerFiles, options: TokenizerOptions) {
+    this.#files = files;
+    this.dir = files.dir;
+    this.hash = files.hash;
+    const { added_tokens: added } = files.tokenizer;
+    this.#library = openLibrary(files, added);
+    this.vocabSize = this.#library.model.vocab.length;
+    this.isByteLevel = files.tokenizer.decoder?.type === "ByteLevel";
+    const tokenToId = (token: string) => this.tokenToId(token);
+    const { config, specialTokensMap, generation } = files;
+    const sources = { config, specialTokensMap, generation, tokenToId, vocabSize: this.vocabSize };
+    const found = findSpecialTokens(sources, options.specialTokens);
+    this.#ids = found.ids;
+    this.eosIds = found.eosIds;
+    // As in Python, FIM tokens count as special only where tokenizer.json says so (Qwen's does not).
+    const { bos, pad, mask, unk } = found.ids;
+    const roles = [bos, pad, mask, unk, ...found.eosIds].filter((id) => id !== undefined);
+    this.#special = new Set([...added.filter((token) => token.special).map((token) => token.id), ...roles]);
+    this.#encoder = openEncoder(files, this.#library);
+    this.#allAdded = new AddedTokenSplitter(added);
+    this.#plainAdded = new AddedTokenSplitter(added.filter((token) => !token.special));
+    this.#around = this.#findAround();
+  }
+
+  /**
+   * Reads a tokenizer folder (tokenizer.json; beside it, if there, tokenizer_config.json, special_tokens_map.json,
+   * generation_config.json, config.json, chat_template.jinja).
+   *
+   * @throws TokenizerError TOKENIZER_FILE_MISSING, TOKENIZER_FILE_INVALID, TOKENIZER_UNSUPPORTED,
+   * TOKENIZER_TOKEN_MISSING (a chosen special token that does not exist)
+   */
+  static fromPretrained(dir: string, options: TokenizerOptions = {}): Tokenizer {
+    return new Tokenizer(readTokenizerFiles(dir), options);
+  }
+
+  /** Copies the tokenizer's files into `dir`, which is made if need be. Special tokens chosen on loading are not kept. */
+  save(dir: string): void {
+    copyTokenizerFiles(this.dir, dir);
+  }
+
+  get bosId(): number | undefined {
+    return this.#ids.bos;
+  }
+
+  get eosId(): number | undefined {
+    return this.#ids.eos;
+  }
+
+  get padId(): number | undefined {
+    return this.#ids.pad;
+  }
+
+  get maskId(): number | undefined {
+    return this.#ids.mask;
+  }
+
+  /** The fill-in-the-middle tokens, undefined unless all three are there. */
+  get fim(): FimTokens | undefined {
+    const { fimPrefix: prefix, fimSuffix: suffix, fimMiddle: middle } = this.#ids;
+    return prefix === undefined || suffix === undefined || middle === undefined
+      ? undefined
+      : { prefix, suffix, middle };
+  }
+
+  /**
+   * The id of a token that the caller cannot do without.
+   *
+   * @throws TokenizerError TOKENIZER_TOKEN_MISSING: says where was looked and how to choose one
+   */
+  require(role: SpecialTokenRole): number {
+    const id = this.#ids[role];
+    if (id === undefined) throw missingToken(role, this.dir);
+    return id;
+  }
+
+  /** Whether an id is a special token's: one marked so in tokenizer.json or one that has a role here. */
+  isSpecial(id: number): boolean {
+    return this.#special.has(id);
+  }
+
+  /** The id of a token as tokenizer.json writes it, undefined if there is none. */
+  tokenToId(token: string): number | undefined {
+    return this.#library.model.tokens_to_ids.get(token);
+  }
+
+  /** The token with an id as tokenizer.json writes it, undefined if there is none. */
+  idToToken(id: number): string | undefined {
+    return this.#library.model.vocab[id];
+  }
+
+  /** The ids of a text. Lone surrogates become U+FFFD, as in any UTF-8. */
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    const { addSpecialTokens = true, parseSpecialTokens = true } = options;
+    if (!this.#encoder)
+      return this.#libraryFor(parseSpecialTokens).encode(text, { add_special_tokens: addSpecialTokens }).ids;
+    const encoder = this.#encoder;
+    const { normalizer } = this.#library;
+    const ids: number[] = addSpecialTokens ? [...this.#around.before] : [];
+    const splitter = parseSpecialTokens ? this.#allAdded : this.#plainAdded;
+    splitter.split(
+      text,
+      (plain) => encoder.encode(normalizer ? normalizer(plain) : plain, ids),
+      (id) => ids.push(id),
+    );
+    if (addSpecialTokens) ids.push(...this.#around.after);
+    return ids;
+  }
+
+  /** As encode(), as a typed array. */
+  encodeInt32(text: string, options: EncodeOptions = {}): Int32Array {
+    return Int32Array.from(this.encode(text, options));
+  }
+
+  /**
+   * The text of ids, "" for none. Bytes that are not UTF-8 become U+FFFD; ids without a token (spare embedding rows)
+   * are left out, as in Python.
+   *
+   * @throws TokenizerError TOKENIZER_ID for what is not an integer >= 0
+   */
+  decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
+    const skip = options.skipSpecialTokens ?? false;
+    const kept: number[] = [];
+    for (const id of ids) {
+      checkId(id);
+      if (this.#library.model.vocab[id] !== undefined && !(skip && this.#special.has(id))) kept.push(id);
+    }
+    if (kept.length === 0) return "";
+    if (!this.isByteLevel) {
+      // The library would tidy spaces before punctuation by default and so change code.
+      return this.#library.decode(kept, { skip_special_tokens: skip, clean_up_tokenization_spaces: false });
+    }
+    let length = 0;
+    for (const id of kept) length += this.rawBytesOf(id).length;
+    const bytes = new Uint8Array(length);
+    let end = 0;
+    for (const id of kept) {
+      const part = this.rawBytesOf(id);
+      bytes.set(part, end);
+      end += part.length;
+    }
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+  }
+
+  /** A decoder for ids that arrive one by one; it never gives half a character. */
+  stream(options: DecodeOptions = {}): StreamDecoder {
+    return new StreamDecoder(this, options);
+  }
+
+  /**
+   * The bytes of text that a token stands for: none for special tokens and ids without a token. Their sum over a text's
+   * ids is the text's length in UTF-8 for byte-level tokenizers; for others a leading space may count once too often.
+   */
+  bytesOf(id: number): Uint8Array {
+    return this.#special.has(id) ? NO_BYTES : this.rawBytesOf(id);
+  }
+
+  /** As bytesOf(), but special tokens give the bytes of their names. Not to be changed by the caller. */
+  rawBytesOf(id: number): Uint8Array {
+    checkId(id);
+    const known = this.#bytes[id];
+    if (known) return known;
+    const token = this.#library.model.vocab[id];
+    let bytes: Uint8Array = NO_BYTES;
+    if (token !== undefined) bytes = this.isByteLevel ? bytesOfToken(token) : bytesOfSentencePiece(token);
+    this.#bytes[id] = bytes;
+    return bytes;
+  }
+
+  /** Number of bytes of text by id, [vocabSize]: bits per byte = sum(nll) / ln 2 / sum(byteLengths[id]). */
+  byteLengths(): Uint16Array {
+    return Uint16Array.from({ length: this.vocabSize }, (_, id) => this.bytesOf(id).length);
+  }
+
+  /**
+   * The template that writes a conversation as text.
+   *
+   * @throws TokenizerError CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_INVALID
+   */
+  get chatTemplate(): ChatTemplate {
+    if (this.#chat) return this.#chat;
+    const { chatTemplate: source } = this.#files;
+    if (source === undefined) {
+      const looked = "neither chat_template.jinja nor chat_template in tokenizer_config.json";
+      throw new TokenizerError(
+        "CHAT_TEMPLATE_MISSING",
+        `the tokenizer at ${this.dir} has no chat template (${looked})`,
+      );
+    }
+    const token = (role: SpecialTokenRole) => {
+      const id = this.#ids[role];
+      return id === undefined ? undefined : this.idToToken(id);
+    };
+    const names = {
+      bos_token: token("bos"),
+      eos_token: token("eos"),
+      pad_token: token("pad"),
+      unk_token: token("unk"),
+    };
+    this.#chat = new ChatTemplate(source, names);
+    return this.#chat;
+  }
+
+  /** The ids of a conversation written by the chat template. Throws as chatTemplate and ChatTemplate.render do. */
+  encodeChat(messages: readonly ChatMessage[], options: ChatRenderOptions = {}): number[] {
+    return this.encode(this.chatTemplate.render(messages, options), { addSpecialTokens: false });
+  }
+
+  #libraryFor(parseSpecialTokens: boolean): LibraryTokenizer {
+    if (parseSpecialTokens) return this.#library;
+    const plain = this.#files.tokenizer.added_tokens.filter((token) => !token.special);
+    this.#plainLibrary ??= openLibrary(this.#files, plain);
+    return this.#plainLibrary;
+  }
+
+  /** What the post-processor puts around a text, seen on a text of one token. */
+  #findAround(): { before: number[]; after: number[] } {
+    const inner = "\u0000";
+    const tokens = this.#library.post_processor?.([inner], null, true).tokens ?? [inner];
+    const at = tokens.indexOf(inner);
+    const ids = (names: string[]) => names.map((name) => this.tokenToId(name)).filter((id) => id !== undefined);
+    return { before: ids(tokens.slice(0, at)), after: ids(tokens.slice(at + 1)) };
+  }
+}
+
+const NO_BYTES: Uint8Array = new Uint8Array(0);
+
+/** SentencePiece with byte fallback (Llama 2): "▁" is a space, "<0x0A>" a byte. */
+function bytesOfSentencePiece(token: string): Uint8Array {
+  const byte = /^<0x([0-9A-F]{2})>$/.exec(token);
+  return byte ? Uint8Array.of(Number.parseInt(byte[1], 16)) : Buffer.from(token.replaceAll("▁", " "), "utf8");
+}
+
+function checkId(id: number): void {
+  if (!Number.isSafeInteger(id) || id < 0) {
+    throw new TokenizerError("TOKENIZER_ID", `not a token id: ${String(id)} (an integer >= 0 is needed)`);
+  }
+}

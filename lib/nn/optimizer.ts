@@ -1,0 +1,256 @@
+import type { Tensor } from "../torch/index.js";
+import * as torch from "../torch/index.js";
+import { NnError, type ShapeMismatch, StateDictError } from "./errors.js";
+import { type Module, sameShape } from "./module.js";
+
+/** A saved optimiser: the number of steps taken, and tensors named `<parameter>.<slot>`. */
+export interface OptimizerState {
+  step: number;
+  tensors: Record<string, Tensor>;
+}
+
+/** What a training loop needs of an optimiser. Write your own by implementing it. */
+export interface Optimizer {
+  /** Applies the gradients with learning rate `lr`. Parameters without a gradient are left alone. */
+  step(lr: number): void;
+  /** Drops the gradients. */
+  zeroGrad(): void;
+  /** The state by name; the tensors are the optimiser's own, not copies. */
+  stateDict(): OptimizerState;
+  /** Copies a saved state in. Throws StateDictError when it does not fit, with nothing copied. */
+  loadStateDict(state: OptimizerState): void;
+  /** Frees the state, not the parameters. */
+  dispose(): void;
+}
+
+/** Parameters that share their hyperparameters. Names key the saved state. */
+export interface ParameterGroup {
+  parameters: Iterable<readonly [name: string, tensor: Tensor]>;
+  /** Default: the optimiser's. */
+  weightDecay?: number;
+  /** Factor on the learning rate given to step(); default 1. */
+  lrScale?: number;
+}
+
+/**
+ * Splits a module's parameters into a group with weight decay and one without. By default matrices decay and
+ * everything of one dimension (norms, biases) does not.
+ *
+ * @param options.embeddings false: parameters whose name contains "embed" do not decay either
+ * @param options.decays decides by itself instead
+ */
+export function decayGroups(
+  module: Module,
+  weightDecay: number,
+  options: { embeddings?: boolean; decays?: (name: string, tensor: Tensor) => boolean } = {},
+): ParameterGroup[] {
+  const { embeddings = true } = options;
+  const decays =
+    options.decays ??
+    ((name: string, tensor: Tensor) => tensor.ndim > 1 && (embeddings || !name.toLowerCase().includes("embed")));
+  const decayed: [string, Tensor][] = [];
+  const plain: [string, Tensor][] = [];
+  for (const [name, tensor] of module.namedParameters()) (decays(name, tensor) ? decayed : plain).push([name, tensor]);
+  return [
+    { parameters: decayed, weightDecay },
+    { parameters: plain, weightDecay: 0 },
+  ].filter((group) => group.parameters.length > 0);
+}
+
+/** Tensors of one bucket that are updated together; index i of every list belongs to the same parameter. */
+export interface UpdateSlice {
+  /** float32 values to change in place: the parameters, or their master copies. */
+  targets: Tensor[];
+  /** float32 gradients. */
+  gradients: Tensor[];
+  /** float32 state, one list per slot. */
+  slots: Record<string, Tensor[]>;
+  /** float32 scalar on the bucket's device: steps taken, this one included. */
+  step: Tensor;
+  weightDecay: number;
+}
+
+/** Parameters of one group with one device and dtype: what a fused kernel takes in one call. */
+class Bucket {
+  readonly names: string[] = [];
+  readonly parameters: Tensor[] = [];
+  readonly slots: Record<string, Tensor[]>;
+  /** float32 copies when the parameters are of lower precision: small updates would round away in bfloat16. */
+  readonly masters: Tensor[] | null;
+  readonly step: Tensor;
+
+  constructor(
+    readonly device: string,
+    readonly weightDecay: number,
+    readonly lrScale: number,
+    entries: [string, Tensor][],
+    slotNames: readonly string[],
+  ) {
+    for (const [name, tensor] of entries) {
+      this.names.push(name);
+      this.parameters.push(tensor);
+    }
+    const zeros = () => this.parameters.map((p) => torch.keep(torch.zeros(p.shape, { dtype: "float32", device })));
+    this.slots = Object.fromEntries(slotNames.map((slot) => [slot, zeros()]));
+    const lowPrecision = this.parameters[0]?.dtype !== "float32";
+    this.masters = lowPrecision ? this.parameters.map((p) => torch.keep(p.detach().to("float32"))) : null;
+    this.step = torch.keep(torch.zeros([], { dtype: "float32", device }));
+  }
+
+  /** All state tensors as [name, tensor], in a fixed order. */
+  *tensors(): Generator<[string, Tensor]> {
+    for (const [i, name] of this.names.entries()) {
+      for (const [slot, list] of Object.entries(this.slots)) yield [`${name}.${slot}`, list[i]];
+      if (this.masters) yield [`${name}.master`, this.masters[i]];
+    }
+  }
+}
+
+// float32 copies of low-precision gradients exist for this many elements at a time.
+const SLICE_ELEMENTS = 1 << 26;
+
+/**
+ * Base of the optimisers here: groups parameters into buckets of one device and dtype, keeps state in float32, and
+ * hands whole buckets to one native call. Parameters of lower precision (a model in bfloat16) get float32 master
+ * copies which the update is applied to and which are rounded back afterwards; with float32 parameters (autocast
+ * training) there are none.
+ */
+export abstract class BucketedOptimizer implements Optimizer {
+  readonly #buckets: Bucket[] = [];
+  #steps = 0;
+
+  protected constructor(
+    parameters: Iterable<readonly [string, Tensor]> | ParameterGroup[],
+    slotNames: readonly string[],
+    defaults: { weightDecay: number },
+  ) {
+    const seen = new Set<string>();
+    const make = () => {
+      for (const group of toGroups(parameters)) {
+        const kinds = new Map<string, [string, Tensor][]>();
+        for (const [name, tensor] of group.parameters) {
+          if (seen.has(name)) throw new NnError("NN_OPTIMIZER", `parameter ${name} is given twice`);
+          seen.add(name);
+          if (!tensor.requiresGrad) continue;
+          const kind = `${tensor.device} ${tensor.dtype}`;
+          const entries = kinds.get(kind);
+          if (entries) entries.push([name, tensor]);
+          else kinds.set(kind, [[name, tensor]]);
+        }
+        const weightDecay = group.weightDecay ?? defaults.weightDecay;
+        for (const entries of kinds.values()) {
+          const device = entries[0][1].device;
+          this.#buckets.push(new Bucket(device, weightDecay, group.lrScale ?? 1, entries, slotNames));
+        }
+      }
+    };
+    torch.scope(() => torch.noGrad(make));
+    if (this.#buckets.length === 0) throw new NnError("NN_OPTIMIZER", "no parameter requires a gradient");
+  }
+
+  /** Updates `slice.targets` in place. Called without gradient recording, inside a scope. */
+  protected abstract update(slice: UpdateSlice, lr: number, steps: number): void;
+
+  /** Steps taken. */
+  get steps(): number {
+    return this.#steps;
+  }
+
+  step(lr: number): void {
+    if (!Number.isFinite(lr)) throw new NnError("NN_OPTIMIZER", `the learning rate is ${lr}`);
+    this.#steps += 1;
+    torch.noGrad(() => {
+      for (const bucket of this.#buckets) {
+        bucket.step.add_(1);
+        let from = 0;
+        while (from < bucket.parameters.length) from = this.#updateSlice(bucket, from, lr * bucket.lrScale);
+      }
+    });
+  }
+
+  /** Updates parameters from index `from` on, as many as one slice takes, and returns the next index. */
+  #updateSlice(bucket: Bucket, from: number, lr: number): number {
+    return torch.scope(() => {
+      const indices: number[] = [];
+      const gradients: Tensor[] = [];
+      let elements = 0;
+      let next = from;
+      for (; next < bucket.parameters.length && elements < SLICE_ELEMENTS; next++) {
+        const gradient = bucket.parameters[next].grad;
+        if (!gradient) continue;
+        indices.push(next);
+        gradients.push(bucket.masters ? gradient.to("float32") : gradient);
+        if (bucket.masters) elements += gradient.numel();
+      }
+      if (indices.length === 0) return next;
+      const whole = indices.length === bucket.parameters.length;
+      const pick = (list: Tensor[]) => (whole ? list : indices.map((i) => list[i]));
+      const targets = pick(bucket.masters ?? bucket.parameters);
+      const slots = Object.fromEntries(Object.entries(bucket.slots).map(([slot, list]) => [slot, pick(list)]));
+      this.update({ targets, gradients, slots, step: bucket.step, weightDecay: bucket.weightDecay }, lr, this.#steps);
+      if (bucket.masters) torch.ops.aten._foreach_copy_(pick(bucket.parameters), targets);
+      return next;
+    });
+  }
+
+  zeroGrad(): void {
+    for (const { parameters } of this.#buckets) for (const tensor of parameters) tensor.grad = null;
+  }
+
+  /** Takes the parameters' present values for the float32 master copies: call it after loading other weights. */
+  syncMasters(): void {
+    torch.noGrad(() => {
+      for (const { masters, parameters } of this.#buckets) {
+        if (masters) torch.ops.aten._foreach_copy_(masters, parameters);
+      }
+    });
+  }
+
+  stateDict(): OptimizerState {
+    return { step: this.#steps, tensors: Object.fromEntries(this.#tensors()) };
+  }
+
+  loadStateDict(state: OptimizerState): void {
+    if (!Number.isInteger(state.step) || state.step < 0) {
+      throw new NnError("NN_OPTIMIZER", `the saved step is ${state.step}, expected an integer from 0`);
+    }
+    const own = new Map(this.#tensors());
+    const missing = [...own.keys()].filter((name) => !(name in state.tensors));
+    const unexpected = Object.keys(state.tensors).filter((name) => !own.has(name));
+    const mismatched: ShapeMismatch[] = [];
+    for (const [name, tensor] of own) {
+      const found = state.tensors[name]?.shape;
+      if (found && !sameShape(tensor.shape, found)) mismatched.push({ name, expected: tensor.shape, found });
+    }
+    if (missing.length + unexpected.length + mismatched.length > 0) {
+      throw new StateDictError("the optimiser's state", { missing, unexpected, mismatched });
+    }
+    torch.noGrad(() => {
+      for (const [name, tensor] of own) tensor.copy_(state.tensors[name]);
+      for (const { masters, parameters, step } of this.#buckets) {
+        step.fill_(state.step);
+        if (masters) torch.ops.aten._foreach_copy_(parameters, masters);
+      }
+    });
+    this.#steps = state.step;
+  }
+
+  dispose(): void {
+    for (const bucket of this.#buckets) {
+      for (const [, tensor] of bucket.tensors()) tensor.dispose();
+      bucket.step.dispose();
+    }
+    this.#buckets.length = 0;
+  }
+
+  *#tensors(): Generator<[string, Tensor]> {
+    for (const bucket of this.#buckets) yield* bucket.tensors();
+  }
+}
+
+function toGroups(parameters: Iterable<readonly [string, Tensor]> | ParameterGroup[]): ParameterGroup[] {
+  if (Array.isArray(parameters) && parameters.length > 0 && !Array.isArray(parameters[0])) {
+    return parameters as ParameterGroup[];
+  }
+  return [{ parameters: parameters as Iterable<readonly [string, Tensor]> }];
+}

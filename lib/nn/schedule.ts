@@ -1,0 +1,191 @@
+import * as z from "zod";
+import { NnError } from "./errors.js";
+
+/** What a schedule knows besides the step. */
+export interface ScheduleContext {
+  /** Optimiser steps of the whole stage. */
+  steps: number;
+  /** The learning rate the stage before ended with; undefined in the first. */
+  previous?: number;
+}
+
+/**
+ * A learning-rate schedule: the rate of optimiser step `step` (from 0) of a stage. Any such function will do; it must
+ * be pure, because a resumed run asks again.
+ */
+export type Schedule = (step: number, context: ScheduleContext) => number;
+
+/** How a decay falls: straight, along half a cosine, or as 1 - sqrt (fast first). */
+export type DecayShape = "linear" | "cosine" | "sqrt";
+
+/** Steps, or with a number below 1 a share of the stage's steps. */
+export type Duration = number;
+
+/** Resolves a {@link Duration} to whole steps. */
+export function durationSteps(duration: Duration, steps: number): number {
+  return duration < 1 ? Math.round(duration * steps) : duration;
+}
+
+/** The share of a decay still left at `progress` in [0, 1]: 1 at 0, 0 at 1. */
+export function decayShare(shape: DecayShape, progress: number): number {
+  const p = Math.min(1, Math.max(0, progress));
+  if (shape === "linear") return 1 - p;
+  if (shape === "cosine") return 0.5 * (1 + Math.cos(Math.PI * p));
+  return 1 - Math.sqrt(p);
+}
+
+// The first step already learns, and step `warmup - 1` has the full rate.
+function warmupShare(step: number, warmup: number): number {
+  return step < warmup ? (step + 1) / warmup : 1;
+}
+
+function checkDuration(name: string, duration: Duration): void {
+  if (!(duration >= 0) || !Number.isFinite(duration) || (duration >= 1 && !Number.isInteger(duration))) {
+    throw new NnError("NN_SCHEDULE", `${name} must be a whole number of steps or a share below 1, got ${duration}`);
+  }
+}
+
+function checkRate(name: string, lr: number): void {
+  if (!(lr >= 0) || !Number.isFinite(lr)) throw new NnError("NN_SCHEDULE", `${name} must not be negative, got ${lr}`);
+}
+
+/** One rate throughout; without `lr`, the one the stage before ended with. */
+export function constant(lr?: number): Schedule {
+  if (lr !== undefined) checkRate("constant: lr", lr);
+  return (_, context) => startRate("constant", lr, context);
+}
+
+/** Rises linearly over `warmup` (default 0.01 of the stage), then stays: the first two phases of WSD. */
+export function warmupStable(lr: number, { warmup = 0.01 }: { warmup?: Duration } = {}): Schedule {
+  checkRate("warmupStable: lr", lr);
+  checkDuration("warmupStable: warmup", warmup);
+  return (step, { steps }) => lr * warmupShare(step, durationSteps(warmup, steps));
+}
+
+/**
+ * Falls from `from` (default: the rate the stage before ended with) to `min` over the whole stage: the last phase of
+ * WSD, as a stage of its own. The last step is one short of `min`.
+ */
+export function decayTo(min: number, { from, shape = "linear" }: { from?: number; shape?: DecayShape } = {}): Schedule {
+  checkRate("decayTo: min", min);
+  if (from !== undefined) checkRate("decayTo: from", from);
+  return (step, context) => {
+    const start = startRate("decayTo", from, context);
+    return min + (start - min) * decayShare(shape, step / Math.max(1, context.steps));
+  };
+}
+
+/** Warmup, stable, decay: rises over `warmup`, stays, falls to `min` over the last `decay` of the stage. */
+export function warmupStableDecay(
+  lr: number,
+  options: { warmup?: Duration; decay?: Duration; shape?: DecayShape; min?: number } = {},
+): Schedule {
+  const { warmup = 0.01, decay = 0.2, shape = "linear", min = 0 } = options;
+  checkRate("warmupStableDecay: lr", lr);
+  checkRate("warmupStableDecay: min", min);
+  checkDuration("warmupStableDecay: warmup", warmup);
+  checkDuration("warmupStableDecay: decay", decay);
+  return (step, { steps }) => {
+    const fall = durationSteps(decay, steps);
+    const start = steps - fall;
+    if (step < start) return lr * warmupShare(step, durationSteps(warmup, steps));
+    return min + (lr - min) * decayShare(shape, (step - start) / Math.max(1, fall));
+  };
+}
+
+/** Rises over `warmup`, then falls to `min` along half a cosine over the rest of the stage. */
+export function cosine(lr: number, { warmup = 0.01, min = 0 }: { warmup?: Duration; min?: number } = {}): Schedule {
+  checkRate("cosine: lr", lr);
+  checkRate("cosine: min", min);
+  checkDuration("cosine: warmup", warmup);
+  return (step, { steps }) => {
+    const rise = durationSteps(warmup, steps);
+    if (step < rise) return lr * warmupShare(step, rise);
+    return min + (lr - min) * decayShare("cosine", (step - rise) / Math.max(1, steps - rise));
+  };
+}
+
+/** Another schedule times a factor. */
+export function scaled(schedule: Schedule, factor: number): Schedule {
+  return (step, context) => factor * schedule(step, context);
+}
+
+/**
+ * Schedules one after another inside a stage: each takes its `duration` (the last one the rest) and starts from the
+ * rate the one before ended with.
+ */
+export function chain(...parts: [schedule: Schedule, duration?: Duration][]): Schedule {
+  if (parts.length === 0) throw new NnError("NN_SCHEDULE", "chain: no schedule given");
+  for (const [i, [, duration]] of parts.entries()) {
+    if (duration !== undefined) checkDuration(`chain: duration of part ${i}`, duration);
+    else if (i < parts.length - 1) throw new NnError("NN_SCHEDULE", `chain: part ${i} needs a duration`);
+  }
+  return (step, context) => {
+    let start = 0;
+    let { previous } = context;
+    for (const [i, [schedule, duration]] of parts.entries()) {
+      const rest = Math.max(0, context.steps - start);
+      const last = i === parts.length - 1;
+      const length = duration === undefined ? rest : Math.min(rest, durationSteps(duration, context.steps));
+      const inside = { steps: length, previous };
+      if (last || step < start + length) return schedule(step - start, inside);
+      if (length > 0) previous = schedule(length - 1, inside);
+      start += length;
+    }
+    throw new NnError("NN_SCHEDULE", "chain: unreachable");
+  };
+}
+
+function startRate(name: string, given: number | undefined, { previous }: ScheduleContext): number {
+  const start = given ?? previous;
+  if (start === undefined) {
+    throw new NnError("NN_SCHEDULE", `${name}: no rate given and no stage before to take it from`);
+  }
+  return start;
+}
+
+const rate = z.number().min(0);
+const duration = z
+  .number()
+  .min(0)
+  .refine((value) => value < 1 || Number.isInteger(value), "expected whole steps, or a share below 1");
+const shape = z.enum(["linear", "cosine", "sqrt"]);
+
+/** A schedule as data, for YAML: a bare number is a constant rate. */
+export const scheduleSchema = z.union([
+  rate,
+  z.discriminatedUnion("type", [
+    z.strictObject({ type: z.literal("constant"), lr: rate.optional() }),
+    z.strictObject({ type: z.literal("warmup-stable"), lr: rate, warmup: duration.optional() }),
+    z.strictObject({ type: z.literal("decay-to"), min: rate, from: rate.optional(), shape: shape.optional() }),
+    z.strictObject({
+      type: z.literal("warmup-stable-decay"),
+      lr: rate,
+      warmup: duration.optional(),
+      decay: duration.optional(),
+      shape: shape.optional(),
+      min: rate.optional(),
+    }),
+    z.strictObject({ type: z.literal("cosine"), lr: rate, warmup: duration.optional(), min: rate.optional() }),
+  ]),
+]);
+
+/** What {@link scheduleSchema} describes. */
+export type ScheduleConfig = z.infer<typeof scheduleSchema>;
+
+/** Makes the schedule a config describes. */
+export function scheduleFrom(config: ScheduleConfig): Schedule {
+  if (typeof config === "number") return constant(config);
+  switch (config.type) {
+    case "constant":
+      return constant(config.lr);
+    case "warmup-stable":
+      return warmupStable(config.lr, config);
+    case "decay-to":
+      return decayTo(config.min, config);
+    case "warmup-stable-decay":
+      return warmupStableDecay(config.lr, config);
+    case "cosine":
+      return cosine(config.lr, config);
+  }
+}

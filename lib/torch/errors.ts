@@ -1,0 +1,52 @@
+/** Codes of {@link TorchError}. */
+export const torchErrorCodes = [
+  "TORCH_ARGUMENT", // an argument of a wrong type, or no overload takes these arguments
+  "TORCH_DISPOSED", // a tensor was used after it was freed
+  "TORCH_VALUE",
+  "TORCH_TYPE",
+  "TORCH_INDEX",
+  "TORCH_NOT_IMPLEMENTED", // libtorch has no kernel for this device or dtype
+  "TORCH_UNKNOWN_OPERATOR",
+  "TORCH_OUT_OF_MEMORY",
+  "TORCH_CUDA_UNAVAILABLE",
+  "TORCH_IO",
+  "TORCH_SCOPE", // a scope was held across an await
+  "TORCH_FORMAT", // a file is not what it says it is
+  "TORCH_LOAD", // the addon or libtorch cannot be loaded
+  "TORCH_ERROR", // any other error of libtorch
+  "TORCH_INTERNAL",
+] as const;
+
+export type TorchErrorCode = (typeof torchErrorCodes)[number];
+
+/** An error of libtorch or of the binding, with a stable `code` and, where one was called, the operator. */
+export class TorchError extends Error {
+  override readonly name = "TorchError";
+  readonly code: TorchErrorCode;
+  readonly operator?: string;
+
+  constructor(code: TorchErrorCode, message: string, options: { operator?: string; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    if (options.operator !== undefined) this.operator = options.operator;
+  }
+}
+
+/** An error thrown by the addon as a TorchError; a user's own exception, from a callback, is returned as it is. */
+export function asTorchError(error: unknown, operator?: string, describe?: () => string): unknown {
+  if (!(error instanceof Error) || error instanceof TorchError) return error;
+  const code = (error as { code?: unknown }).code;
+  if (typeof code !== "string" || !(torchErrorCodes as readonly string[]).includes(code)) return error;
+  const inputs = describe ? `\n  called with ${describe()}` : "";
+  const prefix = operator ? `${operator}: ` : "";
+  return new TorchError(code as TorchErrorCode, `${prefix}${error.message}${inputs}`, { operator });
+}
+
+/** Runs a native call, with its errors as {@link TorchError}. */
+export function guard<T>(operator: string, run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    throw asTorchError(error, operator);
+  }
+}

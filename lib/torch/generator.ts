@@ -1,0 +1,40 @@
+import { guard } from "./errors.js";
+import { native } from "./native.js";
+
+const collected = new FinalizationRegistry<number>((handle) => native.freeGenerator(handle));
+
+/** A stream of random numbers of its own: torch.Generator. Random operators take it as `{ generator }`. */
+export class Generator implements Disposable {
+  handle: number;
+  readonly device: string;
+
+  /**
+   * @param options.seed non-negative, below 2^53, or a bigint below 2^64
+   * @param options.device default "cpu"
+   */
+  constructor(options: { seed: number | bigint; device?: string }) {
+    this.device = options.device ?? "cpu";
+    this.handle = guard("Generator", () => native.createGenerator(this.device, options.seed));
+    collected.register(this, this.handle, this);
+  }
+
+  manualSeed(seed: number | bigint): this {
+    guard("Generator.manualSeed", () => native.seedGenerator(this.handle, seed));
+    return this;
+  }
+
+  dispose(): void {
+    collected.unregister(this);
+    native.freeGenerator(this.handle);
+    this.handle = 0;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Seeds the default generators of the CPU and of every CUDA device: torch.manual_seed. */
+export function manualSeed(seed: number | bigint): void {
+  guard("manualSeed", () => native.manualSeed(seed));
+}

@@ -1,0 +1,57 @@
+/**
+ * Tensors on libtorch: `import * as torch from "stable-diffcoder/torch"`. PyTorch's names in camelCase, its positional
+ * arguments, and a last object for the keyword-only ones.
+ */
+import "./methods.js";
+
+export type { AutocastOptions, DifferentiableFunction, FunctionContext, GradOptions } from "./autograd.js";
+export { autocast, backward, defineFunction, enableGrad, grad, inferenceMode, isGradEnabled, noGrad } from "./autograd.js";
+export type { TensorData, TensorOptions } from "./creation.js";
+export {
+  arange,
+  empty,
+  emptyLike,
+  eye,
+  fromTypedArray,
+  full,
+  fullLike,
+  linspace,
+  ones,
+  onesLike,
+  rand,
+  randint,
+  randLike,
+  randn,
+  randnLike,
+  randperm,
+  tensor,
+  zeros,
+  zerosLike,
+} from "./creation.js";
+export type { Build, CudaMemoryStats, Memory } from "./devices.js";
+export {
+  build,
+  cuda,
+  getNumThreads,
+  memory,
+  setFloat32MatmulPrecision,
+  setNumThreads,
+  useDeterministicAlgorithms,
+} from "./devices.js";
+export type { DType, DTypeLike, TypedArray } from "./dtype.js";
+export { toDType } from "./dtype.js";
+export { TorchError, type TorchErrorCode, torchErrorCodes } from "./errors.js";
+export * as fft from "./generated/fft.js";
+export * from "./generated/functions.js";
+export * as linalg from "./generated/linalg.js";
+export * as special from "./generated/special.js";
+export { Generator, manualSeed } from "./generator.js";
+export type { Index } from "./indexing.js";
+export { Slice, slice } from "./indexing.js";
+export type { DispatcherFunction, OperatorNamespace } from "./ops.js";
+export { operatorNames, ops } from "./ops.js";
+export { Philox } from "./philox.js";
+export { SafetensorsFile, type TensorInfo, openSafetensors, saveSafetensors } from "./safetensors.js";
+export type { Layout, MemoryFormat, Scalar } from "./scalar.js";
+export { keep, openScope, type Scope, scope } from "./scope.js";
+export { type NestedNumbers, Tensor, type ToOptions } from "./tensor.js";

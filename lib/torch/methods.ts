@@ -1,0 +1,45 @@
+import { methodNames } from "./generated/methods.js";
+import { type Index, index, indexPut } from "./indexing.js";
+import { Operator } from "./operator.js";
+import { Tensor } from "./tensor.js";
+
+// Puts every public operator with a method form on Tensor.prototype, but for those that Tensor writes by hand.
+
+export const camelCase = (name: string) =>
+  name.replace(/(?<=[a-z0-9])_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+
+function method(operator: Operator) {
+  return function (this: Tensor, ...args: unknown[]): unknown {
+    if (args.length === 1 && args[0] instanceof Tensor) return operator.callBinary(this, args[0]);
+    if (args.length === 0) return operator.callUnary(this);
+    return operator.call([this, ...args]);
+  };
+}
+
+for (const name of methodNames.split(" ")) {
+  const property = camelCase(name);
+  if (Object.hasOwn(Tensor.prototype, property)) continue;
+  Object.defineProperty(Tensor.prototype, property, {
+    value: method(new Operator(`aten::${name}`)),
+    writable: true,
+    configurable: true,
+  });
+}
+
+// Indexing needs operators, which need Tensor: it joins the prototype here.
+declare module "./tensor.js" {
+  interface Tensor {
+    /** `self[indices]` of Python: numbers, {@link slice}s, null, "..." and tensors. Views where Python has views. */
+    index(...indices: Index[]): Tensor;
+    /** `self[indices] = value` of Python; adds instead with `accumulate`. */
+    indexPut_(indices: readonly Index[], value: Tensor | number, accumulate?: boolean): this;
+  }
+}
+
+Tensor.prototype.index = function (this: Tensor, ...indices: Index[]) {
+  return index(this, ...indices);
+};
+Tensor.prototype.indexPut_ = function (this: Tensor, indices, value, accumulate = false) {
+  indexPut(this, indices, value, accumulate);
+  return this;
+};

@@ -1,0 +1,144 @@
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { DType } from "./dtype.js";
+import { TorchError } from "./errors.js";
+
+/** A tensor's number in the addon's table. 0 names none. */
+export type Handle = number;
+
+export interface NativeArgument {
+  name: string;
+  kind:
+    | "Tensor"
+    | "Scalar"
+    | "int"
+    | "float"
+    | "bool"
+    | "str"
+    | "dtype"
+    | "layout"
+    | "device"
+    | "memory_format"
+    | "Generator"
+    | "unsupported";
+  list: boolean;
+  optional: boolean;
+  elementOptional: boolean;
+  keywordOnly: boolean;
+  hasDefault: boolean;
+}
+
+export interface NativeOverload {
+  id: number;
+  overload: string;
+  schema: string;
+  arguments: NativeArgument[];
+  /** `writes`: the argument this result aliases and writes, or -1. */
+  returns: { kind: NativeArgument["kind"]; list: boolean; writes: number }[];
+}
+
+/** The addon's functions, one line each; see native/ for what they do. */
+export interface Native {
+  scratch: Float64Array;
+  fromBytes(data: ArrayBufferView, ndim: number, dtype: DType, pinned?: boolean): Handle;
+  readInto(tensor: Handle, target: ArrayBufferView): void;
+  readAsync<T extends ArrayBufferView>(tensor: Handle, target: T): Promise<T>;
+  item(tensor: Handle): number;
+  shape(tensor: Handle): number;
+  strides(tensor: Handle): number;
+  numel(tensor: Handle): number;
+  dtype(tensor: Handle): DType;
+  device(tensor: Handle): string;
+  itemSize(tensor: Handle): number;
+  isContiguous(tensor: Handle): boolean;
+  storageOffset(tensor: Handle): number;
+  isSame(a: Handle, b: Handle): boolean;
+  share(tensor: Handle): Handle;
+  free(tensor: Handle): boolean;
+  freeMany(count: number): void;
+  memory(): void;
+  overloads(name: string): NativeOverload[];
+  operatorNames(): string[];
+  call(id: number, ...args: unknown[]): unknown;
+  customFunction(
+    inputs: Handle[],
+    outputs: Handle[],
+    saved: Handle[],
+    backward: (...gradientsAndSaved: (Handle | null)[]) => Handle[],
+  ): Handle[];
+  backward(tensors: Handle[], gradients: Handle[], retainGraph: boolean | undefined, createGraph: boolean): void;
+  grad(
+    outputs: Handle[],
+    inputs: Handle[],
+    gradients: Handle[],
+    retainGraph: boolean | undefined,
+    createGraph: boolean,
+    allowUnused: boolean,
+  ): (Handle | null)[];
+  requiresGrad(tensor: Handle): boolean;
+  setRequiresGrad(tensor: Handle, value: boolean): void;
+  isLeaf(tensor: Handle): boolean;
+  retainGrad(tensor: Handle): void;
+  getGrad(tensor: Handle): Handle | null;
+  setGrad(tensor: Handle, gradient: Handle): void;
+  gradFunctionName(tensor: Handle): string | null;
+  version(tensor: Handle): number;
+  isGradEnabled(): boolean;
+  setGradEnabled(enabled: boolean): void;
+  enterInferenceMode(): void;
+  leaveInferenceMode(): void;
+  enterAutocast(device: string, enabled: boolean, dtypeCode: number): { enabled: boolean; dtype: number };
+  leaveAutocast(device: string, enabled: boolean, dtypeCode: number): void;
+  createGenerator(device: string, seed: number | bigint): number;
+  freeGenerator(generator: number): boolean;
+  seedGenerator(generator: number, seed: number | bigint): void;
+  generatorState(generator: number): Handle;
+  setGeneratorState(generator: number, state: Handle): void;
+  manualSeed(seed: number | bigint): void;
+  mapFile(path: string): Handle;
+  build(): { torch: string; cuda: boolean; cpuCapability: string; config: string };
+  getNumThreads(): number;
+  setNumThreads(threads: number): void;
+  setDeterministic(on: boolean): void;
+  setFloat32MatmulPrecision(precision: "highest" | "high" | "medium"): void;
+  cudaDeviceCount(): number;
+  cudaSynchronize(index: number): void;
+  cudaSetDevice(index: number): void;
+  cudaCurrentDevice(): number;
+  cudaEmptyCache(): void;
+  cudaMemoryStats(index: number): Record<string, number>;
+  cudaResetPeakStats(index: number): void;
+  cudaDeviceProperties(index: number): Record<string, number | string>;
+}
+
+/** The package's root: the nearest folder above this file with the addon's CMakeLists.txt. */
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, "CMakeLists.txt")) && dirname(folder) !== folder) folder = dirname(folder);
+  return folder;
+}
+
+function load(): Native {
+  const path = process.env.DIFFCODER_ADDON ?? join(packageRoot(), "build", "Release", "diffcoder.node");
+  if (!existsSync(path)) {
+    throw new TorchError(
+      "TORCH_LOAD",
+      `The native addon is not built (${path} does not exist).\n` +
+        "Run `npm run setup` in the package's folder to build it, `npx diffcoder doctor` to see what is missing.",
+    );
+  }
+  try {
+    return createRequire(import.meta.url)(path) as Native;
+  } catch (cause) {
+    throw new TorchError(
+      "TORCH_LOAD",
+      `The native addon ${path} does not load: ${(cause as Error).message}\n` +
+        "Was libtorch moved or updated since the addon was built? `npm run setup` rebuilds it, `npx diffcoder doctor` explains.",
+      { cause },
+    );
+  }
+}
+
+export const native: Native = load();

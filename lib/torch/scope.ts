@@ -1,0 +1,206 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { TorchError } from "./errors.js";
+import { type Handle, native } from "./native.js";
+
+/** What a scope needs to know of a tensor. */
+export interface Owned {
+  /** The handle, or 0 once freed. */
+  handle: Handle;
+  /** The scope that frees it, or null: then the garbage collector does. */
+  owner: Scope | null;
+}
+
+// Tensors outside every scope. A net only: V8 runs it late, and never inside a synchronous loop.
+const collected = new FinalizationRegistry<Handle>((handle) => native.free(handle));
+
+// The innermost synchronous scope. It is set and reset within one turn of the event loop, so tasks that interleave at
+// an `await` never see each other's; scopes of async functions are found through their asynchronous context instead.
+let current: Scope | null = null;
+let asyncScopes = 0;
+const asyncScope = new AsyncLocalStorage<Scope>();
+
+function innermost(): Scope | null {
+  if (current !== null) return current;
+  if (asyncScopes === 0) return null;
+  const scope = asyncScope.getStore();
+  return scope !== undefined && !scope.closed ? scope : null;
+}
+
+const AsyncFunction = (async () => {}).constructor;
+
+/** A set of tensors that are freed together. Made by {@link scope} and {@link openScope}. */
+export class Scope implements Disposable {
+  readonly tensors: Owned[] = [];
+  closed = false;
+  readonly #parent: Scope | null;
+  #onStack = false;
+  #crossedAwait = false;
+
+  constructor(parent: Scope | null) {
+    this.#parent = parent;
+  }
+
+  /** Makes this the current scope until it is disposed, which must happen before the next `await`. */
+  enter(): this {
+    this.#onStack = true;
+    current = this;
+    queueMicrotask(() => {
+      // Still open at a turn's end: the code awaited. Other tasks must not fall into this scope.
+      if (this.#onStack) {
+        this.#crossedAwait = true;
+        this.#leave();
+      }
+    });
+    return this;
+  }
+
+  #leave(): void {
+    this.#onStack = false;
+    if (current === this) current = this.#parent !== null && !this.#parent.closed ? this.#parent : null;
+  }
+
+  /** Frees the scope's tensors, but for those found in `result`, which move to the scope around it. */
+  close(result?: unknown): void {
+    if (this.closed) return;
+    this.closed = true;
+    const parent = this.#parent !== null && !this.#parent.closed ? this.#parent : null;
+    forEachTensor(result, (tensor) => {
+      if (tensor.owner === this) adopt(tensor, parent);
+    });
+    const { scratch } = native;
+    let count = 0;
+    for (const tensor of this.tensors) {
+      if (tensor.owner !== this || tensor.handle === 0) continue;
+      scratch[count++] = tensor.handle;
+      tensor.handle = 0;
+      if (count === scratch.length) {
+        native.freeMany(count);
+        count = 0;
+      }
+    }
+    if (count > 0) native.freeMany(count);
+    this.tensors.length = 0;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#onStack) this.#leave();
+    this.close();
+    if (this.#crossedAwait) {
+      throw new TorchError(
+        "TORCH_SCOPE",
+        "openScope() was held across an await, where other tasks' tensors could fall into it: " +
+          "use `await scope(async () => { ... })`, which follows the task",
+      );
+    }
+  }
+
+  static run<T>(fn: () => T): T {
+    const parent = innermost();
+    if (fn instanceof AsyncFunction) return Scope.#runAsync(fn as () => Promise<unknown>, parent) as T;
+    const inner = new Scope(parent);
+    const before = current;
+    current = inner;
+    let result: T;
+    try {
+      result = fn();
+      if (result instanceof Promise) {
+        result.catch(() => {});
+        throw new TorchError(
+          "TORCH_SCOPE",
+          "scope(fn): fn returned a promise but is no `async` function, so the scope cannot follow it: write `scope(async () => ...)`",
+        );
+      }
+    } catch (error) {
+      current = before;
+      inner.close();
+      throw error;
+    }
+    current = before;
+    inner.close(result);
+    return result;
+  }
+
+  static async #runAsync<T>(fn: () => Promise<T>, parent: Scope | null): Promise<T> {
+    const inner = new Scope(parent);
+    const before = current;
+    current = null; // the function's first turn runs here and now
+    asyncScopes++;
+    let promise: Promise<T>;
+    try {
+      promise = asyncScope.run(inner, fn);
+    } finally {
+      current = before;
+    }
+    try {
+      const result = await promise;
+      inner.close(result);
+      return result;
+    } catch (error) {
+      inner.close();
+      throw error;
+    } finally {
+      asyncScopes--;
+    }
+  }
+}
+
+/** Hands a tensor to a scope, or to the garbage collector when there is none. */
+function adopt(tensor: Owned, scope: Scope | null): void {
+  tensor.owner = scope;
+  if (scope !== null) scope.tensors.push(tensor);
+  else collected.register(tensor, tensor.handle, tensor);
+}
+
+/** Registers a new tensor with the current scope. */
+export function track(tensor: Owned): void {
+  const scope = current !== null ? current : innermost();
+  tensor.owner = scope;
+  if (scope !== null) scope.tensors.push(tensor);
+  else collected.register(tensor, tensor.handle, tensor);
+}
+
+/** Frees one tensor now. */
+export function release(tensor: Owned): void {
+  if (tensor.handle === 0) return;
+  if (tensor.owner === null) collected.unregister(tensor);
+  tensor.owner = null;
+  native.free(tensor.handle);
+  tensor.handle = 0;
+}
+
+function forEachTensor(value: unknown, visit: (tensor: Owned) => void, depth = 0): void {
+  if (value === null || typeof value !== "object" || depth > 8) return;
+  if ("handle" in value && "owner" in value) visit(value as Owned);
+  else if (Array.isArray(value)) for (const item of value) forEachTensor(item, visit, depth + 1);
+  else if (value instanceof Map || value instanceof Set)
+    for (const item of value.values()) forEachTensor(item, visit, depth + 1);
+  else if (Object.getPrototypeOf(value) === Object.prototype || Object.getPrototypeOf(value) === null)
+    for (const item of Object.values(value)) forEachTensor(item, visit, depth + 1);
+}
+
+/**
+ * Runs `fn` and frees every tensor that was made inside and is not in what it returns. Tensors in the result (itself, or
+ * inside arrays, plain objects, Maps and Sets) move to the scope around this one.
+ *
+ * An `async` function is followed through its awaits; tasks that interleave keep their tensors apart.
+ */
+export function scope<T>(fn: () => T): T {
+  return Scope.run(fn);
+}
+
+/**
+ * Opens a scope until the end of the block: `using s = openScope()`. For synchronous code only: a block that awaits
+ * throws TORCH_SCOPE when it ends. {@link keep} takes a tensor out.
+ */
+export function openScope(): Scope {
+  return new Scope(innermost()).enter();
+}
+
+/** Takes tensors out of every scope, for parameters and optimiser state. They live until disposed or collected. */
+export function keep<T>(value: T): T {
+  forEachTensor(value, (tensor) => {
+    if (tensor.owner === null || tensor.handle === 0) return;
+    adopt(tensor, null);
+  });
+  return value;
+}

@@ -1,0 +1,286 @@
+import { inspect } from "node:util";
+import { allocate, type DType, type DTypeLike, dtypes, isDType, type TypedArray, toDType } from "./dtype.js";
+import { asTorchError, TorchError } from "./errors.js";
+import type { TensorMethods } from "./generated/methods.js";
+import { type Handle, native } from "./native.js";
+import { type Owned, release, type Scope, track } from "./scope.js";
+
+export type NestedNumbers = number | NestedNumbers[];
+
+/** What {@link Tensor.to} changes. */
+export interface ToOptions {
+  dtype?: DTypeLike;
+  device?: string;
+  nonBlocking?: boolean;
+  copy?: boolean;
+}
+
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the operators' methods are put on the prototype by methods.ts
+export interface Tensor extends TensorMethods {}
+
+/**
+ * A libtorch tensor: torch.Tensor. The object holds a number that names it in the addon's table; the tensor is freed by
+ * the scope it was made in, by {@link dispose}, or, outside every scope, by the garbage collector.
+ *
+ * Every operator of libtorch is a method, with PyTorch's name in camelCase and its positional arguments; keyword-only
+ * arguments go into a last object: `x.add(y, { alpha: 2 })`, `x.sum([1], true)`, `x.mul_(0.5)`.
+ */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: see above
+export class Tensor implements Disposable, Owned {
+  handle: Handle;
+  owner: Scope | null = null;
+
+  /** For the library: takes over a handle of the addon. */
+  constructor(handle: Handle) {
+    this.handle = handle;
+    track(this);
+  }
+
+  #ask<T>(what: string, read: (handle: Handle) => T): T {
+    try {
+      return read(this.handle);
+    } catch (error) {
+      throw asTorchError(error, what);
+    }
+  }
+
+  /** Sizes, outermost first. A scalar has []. */
+  get shape(): number[] {
+    const ndim = this.#ask("shape", native.shape);
+    return Array.from(native.scratch.subarray(0, ndim));
+  }
+
+  /** Elements to skip in memory from one index to the next, by dimension. */
+  get strides(): number[] {
+    const ndim = this.#ask("strides", native.strides);
+    return Array.from(native.scratch.subarray(0, ndim));
+  }
+
+  get ndim(): number {
+    return this.#ask("ndim", native.shape);
+  }
+
+  /** The size of one dimension; negative ones count from the end. */
+  size(dim: number): number {
+    const ndim = this.#ask("size", native.shape);
+    const index = dim < 0 ? dim + ndim : dim;
+    if (!Number.isInteger(dim) || index < 0 || index >= ndim) {
+      throw new TorchError("TORCH_INDEX", `size: dimension ${dim} of a tensor with ${ndim} dimensions`);
+    }
+    return native.scratch[index];
+  }
+
+  /** The number of elements. */
+  numel(): number {
+    return this.#ask("numel", native.numel);
+  }
+
+  get dtype(): DType {
+    return this.#ask("dtype", native.dtype);
+  }
+
+  /** "cpu", or "cuda:0" and so on. */
+  get device(): string {
+    return this.#ask("device", native.device);
+  }
+
+  get isCuda(): boolean {
+    return this.device.startsWith("cuda");
+  }
+
+  isContiguous(): boolean {
+    return this.#ask("isContiguous", native.isContiguous);
+  }
+
+  /** True once the tensor was freed. */
+  get disposed(): boolean {
+    return this.handle === 0;
+  }
+
+  /** Frees the tensor now. The memory goes when no view and no graph needs it. */
+  dispose(): void {
+    release(this);
+  }
+
+  [Symbol.dispose](): void {
+    release(this);
+  }
+
+  // ---- autograd
+
+  get requiresGrad(): boolean {
+    return this.#ask("requiresGrad", native.requiresGrad);
+  }
+
+  set requiresGrad(value: boolean) {
+    this.requiresGrad_(value);
+  }
+
+  /** Makes the tensor record operations, in place: torch.Tensor.requires_grad_. */
+  requiresGrad_(value = true): this {
+    this.#ask("requiresGrad_", (handle) => native.setRequiresGrad(handle, value));
+    return this;
+  }
+
+  get isLeaf(): boolean {
+    return this.#ask("isLeaf", native.isLeaf);
+  }
+
+  /** The gradient that backward() accumulated, or null. A new object each time, of the same tensor. */
+  get grad(): Tensor | null {
+    const handle = this.#ask("grad", native.getGrad);
+    return handle === null ? null : new Tensor(handle);
+  }
+
+  set grad(gradient: Tensor | null) {
+    this.#ask("grad", (handle) => native.setGrad(handle, gradient === null ? 0 : gradient.handle));
+  }
+
+  /** Keeps the gradient of a tensor that is no leaf: torch.Tensor.retain_grad. */
+  retainGrad(): void {
+    this.#ask("retainGrad", native.retainGrad);
+  }
+
+  /** The name of the autograd node that made the tensor, such as "AddBackward0", or null for a leaf. */
+  get gradFn(): string | null {
+    return this.#ask("gradFn", native.gradFunctionName);
+  }
+
+  /** How often the tensor was written in place: torch.Tensor._version. */
+  get version(): number {
+    return this.#ask("version", native.version);
+  }
+
+  /**
+   * Adds the gradients of this scalar to the leaves it was computed from: torch.Tensor.backward.
+   * @param gradient needed when the tensor has more than one element
+   */
+  backward(gradient: Tensor | null = null, options: { retainGraph?: boolean; createGraph?: boolean } = {}): void {
+    this.#ask("backward", (handle) =>
+      native.backward(
+        [handle],
+        gradient === null ? [] : [gradient.handle],
+        options.retainGraph,
+        options.createGraph ?? false,
+      ),
+    );
+  }
+
+  // ---- values
+
+  /** The value of a tensor with one element. Waits for the device. bool gives 0 or 1. */
+  item(): number {
+    return this.#ask("item", native.item);
+  }
+
+  /** The value of a tensor with one element, without blocking the event loop while a device works. */
+  async itemAsync(): Promise<number> {
+    if (this.numel() !== 1) return this.item();
+    const [value] = await this.toTypedArrayAsync();
+    return Number(value);
+  }
+
+  #readable(): { tensor: Tensor; array: TypedArray } {
+    const dtype = this.dtype;
+    if (dtype.startsWith("complex")) throw new TorchError("TORCH_TYPE", `toTypedArray: no array for ${dtype}`);
+    const tensor = dtypes[dtype].array ? this : this.to("float32");
+    return { tensor, array: allocate(tensor.dtype, this.numel()) };
+  }
+
+  /**
+   * The elements in row-major order. float16, bfloat16 and float8 come as Float32Array, int64 as BigInt64Array, bool as
+   * Uint8Array. Waits for the device.
+   */
+  toTypedArray(): TypedArray {
+    const { tensor, array } = this.#readable();
+    tensor.#ask("toTypedArray", (handle) => native.readInto(handle, array));
+    if (tensor !== this) tensor.dispose();
+    return array;
+  }
+
+  /** As {@link toTypedArray}, without blocking the event loop while a device works. */
+  async toTypedArrayAsync(): Promise<TypedArray> {
+    const { tensor, array } = this.#readable();
+    try {
+      return await tensor.#ask("toTypedArrayAsync", (handle) => native.readAsync(handle, array));
+    } finally {
+      if (tensor !== this) tensor.dispose();
+    }
+  }
+
+  /** The elements as nested arrays of numbers: torch.Tensor.tolist. int64 beyond 2^53 loses digits. */
+  tolist(): NestedNumbers {
+    const shape = this.shape;
+    const flat = Array.from(this.toTypedArray() as ArrayLike<number | bigint>, Number);
+    let index = 0;
+    const build = (dim: number): NestedNumbers =>
+      dim === shape.length ? flat[index++] : Array.from({ length: shape[dim] }, () => build(dim + 1));
+    return build(0);
+  }
+
+  // ---- conversion
+
+  /** The tensor in another dtype or on another device; itself when nothing changes: torch.Tensor.to. */
+  to(target: DTypeLike | (string & {}) | ToOptions, options: Omit<ToOptions, "dtype" | "device"> = {}): Tensor {
+    const wanted: ToOptions =
+      typeof target === "string" ? { ...options, ...(isDType(target) ? { dtype: target } : { device: target }) } : target;
+    const dtype = wanted.dtype === undefined ? this.dtype : toDType(wanted.dtype);
+    const device = wanted.device ?? this.device;
+    const same = dtype === this.dtype && canonicalDevice(device) === this.device;
+    if (same && !wanted.copy) return this;
+    return convert(this, dtype, device, wanted.nonBlocking ?? false, wanted.copy ?? false);
+  }
+
+  float(): Tensor {
+    return this.to("float32");
+  }
+  double(): Tensor {
+    return this.to("float64");
+  }
+  half(): Tensor {
+    return this.to("float16");
+  }
+  bfloat16(): Tensor {
+    return this.to("bfloat16");
+  }
+  long(): Tensor {
+    return this.to("int64");
+  }
+  int(): Tensor {
+    return this.to("int32");
+  }
+  bool(): Tensor {
+    return this.to("bool");
+  }
+  cpu(): Tensor {
+    return this.to("cpu");
+  }
+  cuda(index = 0): Tensor {
+    return this.to(`cuda:${index}`);
+  }
+
+  [inspect.custom](): string {
+    if (this.disposed) return "Tensor(disposed)";
+    const values = this.numel() <= 64 ? ` ${inspect(this.tolist(), { depth: 8, breakLength: 100 })}` : "";
+    const grad = this.requiresGrad ? ", requiresGrad" : "";
+    return `Tensor([${this.shape}], ${this.dtype}, ${this.device}${grad})${values}`;
+  }
+}
+
+/** "cuda" is the current CUDA device. */
+function canonicalDevice(device: string): string {
+  return device === "cuda" ? `cuda:${native.cudaDeviceCount() > 0 ? native.cudaCurrentDevice() : 0}` : device;
+}
+
+let toCopy: number | undefined;
+
+function convert(tensor: Tensor, dtype: DType, device: string, nonBlocking: boolean, copy: boolean): Tensor {
+  toCopy ??= native.overloads("aten::to").find((overload) => overload.overload === "dtype_layout")?.id;
+  try {
+    // (self, dtype, layout, device, pin_memory, non_blocking, copy)
+    const handle = native.call(toCopy as number, tensor.handle, dtype, undefined, device, undefined, nonBlocking, copy);
+    return new Tensor(handle as Handle);
+  } catch (error) {
+    throw asTorchError(error, "to");
+  }
+}

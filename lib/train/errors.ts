@@ -1,0 +1,22 @@
+/** What can go wrong while training, for programs; the message is for people. */
+export type TrainErrorCode =
+  | "TRAIN_OPTIONS" // options of a stage, a curriculum or a run that are wrong or contradict each other
+  | "TRAIN_FILE" // a curriculum file that cannot be read, or holds no curriculum
+  | "TRAIN_RUN_EXISTS" // the folder holds a run already, and resuming was not asked for
+  | "TRAIN_RUN_LOCKED" // another process trains in the folder
+  | "TRAIN_RESUME_MISMATCH" // the checkpoint is of another model, curriculum or seed
+  | "TRAIN_CHECKPOINT_CORRUPT" // no checkpoint of the run is whole
+  | "TRAIN_CHECKPOINT_WRITE" // a checkpoint could not be written, and that ends the run
+  | "TRAIN_OBJECTIVE" // an objective that gives back something unusable
+  | "TRAIN_NOT_FINITE"; // too many steps with a loss or gradients that are no numbers
+
+/** Every error of lib/train. `code` is stable, `message` names the file, the key or the value. */
+export class TrainError extends Error {
+  readonly code: TrainErrorCode;
+
+  constructor(code: TrainErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "TrainError";
+    this.code = code;
+  }
+}

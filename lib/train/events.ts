@@ -1,0 +1,141 @@
+/** One stage as a run means to go through it. */
+export interface StageFacts {
+  name: string;
+  /** What the stage was made by: "autoregressive", or an objective's own name. */
+  kind: string;
+  /** Optimiser steps; null while a stage that ends by the clock does not know yet. */
+  steps: number | null;
+  /** Sequences a step, and tokens of each. */
+  batchSize: number;
+  length: number;
+  /** Positions computed for each clean token. */
+  positionsPerToken: number;
+}
+
+/** What a run is: told once at its start. */
+export interface RunFacts {
+  /** The run's folder, if it has one. */
+  out?: string;
+  parameters: number;
+  /** e.g. "4 layers of 256, 4 heads, vocabulary 4096". */
+  model: string;
+  device: string;
+  seed: number;
+  stages: StageFacts[];
+  versions: Record<string, string>;
+  /** ISO 8601. */
+  startedAt: string;
+}
+
+/** Where a run stands. */
+export interface Position {
+  /** Index and name of the stage. */
+  stage: number;
+  name: string;
+  /** Optimiser steps done in the stage, and in the whole run. */
+  step: number;
+  globalStep: number;
+}
+
+/** A text that a model wrote while it was trained. */
+export interface TrainingSample {
+  /** Given to the model; shown apart. */
+  prompt?: string;
+  text: string;
+  /** Anything worth a line: forwards, tokens, seconds. */
+  note?: string;
+}
+
+/** Why a step changed nothing. */
+export type SkipCause = "not finite" | "no targets";
+
+/** The run begins, or goes on from a checkpoint. */
+export interface StartEvent {
+  type: "start";
+  globalStep: number;
+  run: RunFacts;
+  resumed?: Position & { checkpoint: string };
+}
+
+export interface StageStartEvent extends Position {
+  type: "stage-start";
+  facts: StageFacts;
+}
+
+/** One optimiser step was done, or skipped. */
+export interface StepEvent extends Position {
+  type: "step";
+  /** Steps of the stage; an estimate where it ends by the clock. */
+  steps: number;
+  /** Clean tokens of the whole run. */
+  tokens: number;
+  /** Seconds of training of the whole run, over all its processes. */
+  elapsed: number;
+  /** See {@link Meter} for the names; the objective's own are among them. */
+  metrics: Record<string, number>;
+  skipped?: SkipCause;
+}
+
+export interface EvaluationEvent extends Position {
+  type: "evaluation";
+  metrics: Record<string, number>;
+}
+
+export interface SampleEvent extends Position {
+  type: "sample";
+  samples: TrainingSample[];
+}
+
+export interface CheckpointEvent extends Position {
+  type: "checkpoint";
+  checkpoint: string;
+  path: string;
+  seconds: number;
+}
+
+/** Something went wrong that does not end the run. */
+export interface WarningEvent {
+  type: "warning";
+  globalStep: number;
+  code: "CHECKPOINT_CORRUPT" | "CHECKPOINT_WRITE" | "STEP_SKIPPED" | "SINK";
+  message: string;
+}
+
+export interface StageEndEvent extends Position {
+  type: "stage-end";
+  seconds: number;
+  tokens: number;
+}
+
+/** Ended by the signal; the state is saved where there is a folder. */
+export interface AbortedEvent extends Position {
+  type: "aborted";
+  checkpoint?: string;
+}
+
+export interface DoneEvent {
+  type: "done";
+  globalStep: number;
+  tokens: number;
+  elapsed: number;
+}
+
+/** Goes to sinks only: whoever iterates over the run gets the error itself. */
+export interface FailedEvent {
+  type: "failed";
+  globalStep: number;
+  message: string;
+}
+
+/** What a run tells of itself. `type` decides. */
+export type TrainEvent =
+  | StartEvent
+  | StageStartEvent
+  | StepEvent
+  | EvaluationEvent
+  | SampleEvent
+  | CheckpointEvent
+  | WarningEvent
+  | StageEndEvent
+  | AbortedEvent
+  | DoneEvent;

@@ -1,0 +1,53 @@
+/**
+ * Training: stages as plain values, the curriculum that runs them, checkpoints to go on from, and the sinks that tell how
+ * it goes.
+ */
+export { Curriculum, defaultSinks } from "./curriculum.js";
+export { TrainError, type TrainErrorCode } from "./errors.js";
+export type {
+  AbortedEvent,
+  CheckpointEvent,
+  DoneEvent,
+  EvaluationEvent,
+  FailedEvent,
+  Position,
+  RunFacts,
+  SampleEvent,
+  SkipCause,
+  StageEndEvent,
+  StageFacts,
+  StageStartEvent,
+  StartEvent,
+  StepEvent,
+  TrainEvent,
+  TrainingSample,
+  WarningEvent,
+} from "./events.js";
+export { flopsPerToken, peakFlops } from "./flops.js";
+export { type Interrupt, interruptSignal } from "./interrupt.js";
+export { adamw, type OptimizerChoice, type OptimizerConfig, type OptimizerFactory, sgd } from "./optimizer.js";
+export { cpuHasBfloat16, type Precision, resolvePrecision } from "./precision.js";
+export type { RunOptions } from "./run-options.js";
+export { jsonl } from "./sinks/jsonl.js";
+export { report } from "./sinks/report.js";
+export type { Sink } from "./sinks/sink.js";
+export { type TerminalOptions, terminal } from "./sinks/terminal.js";
+export {
+  type AutoregressiveStageOptions,
+  autoregressive,
+  type BlockDiffusionStageOptions,
+  blockDiffusion,
+  type Evaluate,
+  type HookContext,
+  type Sampling,
+  type Stage,
+  type StageData,
+  type StageEnd,
+  type StageLoss,
+  type StageObjective,
+  type StageOptions,
+  type StepContext,
+  stage,
+  supervised,
+} from "./stage.js";
+export { Trainer } from "./trainer.js";

@@ -1,0 +1,57 @@
+import type { Decoder } from "../model/index.js";
+import * as torch from "../torch/index.js";
+import { flopsPerToken, peakFlops } from "./flops.js";
+import type { PlannedStage } from "./plan.js";
+import type { StepResult } from "./trainer.js";
+
+/**
+ * Turns what a step did into the numbers that are logged:
+ *
+ * - `loss` per unit of the normaliser, `grad_norm` before clipping, `lr`;
+ * - the objective's own, such as `u_max`, `masked_share`, `empty_blocks`;
+ * - `step_seconds`, `data_seconds` (waiting for batches), `tokens_per_second` (clean ones), `positions_per_second`;
+ * - `mfu`, the share of the device's peak, where that is known (see {@link flopsPerToken});
+ * - `live_tensors`, `rss` and `device_memory` in bytes (the highest so far on a GPU).
+ *
+ * A loss or norm that is no number is left out.
+ */
+export class Meter {
+  readonly #planned: PlannedStage;
+  readonly #device: string;
+  readonly #flopsPerToken: number;
+  readonly #peak: number | undefined;
+
+  /** @param peak operations a second; by default the device's, if it is a known one */
+  constructor(planned: PlannedStage, model: Decoder, peak?: number) {
+    const { length } = planned.loader.dataset;
+    this.#planned = planned;
+    this.#device = model.device;
+    this.#flopsPerToken = flopsPerToken(model.config, model.numParameters(), length, planned.stage.positionsPerToken);
+    this.#peak = peak ?? peakFlops(model.device);
+  }
+
+  measure(step: StepResult): Record<string, number> {
+    const { tokensPerStep, stage } = this.#planned;
+    const tokensPerSecond = tokensPerStep / step.seconds;
+    const numbers: Record<string, number> = {
+      loss: step.skipped === "no targets" ? Number.NaN : step.loss,
+      grad_norm: step.gradNorm,
+      lr: step.lr,
+      ...step.metrics,
+      step_seconds: step.seconds,
+      data_seconds: step.dataSeconds,
+      tokens_per_second: tokensPerSecond,
+      positions_per_second: tokensPerSecond * stage.positionsPerToken,
+      mfu: this.#peak === undefined ? Number.NaN : (tokensPerSecond * this.#flopsPerToken) / this.#peak,
+      ...this.#memory(),
+    };
+    return Object.fromEntries(Object.entries(numbers).filter(([, value]) => Number.isFinite(value)));
+  }
+
+  #memory(): Record<string, number> {
+    const usage = { live_tensors: torch.memory().tensors, rss: process.memoryUsage.rss() };
+    if (!this.#device.startsWith("cuda")) return usage;
+    const index = Number(this.#device.split(":")[1] ?? 0);
+    return { ...usage, device_memory: torch.cuda.memoryStats(index).peakAllocated };
+  }
+}

@@ -1,0 +1,57 @@
+import * as z from "zod";
+import type { Decoder } from "../model/index.js";
+import { AdamW, decayGroups, type Optimizer, SGD } from "../nn/index.js";
+
+/** Makes the optimiser of a stage. For what {@link adamw} and {@link sgd} do not offer. */
+export type OptimizerFactory = (model: Decoder) => Optimizer;
+
+const beta = z.number().min(0).lt(1);
+const nonNegative = z.number().min(0);
+
+const adamwShape = {
+  betas: z.tuple([beta, beta]).default([0.9, 0.95]).describe("decay rates of the two moments"),
+  eps: nonNegative.default(1e-8),
+  weightDecay: nonNegative.default(0.1).describe("decoupled; of matrices only, not of norms and biases"),
+  decayEmbeddings: z.boolean().default(true).describe("whether the embedding decays too"),
+};
+const sgdShape = {
+  momentum: nonNegative.default(0),
+  nesterov: z.boolean().default(false),
+  weightDecay: nonNegative.default(0),
+};
+
+const configSchema = z.discriminatedUnion("type", [
+  z.strictObject({ type: z.literal("adamw"), ...adamwShape }),
+  z.strictObject({ type: z.literal("sgd"), ...sgdShape }),
+]);
+
+/** An optimiser in options: as data, for TypeScript and YAML alike, or a function that makes one. */
+export const optimizerSchema = z.union([
+  z.custom<OptimizerFactory>((value) => typeof value === "function", { error: "a function" }),
+  configSchema,
+]);
+
+/** An optimiser as data, every default filled in. */
+export type OptimizerConfig = z.output<typeof configSchema>;
+export type OptimizerChoice = OptimizerConfig | OptimizerFactory;
+
+const adamwOptions = z.strictObject(adamwShape);
+const sgdOptions = z.strictObject(sgdShape);
+
+/** AdamW with decoupled decay on matrices, one fused call for all parameters. */
+export function adamw(options: z.input<typeof adamwOptions> = {}): OptimizerConfig {
+  return { type: "adamw", ...adamwOptions.parse(options) };
+}
+
+/** Plain stochastic gradient descent, with momentum if asked for. */
+export function sgd(options: z.input<typeof sgdOptions> = {}): OptimizerConfig {
+  return { type: "sgd", ...sgdOptions.parse(options) };
+}
+
+/** Makes the optimiser that a choice describes, for all of a model's parameters. */
+export function makeOptimizer(choice: OptimizerChoice, model: Decoder): Optimizer {
+  if (typeof choice === "function") return choice(model);
+  if (choice.type === "sgd") return new SGD(model.namedParameters(), choice);
+  const { weightDecay, decayEmbeddings } = choice;
+  return new AdamW(decayGroups(model, weightDecay, { embeddings: decayEmbeddings }), choice);
+}

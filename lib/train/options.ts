@@ -1,0 +1,161 @@
+import type * as z from "zod";
+import { TrainError, type TrainErrorCode } from "./errors.js";
+
+/**
+ * Parses options by their schema.
+ *
+ * @param what named in the message: whose options they are, or the file they stand in
+ * @throws TrainError naming every wrong key, its path and what is allowed there
+ */
+export function parseOptions<S extends z.ZodType>(
+  what: string,
+  schema: S,
+  value: unknown,
+  code: TrainErrorCode = "TRAIN_OPTIONS",
+): z.output<S> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const lines = parsed.error.issues.flatMap((issue) => explain(issue, schema, value, []));
+  throw new TrainError(code, `${what}:\n${lines.map((line) => `  ${line}`).join("\n")}`, { cause: parsed.error });
+}
+
+type Path = readonly PropertyKey[];
+type Issue = z.core.$ZodIssue;
+
+/** One issue as lines of "path: what is wrong, what is allowed". zod says of a union no more than "Invalid input". */
+function explain(issue: Issue, root: z.ZodType, value: unknown, prefix: Path): string[] {
+  const path = [...prefix, ...issue.path];
+  if (issue.code === "unrecognized_keys") {
+    const allowed = allowedKeys(root, path, value);
+    return issue.keys.map((key) => {
+      const hint = allowed.length > 0 ? `; allowed: ${allowed.join(", ")}` : "";
+      return `${at([...path, key])}unknown key${nearest(key, allowed)}${hint}`;
+    });
+  }
+  if (issue.code === "invalid_union" && issue.errors.length > 0) {
+    const likeliest = likeliestBranch(issue.errors);
+    if (likeliest) return likeliest.flatMap((inner) => explain(inner, root, value, path));
+    const expected = new Set(issue.errors.flat().flatMap(expectations));
+    if (issue.message !== "Invalid input") return [`${at(path)}${issue.message}`];
+    const found = describe(valueAt(value, path));
+    return [`${at(path)}expected ${[...expected].join(", or ") || "another value"}, got ${found}`];
+  }
+  if (issue.code === "invalid_value") {
+    const allowed = issue.values.map((item) => JSON.stringify(item)).join(", ");
+    return [
+      `${at(path)}expected ${issue.values.length > 1 ? "one of " : ""}${allowed}, got ${describe(valueAt(value, path))}`,
+    ];
+  }
+  if (issue.code === "invalid_type") {
+    const found = valueAt(value, path);
+    if (found === undefined) return [`${at(path)}missing (${issue.expected})`];
+    return [`${at(path)}expected ${issue.expected}, got ${describe(found)}`];
+  }
+  return [`${at(path)}${issue.message}`];
+}
+
+/** The branch of a union that the value was meant for: the one that complains about the inside of it, not the whole. */
+function likeliestBranch(branches: readonly Issue[][]): Issue[] | undefined {
+  const depth = (issues: readonly Issue[]): number =>
+    Math.max(
+      0,
+      ...issues.map((issue) => {
+        const inner = issue.code === "invalid_union" ? (likeliestBranch(issue.errors) ?? []) : [];
+        return issue.path.length + (issue.code === "unrecognized_keys" ? 1 : 0) + (inner.length > 0 ? depth(inner) : 0);
+      }),
+    );
+  const sorted = branches.map((issues) => ({ issues, depth: depth(issues) })).sort((a, b) => b.depth - a.depth);
+  return sorted[0] && sorted[0].depth > 0 ? sorted[0].issues : undefined;
+}
+
+function expectations(issue: Issue): string[] {
+  if (issue.code === "invalid_type") return [issue.expected];
+  if (issue.code === "invalid_value") return [`one of ${issue.values.map((item) => JSON.stringify(item)).join(", ")}`];
+  if (issue.code === "invalid_union") return issue.errors.flat().flatMap(expectations);
+  return issue.message === "Invalid input" ? [] : [issue.message];
+}
+
+/** The keys of the object schema at a path, looking through optionals, defaults, transforms and unions. */
+function allowedKeys(root: z.ZodType, path: Path, value: unknown): string[] {
+  let schemas: Definition[] = [root as unknown as Definition];
+  let here: unknown = value;
+  for (const key of path) {
+    schemas = schemas.flatMap((schema) => unwrap(schema, here)).flatMap((schema) => child(schema, key));
+    here = (here as Record<PropertyKey, unknown> | undefined)?.[key];
+  }
+  const shapes = schemas.flatMap((schema) => unwrap(schema, here)).map((schema) => schema._zod.def.shape);
+  return [...new Set(shapes.flatMap((shape) => Object.keys(shape ?? {})))];
+}
+
+interface Definition {
+  _zod: {
+    def: {
+      type: string;
+      shape?: Record<string, Definition>;
+      innerType?: Definition;
+      in?: Definition;
+      element?: Definition;
+      valueType?: Definition;
+      options?: Definition[];
+      discriminator?: string;
+    };
+    propValues?: Record<string, Set<unknown>>;
+  };
+}
+
+function unwrap(schema: Definition, value: unknown): Definition[] {
+  const { innerType, in: input, options, discriminator } = schema._zod.def;
+  if (innerType) return unwrap(innerType, value);
+  if (input) return unwrap(input, value);
+  if (!options) return [schema];
+  const tag = discriminator && (value as Record<string, unknown> | null)?.[discriminator];
+  const meant = discriminator ? options.filter((option) => option._zod.propValues?.[discriminator]?.has(tag)) : options;
+  return (meant.length > 0 ? meant : options).flatMap((option) => unwrap(option, value));
+}
+
+function child(schema: Definition, key: PropertyKey): Definition[] {
+  const { shape, element, valueType } = schema._zod.def;
+  const next = shape ? shape[String(key)] : (element ?? valueType);
+  return next ? [next] : [];
+}
+
+function valueAt(value: unknown, path: Path): unknown {
+  return path.reduce<unknown>((inner, key) => (inner as Record<PropertyKey, unknown> | undefined)?.[key], value);
+}
+
+/** stages[0].lr: */
+function at(path: Path): string {
+  const text = path.reduce<string>((before, key) => {
+    if (typeof key === "number") return `${before}[${key}]`;
+    return before === "" ? String(key) : `${before}.${String(key)}`;
+  }, "");
+  return text === "" ? "" : `${text}: `;
+}
+
+function describe(value: unknown): string {
+  if (value === undefined) return "nothing";
+  if (typeof value === "function") return "a function";
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+}
+
+function nearest(key: string, allowed: readonly string[]): string {
+  const plain = (word: string) => word.toLowerCase().replace(/[^a-z]/g, "");
+  const close = allowed
+    .map((word) => ({ word, distance: editDistance(plain(key), plain(word)) }))
+    .sort((a, b) => a.distance - b.distance)[0];
+  return close && close.distance <= 2 ? ` (did you mean ${close.word}?)` : "";
+}
+
+/** Levenshtein's distance. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length];
+}

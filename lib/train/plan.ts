@@ -1,0 +1,195 @@
+import * as z from "zod";
+import { Loader } from "../data/index.js";
+import type { DecoderConfig } from "../model/index.js";
+import { TrainError } from "./errors.js";
+import type { StageFacts } from "./events.js";
+import { adamw, type OptimizerChoice } from "./optimizer.js";
+import { parseOptions } from "./options.js";
+import type { Stage, StageData, StageEnd } from "./stage.js";
+
+/** A stage with everything about it worked out that can be before it runs. */
+export interface PlannedStage {
+  readonly stage: Stage;
+  readonly index: number;
+  readonly loader: Loader;
+  /** Which of the curriculum's sources of data it reads: stages with the same number share a position. */
+  readonly source: number;
+  readonly seed: number;
+  /** Optimiser steps; null where the stage ends by the clock. */
+  readonly steps: number | null;
+  /** Clean tokens of one step. */
+  readonly tokensPerStep: number;
+  /** Index of the stage that the optimiser in use was made in. */
+  readonly optimizerFrom: number;
+  readonly optimizer: OptimizerChoice;
+  readonly facts: StageFacts;
+}
+
+// A schedule is asked for its rates at this many steps when the stage's length is not known yet.
+const NOMINAL_STEPS = 1000;
+
+/**
+ * Works a curriculum out: how many steps each stage takes, what it reads and which optimiser it uses.
+ *
+ * @throws TrainError TRAIN_OPTIONS for stages that contradict themselves, each other or the model
+ */
+export function planStages(stages: readonly Stage[], seed: number, config?: DecoderConfig): PlannedStage[] {
+  checkStages(stages);
+  const sources: StageData[] = [];
+  const loaders: Loader[] = [];
+  let optimizerFrom = 0;
+  const planned = stages.map((stage, index): PlannedStage => {
+    let source = sources.indexOf(stage.data);
+    if (source < 0) {
+      source = sources.push(stage.data) - 1;
+      loaders.push(loaderOf(stage.data, stage.seed ?? seed));
+    }
+    const loader = loaders[source];
+    const { length, numSamples } = loader.dataset;
+    if (config && length > config.maxPositionEmbeddings) {
+      fail(stage, `its data has ${length} tokens a sequence, the model takes ${config.maxPositionEmbeddings}`);
+    }
+    const tokensPerStep = stage.batchSize * length;
+    const steps = stepsOf(stage.end, stage.batchSize, tokensPerStep, numSamples);
+    if (stage.optimizer !== undefined) optimizerFrom = index;
+    return {
+      stage,
+      index,
+      loader,
+      source,
+      seed: stage.seed ?? seed,
+      steps,
+      tokensPerStep,
+      optimizerFrom,
+      optimizer: stages[optimizerFrom].optimizer ?? adamw(),
+      facts: {
+        name: stage.name,
+        kind: stage.kind,
+        steps,
+        batchSize: stage.batchSize,
+        length,
+        positionsPerToken: stage.positionsPerToken,
+      },
+    };
+  });
+  checkRates(planned);
+  return planned;
+}
+
+function loaderOf(data: StageData, seed: number): Loader {
+  if (data instanceof Loader) return data;
+  return "loader" in data ? data.loader : new Loader(data, { seed });
+}
+
+function stepsOf(end: StageEnd, batchSize: number, tokensPerStep: number, numSamples: number): number | null {
+  if ("steps" in end) return end.steps;
+  if ("tokens" in end) return Math.ceil(end.tokens / tokensPerStep);
+  if ("epochs" in end) return Math.ceil((end.epochs * numSamples) / batchSize);
+  return null;
+}
+
+// Stages made by stage() and its kin are checked already; a literal is not.
+const literalSchema = z.looseObject({
+  name: z.string().min(1),
+  objective: z.custom((value) => typeof value === "function", { error: "expected a function" }),
+  data: z.custom((value) => typeof value === "object" && value !== null, { error: "expected data" }),
+  end: z.union([
+    z.strictObject({ steps: z.int().min(1) }),
+    z.strictObject({ tokens: z.number().positive() }),
+    z.strictObject({ epochs: z.number().positive() }),
+    z.strictObject({ minutes: z.number().positive() }),
+  ]),
+  batchSize: z.int().min(1),
+  accumulation: z.int().min(1),
+  positionsPerToken: z.number().positive(),
+});
+
+function checkStages(stages: readonly Stage[]): void {
+  if (stages.length === 0) throw new TrainError("TRAIN_OPTIONS", "a curriculum needs at least one stage");
+  const names = new Set<string>();
+  const checkpoints = new Set(["final"]);
+  for (const [index, stage] of stages.entries()) {
+    parseOptions(`stage ${index}`, literalSchema, stage);
+    if (names.has(stage.name)) fail(stage, "another stage has this name");
+    names.add(stage.name);
+    if (stage.batchSize % stage.accumulation !== 0) {
+      fail(stage, `batchSize ${stage.batchSize} cannot be cut into ${stage.accumulation} equal micro-batches`);
+    }
+    const { checkpoint } = stage;
+    if (checkpoint === undefined) continue;
+    const isLast = index === stages.length - 1;
+    if (checkpoints.has(checkpoint) && !(checkpoint === "final" && isLast)) {
+      fail(stage, `the checkpoint name '${checkpoint}' is taken`);
+    }
+    checkpoints.add(checkpoint);
+  }
+}
+
+/**
+ * Asks every schedule for its first and last rate, so that a stage that would learn at no rate is found before the run
+ * and not after days of it.
+ */
+function checkRates(planned: readonly PlannedStage[]): void {
+  let previous: number | undefined;
+  let highest = 0;
+  for (const { stage, steps } of planned) {
+    if (stage.schedule === undefined) {
+      if (previous === undefined) fail(stage, "the first stage needs a learning rate: give lr");
+      if (previous < 0.01 * highest) {
+        const rate = previous.toPrecision(2);
+        fail(stage, `it has no lr, and the stage before ends with ${rate}, too little to learn at: give lr`);
+      }
+    }
+    const context = { steps: steps ?? NOMINAL_STEPS, previous };
+    const rates = [0, Math.floor(context.steps / 2), context.steps - 1].map((step) => rateAt(stage, step, context));
+    highest = Math.max(highest, ...rates);
+    previous = rates[2];
+  }
+}
+
+/**
+ * The learning rate of a stage's step.
+ *
+ * @throws TrainError TRAIN_OPTIONS when a user's schedule gives no rate
+ */
+export function rateAt(stage: Stage, step: number, context: { steps: number; previous?: number }): number {
+  const rate = stage.schedule ? stage.schedule(step, context) : (context.previous as number);
+  if (!(rate >= 0 && Number.isFinite(rate))) fail(stage, `its schedule gives ${rate} at step ${step}`);
+  return rate;
+}
+
+/**
+ * What must be the same for a run to go on from a checkpoint, stage by stage, as JSON. Functions cannot be compared:
+ * a schedule is known by its rates, an objective of one's own by its name and the stage's `facts`.
+ */
+export function resumeFacts(planned: readonly PlannedStage[]): Record<string, unknown>[] {
+  return planned.map(({ stage, loader, seed, steps, source, optimizer }) => {
+    const context = { steps: steps ?? NOMINAL_STEPS, previous: 1 };
+    const asked = [0, 0.01, 0.1, 0.5, 0.9].map((share) => Math.floor(share * context.steps));
+    const { hash = null, length, numSamples } = loader.dataset;
+    return {
+      name: stage.name,
+      kind: stage.kind,
+      objective: plain(stage.facts ?? null),
+      end: stage.end,
+      rates: asked.map((step) => rateAt(stage, step, context)),
+      optimizer: typeof optimizer === "function" ? `function ${optimizer.name}` : optimizer,
+      batchSize: stage.batchSize,
+      clip: stage.clip,
+      precision: stage.precision,
+      seed,
+      data: { source, hash, length, numSamples, order: [0, 1, 2].map((at) => loader.order.at(at).sample) },
+    };
+  });
+}
+
+/** As JSON gives it back: a checkpoint's facts went through a file. */
+function plain(value: unknown): unknown {
+  return JSON.parse(
+    JSON.stringify(value, (_, inner) => (typeof inner === "function" ? `function ${inner.name}` : inner)),
+  );
+}
+
+function fail(stage: Stage, problem: string): never {
+  throw new TrainError("TRAIN_OPTIONS", `stage '${stage.name}': ${problem}`);
+}

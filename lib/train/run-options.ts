@@ -1,0 +1,50 @@
+import * as z from "zod";
+import { Decoder, StableDiffCoder } from "../model/index.js";
+import type { Sink } from "./sinks/sink.js";
+
+const positive = z.int().min(1);
+
+const settings = {
+  out: z.string().min(1).optional().describe("the run's folder; without one nothing is saved"),
+  device: z
+    .string()
+    .regex(/^(cpu|cuda(:\d+)?)$/, 'expected "cpu", "cuda" or "cuda:NUMBER"')
+    .optional()
+    .describe("the model is moved there; default: where it is"),
+  seed: z.int().min(0).default(0).describe("of data order, corruption and torch's generator"),
+  resume: z.boolean().default(false).describe("go on from the folder's newest whole checkpoint, if it has any"),
+  overwrite: z
+    .boolean()
+    .default(false)
+    .describe("begin anew in a folder that holds a run; its checkpoints are removed"),
+  checkpointEvery: z
+    .strictObject({ steps: positive.optional(), minutes: z.number().positive().optional() })
+    .default({ minutes: 15 })
+    .describe("besides each stage's end; {} for never"),
+  keepLast: positive.default(2).describe("unnamed checkpoints that stay"),
+  strict: z.boolean().default(false).describe("end the run when a checkpoint cannot be written"),
+  maxSkipped: z
+    .int()
+    .min(0)
+    .default(10)
+    .describe("steps in a row without a finite loss and gradient before the run ends"),
+  peakFlops: z.number().positive().optional().describe("operations a second that MFU is measured against"),
+};
+
+/** The options of a run that a file can hold, too. */
+export const runSettingsSchema = z.strictObject(settings);
+
+export const runOptionsSchema = z.strictObject({
+  ...settings,
+  model: z.custom<Decoder | StableDiffCoder>((value) => value instanceof Decoder || value instanceof StableDiffCoder, {
+    error: "expected a StableDiffCoder or a Decoder",
+  }),
+  signal: z.instanceof(AbortSignal).optional(),
+  sinks: z
+    .array(z.custom<Sink>((value) => typeof (value as Sink | null)?.write === "function", { error: "expected sinks" }))
+    .optional(),
+});
+
+/** What {@link Curriculum.run} takes. */
+export type RunOptions = z.input<typeof runOptionsSchema>;
+export type RunSettings = z.output<typeof runOptionsSchema>;

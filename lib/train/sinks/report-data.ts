@@ -1,0 +1,185 @@
+import * as z from "zod";
+import type { FailedEvent, TrainEvent } from "../events.js";
+
+const step = z.int().min(0);
+const numbers = z.record(z.string(), z.number());
+
+const rowSchema = z.object({
+  /** Last global step of the row, its stage and how many steps it stands for. */
+  step,
+  stage: step,
+  count: z.int().min(1),
+  /** Means over the steps that have the metric, with how many those are where it is not all of them. */
+  mean: numbers,
+  /** The highest loss and gradient norm among them. */
+  peak: numbers,
+});
+type Row = z.infer<typeof rowSchema>;
+
+const stageSchema = z.object({
+  index: step,
+  name: z.string(),
+  kind: z.string(),
+  /** Global steps before its first and after its last; null while it lasts. */
+  begin: step,
+  end: step.nullable(),
+  seconds: z.number().nullable(),
+  tokens: z.number().nullable(),
+});
+
+/** All that a report shows, as it stands in the page. */
+export const reportStateSchema = z.object({
+  format: z.literal(1),
+  title: z.string(),
+  state: z.enum(["running", "done", "stopped", "failed"]),
+  message: z.string().optional(),
+  updatedAt: z.string(),
+  run: z.looseObject({}).nullable(),
+  steps: step,
+  tokens: z.number(),
+  elapsed: z.number(),
+  stages: z.array(stageSchema),
+  rows: z.array(rowSchema),
+  evaluations: z.array(z.object({ step, stage: step, metrics: numbers })),
+  samples: z.array(
+    z.object({
+      step,
+      stage: step,
+      samples: z.array(z.object({ prompt: z.string().optional(), text: z.string(), note: z.string().optional() })),
+    }),
+  ),
+  checkpoints: z.array(z.object({ step, name: z.string() })),
+  warnings: z.array(z.object({ step, code: z.string(), message: z.string() })),
+});
+export type ReportState = z.infer<typeof reportStateSchema>;
+
+/** Metrics whose single spikes matter. */
+const PEAKS = ["loss", "grad_norm"];
+const MAX_ROWS = 4000;
+const MAX_ENTRIES = 300;
+
+export function newReport(title: string): ReportState {
+  return {
+    format: 1,
+    title,
+    state: "running",
+    updatedAt: new Date().toISOString(),
+    run: null,
+    steps: 0,
+    tokens: 0,
+    elapsed: 0,
+    stages: [],
+    rows: [],
+    evaluations: [],
+    samples: [],
+    checkpoints: [],
+    warnings: [],
+  };
+}
+
+/** Takes what an event says into a report's state. */
+export function addToReport(report: ReportState, event: TrainEvent | FailedEvent): void {
+  report.updatedAt = new Date().toISOString();
+  switch (event.type) {
+    case "start":
+      report.run = { ...event.run };
+      report.state = "running";
+      report.message = undefined;
+      cutAfter(report, event.globalStep);
+      break;
+    case "stage-start": {
+      const { name, kind } = event.facts;
+      const begin = event.globalStep - event.step;
+      report.stages = report.stages.filter((stage) => stage.index < event.stage);
+      report.stages.push({ index: event.stage, name, kind, begin, end: null, seconds: null, tokens: null });
+      break;
+    }
+    case "step": {
+      const peak = Object.fromEntries(PEAKS.flatMap((name) => entry(name, event.metrics[name])));
+      report.rows.push({ step: event.globalStep, stage: event.stage, count: 1, mean: { ...event.metrics }, peak });
+      report.steps = event.globalStep;
+      report.tokens = event.tokens;
+      report.elapsed = event.elapsed;
+      if (report.rows.length > MAX_ROWS) report.rows = halve(report.rows);
+      break;
+    }
+    case "evaluation":
+      report.evaluations.push({ step: event.globalStep, stage: event.stage, metrics: finite(event.metrics) });
+      break;
+    case "sample":
+      report.samples.push({ step: event.globalStep, stage: event.stage, samples: event.samples });
+      // The first ones and the latest tell most.
+      if (report.samples.length > 40) report.samples.splice(5, 1);
+      break;
+    case "checkpoint":
+      if (!/^step-\d+$/.test(event.checkpoint))
+        report.checkpoints.push({ step: event.globalStep, name: event.checkpoint });
+      break;
+    case "warning":
+      report.warnings.push({ step: event.globalStep, code: event.code, message: event.message });
+      if (report.warnings.length > MAX_ENTRIES) report.warnings.shift();
+      break;
+    case "stage-end": {
+      const stage = report.stages.find(({ index }) => index === event.stage);
+      if (stage) Object.assign(stage, { end: event.globalStep, seconds: event.seconds, tokens: event.tokens });
+      break;
+    }
+    case "aborted":
+      report.state = "stopped";
+      break;
+    case "done":
+      report.state = "done";
+      break;
+    case "failed":
+      report.state = "failed";
+      report.message = event.message;
+      break;
+  }
+}
+
+/** Forgets what came after a step: a run goes on from there. */
+function cutAfter(report: ReportState, globalStep: number): void {
+  const kept = ({ step }: { step: number }) => step <= globalStep;
+  report.rows = report.rows.filter(kept);
+  report.evaluations = report.evaluations.filter(kept);
+  report.samples = report.samples.filter(kept);
+  report.checkpoints = report.checkpoints.filter(kept);
+  report.warnings = report.warnings.filter(kept);
+  report.stages = report.stages.filter(({ begin }) => begin < globalStep);
+  for (const stage of report.stages) if (stage.end !== null && stage.end > globalStep) stage.end = null;
+  report.steps = Math.min(report.steps, globalStep);
+}
+
+/** Merges neighbouring rows of one stage in pairs. */
+function halve(rows: readonly Row[]): Row[] {
+  const merged: Row[] = [];
+  for (let i = 0; i < rows.length; i++) {
+    const [a, b] = [rows[i], rows[i + 1]];
+    if (b?.stage === a.stage) {
+      merged.push(merge(a, b));
+      i++;
+    } else merged.push(a);
+  }
+  return merged;
+}
+
+function merge(a: Row, b: Row): Row {
+  const count = a.count + b.count;
+  const mean: Record<string, number> = {};
+  for (const name of new Set([...Object.keys(a.mean), ...Object.keys(b.mean)])) {
+    const [x, y] = [a.mean[name], b.mean[name]];
+    mean[name] = x === undefined ? y : y === undefined ? x : (x * a.count + y * b.count) / count;
+  }
+  const peak = Object.fromEntries(
+    PEAKS.flatMap((name) => entry(name, Math.max(a.peak[name] ?? -Infinity, b.peak[name] ?? -Infinity))),
+  );
+  return { step: b.step, stage: b.stage, count, mean, peak };
+}
+
+function entry(name: string, value: number | undefined): [string, number][] {
+  return value !== undefined && Number.isFinite(value) ? [[name, value]] : [];
+}
+
+function finite(metrics: Record<string, number>): Record<string, number> {
+  return Object.fromEntries(Object.entries(metrics).flatMap(([name, value]) => entry(name, value)));
+}

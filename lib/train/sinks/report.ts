@@ -1,0 +1,97 @@
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { basename, dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { addToReport, newReport, type ReportState, reportStateSchema } from "./report-data.js";
+import type { Sink } from "./sink.js";
+
+export interface ReportOptions {
+  /** Heading; default: the name of the folder. */
+  title?: string;
+  /** Seconds between two writes while training goes on. Default 30. */
+  interval?: number;
+}
+
+/**
+ * One HTML file with the run's curves, samples and facts, that needs no network and no other file. It is written now and
+ * then while training goes on and at the end, each time as a whole. When a run goes on from a checkpoint, the page it left
+ * is read and goes on, too.
+ */
+export function report(path: string, options: ReportOptions = {}): Sink {
+  const { title = basename(dirname(resolve(path))), interval = 30 } = options;
+  let state = newReport(title);
+  let written = Number.NEGATIVE_INFINITY;
+  const write = () => {
+    written = performance.now();
+    mkdirSync(dirname(path), { recursive: true });
+    const temporary = `${path}.tmp`;
+    try {
+      writeFileSync(temporary, reportPage(state));
+      renameSync(temporary, path);
+    } catch (error) {
+      rmSync(temporary, { force: true });
+      throw error;
+    }
+  };
+  return {
+    name: path,
+    write(event) {
+      if (event.type === "start") state = (event.resumed && readReport(path)) || newReport(title);
+      addToReport(state, event);
+      const isEnd = event.type === "done" || event.type === "aborted" || event.type === "failed";
+      if (isEnd || performance.now() - written >= interval * 1000) write();
+    },
+    close: write,
+  };
+}
+
+/** The state that stands in a page written before; undefined if there is none. */
+export function readReport(path: string): ReportState | undefined {
+  if (!existsSync(path)) return undefined;
+  const json = readFileSync(path, "utf8").match(/<script type="application\/json" id="run">(.*?)<\/script>/s)?.[1];
+  try {
+    return reportStateSchema.parse(JSON.parse(json ?? ""));
+  } catch {
+    return undefined; // another version's, or torn: the report begins anew
+  }
+}
+
+/** The page of a report's state. */
+export function reportPage(state: ReportState): string {
+  const { template, style, script, chartStyle, chartScript } = pageParts();
+  const parts: Record<string, string> = {
+    TITLE: escapeHtml(state.title),
+    STYLE: `${chartStyle}\n${style}`,
+    // "<" would let a sample's text end the script element.
+    DATA: JSON.stringify(state, roundNumbers).replaceAll("<", "\\u003c"),
+    CHARTS: chartScript,
+    SCRIPT: script,
+  };
+  return template.replace(/\{\{([A-Z]+)\}\}/g, (_, name: string) => parts[name]);
+}
+
+let parts: Record<"template" | "style" | "script" | "chartStyle" | "chartScript", string> | undefined;
+
+function pageParts() {
+  if (parts) return parts;
+  const own = (name: string) =>
+    readFileSync(join(fileURLToPath(new URL("../../../assets/report/", import.meta.url)), name), "utf8");
+  const charts = dirname(createRequire(import.meta.url).resolve("uplot/package.json"));
+  parts = {
+    template: own("report.html"),
+    style: own("report.css"),
+    script: own("report.js"),
+    chartStyle: readFileSync(join(charts, "dist", "uPlot.min.css"), "utf8"),
+    chartScript: readFileSync(join(charts, "dist", "uPlot.iife.min.js"), "utf8"),
+  };
+  return parts;
+}
+
+/** Six digits are more than a curve shows. */
+function roundNumbers(_: string, value: unknown): unknown {
+  return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
+}
+
+function escapeHtml(text: string): string {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
+}

@@ -1,0 +1,173 @@
+import type { Writable } from "node:stream";
+import { MultiBar, type SingleBar } from "cli-progress";
+import colors from "picocolors";
+import type { FailedEvent, StageFacts, StepEvent, TrainEvent } from "../events.js";
+import { compact, duration, number } from "../format.js";
+import type { Sink } from "./sink.js";
+
+export interface TerminalOptions {
+  /** Default: standard error, so that a program's own output stays clean. */
+  stream?: Writable & { isTTY?: boolean };
+  /** Fewest seconds between two lines where the stream is no terminal. Default 5. */
+  interval?: number;
+}
+
+/** Progress for people: a bar with loss, rate and time left on a terminal, and a line every few seconds elsewhere. */
+export function terminal(options: TerminalOptions = {}): Sink {
+  const { stream = process.stderr, interval = 5 } = options;
+  const isTTY = stream.isTTY === true;
+  const pace = new Pace();
+  let stages: StageFacts[] = [];
+  let bars: MultiBar | undefined;
+  let bar: SingleBar | undefined;
+  let lastLine = Number.NEGATIVE_INFINITY;
+  let lastStep: StepEvent | undefined;
+
+  const print = (text: string) => {
+    if (bars) bars.log(`${text}\n`);
+    else stream.write(`${text}\n`);
+  };
+  const stopBars = () => {
+    bars?.stop();
+    bars = undefined;
+    bar = undefined;
+  };
+  const stepLine = (event: StepEvent) => {
+    const { loss, u_max: uMax, lr } = event.metrics;
+    const parts = [
+      loss === undefined ? "no loss" : `loss ${loss.toFixed(3)}`,
+      `lr ${number(lr)}`,
+      ...(uMax !== undefined && uMax < 1 ? [`u_max ${uMax.toFixed(3)}`] : []),
+      `${compact(pace.tokensPerSecond)} tokens/s`,
+      `${duration(pace.secondsLeft(event, stages))} left`,
+    ];
+    return parts.join("  ");
+  };
+  const showStep = (event: StepEvent) => {
+    pace.add(event);
+    lastStep = event;
+    if (bar) {
+      bar.setTotal(event.steps);
+      bar.update(event.step, { line: stepLine(event) });
+      return;
+    }
+    const now = performance.now();
+    if (now - lastLine < interval * 1000) return;
+    lastLine = now;
+    print(`${event.name}  step ${event.step}/${event.steps}  ${stepLine(event)}`);
+  };
+  const startStage = (index: number, facts: StageFacts, step: number) => {
+    pace.reset();
+    lastLine = Number.NEGATIVE_INFINITY;
+    const { name, kind, batchSize, length } = facts;
+    if (!isTTY) {
+      const steps = facts.steps === null ? "" : ` ${facts.steps} steps of`;
+      print(`stage ${index + 1}/${stages.length}: ${name} (${kind}),${steps} ${batchSize} x ${length} tokens`);
+      return;
+    }
+    bars ??= new MultiBar(
+      {
+        format: `${colors.bold("{name}")} ${colors.cyan("{bar}")} {percentage}%  {value}/{total}  {line}`,
+        barCompleteChar: "━",
+        barIncompleteChar: "─",
+        barsize: 24,
+        hideCursor: true,
+        gracefulExit: false, // signals belong to the program
+        autopadding: true,
+        fps: 8,
+        stream,
+      },
+      undefined,
+    );
+    const width = Math.max(...stages.map((stage) => stage.name.length));
+    bar = bars.create(facts.steps ?? Math.max(1, step), step, { name: name.padEnd(width), line: "" });
+  };
+
+  return {
+    name: "the terminal",
+    write(event: TrainEvent | FailedEvent) {
+      switch (event.type) {
+        case "start": {
+          ({ stages } = event.run);
+          const { model, parameters, device } = event.run;
+          print(`${compact(parameters)} parameters (${model}) on ${device}`);
+          if (event.resumed) print(`going on from ${event.resumed.checkpoint}, step ${event.globalStep}`);
+          break;
+        }
+        case "stage-start":
+          startStage(event.stage, event.facts, event.step);
+          break;
+        case "step":
+          showStep(event);
+          break;
+        case "evaluation": {
+          const entries = Object.entries(event.metrics).map(([key, value]) => `${key} ${number(value)}`);
+          print(colors.blue(`${event.name} step ${event.step}: ${entries.join(", ")}`));
+          break;
+        }
+        case "warning":
+          print(colors.yellow(`warning: ${event.message}`));
+          break;
+        case "checkpoint":
+          if (!/^step-\d+$/.test(event.checkpoint)) print(`saved ${event.path}`);
+          break;
+        case "stage-end": {
+          const loss = lastStep?.metrics.loss;
+          const tokens = `${compact(event.tokens)} tokens in ${duration(event.seconds)}`;
+          if (!isTTY) print(`${event.name} done: ${tokens}${loss === undefined ? "" : `, loss ${loss.toFixed(3)}`}`);
+          break;
+        }
+        case "aborted":
+          stopBars();
+          print(`stopped at step ${event.globalStep}${event.checkpoint ? `, saved in ${event.checkpoint}` : ""}`);
+          break;
+        case "done":
+          stopBars();
+          print(`${compact(event.tokens)} tokens in ${duration(event.elapsed)} of training`);
+          break;
+        case "failed":
+          stopBars();
+          break;
+        case "sample":
+          break;
+      }
+    },
+    close: stopBars,
+  };
+}
+
+/** How fast training goes, smoothed over the last few seconds. */
+class Pace {
+  #stepSeconds: number | undefined;
+  #tokensPerSecond = 0;
+
+  get tokensPerSecond(): number {
+    return this.#tokensPerSecond;
+  }
+
+  reset(): void {
+    this.#stepSeconds = undefined;
+  }
+
+  add({ metrics }: StepEvent): void {
+    const seconds = metrics.step_seconds ?? 0;
+    if (this.#stepSeconds === undefined) {
+      this.#stepSeconds = seconds;
+      this.#tokensPerSecond = metrics.tokens_per_second;
+      return;
+    }
+    const weight = 1 - Math.exp(-seconds / 10); // a step counts by its length; ten seconds are remembered
+    this.#stepSeconds += Math.max(weight, 0.02) * (seconds - this.#stepSeconds);
+    this.#tokensPerSecond += Math.max(weight, 0.02) * (metrics.tokens_per_second - this.#tokensPerSecond);
+  }
+
+  /** Of the whole run: later stages are taken to need as long for each position as this one. */
+  secondsLeft(event: StepEvent, stages: readonly StageFacts[]): number {
+    const own = (event.steps - event.step) * (this.#stepSeconds ?? 0);
+    const here = stages[event.stage];
+    const positions = (stage: StageFacts) => stage.batchSize * stage.length * stage.positionsPerToken;
+    const perPosition = (this.#stepSeconds ?? 0) / positions(here);
+    const later = stages.slice(event.stage + 1).map((stage) => (stage.steps ?? 0) * positions(stage) * perPosition);
+    return later.reduce((sum, seconds) => sum + seconds, own);
+  }
+}

@@ -1,0 +1,274 @@
+import * as z from "zod";
+import { type Batch, type Dataset, Loader } from "../data/index.js";
+import {
+  type AutoregressiveOptions,
+  autoregressiveObjective,
+  autoregressiveSchema,
+  type BlockDiffusionOptions,
+  blockDiffusionObjective,
+  blockDiffusionSchema,
+  type NoiseSchedule,
+  type ObjectiveContext,
+  supervisedObjective,
+} from "../diffusion/index.js";
+import type { Decoder } from "../model/index.js";
+import { type Schedule, scheduleFrom, scheduleSchema, warmupStable } from "../nn/index.js";
+import type { Tensor } from "../torch/index.js";
+import type { TrainingSample } from "./events.js";
+import { type OptimizerChoice, optimizerSchema } from "./optimizer.js";
+import { parseOptions } from "./options.js";
+import type { Precision } from "./precision.js";
+
+/** What an objective is told of the step at hand. */
+export interface StepContext extends ObjectiveContext {
+  /** Optimiser steps of the whole stage; an estimate where the stage ends by the clock. */
+  readonly steps: number;
+}
+
+/** What an objective gives back for one micro-batch. */
+export interface StageLoss {
+  /** float32 scalar: the loss summed over the micro-batch, not its mean. */
+  loss: Tensor;
+  /** This micro-batch's share of the count that the summed loss of the whole step is divided by. */
+  normalizer: number;
+  /** Logged beside the trainer's own; averaged over micro-batches, weighted by their normalizers. */
+  metrics?: Record<string, number | Tensor>;
+}
+
+/**
+ * What a stage trains for. Anything of this shape will do: the trainer knows no objective by name. For a run to be
+ * repeatable it draws its randomness from `context.seed`, `context.stage` and `batch.indices` (or from torch's default
+ * generator, which is seeded anew for every step), and keeps whatever it must remember in `context.state`.
+ */
+export type StageObjective = (model: Decoder, batch: Batch, context: StepContext) => StageLoss;
+
+/** Where sequences come from. Stages that share one go on where the stage before stopped reading. */
+export type StageData = Dataset | Loader | { readonly loader: Loader };
+
+/** When a stage is over. `minutes` is wall time: such a stage cannot be repeated bit for bit. */
+export type StageEnd = { steps: number } | { tokens: number } | { epochs: number } | { minutes: number };
+
+/** What hooks are told. */
+export interface HookContext {
+  device: string;
+  stage: string;
+  step: number;
+  globalStep: number;
+  signal?: AbortSignal;
+}
+
+/** Measures the model while it is trained, every so many steps and at the stage's end. */
+export interface Evaluate {
+  every: number;
+  run(model: Decoder, context: HookContext): Record<string, number> | Promise<Record<string, number>>;
+}
+
+/** Lets the model write while it is trained, every so many steps and at the stage's end. */
+export interface Sampling {
+  every: number;
+  run(model: Decoder, context: HookContext): TrainingSample[] | Promise<TrainingSample[]>;
+}
+
+/** A part of a curriculum, as a plain value. {@link stage} makes one with defaults; a literal is as good. */
+export interface Stage {
+  readonly name: string;
+  /** What made it, for people. */
+  readonly kind: string;
+  readonly data: StageData;
+  readonly objective: StageObjective;
+  readonly end: StageEnd;
+  /** The learning rate; absent: the rate that the stage before ended with. */
+  readonly schedule?: Schedule;
+  /** Absent: the optimiser of the stage before goes on, moments and all; in the first stage AdamW. */
+  readonly optimizer?: OptimizerChoice;
+  /** Sequences of one optimiser step, in all micro-batches together. */
+  readonly batchSize: number;
+  /** Micro-batches that a step is cut into. It changes memory, not results. */
+  readonly accumulation: number;
+  /** Gradients are scaled down to this L2 norm; null: never. */
+  readonly clip: number | null;
+  readonly precision: Precision;
+  /** Of order and corruption; absent: the run's. */
+  readonly seed?: number;
+  /** Name of the checkpoint that is kept of the stage's end. */
+  readonly checkpoint?: string;
+  readonly evaluate?: Evaluate;
+  readonly sample?: Sampling;
+  /** Positions the model computes for each clean token: 2 for block diffusion, which runs over [x_t ; x_0]. */
+  readonly positionsPerToken: number;
+  /** JSON: what must be the same when a run goes on from a checkpoint, besides the fields above. */
+  readonly facts?: unknown;
+}
+
+const isFunction = (value: unknown) => typeof value === "function";
+const isDataset = (value: unknown) =>
+  typeof value === "object" && value !== null && "sample" in value && "numSamples" in value && "length" in value;
+const isData = (value: unknown) =>
+  value instanceof Loader || isDataset(value) || (value as { loader?: unknown } | null)?.loader instanceof Loader;
+const isHook = (value: unknown) => {
+  const hook = value as Partial<Evaluate> | null;
+  return typeof hook?.run === "function" && Number.isInteger(hook.every) && (hook.every as number) > 0;
+};
+
+const positive = z.int().min(1);
+const nameSchema = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._-]*$/,
+    "letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+  );
+
+/** The options of a stage that a file can hold, too. */
+export const stageSettings = {
+  name: nameSchema.describe("unique in the curriculum"),
+  steps: positive.optional().describe("optimiser steps; give one of steps, tokens, epochs, minutes"),
+  tokens: z.number().positive().optional().describe("clean tokens to train on"),
+  epochs: z.number().positive().optional().describe("passes over the data"),
+  minutes: z.number().positive().optional().describe("wall time"),
+  lr: z
+    .union([
+      z.custom<Schedule>(isFunction, { error: "a schedule function" }),
+      scheduleSchema.transform((config) => scheduleFrom(config)),
+    ])
+    .optional()
+    .describe("learning rate: a number, a schedule, or its config; default: the rate the stage before ended with"),
+  optimizer: optimizerSchema.optional().describe("default: the one of the stage before goes on; in the first AdamW"),
+  batchSize: positive.default(8).describe("sequences of one optimiser step"),
+  accumulation: positive.default(1).describe("micro-batches that a step is cut into"),
+  clip: z.number().positive().nullable().default(1).describe("largest gradient norm"),
+  precision: z.enum(["auto", "float32", "bfloat16"]).default("auto").describe("of the forward pass"),
+  seed: z.int().min(0).optional().describe("of order and corruption; default: the run's"),
+  checkpoint: nameSchema
+    .refine((name) => !/^step-\d+$/.test(name), "step-NUMBER names the checkpoints in between")
+    .optional()
+    .describe("name of the checkpoint that is kept of the stage's end"),
+};
+
+/** The options of a stage that are values of TypeScript. */
+const stageValues = {
+  data: z.custom<StageData>(isData, { error: "expected a Dataset, a Loader or the result of prepareData" }),
+  evaluate: z.custom<Evaluate>(isHook, { error: "expected { every: steps, run: function }" }).optional(),
+  sample: z.custom<Sampling>(isHook, { error: "expected { every: steps, run: function }" }).optional(),
+};
+
+const customShape = {
+  ...stageSettings,
+  ...stageValues,
+  objective: z.custom<StageObjective>(isFunction, { error: "expected a function (model, batch, context)" }),
+  kind: z.string().min(1).optional().describe("what it is called in logs; default: the objective's name"),
+  positionsPerToken: z.number().positive().default(1).describe("positions computed for each clean token"),
+  facts: z.unknown().describe("JSON that must be the same on resume"),
+};
+
+const customSchema = withEnd(customShape);
+const autoregressiveStageSchema = withEnd({ ...stageSettings, ...stageValues, ...autoregressiveSchema.shape });
+const diffusionStageSchema = withEnd({ ...stageSettings, ...stageValues, ...blockDiffusionSchema.shape });
+
+/** Objects of these keys, exactly one of which says when the stage ends. */
+export function withEnd<Shape extends z.ZodRawShape>(shape: Shape) {
+  return z.strictObject(shape).superRefine((value, context) => {
+    const given = END_KEYS.filter((key) => (value as Record<string, unknown>)[key] !== undefined);
+    if (given.length === 1) return;
+    const found = given.length === 0 ? "none" : given.join(" and ");
+    context.addIssue({ code: "custom", message: `give exactly one of ${END_KEYS.join(", ")}; found ${found}` });
+  });
+}
+
+const END_KEYS = ["steps", "tokens", "epochs", "minutes"] as const;
+
+export type StageOptions = z.input<typeof customSchema>;
+export type AutoregressiveStageOptions = Omit<StageOptions, "objective" | "kind" | "positionsPerToken" | "facts"> &
+  AutoregressiveOptions;
+export type BlockDiffusionStageOptions = Omit<StageOptions, "objective" | "kind" | "positionsPerToken" | "facts"> &
+  BlockDiffusionOptions;
+
+/**
+ * A stage with an objective of one's own.
+ *
+ * @throws TrainError TRAIN_OPTIONS with the path and the allowed values, as the other factories do
+ */
+export function stage(options: StageOptions): Stage {
+  return assemble(parseOptions(titleOf("stage", options), customSchema, options));
+}
+
+/** Next-token prediction: the AR stages of section 3.1. */
+export function autoregressive(options: AutoregressiveStageOptions): Stage {
+  const parsed = parseOptions(titleOf("autoregressive", options), autoregressiveStageSchema, options);
+  const own = pick(parsed, autoregressiveSchema.shape) as AutoregressiveOptions;
+  return assemble({
+    ...parsed,
+    kind: "autoregressive",
+    objective: autoregressiveObjective(own),
+    positionsPerToken: 1,
+    facts: own,
+  });
+}
+
+/** Masked diffusion over blocks: continual pre-training (section 3), anneal included. */
+export function blockDiffusion(options: BlockDiffusionStageOptions): Stage {
+  const parsed = parseOptions(titleOf("blockDiffusion", options), diffusionStageSchema, options);
+  const own = pick(parsed, blockDiffusionSchema.shape) as BlockDiffusionOptions;
+  const objective = blockDiffusionObjective(own);
+  return assemble({ ...parsed, kind: "block-diffusion", objective, positionsPerToken: 2, facts: factsOf(own) });
+}
+
+/**
+ * Supervised fine-tuning by block diffusion on answers alone. Without `lr` it is 2e-5 after a short warmup, whatever rate
+ * the stage before ended with: pre-training usually ends at none.
+ */
+export function supervised(options: BlockDiffusionStageOptions): Stage {
+  const parsed = parseOptions(titleOf("supervised", options), diffusionStageSchema, options);
+  const own = pick(parsed, blockDiffusionSchema.shape) as BlockDiffusionOptions;
+  return assemble({
+    ...parsed,
+    lr: parsed.lr ?? warmupStable(2e-5, { warmup: 0.03 }),
+    kind: "supervised",
+    objective: supervisedObjective(own),
+    positionsPerToken: 2,
+    facts: factsOf(own),
+  });
+}
+
+type Parsed = Omit<z.output<typeof customSchema>, "facts"> & { facts?: unknown };
+
+function assemble(parsed: Parsed): Stage {
+  const { name, data, objective, batchSize, accumulation, clip, precision, positionsPerToken } = parsed;
+  const { steps, tokens, epochs, minutes } = parsed;
+  const ends = { steps, tokens, epochs, minutes };
+  const end = Object.fromEntries(Object.entries(ends).filter(([, value]) => value !== undefined)) as StageEnd;
+  return {
+    name,
+    kind: parsed.kind ?? (objective.name || "custom"),
+    data,
+    objective,
+    end,
+    schedule: parsed.lr,
+    optimizer: parsed.optimizer,
+    batchSize,
+    accumulation,
+    clip,
+    precision,
+    seed: parsed.seed,
+    checkpoint: parsed.checkpoint,
+    evaluate: parsed.evaluate,
+    sample: parsed.sample,
+    positionsPerToken,
+    facts: parsed.facts,
+  };
+}
+
+function pick(values: Record<string, unknown>, shape: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(values).filter(([key]) => key in shape));
+}
+
+/** A noise schedule is functions; some of its values stand for it. */
+function factsOf(options: BlockDiffusionOptions): unknown {
+  const { name, clip, fallback, u, weight } = options.noise as NoiseSchedule;
+  const values = [0.25, 0.5, 0.75].flatMap((t) => [u(t), weight(t, u(t))]);
+  return { ...options, noise: { name, clip, fallback, values } };
+}
+
+function titleOf(factory: string, options: unknown): string {
+  const name = (options as { name?: unknown } | null)?.name;
+  return typeof name === "string" ? `${factory} '${name}'` : factory;
+}

@@ -1,0 +1,30 @@
+// The addon's entry: one environment per Node thread, and the functions of each file.
+#include "call.h"
+
+namespace {
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  using namespace diffcoder;
+  auto owned = std::make_unique<Environment>();
+  Environment* environment = owned.get();
+  auto destroy = [](napi_env, void* data, void*) { std::unique_ptr<Environment>(static_cast<Environment*>(data)); };
+  check(env, napi_set_instance_data(env, owned.release(), destroy, nullptr));
+  napi_value buffer;
+  napi_value scratch;
+  // The memory belongs to the environment, which outlives every JavaScript value of it.
+  check(env, napi_create_external_arraybuffer(env, environment->scratch.data(),
+                                              Environment::kScratchSize * sizeof(double), nullptr, nullptr, &buffer));
+  check(env, napi_create_typedarray(env, napi_float64_array, Environment::kScratchSize, buffer, 0, &scratch));
+  check(env, napi_set_named_property(env, exports, "scratch", scratch));
+  defineTensors(env, exports);
+  defineOperators(env, exports);
+  defineAutograd(env, exports);
+  defineRandom(env, exports);
+  defineFiles(env, exports);
+  defineDevices(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(diffcoder, initialize)

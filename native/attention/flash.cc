@@ -1,0 +1,93 @@
+#include "flash.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_flash_attention_backward.h>
+#include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
+
+#include <cmath>
+
+namespace diffcoder {
+namespace {
+
+/// [b, s, h, d] with h = key heads * group to [b, key heads, group * ..]: scores of every query head against its key head need k and v
+/// repeated over the group; expand makes that a view.
+at::Tensor grouped_heads(const at::Tensor& t, int64_t group) {
+  return t.transpose(1, 2).unsqueeze(2).expand({-1, -1, group, -1, -1}).reshape({t.size(0), t.size(2) * group, t.size(1), t.size(3)});
+}
+
+at::Tensor causal_scores(const at::Tensor& q, const at::Tensor& k, double scale) {
+  const at::Tensor scores = at::matmul(q, k.transpose(2, 3)) * scale;
+  const at::Tensor hidden = at::ones({q.size(2), k.size(2)}, q.options().dtype(at::kBool)).triu(1);
+  return scores.masked_fill(hidden, -std::numeric_limits<double>::infinity());
+}
+
+/// The scores exist here: for dtypes that no flash kernel takes. Computed in float32, or float64 for float64.
+AttentionResult plain_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
+  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const int64_t group = q.size(2) / k.size(2);
+  const at::Tensor scores = causal_scores(q.transpose(1, 2).to(acc), grouped_heads(k.to(acc), group), scale);
+  const at::Tensor lse = scores.logsumexp(-1);
+  const at::Tensor out = at::matmul((scores - lse.unsqueeze(-1)).exp(), grouped_heads(v.to(acc), group));
+  return {out.to(q.scalar_type()).transpose(1, 2), lse};
+}
+
+AttentionGradients plain_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+                                  const at::Tensor& lse, double scale) {
+  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const int64_t group = q.size(2) / k.size(2);
+  const at::Tensor qh = q.transpose(1, 2).to(acc), kh = grouped_heads(k.to(acc), group), vh = grouped_heads(v.to(acc), group);
+  const at::Tensor g = grad.transpose(1, 2).to(acc), o = out.transpose(1, 2).to(acc);
+  const at::Tensor p = (causal_scores(qh, kh, scale) - lse.unsqueeze(-1)).exp();
+  const at::Tensor delta = (g * o).sum(-1, true);
+  const at::Tensor ds = p * (at::matmul(g, vh.transpose(2, 3)) - delta) * scale;
+  const auto per_key_head = [&](const at::Tensor& t) {
+    return t.view({k.size(0), k.size(2), group, k.size(1), k.size(3)}).sum(2).to(k.scalar_type()).transpose(1, 2);
+  };
+  return {at::matmul(ds, kh).to(q.scalar_type()).transpose(1, 2), per_key_head(at::matmul(ds.transpose(2, 3), qh)),
+          per_key_head(at::matmul(p.transpose(2, 3), g))};
+}
+
+}  // namespace
+
+bool uses_cuda_flash(const at::Tensor& q) {
+  const at::ScalarType dtype = q.scalar_type();
+  return q.is_cuda() && (dtype == at::kBFloat16 || dtype == at::kHalf) && q.size(3) % 8 == 0 && q.size(3) <= 256;
+}
+
+double attention_scale(const at::Tensor& q, std::optional<double> scale) {
+  return scale.has_value() ? *scale : 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+}
+
+at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(-1) == 1 || t.size(-1) <= 1 ? t : t.contiguous(); }
+
+AttentionResult causal_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
+  if (q.is_cpu()) {
+    const auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0,
+                                                                            /*is_causal=*/true, {}, scale);
+    return {out.transpose(1, 2), lse};
+  }
+  if (uses_cuda_flash(q)) {
+    auto [out, lse, rng_state, unused, debug_mask] =
+        at::_flash_attention_forward(q, k, v, {}, {}, q.size(1), k.size(1), 0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+    return {out, lse};
+  }
+  return plain_forward(q, k, v, scale);
+}
+
+AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& out, const at::Tensor& lse, double scale) {
+  if (q.is_cpu()) {
+    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+        grad.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2), lse, 0.0, /*is_causal=*/true, {},
+        scale);
+    return {dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)};
+  }
+  return plain_backward(grad, q, k, v, out, lse, scale);
+}
+
+}  // namespace diffcoder

@@ -1,0 +1,151 @@
+#include "call.h"
+
+#include <c10/util/Exception.h>
+
+namespace diffcoder {
+
+double Call::number(size_t i) const {
+  double value = 0;
+  if (i >= count || napi_get_value_double(env, values[i], &value) != napi_ok) {
+    throw CodedError("TORCH_ARGUMENT", "argument " + std::to_string(i) + " must be a number");
+  }
+  return value;
+}
+
+bool Call::boolean(size_t i) const {
+  bool value = false;
+  if (i >= count || napi_get_value_bool(env, values[i], &value) != napi_ok) {
+    throw CodedError("TORCH_ARGUMENT", "argument " + std::to_string(i) + " must be a boolean");
+  }
+  return value;
+}
+
+bool Call::isNullish(size_t i) const {
+  if (i >= count) return true;
+  napi_valuetype type;
+  check(env, napi_typeof(env, values[i], &type));
+  return type == napi_undefined || type == napi_null;
+}
+
+std::string Call::string(size_t i) const {
+  size_t length = 0;
+  if (i >= count || napi_get_value_string_utf8(env, values[i], nullptr, 0, &length) != napi_ok) {
+    throw CodedError("TORCH_ARGUMENT", "argument " + std::to_string(i) + " must be a string");
+  }
+  std::string text(length, '\0');
+  check(env, napi_get_value_string_utf8(env, values[i], text.data(), length + 1, &length));
+  return text;
+}
+
+at::Tensor& Call::tensorOf(double handle, size_t argument) const {
+  at::Tensor* tensor = environment->tensors.find(handle);
+  if (!tensor) {
+    throw CodedError("TORCH_DISPOSED", "argument " + std::to_string(argument) + " is a tensor that was disposed");
+  }
+  return *tensor;
+}
+
+std::vector<at::Tensor> Call::tensors(size_t i) const {
+  uint32_t length = 0;
+  if (i >= count || napi_get_array_length(env, values[i], &length) != napi_ok) {
+    throw CodedError("TORCH_ARGUMENT", "argument " + std::to_string(i) + " must be an array of tensors");
+  }
+  std::vector<at::Tensor> result;
+  result.reserve(length);
+  for (uint32_t j = 0; j < length; ++j) {
+    napi_value element;
+    double handle = 0;
+    check(env, napi_get_element(env, values[i], j, &element));
+    check(env, napi_get_value_double(env, element, &handle));
+    result.push_back(handle == 0 ? at::Tensor() : tensorOf(handle, i));
+  }
+  return result;
+}
+
+napi_value Call::undefined() const {
+  napi_value value;
+  check(env, napi_get_undefined(env, &value));
+  return value;
+}
+
+napi_value Call::null() const {
+  napi_value value;
+  check(env, napi_get_null(env, &value));
+  return value;
+}
+
+napi_value Call::make(double number) const {
+  napi_value value;
+  check(env, napi_create_double(env, number, &value));
+  return value;
+}
+
+napi_value Call::make(bool boolean) const {
+  napi_value value;
+  check(env, napi_get_boolean(env, boolean, &value));
+  return value;
+}
+
+napi_value Call::make(const std::string& text) const {
+  napi_value value;
+  check(env, napi_create_string_utf8(env, text.data(), text.size(), &value));
+  return value;
+}
+
+napi_value Call::handle(at::Tensor tensor) const {
+  if (!tensor.defined()) return null();
+  return make(environment->tensors.add(std::move(tensor)));
+}
+
+napi_value Call::handles(std::vector<at::Tensor> tensors) const {
+  napi_value array;
+  check(env, napi_create_array_with_length(env, tensors.size(), &array));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    check(env, napi_set_element(env, array, static_cast<uint32_t>(i), handle(std::move(tensors[i]))));
+  }
+  return array;
+}
+
+void rethrowToJs(napi_env env, const Environment* environment) {
+  // A callback's own exception goes through unchanged.
+  auto* mutableEnvironment = const_cast<Environment*>(environment);
+  if (mutableEnvironment && mutableEnvironment->pendingError) {
+    napi_value error = nullptr;
+    napi_get_reference_value(env, mutableEnvironment->pendingError, &error);
+    napi_delete_reference(env, mutableEnvironment->pendingError);
+    mutableEnvironment->pendingError = nullptr;
+    napi_throw(env, error);
+    return;
+  }
+  bool pending = false;
+  napi_is_exception_pending(env, &pending);
+  if (pending) return;
+  auto raise = [&](const char* code, const char* message) { napi_throw_error(env, code, message); };
+  try {
+    throw;
+  } catch (const JsException&) {
+    raise("TORCH_INTERNAL", "a JavaScript exception was lost");
+  } catch (const CodedError& e) {
+    raise(e.code, e.what());
+  } catch (const c10::OutOfMemoryError& e) {
+    raise("TORCH_OUT_OF_MEMORY", e.what_without_backtrace());
+  } catch (const c10::IndexError& e) {
+    raise("TORCH_INDEX", e.what_without_backtrace());
+  } catch (const c10::ValueError& e) {
+    raise("TORCH_VALUE", e.what_without_backtrace());
+  } catch (const c10::TypeError& e) {
+    raise("TORCH_TYPE", e.what_without_backtrace());
+  } catch (const c10::NotImplementedError& e) {
+    raise("TORCH_NOT_IMPLEMENTED", e.what_without_backtrace());
+  } catch (const c10::Error& e) {
+    raise("TORCH_ERROR", e.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    raise("TORCH_OUT_OF_MEMORY", "the host is out of memory");
+  } catch (const std::exception& e) {
+    raise("TORCH_ERROR", e.what());
+  } catch (...) {
+    raise("TORCH_INTERNAL", "unknown C++ exception");
+  }
+}
+
+}  // namespace diffcoder

@@ -1,0 +1,15 @@
+// Between JavaScript values and the dispatcher's IValues, directed by an operator's schema.
+#pragma once
+
+#include <ATen/core/ivalue.h>
+
+#include "call.h"
+#include "operator_registry.h"
+
+namespace diffcoder {
+
+c10::IValue toIValue(const Call& call, napi_value value, const ArgumentType& type);
+napi_value fromIValue(const Call& call, c10::IValue value);
+at::Scalar toScalar(const Call& call, napi_value value);
+
+}  // namespace diffcoder

@@ -1,0 +1,90 @@
+// Softmax cross-entropy over the rows of a chunk of logits, in place, on the CPU. Statistics in float32 (float64 for float64).
+//   nll_i = logsumexp(z_i) - z_i[t_i]        dz_i = w_i * (exp(z_i - logsumexp(z_i)) - one_hot(t_i))
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <atomic>
+
+#include "registry.h"
+#include "rows.h"
+
+namespace diffcoder {
+namespace {
+
+using namespace simd;
+
+struct Chunk {
+  void* logits;
+  int64_t stride, v;
+  const int64_t* targets;
+  const void* row_weights;  // accumulation type, or null for ones
+  void* nll;
+  bool gradient;
+};
+
+template <typename S>
+DIFFCODER_INLINE void rows_of(const Chunk& c, int64_t begin, int64_t end) {
+  using A = Acc<S>;
+  for (int64_t i = begin; i < end; ++i) {
+    S* z = static_cast<S*>(c.logits) + i * c.stride;
+    const int64_t target = c.targets[i];
+    const A picked = static_cast<A>(z[target]);
+    A highest = -std::numeric_limits<A>::infinity();
+    {
+      Vec<A> top = splat(highest);
+      const int64_t whole = c.v - c.v % kLanes<A>;
+      for (int64_t k = 0; k < whole; k += kLanes<A>) top = max(top, load(z + k));
+      highest = reduce_max<A>(top);
+      for (int64_t k = whole; k < c.v; ++k) highest = static_cast<A>(z[k]) > highest ? static_cast<A>(z[k]) : highest;
+    }
+    Vec<A> sums = {};
+    A total = 0;
+    {
+      const int64_t whole = c.v - c.v % kLanes<A>;
+      for (int64_t k = 0; k < whole; k += kLanes<A>) sums += exp(load(z + k) - highest);
+      total = reduce_add<A>(sums);
+      for (int64_t k = whole; k < c.v; ++k) total += std::exp(static_cast<A>(z[k]) - highest);
+    }
+    const A lse = highest + std::log(total);
+    static_cast<A*>(c.nll)[i] = lse - picked;
+    if (!c.gradient) continue;
+    const A w = c.row_weights == nullptr ? A(1) : static_cast<const A*>(c.row_weights)[i];
+    for_each_vector<A>(c.v, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) { store(z + k, exp(load(z + k) - lse) * w); });
+    z[target] = static_cast<S>((std::exp(picked - lse) - A(1)) * w);
+  }
+}
+
+#define DIFFCODER_CROSS_ENTROPY(S) \
+  DIFFCODER_CLONES void rows_clone(const Chunk& c, int64_t begin, int64_t end, S*) { rows_of<S>(c, begin, end); }
+DIFFCODER_CROSS_ENTROPY(float)
+DIFFCODER_CROSS_ENTROPY(double)
+DIFFCODER_CROSS_ENTROPY(c10::BFloat16)
+DIFFCODER_CROSS_ENTROPY(c10::Half)
+
+void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& row_weights, bool gradient,
+                        const at::Tensor& nll) {
+  const Chunk chunk{logits.data_ptr(),
+                    logits.stride(0),
+                    logits.size(1),
+                    targets.const_data_ptr<int64_t>(),
+                    row_weights.defined() ? row_weights.const_data_ptr() : nullptr,
+                    nll.data_ptr(),
+                    gradient};
+  for (int64_t i = 0; i < targets.size(0); ++i) {
+    TORCH_CHECK_INDEX(chunk.targets[i] >= 0 && chunk.targets[i] < chunk.v, "linear_cross_entropy: target ", chunk.targets[i],
+                      " is outside the vocabulary of ", chunk.v);
+  }
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, logits.scalar_type(), "linear_cross_entropy", [&] {
+    at::parallel_for(0, logits.size(0), 1,
+                     [&](int64_t begin, int64_t end) { rows_clone(chunk, begin, end, static_cast<scalar_t*>(nullptr)); });
+  });
+}
+
+const bool registered = [] {
+  kernels(c10::DeviceType::CPU).cross_entropy_rows = &cross_entropy_rows;
+  return true;
+}();
+
+}  // namespace
+}  // namespace diffcoder

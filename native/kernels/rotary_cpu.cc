@@ -1,0 +1,88 @@
+// Rotary position embedding on the CPU, Llama's "rotate half" convention. With x = [x1, x2] the halves of a head:
+//   y1 = x1 * cos - x2 * sin        y2 = x2 * cos + x1 * sin
+// The gradient is the same turn with the sine's sign changed.
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include "registry.h"
+#include "rows.h"
+
+namespace diffcoder {
+namespace {
+
+using namespace simd;
+
+struct Turn {
+  const void *x, *cos, *sin;
+  void* y;
+  int64_t s, h, half;
+  int64_t x_b, x_s, x_h;        // distances in elements
+  int64_t angle_b, angle_s;     // of cos and sin alike
+  bool inverse;
+};
+
+/// Positions begin..end of the flattened [b, s].
+template <typename S>
+DIFFCODER_INLINE void turn_positions(const Turn& t, int64_t begin, int64_t end) {
+  using A = Acc<S>;
+  const A sign = t.inverse ? A(-1) : A(1);
+  for (int64_t p = begin; p < end; ++p) {
+    const int64_t b = p / t.s, s = p % t.s;
+    const A* cos = static_cast<const A*>(t.cos) + b * t.angle_b + s * t.angle_s;
+    const A* sin = static_cast<const A*>(t.sin) + b * t.angle_b + s * t.angle_s;
+    const S* x = static_cast<const S*>(t.x) + b * t.x_b + s * t.x_s;
+    S* y = static_cast<S*>(t.y) + p * t.h * 2 * t.half;
+    for (int64_t h = 0; h < t.h; ++h, x += t.x_h, y += 2 * t.half) {
+      const S *x1 = x, *x2 = x + t.half;
+      S *y1 = y, *y2 = y + t.half;
+      for_each_vector<A>(t.half, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
+        const Vec<A> a = load(x1 + k), c = load(x2 + k), co = load(cos + k), si = load(sin + k) * sign;
+        store(y1 + k, a * co - c * si);
+        store(y2 + k, c * co + a * si);
+      });
+    }
+  }
+}
+
+#define DIFFCODER_ROTARY(S) \
+  DIFFCODER_CLONES void turn_positions_of(const Turn& t, int64_t begin, int64_t end, S*) { turn_positions<S>(t, begin, end); }
+DIFFCODER_ROTARY(float)
+DIFFCODER_ROTARY(double)
+DIFFCODER_ROTARY(c10::BFloat16)
+DIFFCODER_ROTARY(c10::Half)
+
+at::Tensor rotary(const at::Tensor& x_any, const at::Tensor& cos_any, const at::Tensor& sin_any, bool inverse) {
+  const at::Tensor x = x_any.stride(3) == 1 ? x_any : x_any.contiguous();
+  const at::ScalarType acc = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor cos = cos_any.to(acc).contiguous(), sin = sin_any.to(acc).contiguous();
+  const int64_t b = x.size(0), s = x.size(1), h = x.size(2), d = x.size(3);
+  at::Tensor y = at::empty(x.sizes(), x.options());
+  const Turn turn{x.const_data_ptr(),
+                  cos.const_data_ptr(),
+                  sin.const_data_ptr(),
+                  y.data_ptr(),
+                  s,
+                  h,
+                  d / 2,
+                  x.stride(0),
+                  x.stride(1),
+                  x.stride(2),
+                  cos.size(0) == 1 ? 0 : s * (d / 2),
+                  d / 2,
+                  inverse};
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rotary", [&] {
+    at::parallel_for(0, b * s, std::max<int64_t>(1, 16384 / std::max<int64_t>(h * d, 1)),
+                     [&](int64_t begin, int64_t end) { turn_positions_of(turn, begin, end, static_cast<scalar_t*>(nullptr)); });
+  });
+  return y;
+}
+
+const bool registered = [] {
+  kernels(c10::DeviceType::CPU).rotary = &rotary;
+  return true;
+}();
+
+}  // namespace
+}  // namespace diffcoder

@@ -1,0 +1,212 @@
+// Making tensors from JavaScript memory, reading them back, and asking what they are.
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <unordered_set>
+
+#include "call.h"
+#include "dtypes.h"
+
+namespace diffcoder {
+
+namespace {
+
+at::ScalarType dtypeArgument(const Call& call, size_t i) {
+  const std::string name = call.string(i);
+  auto type = dtypeFromName(name);
+  if (!type) throw CodedError("TORCH_ARGUMENT", "unknown dtype '" + name + "'");
+  return *type;
+}
+
+struct Bytes {
+  void* data;
+  size_t size;
+};
+
+Bytes bytesArgument(const Call& call, size_t i) {
+  Napi::Value value(call.env, call[i]);
+  if (i >= call.count || !value.IsTypedArray()) throw CodedError("TORCH_ARGUMENT", "expected a typed array");
+  Napi::TypedArray array = value.As<Napi::TypedArray>();
+  return {static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+}
+
+std::vector<int64_t> shapeFromScratch(const Call& call, size_t ndim) {
+  if (ndim > 64) throw CodedError("TORCH_VALUE", "a tensor has at most 64 dimensions here");
+  const double* scratch = call.environment->scratch.data();
+  return std::vector<int64_t>(scratch, scratch + ndim);
+}
+
+// (typedArray, ndim: shape in scratch, dtype, pinned) -> handle of a CPU tensor holding a copy.
+napi_value fromBytes(Call& call) {
+  const Bytes source = bytesArgument(call, 0);
+  auto options = at::TensorOptions().dtype(dtypeArgument(call, 2)).pinned_memory(call.count > 3 && call.boolean(3));
+  at::Tensor tensor = at::empty(shapeFromScratch(call, static_cast<size_t>(call.number(1))), options);
+  if (tensor.nbytes() != source.size) {
+    throw CodedError("TORCH_VALUE", "shape needs " + std::to_string(tensor.nbytes()) + " bytes, the data has " +
+                                        std::to_string(source.size));
+  }
+  std::memcpy(tensor.data_ptr(), source.data, source.size);
+  return call.handle(std::move(tensor));
+}
+
+void copyOut(const at::Tensor& contiguous, const Bytes& target) {
+  if (contiguous.nbytes() != target.size) throw CodedError("TORCH_VALUE", "the target has another size");
+  if (target.size > 0) std::memcpy(target.data, contiguous.const_data_ptr(), target.size);
+}
+
+// (tensor, typedArray): copies the elements, in row-major order, into the array. Waits for the device.
+napi_value readInto(Call& call) {
+  at::NoGradGuard guard;
+  copyOut(call.tensor(0).detach().to(at::kCPU).contiguous(), bytesArgument(call, 1));
+  return nullptr;
+}
+
+// Waits for a device's copy off the JavaScript thread.
+class PendingRead : public Napi::AsyncWorker {
+ public:
+  PendingRead(Napi::Env env, at::Tensor host, c10::Event event, Napi::TypedArray target)
+      : Napi::AsyncWorker(env, "diffcoder.read"),
+        deferred_(Napi::Promise::Deferred::New(env)),
+        host_(std::move(host)),
+        event_(std::move(event)),
+        target_(Napi::Persistent(target)) {}
+
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ protected:
+  void Execute() override {
+    try {
+      event_.synchronize();
+    } catch (const std::exception& e) {
+      SetError(e.what());
+    }
+  }
+  void OnOK() override {
+    Napi::TypedArray target = target_.Value();
+    copyOut(host_, {static_cast<char*>(target.ArrayBuffer().Data()) + target.ByteOffset(), target.ByteLength()});
+    deferred_.Resolve(target);
+  }
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+
+ private:
+  Napi::Promise::Deferred deferred_;
+  at::Tensor host_;
+  c10::Event event_;
+  Napi::Reference<Napi::TypedArray> target_;
+};
+
+// (tensor, typedArray) -> promise of the array. On the CPU it is read at once.
+napi_value readAsync(Call& call) {
+  at::NoGradGuard guard;
+  Napi::Env env(call.env);
+  const Bytes target = bytesArgument(call, 1);
+  const at::Tensor source = call.tensor(0).detach();
+  Napi::TypedArray array = Napi::Value(env, call[1]).As<Napi::TypedArray>();
+  if (source.device().is_cpu()) {
+    copyOut(source.contiguous(), target);
+    auto deferred = Napi::Promise::Deferred::New(env);
+    deferred.Resolve(array);
+    return deferred.Promise();
+  }
+  at::Tensor host = at::empty(source.sizes(), source.options().device(at::kCPU).pinned_memory(true));
+  host.copy_(source, /*non_blocking=*/true);
+  c10::Event event(source.device().type());
+  c10::impl::VirtualGuardImpl guardImpl(source.device().type());
+  event.record(guardImpl.getStream(source.device()));
+  auto* worker = new PendingRead(env, std::move(host), std::move(event), array);  // deletes itself when done
+  napi_value promise = worker->promise();
+  worker->Queue();
+  return promise;
+}
+
+napi_value item(Call& call) {
+  const at::Tensor& tensor = call.tensor(0);
+  if (tensor.numel() != 1) {
+    throw CodedError("TORCH_VALUE", "a Tensor with " + std::to_string(tensor.numel()) +
+                                        " elements cannot be converted to a number");
+  }
+  const at::Scalar scalar = tensor.item();
+  if (scalar.isComplex()) throw CodedError("TORCH_VALUE", "a complex number cannot be converted to a number");
+  return call.make(scalar.toDouble());
+}
+
+// Writes the sizes to scratch and returns their number.
+napi_value shape(Call& call) {
+  const at::Tensor& tensor = call.tensor(0);
+  if (static_cast<size_t>(tensor.dim()) > Environment::kScratchSize) throw CodedError("TORCH_VALUE", "too many dimensions");
+  double* scratch = call.environment->scratch.data();
+  for (int64_t size : tensor.sizes()) *scratch++ = static_cast<double>(size);
+  return call.make(static_cast<double>(tensor.dim()));
+}
+
+napi_value strides(Call& call) {
+  const at::Tensor& tensor = call.tensor(0);
+  double* scratch = call.environment->scratch.data();
+  for (int64_t stride : tensor.strides()) *scratch++ = static_cast<double>(stride);
+  return call.make(static_cast<double>(tensor.dim()));
+}
+
+napi_value numel(Call& call) { return call.make(static_cast<double>(call.tensor(0).numel())); }
+napi_value dtype(Call& call) { return call.make(std::string(dtypeName(call.tensor(0).scalar_type()))); }
+napi_value device(Call& call) { return call.make(call.tensor(0).device().str()); }
+napi_value itemSize(Call& call) { return call.make(static_cast<double>(call.tensor(0).element_size())); }
+napi_value isContiguous(Call& call) { return call.make(call.tensor(0).is_contiguous()); }
+napi_value storageOffset(Call& call) { return call.make(static_cast<double>(call.tensor(0).storage_offset())); }
+napi_value isSame(Call& call) { return call.make(call.tensor(0).is_same(call.tensor(1))); }
+
+// Another handle of the same tensor.
+napi_value share(Call& call) { return call.handle(call.tensor(0)); }
+
+napi_value freeTensor(Call& call) { return call.make(call.environment->tensors.free(call.number(0))); }
+
+// (count): frees the handles in scratch.
+napi_value freeMany(Call& call) {
+  const size_t count = static_cast<size_t>(call.number(0));
+  for (size_t i = 0; i < count && i < Environment::kScratchSize; ++i) {
+    call.environment->tensors.free(call.environment->scratch[i]);
+  }
+  return nullptr;
+}
+
+// () -> live tensors, and the bytes of their distinct storages on the CPU and on other devices, in scratch.
+napi_value memory(Call& call) {
+  std::unordered_set<const void*> seen;
+  double host = 0;
+  double device = 0;
+  call.environment->tensors.forEach([&](const at::Tensor& tensor) {
+    if (!tensor.defined() || !tensor.has_storage()) return;
+    if (!seen.insert(tensor.storage().unsafeGetStorageImpl()).second) return;
+    (tensor.device().is_cpu() ? host : device) += static_cast<double>(tensor.storage().nbytes());
+  });
+  call.environment->scratch[0] = static_cast<double>(call.environment->tensors.live());
+  call.environment->scratch[1] = host;
+  call.environment->scratch[2] = device;
+  return nullptr;
+}
+
+}  // namespace
+
+void defineTensors(napi_env env, napi_value exports) {
+  define<fromBytes>(env, exports, "fromBytes");
+  define<readInto>(env, exports, "readInto");
+  define<readAsync>(env, exports, "readAsync");
+  define<item>(env, exports, "item");
+  define<shape>(env, exports, "shape");
+  define<strides>(env, exports, "strides");
+  define<numel>(env, exports, "numel");
+  define<dtype>(env, exports, "dtype");
+  define<device>(env, exports, "device");
+  define<itemSize>(env, exports, "itemSize");
+  define<isContiguous>(env, exports, "isContiguous");
+  define<storageOffset>(env, exports, "storageOffset");
+  define<isSame>(env, exports, "isSame");
+  define<share>(env, exports, "share");
+  define<freeTensor>(env, exports, "free");
+  define<freeMany>(env, exports, "freeMany");
+  define<memory>(env, exports, "memory");
+}
+
+}  // namespace diffcoder

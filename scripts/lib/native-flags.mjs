@@ -1,0 +1,112 @@
+// The one list of sources, flags and libraries of the addon. CMakeLists.txt and binding.gyp both read it, so they cannot drift.
+import { existsSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, relative } from "node:path";
+import { cudaArchitectures, cudaToolkit, nvidiaFolders } from "./cuda.mjs";
+import { libraryFile } from "./libtorch.mjs";
+import { projectRoot } from "./paths.mjs";
+
+/** Node-API version the addon is written for. */
+export const napiVersion = 9;
+
+/** Files below native/ whose name ends in `extension`, relative to the checkout, sorted. */
+export function nativeFiles(extension, root = projectRoot) {
+  const folder = join(root, "native");
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith(extension))
+    .map((entry) => relative(root, join(entry.parentPath ?? entry.path, entry.name)))
+    .sort();
+}
+
+/** The file of a library in one of the folders: its plain name, else the first with a version behind it. */
+function findLibrary(name, folders) {
+  for (const folder of folders) {
+    const plain = join(folder, libraryFile(name));
+    if (existsSync(plain)) return plain;
+  }
+  for (const folder of folders) {
+    if (!existsSync(folder)) continue;
+    const file = readdirSync(folder)
+      .filter((entry) => entry.startsWith(`${libraryFile(name)}.`))
+      .sort()[0];
+    if (file) return join(folder, file);
+  }
+  return null;
+}
+
+/** The archives of libtorch (not the wheels) bring a CUDA runtime under a name of their own. */
+function bundledCudart(lib) {
+  const file = readdirSync(lib).find((name) => /^libcudart-\w+\.so\.\d+/.test(name));
+  return file ? join(lib, file) : null;
+}
+
+/**
+ * Everything a build tool must know to compile the addon against one libtorch.
+ * @param {import("./libtorch.mjs").Libtorch} libtorch
+ * @param {{ env?: NodeJS.ProcessEnv, root?: string, platform?: NodeJS.Platform }} [options]
+ */
+export function nativeFlags(libtorch, { env = process.env, root = projectRoot, platform = process.platform } = {}) {
+  const linux = platform === "linux";
+  const require = createRequire(join(root, "package.json"));
+  const lib = join(libtorch.root, "lib");
+  const include = join(libtorch.root, "include");
+  const toolkit = libtorch.cuda ? cudaToolkit(env, libtorch.root) : null;
+  const nvidia = libtorch.cuda ? nvidiaFolders(libtorch.root) : [];
+
+  // The wheels' headers come after the toolkit's: where both are there they must match nvcc.
+  const cudaIncludes = libtorch.cuda
+    ? [
+        ...(toolkit ? [join(toolkit, "include"), join(toolkit, "include", "cccl")] : []),
+        ...nvidia.map((f) => join(f, "include")),
+      ]
+    : [];
+  const cudaLibraryFolders = libtorch.cuda
+    ? [...nvidia.map((f) => join(f, "lib")), ...(toolkit ? [join(toolkit, "lib64"), join(toolkit, "lib")] : [])]
+    : [];
+  const cudart = libtorch.cuda ? (bundledCudart(lib) ?? findLibrary("cudart", cudaLibraryFolders)) : null;
+
+  // torch's own OpenMP, so that one process has one pool of threads. at::parallel_for is inline: without -fopenmp it runs serially.
+  const openmp = linux ? findLibrary("gomp", [lib]) : null;
+
+  return {
+    sources: nativeFiles(".cc", root),
+    cudaSources: libtorch.cuda ? nativeFiles(".cu", root) : [],
+    nodeIncludes: [
+      dirname(require.resolve("node-api-headers/include/node_api.h")),
+      dirname(require.resolve("node-addon-api/napi.h")),
+    ],
+    torchIncludes: [include, join(include, "torch", "csrc", "api", "include")],
+    cudaIncludes: cudaIncludes.filter((folder) => existsSync(folder)),
+    defines: [
+      `NAPI_VERSION=${napiVersion}`,
+      "NAPI_CPP_EXCEPTIONS",
+      "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
+      "BUILDING_NODE_EXTENSION",
+      ...(libtorch.cuda ? ["DIFFCODER_CUDA=1", "USE_CUDA", "USE_C10D_NCCL"] : []),
+    ],
+    cxxFlags: [
+      "-O3",
+      "-fPIC",
+      "-fvisibility=hidden",
+      "-fvisibility-inlines-hidden",
+      "-Wall",
+      "-Wextra",
+      "-Wno-unused-parameter",
+      ...(linux ? ["-fopenmp"] : []),
+    ],
+    cudaFlags: ["-O3", "--expt-relaxed-constexpr", "--expt-extended-lambda", "-Xcompiler=-fPIC,-fvisibility=hidden"],
+    // --no-as-needed: nothing refers to a symbol of torch_cuda by name, so the linker would drop it, and CUDA "would not be found".
+    ldFlags: linux ? ["-Wl,--exclude-libs,ALL", "-Wl,--no-as-needed"] : ["-undefined", "dynamic_lookup"],
+    libraries: [
+      ...["c10", "torch_cpu", "torch"].map((name) => join(lib, libraryFile(name))),
+      ...(libtorch.cuda ? ["c10_cuda", "torch_cuda"].map((name) => join(lib, libraryFile(name))) : []),
+      ...(cudart ? [cudart] : []),
+      ...(openmp ? [openmp] : []),
+    ],
+    rpaths: [lib, ...(cudart && linux ? [dirname(cudart)] : [])],
+    cuda: libtorch.cuda,
+    cudaToolkit: toolkit,
+    cudaArchitectures: libtorch.cuda ? cudaArchitectures(env) : [],
+  };
+}

@@ -1,0 +1,65 @@
+// node scripts/native-flags.mjs cmake        all flags as CMake set() lines
+// node scripts/native-flags.mjs gyp KEY      one list, an item a line, for binding.gyp
+// node scripts/native-flags.mjs stamp        notes what build/Release/diffcoder.node was built from (after node-gyp)
+// The libtorch is DIFFCODER_LIBTORCH (set-up gives it), else the one that findLibtorch takes.
+import { addonStamp } from "./lib/addon.mjs";
+import { describeAttempts, findLibtorch, inspectLibtorch } from "./lib/libtorch.mjs";
+import { nativeFlags } from "./lib/native-flags.mjs";
+import { pathsOf } from "./lib/paths.mjs";
+import { writeStamp } from "./lib/stamp.mjs";
+
+function chosenLibtorch() {
+  const given = process.env.DIFFCODER_LIBTORCH;
+  if (given) {
+    const { libtorch, refused } = inspectLibtorch(given, { anyVersion: true });
+    if (!libtorch) throw new Error(`${given}: ${refused}`);
+    return libtorch;
+  }
+  const { libtorch, tried } = findLibtorch();
+  if (!libtorch)
+    throw new Error(`no libtorch:\n  ${describeAttempts(tried).join("\n  ")}\nrun: npm run setup -- --only libtorch`);
+  return libtorch;
+}
+
+const upperCase = (key) => key.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase();
+const listOf = (value) => (Array.isArray(value) ? value : [value ?? ""]);
+
+function asCmake(flags) {
+  const quoted = (item) => String(item).replace(/[\\"$;]/g, "\\$&");
+  return Object.entries(flags).map(
+    ([key, value]) => `set(DIFFCODER_${upperCase(key)} "${listOf(value).map(quoted).join(";")}")`,
+  );
+}
+
+/** binding.gyp has no lists of its own kind: what CMake derives from the lists is spelt out here. */
+function asGyp(flags, key) {
+  const derived = {
+    systemIncludes: () =>
+      [...flags.nodeIncludes, ...flags.torchIncludes, ...flags.cudaIncludes].map((folder) => `-isystem${folder}`),
+    rpathFlags: () => flags.rpaths.map((folder) => `-Wl,-rpath,${folder}`),
+    defineFlags: () => flags.defines.map((name) => `-D${name}`),
+    nvcc: () => [`${flags.cudaToolkit}/bin/nvcc`],
+    cudaGencode: () =>
+      flags.cudaArchitectures.flatMap((item) => {
+        const number = item.replace("-real", "");
+        const real = `-gencode=arch=compute_${number},code=sm_${number}`;
+        return item === number ? [real, `-gencode=arch=compute_${number},code=compute_${number}`] : [real];
+      }),
+  };
+  const value = key in derived ? derived[key]() : flags[key];
+  if (value === undefined) throw new Error(`no such list: ${key}`);
+  // gyp splits the output as a shell would
+  return listOf(value).map((item) => (/\s/.test(String(item)) ? `'${item}'` : String(item)));
+}
+
+try {
+  const [format, key] = process.argv.slice(2);
+  const libtorch = chosenLibtorch();
+  if (format === "cmake") console.log(asCmake(nativeFlags(libtorch)).join("\n"));
+  else if (format === "gyp" && key) console.log(asGyp(nativeFlags(libtorch), key).join("\n"));
+  else if (format === "stamp") writeStamp(pathsOf().addonStamp, addonStamp(libtorch));
+  else throw new Error("usage: native-flags.mjs cmake | gyp KEY | stamp");
+} catch (error) {
+  console.error(`native-flags: ${error.message}`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,49 @@
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import type { ObjectiveContext, TokenBatch } from "../../lib/diffusion/index.js";
+import { type Decoder, StableDiffCoder } from "../../lib/model/index.js";
+import * as torch from "../../lib/torch/index.js";
+
+torch.setNumThreads(1); // the tensors are tiny, and test files run side by side
+
+export const fixturePath = (path: string): string => fileURLToPath(new URL(`../fixtures/${path}`, import.meta.url));
+export const MASK = 5;
+
+/**
+ * A tiny Llama of 2 layers with end token 2. "diffusion": sharp predictions, vocabulary 48, hidden size 24, mask token 5.
+ * "block-diffusion": mild ones, whose gradients float32 holds to 1e-5; vocabulary 40, hidden size 16, no mask token.
+ */
+export async function tinyModel(name = "diffusion"): Promise<Decoder> {
+  return (await StableDiffCoder.fromPretrained(fixturePath(name))).model;
+}
+
+export function readJson<T>(name: string): T {
+  return JSON.parse(readFileSync(fixturePath(`diffusion/${name}.json`), "utf8")) as T;
+}
+
+export function context(more: Partial<ObjectiveContext> = {}): ObjectiveContext {
+  return { seed: 1, stage: 0, step: 0, device: "cpu", state: {}, ...more };
+}
+
+/** Rows of pseudo-random ids from 6 to 39, the same for the same index. */
+export function randomBatch(indices: number[], length: number, more: Partial<TokenBatch> = {}): TokenBatch {
+  const tokens = new Int32Array(indices.length * length);
+  indices.forEach((index, row) => {
+    const random = new torch.Philox(99, index);
+    for (let i = 0; i < length; i++) tokens[row * length + i] = 6 + random.below(34);
+  });
+  return { indices, tokens, batch: indices.length, length, ...more };
+}
+
+/** The largest difference, relative to the largest expected value or 1. */
+export function worstError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  if (actual.length !== expected.length) return Number.POSITIVE_INFINITY;
+  let error = 0;
+  let scale = 1;
+  for (let i = 0; i < expected.length; i++) {
+    error = Math.max(error, Math.abs(actual[i] - expected[i]));
+    scale = Math.max(scale, Math.abs(expected[i]));
+    if (Number.isNaN(actual[i])) return Number.POSITIVE_INFINITY;
+  }
+  return error / scale;
+}

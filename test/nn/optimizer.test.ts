@@ -1,0 +1,202 @@
+import { describe, expect, it } from "vitest";
+import {
+  AdamW,
+  type AdamWOptions,
+  decayGroups,
+  Embedding,
+  Linear,
+  Module,
+  NnError,
+  type Optimizer,
+  type ParameterGroup,
+  parameter,
+  RMSNorm,
+  SGD,
+  StateDictError,
+} from "../../lib/nn/index.js";
+import type { DTypeLike, Tensor } from "../../lib/torch/index.js";
+import * as torch from "../../lib/torch/index.js";
+import { difference, golden } from "./golden.js";
+
+const NAMES = ["linear.weight", "linear.bias", "norm.weight"];
+
+/** Runs a golden file's gradients through an optimiser and returns the largest deviation over all steps. */
+function replay(
+  file: string,
+  make: (parameters: Map<string, Tensor>) => Optimizer,
+  dtype: DTypeLike = "float32",
+  expected: (golden: Tensor) => Tensor = (value) => value,
+): number {
+  return torch.scope(() => {
+    const { tensors, metadata } = golden(`optim/${file}.safetensors`);
+    const parameters = new Map(NAMES.map((name) => [name, parameter(tensors[`0.${name}`].to(dtype).clone())]));
+    const optimizer = make(parameters);
+    let worst = 0;
+    for (const [step, lr] of (JSON.parse(metadata.rates) as number[]).entries()) {
+      for (const [name, tensor] of parameters) tensor.grad = tensors[`${step + 1}.grad.${name}`].clone();
+      optimizer.step(lr);
+      for (const [name, tensor] of parameters) {
+        worst = Math.max(worst, difference(tensor, expected(tensors[`${step + 1}.${name}`])));
+      }
+      optimizer.zeroGrad();
+    }
+    optimizer.dispose();
+    for (const tensor of parameters.values()) tensor.dispose();
+    return worst;
+  });
+}
+
+function groups(parameters: Map<string, Tensor>): ParameterGroup[] {
+  const entries = [...parameters];
+  return [
+    { parameters: entries.filter(([, tensor]) => tensor.ndim > 1), weightDecay: 0.1 },
+    { parameters: entries.filter(([, tensor]) => tensor.ndim <= 1), weightDecay: 0 },
+  ];
+}
+
+describe("AdamW", () => {
+  it.each([true, false])("follows torch.optim.AdamW over five steps (fused: %s)", (fused) => {
+    expect(replay("adamw", (parameters) => new AdamW(groups(parameters), { fused }))).toBeLessThan(1e-6);
+  });
+
+  it.each([true, false])("with bfloat16 parameters rounds a float32 run (fused: %s)", (fused) => {
+    const make = (parameters: Map<string, Tensor>) => new AdamW(groups(parameters), { fused });
+    expect(replay("adamw-bf16", make, "bfloat16", (value) => value.bfloat16())).toBeLessThan(2 ** -9);
+  });
+
+  it("keeps updates that bfloat16 alone would lose", () => {
+    const weight = parameter(torch.ones([4], { dtype: "bf16" }));
+    const optimizer = new AdamW([["weight", weight]], { weightDecay: 0 });
+    torch.scope(() => {
+      for (let step = 0; step < 100; step++) {
+        weight.grad = torch.ones([4], { dtype: "bf16" });
+        optimizer.step(1e-4); // far below bfloat16's step of 2^-8 at 1
+      }
+    });
+    expect((weight.tolist() as number[])[0]).toBeCloseTo(0.99, 2);
+    expect((weight.tolist() as number[])[0]).toBeLessThan(1);
+  });
+
+  it("continues from a saved state bit for bit", () => {
+    const run = (from: number, to: number, weight: Tensor, optimizer: AdamW) =>
+      torch.scope(() => {
+        for (let step = from; step < to; step++) {
+          weight.grad = torch.randn([6, 5], { generator: new torch.Generator({ seed: step }) });
+          optimizer.step(0.01);
+        }
+      });
+    const start = () => parameter(torch.ones([6, 5]));
+    const whole = start();
+    run(0, 8, whole, new AdamW([["w", whole]]));
+
+    const half = start();
+    const first = new AdamW([["w", half]]);
+    run(0, 4, half, first);
+    const second = new AdamW([["w", half]]);
+    second.loadStateDict(first.stateDict());
+    expect(second.steps).toBe(4);
+    run(4, 8, half, second);
+    expect(half.toTypedArray()).toEqual(whole.toTypedArray());
+  });
+
+  it("refuses a state that does not fit, naming the tensors", () => {
+    const weight = parameter(torch.ones([2]));
+    const optimizer = new AdamW([["w", weight]]);
+    const state = { step: 1, tensors: { "w.expAvg": torch.zeros([3]), "v.expAvg": torch.zeros([2]) } };
+    expect(() => optimizer.loadStateDict(state)).toThrow(StateDictError);
+    expect(() => optimizer.loadStateDict(state)).toThrow(
+      /missing: w.expAvgSq[\s\S]*unexpected: v.expAvg[\s\S]*w.expAvg is \[3\], expected \[2\]/,
+    );
+    expect(() => optimizer.loadStateDict({ step: -1, tensors: {} })).toThrow(NnError);
+  });
+
+  it("refuses options and rates that are none", () => {
+    const weight = parameter(torch.ones([2]));
+    const bad: AdamWOptions[] = [{ betas: [1, 0.9] }, { betas: [0.9, -0.1] }, { eps: -1 }];
+    for (const options of bad) expect(() => new AdamW([["w", weight]], options)).toThrow(NnError);
+    expect(() => new AdamW([])).toThrow(/no parameter/);
+    expect(
+      () =>
+        new AdamW([
+          ["w", weight],
+          ["w", weight],
+        ]),
+    ).toThrow(/given twice/);
+    expect(() => new AdamW([["w", weight]]).step(Number.NaN)).toThrow(/learning rate/);
+  });
+
+  it("leaves parameters without a gradient and frozen ones alone", () => {
+    const [a, b] = [parameter(torch.ones([2])), parameter(torch.ones([2]))];
+    const frozen = parameter(torch.ones([2]), false);
+    const optimizer = new AdamW([
+      ["a", a],
+      ["b", b],
+      ["frozen", frozen],
+    ]);
+    a.grad = torch.ones([2]);
+    optimizer.step(0.1);
+    expect((a.tolist() as number[])[0]).toBeLessThan(1);
+    expect(b.tolist()).toEqual([1, 1]);
+    expect(Object.keys(optimizer.stateDict().tensors)).toEqual(["a.expAvg", "a.expAvgSq", "b.expAvg", "b.expAvgSq"]);
+  });
+
+  it("lets a group scale the rate", () => {
+    const [a, b] = [parameter(torch.zeros([1])), parameter(torch.zeros([1]))];
+    const optimizer = new AdamW([{ parameters: [["a", a]] }, { parameters: [["b", b]], lrScale: 0.5 }]);
+    [a, b].forEach((tensor) => {
+      tensor.grad = torch.ones([1]);
+    });
+    optimizer.step(0.1);
+    expect(a.item()).toBeCloseTo(-0.1, 6);
+    expect(b.item()).toBeCloseTo(-0.05, 6);
+  });
+
+  it("takes new weights into the master copies when asked", () => {
+    const weight = parameter(torch.zeros([2], { dtype: "bf16" }));
+    const optimizer = new AdamW([["w", weight]], { weightDecay: 0 });
+    torch.noGrad(() => weight.fill_(3));
+    optimizer.syncMasters();
+    weight.grad = torch.zeros([2], { dtype: "bf16" });
+    optimizer.step(0.1);
+    expect(weight.tolist()).toEqual([3, 3]);
+  });
+});
+
+describe("SGD", () => {
+  it("follows torch.optim.SGD with Nesterov momentum and weight decay", () => {
+    const make = (parameters: Map<string, Tensor>) =>
+      new SGD(parameters, { momentum: 0.9, nesterov: true, weightDecay: 0.01 });
+    expect(replay("sgd", make)).toBeLessThan(1e-6);
+  });
+
+  it("without momentum is w - lr g", () => {
+    const weight = parameter(torch.tensor([1, 2]));
+    const optimizer = new SGD([["w", weight]]);
+    weight.grad = torch.tensor([8, 16]);
+    optimizer.step(0.125);
+    expect(weight.tolist()).toEqual([0, 0]);
+    expect(Object.keys(optimizer.stateDict().tensors)).toEqual([]);
+  });
+});
+
+describe("decayGroups", () => {
+  class Model extends Module {
+    readonly embedTokens = new Embedding(4, 2);
+    readonly norm = new RMSNorm(2);
+    readonly linear = new Linear(2, 2);
+  }
+  const names = (group: ParameterGroup) => Array.from(group.parameters, ([name]) => name);
+
+  it("decays matrices and nothing of one dimension", () => {
+    const [decayed, plain] = decayGroups(new Model(), 0.1);
+    expect(names(decayed)).toEqual(["embedTokens.weight", "linear.weight"]);
+    expect(names(plain)).toEqual(["norm.weight", "linear.bias"]);
+    expect([decayed.weightDecay, plain.weightDecay]).toEqual([0.1, 0]);
+  });
+
+  it("leaves embeddings out, or follows a rule of the user's", () => {
+    expect(names(decayGroups(new Model(), 0.1, { embeddings: false })[0])).toEqual(["linear.weight"]);
+    const own = decayGroups(new Model(), 0.1, { decays: (name) => name.endsWith("bias") });
+    expect(names(own[0])).toEqual(["linear.bias"]);
+  });
+});

@@ -1,0 +1,185 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { AutoregressiveStageOptions } from "../../lib/train/index.js";
+import {
+  autoregressive,
+  Curriculum,
+  interruptSignal,
+  type Stage,
+  sgd,
+  type TrainEvent,
+} from "../../lib/train/index.js";
+import { bytesOf, Counting, collect, repeatable, stepsOf, temporaryFolder, tinyModel, tinyStages } from "./support.js";
+
+/** The uninterrupted run that all others must equal. */
+async function wholeRun(stages: Stage[] = tinyStages()) {
+  const out = temporaryFolder();
+  using model = tinyModel();
+  const events = await collect(stages, { model, out, seed: 3, sinks: [] });
+  return { steps: stepsOf(events).map(repeatable), weights: bytesOf(model), optimizer: optimizerOf(out, "final") };
+}
+
+function optimizerOf(out: string, checkpoint: string): string {
+  return readFileSync(join(out, "checkpoints", checkpoint, "optimizer.safetensors")).toString("base64");
+}
+
+/** Runs until a step, stops as `how` says, and goes on with a new model of other weights. */
+async function interrupted(at: number, how: "break" | "abort", stages: () => Stage[] = tinyStages) {
+  const out = temporaryFolder();
+  const controller = new AbortController();
+  using first = tinyModel();
+  const options = { out, seed: 3, sinks: [], signal: controller.signal };
+  const before = await collect(stages(), { ...options, model: first }, (event) => {
+    if (event.type !== "step" || event.globalStep < at) return false;
+    controller.abort();
+    return how === "break";
+  });
+  using second = tinyModel({ seed: 99 });
+  const after = await collect(stages(), { model: second, out, seed: 3, sinks: [], resume: true });
+  return { before, after, weights: bytesOf(second), optimizer: optimizerOf(out, "final"), out };
+}
+
+describe("the same seed", () => {
+  it("gives the same numbers and weights bit for bit", async () => {
+    expect(await wholeRun()).toEqual(await wholeRun());
+  });
+
+  it("and another one gives others", async () => {
+    using a = tinyModel();
+    using b = tinyModel();
+    await collect(tinyStages(), { model: a, seed: 3 });
+    await collect(tinyStages(), { model: b, seed: 4 });
+    expect(bytesOf(a)).not.toBe(bytesOf(b));
+  });
+});
+
+describe("train 2N equals train N, stop, resume N", () => {
+  // 3: in the AR stage. 6: at its end. 9: in the warmup, while it holds. 14: between CPT and anneal. 16: while lr falls.
+  for (const at of [3, 6, 9, 14, 16]) {
+    it(`stopped by break at step ${at}`, async () => {
+      const whole = await wholeRun();
+      const { before, after, weights, optimizer } = await interrupted(at, "break");
+      expect([...stepsOf(before), ...stepsOf(after)].map(repeatable)).toEqual(whole.steps);
+      expect(weights).toBe(whole.weights);
+      expect(optimizer).toBe(whole.optimizer);
+    });
+  }
+
+  it("stopped by a signal in the middle of accumulation, which finishes the step first", async () => {
+    const stages = () => tinyStages({ accumulation: 4 });
+    const whole = await wholeRun(stages());
+    const { before, after, weights, optimizer } = await interrupted(9, "abort", stages);
+    expect(before.at(-1)).toMatchObject({ type: "aborted", globalStep: 9 });
+    expect([...stepsOf(before), ...stepsOf(after)].map(repeatable)).toEqual(whole.steps);
+    expect(weights).toBe(whole.weights);
+    expect(optimizer).toBe(whole.optimizer);
+  });
+
+  it("with the torch generator in the objective and an optimiser of its own in the second stage", async () => {
+    const data = new Counting();
+    const noisy = (name: string, more: Partial<AutoregressiveStageOptions>): Stage => {
+      const plain = autoregressive({ name, data, steps: 5, batchSize: 2, precision: "float32", ...more });
+      return {
+        ...plain,
+        kind: "noisy",
+        objective: (model, batch, context) => {
+          const { loss, normalizer } = plain.objective(model, batch, context);
+          const draws = ((context.state.draws as number | undefined) ?? 0) + 1;
+          context.state.draws = draws;
+          return {
+            loss: loss.mul(Math.random() < 2 ? 1 + 0.1 * model.headWeight.randLike().mean().item() : 1),
+            normalizer,
+            metrics: { draws },
+          };
+        },
+      };
+    };
+    const stages = () => [
+      noisy("one", { lr: 1e-2 }),
+      noisy("two", { lr: 1e-1, optimizer: sgd({ momentum: 0.9 }), accumulation: 2 }),
+    ];
+    const whole = await wholeRun(stages());
+    for (const at of [5, 7]) {
+      const { after, weights, optimizer } = await interrupted(at, "break", stages);
+      expect(stepsOf(after).map(repeatable)).toEqual(whole.steps.slice(at));
+      expect(weights).toBe(whole.weights);
+      expect(optimizer).toBe(whole.optimizer);
+    }
+  });
+
+  it("stopped again and again, every three steps", async () => {
+    const whole = await wholeRun();
+    const out = temporaryFolder();
+    const steps = [];
+    for (;;) {
+      using model = tinyModel({ seed: 50 + steps.length });
+      const weights = steps.length === 0 ? tinyModel() : model; // the first run's own start counts
+      const events: TrainEvent[] = [];
+      for await (const event of new Curriculum(tinyStages()).run({
+        model: weights,
+        out,
+        seed: 3,
+        resume: true,
+        sinks: [],
+      })) {
+        events.push(event);
+        if (stepsOf(events).length === 3) break;
+      }
+      steps.push(...stepsOf(events).map(repeatable));
+      if (events.at(-1)?.type !== "done") continue;
+      expect(steps).toEqual(whole.steps);
+      expect(bytesOf(weights)).toBe(whole.weights);
+      return;
+    }
+  });
+
+  it("a finished run has nothing to do", async () => {
+    const { out } = await interrupted(16, "break");
+    using model = tinyModel();
+    const events = await collect(tinyStages(), { model, out, seed: 3, sinks: [], resume: true });
+    expect(events.map((event) => event.type)).toEqual(["start", "done"]);
+  });
+});
+
+describe("stopping", () => {
+  it("an aborted signal saves where the run stands, keeps the named checkpoint and the last two others", async () => {
+    const out = temporaryFolder();
+    using model = tinyModel();
+    const controller = new AbortController();
+    const options = { model, out, signal: controller.signal, checkpointEvery: { steps: 2 } };
+    const events = await collect(tinyStages(), options, (event) => {
+      if (event.type === "step" && event.globalStep === 13) controller.abort();
+      return false;
+    });
+    expect(events.at(-1)).toMatchObject({ type: "aborted", step: 7, globalStep: 13 });
+    expect(readdirSync(join(out, "checkpoints")).sort()).toEqual(["pre-anneal", "step-000012", "step-000013"]);
+    expect(readdirSync(out)).not.toContain("lock");
+  });
+
+  it("an objective that throws loses no step that was done", async () => {
+    const out = temporaryFolder();
+    using model = tinyModel();
+    const [first] = tinyStages();
+    const failing: Stage = {
+      ...first,
+      objective: (...args) => {
+        if (args[2].step === 4) throw new RangeError("no more");
+        return first.objective(...args);
+      },
+    };
+    await expect(collect([failing], { model, out, sinks: [] })).rejects.toThrow("no more");
+    expect(readdirSync(join(out, "checkpoints"))).toEqual(["step-000004"]);
+  });
+
+  it("Ctrl-C aborts the signal, once and without handlers left behind", () => {
+    const before = process.listenerCount("SIGINT");
+    {
+      using interrupt = interruptSignal({ message: "stopping" });
+      expect(interrupt.signal.aborted).toBe(false);
+      process.emit("SIGINT");
+      expect(interrupt.signal.aborted).toBe(true);
+    }
+    expect(process.listenerCount("SIGINT")).toBe(before);
+  });
+});
