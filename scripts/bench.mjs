@@ -69,7 +69,8 @@ if (options.includes("--help") || options.includes("-h") || options.includes("--
         results.push(...(Array.isArray(written) ? written : [written]));
       }
     }
-    if (json !== null) writeFileSync(resolve(json), `${JSON.stringify(results, null, 2)}\n`);
+    // A list that lacks a benchmark would look like a whole one.
+    if (json !== null && !process.exitCode) writeFileSync(resolve(json), `${JSON.stringify(results, null, 2)}\n`);
   } catch (error) {
     printProblem(error);
     process.exitCode = 1;

@@ -61,7 +61,7 @@
   const stageEnd = (stage) => stage.end ?? data.steps;
   const stageAt = (step) => stages.find((stage) => step > stage.begin && step <= stageEnd(stage));
 
-  /** Exponential mean that begins anew with each stage and remembers about a twentieth of it. */
+  /** Exponential mean that begins anew with each stage and remembers a few hundredths of it. */
   const smooth = (values) => {
     const sizes = new Map();
     for (const row of rows) sizes.set(row.stage, (sizes.get(row.stage) ?? 0) + 1);
@@ -75,7 +75,7 @@
         weight = 0;
       }
       if (value === null) return null;
-      const decay = 1 - 1 / Math.max(1.001, sizes.get(stage) / 25);
+      const decay = 1 - 1 / Math.max(1.001, sizes.get(stage) / 40);
       mean = decay * mean + (1 - decay) * value;
       weight = decay * weight + (1 - decay);
       return mean / weight;
@@ -99,7 +99,7 @@
   const tiles = () => {
     const smoothed = smooth(column("loss")).filter((value) => value !== null);
     const list = [
-      ["loss", smoothed.length ? plain(smoothed[smoothed.length - 1]) : undefined],
+      ["loss, smoothed", smoothed.length ? plain(smoothed[smoothed.length - 1]) : undefined],
       ["steps", count(data.steps)],
       ["tokens", compact(data.tokens)],
       ["of training", duration(data.elapsed)],
@@ -151,12 +151,12 @@
   // ---- charts
 
   const CHARTS = [
-    { name: "loss", title: "Loss", hint: "per token; smoothed, each step behind it", wide: true, smoothed: true, format: plain },
-    { name: "grad_norm", title: "Gradient norm", hint: "before clipping, log scale", log: true, peak: true, format: plain },
+    { name: "loss", title: "Loss", hint: "per token", legend: [["smoothed", 2.5, 1], ["each step", 1, 0.45]], wide: true, smoothed: true, format: plain },
+    { name: "grad_norm", title: "Gradient norm", hint: "before clipping, logarithmic", log: true, peak: true, format: plain },
     { name: "lr", title: "Learning rate", format: plain, zero: true },
     { name: "u_max", title: "Mask-ratio cap u_max", hint: "Eq. 10", range: [0, 1], format: plain },
     { name: "masked_share", title: "Masked share", smoothed: true, range: [0, 1], format: percent },
-    { name: "masked_nll", title: "Cross-entropy of masked tokens", hint: "unweighted, nats", smoothed: true, format: plain },
+    { name: "masked_nll", title: "Masked cross-entropy", hint: "unweighted, nats", smoothed: true, format: plain },
     { name: "empty_blocks", title: "Blocks without a mask", smoothed: true, zero: true, format: percent },
     { name: "fallback_blocks", title: "Blocks with a forced mask", smoothed: true, zero: true, format: percent },
     { name: "tokens_per_second", title: "Clean tokens a second", smoothed: true, zero: true, format: compact },
@@ -179,7 +179,21 @@
     }
   });
 
-  /** Bands of the stages behind the curves, with their names in the large chart. */
+  /** The stages' names above their bands, as far as they fit. */
+  const nameBands = (chart) => {
+    const { ctx, bbox } = chart;
+    ctx.save();
+    ctx.font = `600 ${12 * devicePixelRatio}px ${color("--sans")}`;
+    for (const stage of stages) {
+      const from = Math.max(bbox.left, chart.valToPos(stage.begin, "x", true));
+      const to = Math.min(bbox.left + bbox.width, chart.valToPos(stageEnd(stage), "x", true));
+      ctx.fillStyle = stageColor(stage.index);
+      if (ctx.measureText(stage.name).width < to - from - 4) ctx.fillText(stage.name, from, bbox.top - 8 * devicePixelRatio);
+    }
+    ctx.restore();
+  };
+
+  /** Bands of the stages behind the curves, with their names over the large chart. */
   const bands = (wide) => (chart) => {
     const { ctx, bbox } = chart;
     ctx.save();
@@ -194,13 +208,9 @@
       ctx.fillRect(from, bbox.top, to - from, bbox.height);
       ctx.globalAlpha = 0.35;
       if (stage.begin > 0) ctx.fillRect(Math.round(from), bbox.top, devicePixelRatio, bbox.height);
-      if (!wide) continue;
-      ctx.globalAlpha = 1;
-      ctx.font = `600 ${12 * devicePixelRatio}px ${color("--sans")}`;
-      const left = Math.max(from, bbox.left) + 7 * devicePixelRatio;
-      if (ctx.measureText(stage.name).width < to - left) ctx.fillText(stage.name, left, bbox.top + 17 * devicePixelRatio);
     }
     ctx.restore();
+    if (wide) nameBands(chart);
   };
 
   /** A robust range: one wild step must not flatten the rest. */
@@ -216,6 +226,13 @@
   const chartCard = (spec) => {
     const read = element("span", { class: "read" });
     const title = element("header", {}, element("h3", {}, spec.title), spec.hint ? element("span", { class: "hint" }, spec.hint) : null, read);
+    if (spec.legend) {
+      const keys = spec.legend.map(([name, width, opacity]) => {
+        const line = element("i", { style: { "border-top-width": `${width}px`, opacity } });
+        return element("span", {}, line, name);
+      });
+      read.before(element("span", { class: "legend" }, ...keys));
+    }
     const plot = element("div", { class: "plot" });
     const card = element("article", { class: spec.wide ? "chart wide" : "chart" }, title, plot);
     card.draw = () => drawChart(spec, plot, read);
@@ -257,7 +274,7 @@
       if (at < 0 || x.length === 0) return;
       const value = line[at] ?? (index === null || index === undefined ? [...line].reverse().find((each) => each !== null) : null);
       if (index !== null && index !== undefined) read.append(element("span", {}, `step ${count(x[at])}`));
-      if (spec.smoothed && index !== null && index !== undefined && raw[at] !== null) {
+      if (spec.wide && spec.smoothed && index !== null && index !== undefined && raw[at] !== null) {
         read.append(element("span", {}, `this step ${spec.format(raw[at])}`));
       }
       read.append(element("b", {}, value === null || value === undefined ? "–" : spec.format(value)));
@@ -276,7 +293,7 @@
       {
         width: Math.max(200, plot.clientWidth),
         height: spec.wide ? (innerWidth < 760 ? 230 : 320) : 190,
-        padding: [6, 8, 0, 0],
+        padding: [spec.wide ? 24 : 6, 20, 0, 0],
         legend: { show: false },
         cursor: {
           sync: { key: sync.key, setSeries: false },
@@ -285,7 +302,7 @@
           x: true,
           y: false,
         },
-        scales: { x: { time: false, range: (_, low, high) => (x.length < 2 ? [0, Math.max(1, data.steps)] : [low, high]) }, y: scale },
+        scales: { x: { time: false, range: (_, low, high) => zoomOr(low, high) }, y: scale },
         axes: [
           { ...axis, size: 30, values: (_, splits) => splits.map((value) => (Number.isInteger(value) ? compact(value) : "")) },
           {
@@ -310,6 +327,10 @@
     shown(null);
   };
 
+  /** All charts show the whole run, or the part that was zoomed into. */
+  const whole = [0, Math.max(1, data.steps)];
+  const zoomOr = (low, high) => (low === null || low <= (xs[0] ?? 0) || high >= data.steps ? whole : [low, high]);
+
   /** Of a log axis's ticks the powers of ten; with few of those, 2 and 5 times them as well. */
   const thinLog = (splits) => {
     const isPower = (value, factor) => Math.abs(Math.log10(value / factor) - Math.round(Math.log10(value / factor))) < 1e-6;
@@ -323,7 +344,7 @@
     const own = [...new Set(rows.flatMap((row) => Object.keys(row.mean)))].filter((name) => !standard.has(name));
     const main = [
       ...CHARTS.filter(({ name }) => MAIN.includes(name) && has(name)),
-      ...own.map((name) => ({ name, title: name, smoothed: true, format: plain })),
+      ...own.map((name) => ({ name, title: name.replaceAll("_", " "), smoothed: true, format: plain })),
     ];
     const machine = CHARTS.filter(({ name }) => !MAIN.includes(name) && has(name));
     const grid = (list) => element("div", { class: "charts" }, ...list.map(chartCard));
@@ -340,7 +361,7 @@
     if (names.length === 0) return null;
     const charts = names.map((name) => {
       const found = data.evaluations.filter(({ metrics }) => metrics[name] !== undefined);
-      return { title: name, x: found.map(({ step }) => step), values: found.map(({ metrics }) => metrics[name]), points: true, format: plain };
+      return { title: name.replaceAll("_", " "), x: found.map(({ step }) => step), values: found.map(({ metrics }) => metrics[name]), points: true, format: plain };
     });
     return section("Evaluations", grid(charts));
   };

@@ -5,7 +5,7 @@ import { confidenceThreshold, staticSchedule } from "../diffusion/index.js";
 import { StableDiffCoder } from "../model/index.js";
 import { type Completion, completeAutoregressively, completeByDiffusion, type Screen } from "./complete.js";
 import { CliError } from "./errors.js";
-import { interruptSignal } from "./interrupt.js";
+import { interruptSignal } from "../train/index.js";
 import { deviceOption } from "./options.js";
 
 interface GenerateOptions {

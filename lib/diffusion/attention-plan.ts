@@ -19,7 +19,7 @@ export interface BlockDiffusionPlanOptions {
 }
 
 /**
- * The training mask of block diffusion over [x_t ; x_0] (section 3; section 10 of the derivation): noisy positions see
+ * The training mask of block diffusion over [x_t ; x_0] (section 3): noisy positions see
  * their own noisy block and the clean blocks before it, clean positions the clean blocks up to their own. Never a
  * 2L x 2L mask: the operator is made of causal flash attention and three B x B parts.
  *

@@ -17,7 +17,7 @@ import { chooseTokens } from "./token-choice.js";
 import { resolveMaskId, resolveStopIds } from "./token-ids.js";
 
 /**
- * Block-diffusion decoding (paper section 8): block after block, each begun fully masked and denoised in passes that
+ * Block-diffusion decoding as the published sampler does it: block after block, each begun fully masked and denoised in passes that
  * commit what the model is surest of. Blocks are aligned to position 0, so the first one generated holds the prompt's
  * remainder; the mask is block-causal over prompt and output alike. The last block is cut so that exactly `maxTokens`
  * tokens come out. Decoding ends as soon as a stop token and everything before it is committed.

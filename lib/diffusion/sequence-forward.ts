@@ -57,7 +57,7 @@ export interface CachedForwardOptions {
 }
 
 /**
- * The exact block cache (section 7 of the design; paper section 8): keys and values of finished blocks never change, so
+ * The exact block cache: keys and values of finished blocks never change, so
  * a pass runs over the block at hand and over finished tokens that are not stored yet. With `fusedStore` those ride
  * along; otherwise they get a pass of their own, as in the published sampler.
  */

@@ -13,6 +13,7 @@
 #include "documents.h"
 #include "flash.h"
 #include "local_blocks.h"
+#include "range_attention.h"
 #include "reference.h"
 
 namespace diffcoder {
@@ -46,6 +47,9 @@ AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tens
                         const std::vector<Document>& documents, double scale) {
   const int64_t half = k.size(1) / 2;
   const bool clean_queries = q.size(1) == k.size(1);
+  if (q.is_cpu() && !getenv("MERGED")) {
+    return range_attention_forward(q, k, v, block_diffusion_ranges(documents, q.size(0), half, block_size, clean_queries), scale);
+  }
   const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   AttentionResult result{at::empty(q.sizes(), q.options()), at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(acc))};
   for (const Document& document : documents) {
@@ -77,6 +81,9 @@ AttentionGradients backward(const at::Tensor& grad, const at::Tensor& q, const a
                             int64_t block_size, const std::vector<Document>& documents, double scale) {
   const int64_t half = k.size(1) / 2;
   const bool clean_queries = q.size(1) == k.size(1);
+  if (q.is_cpu() && !getenv("MERGED")) {
+    return range_attention_backward(grad, q, k, v, result, block_diffusion_ranges(documents, q.size(0), half, block_size, clean_queries), scale);
+  }
   AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()), at::empty(v.sizes(), v.options())};
   for (const Document& document : documents) {
     const Halves halves{document, half};

@@ -9,6 +9,7 @@
 #include "../kernels/ops.h"
 #include "documents.h"
 #include "flash.h"
+#include "range_attention.h"
 #include "reference.h"
 
 namespace diffcoder {
@@ -20,6 +21,7 @@ at::Tensor part(const at::Tensor& t, const Document& d) { return t.narrow(0, d.r
 at::Tensor part_lse(const at::Tensor& t, const Document& d) { return t.narrow(0, d.row, 1).narrow(2, d.start, d.length); }
 
 AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<Document>& documents, double scale) {
+  if (q.is_cpu() && !getenv("MERGED")) return range_attention_forward(q, k, v, causal_ranges(documents, q.size(0), q.size(1)), scale);
   if (one_per_row(documents)) return causal_forward(q, k, v, scale);
   const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   AttentionResult result{at::empty(q.sizes(), q.options()), at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(acc))};
@@ -33,6 +35,7 @@ AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tens
 
 AttentionGradients backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
                             const std::vector<Document>& documents, double scale) {
+  if (q.is_cpu() && !getenv("MERGED")) return range_attention_backward(grad, q, k, v, result, causal_ranges(documents, q.size(0), q.size(1)), scale);
   if (one_per_row(documents)) return causal_backward(grad, q, k, v, result.out, result.lse, scale);
   AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()), at::empty(v.sizes(), v.options())};
   for (const Document& d : documents) {

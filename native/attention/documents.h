@@ -2,7 +2,7 @@
 
 // Documents packed into rows: boundaries are data, never a compiled mask.
 
-#include <c10/util/ArrayRef.h>
+#include <c10/util/OptionalArrayRef.h>
 #include <c10/util/Exception.h>
 
 #include <cstdint>
@@ -18,10 +18,10 @@ struct Document {
 
 /// The documents of b rows of s positions. `boundaries` are cumulative starts over the flattened b * s positions, from 0 to b * s, each
 /// row's start among them; none, or none but the rows' own: one Document for all rows at once. Empty documents are dropped.
-inline std::vector<Document> documents_of(const char* op, at::OptionalIntArrayRef boundaries, int64_t b, int64_t s) {
+inline std::vector<Document> documents_of(const char* op, c10::OptionalIntArrayRef boundaries, int64_t b, int64_t s) {
   const std::vector<Document> whole_rows{{-1, 0, s}};
   if (!boundaries.has_value()) return whole_rows;
-  const at::IntArrayRef starts = *boundaries;
+  const c10::IntArrayRef starts = *boundaries;
   TORCH_CHECK_VALUE(starts.size() >= 1 && starts.front() == 0 && starts.back() == b * s, op, ": documents must run from 0 to ", b * s,
                     " (batch * length), got ", starts);
   std::vector<Document> documents;

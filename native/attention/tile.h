@@ -1,108 +1,83 @@
 #pragma once
 
-// Small dense products for blocks that fit in the first-level cache: rows are packed, zero-padded to whole vectors and groups of four.
+// Small dense products on tiles that fit in the first-level cache. All tiles are packed in the accumulation type, rows zero-padded to
+// whole pairs of vectors. One micro-kernel, four rows by two vectors, does every product: it runs at the machine's multiply-add rate.
 
+#include "../kernels/rows.h"
 #include "../kernels/simd.h"
 
 namespace diffcoder::simd {
 
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define DIFFCODER_HAS_SHUFFLEVECTOR 1
-#endif
-#endif
+inline constexpr int64_t kTile = 64;  // queries or keys of a tile
+inline constexpr int64_t kRows = 4;   // rows of the micro-kernel
+
+/// Columns of the micro-kernel: 16 floats or 8 doubles.
+template <typename A>
+inline constexpr int64_t kColumns = 2 * kLanes<A>;
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-/// Rows of d elements, `stride` apart, to float (or double) rows of dp elements; rows beyond n up to padded_n become zero.
-template <typename S>
-DIFFCODER_INLINE void pack_rows(const S* source, int64_t stride, int64_t n, int64_t padded_n, int64_t d, int64_t dp, Acc<S>* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    const S* p = source + i * stride;
-    Acc<S>* row = out + i * dp;
-    for_each_vector<Acc<S>>(d, [&](auto load, auto, int64_t k) __attribute__((always_inline)) { store(row + k, load(p + k)); });
+/// out[r][c] (+)= sum_t coefficient[r * row_step + t * term_step] * m[t * m_stride + c] for four rows and kColumns columns.
+template <typename A, bool add>
+DIFFCODER_INLINE void micro_product(const A* coefficient, int64_t row_step, int64_t term_step, const A* m, int64_t m_stride, int64_t terms,
+                                    A* out, int64_t out_stride) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vec<A> sum[kRows * 2];
+  for (int r = 0; r < kRows; ++r) {
+    for (int u = 0; u < 2; ++u) sum[r * 2 + u] = add ? load(out + r * out_stride + u * lanes) : Vec<A>{};
   }
-  for (int64_t k = n * dp; k < padded_n * dp; ++k) out[k] = 0;
+  for (int64_t t = 0; t < terms; ++t) {
+    const Vec<A> left = load(m + t * m_stride), right = load(m + t * m_stride + lanes);
+    for (int r = 0; r < kRows; ++r) {
+      const A c = coefficient[r * row_step + t * term_step];
+      sum[r * 2] += left * c;
+      sum[r * 2 + 1] += right * c;
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int u = 0; u < 2; ++u) store(out + r * out_stride + u * lanes, sum[r * 2 + u]);
+  }
 }
 
-template <typename A>
-struct Dots4x4 {
-  A value[4][4];
+/// The same over `columns` columns (a multiple of kColumns).
+template <typename A, bool add>
+DIFFCODER_INLINE void row_product(const A* coefficient, int64_t row_step, int64_t term_step, const A* m, int64_t m_stride, int64_t terms,
+                                  int64_t columns, A* out, int64_t out_stride) {
+  for (int64_t c = 0; c < columns; c += kColumns<A>) {
+    micro_product<A, add>(coefficient, row_step, term_step, m + c, m_stride, terms, out + c, out_stride);
+  }
+}
+
+/// One head of a [b, s, h, d] tensor: `row(i)` is position i.
+struct HeadRows {
+  const char* data;
+  at::ScalarType dtype;
+  int64_t stride;  // bytes
+
+  HeadRows(const at::Tensor& t, int64_t b, int64_t h)
+      : data(static_cast<const char*>(t.const_data_ptr()) + (b * t.stride(0) + h * t.stride(2)) * static_cast<int64_t>(t.element_size())),
+        dtype(t.scalar_type()),
+        stride(t.stride(1) * static_cast<int64_t>(t.element_size())) {}
 };
 
-#ifdef DIFFCODER_HAS_SHUFFLEVECTOR
-DIFFCODER_INLINE F32x8 add_pairs(F32x8 a, F32x8 b) {
-  return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
-}
-/// The sums of eight vectors' lanes, in order.
-DIFFCODER_INLINE F32x8 sums_of_eight(const F32x8* a) {
-  const F32x8 x = add_pairs(add_pairs(a[0], a[1]), add_pairs(a[2], a[3]));
-  const F32x8 y = add_pairs(add_pairs(a[4], a[5]), add_pairs(a[6], a[7]));
-  return __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11) + __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15);
-}
-#endif
-
-/// out[r * out_stride + c] = factor * a_r . b_c for four rows a and four rows b of dp elements.
+/// Rows first..first+n times `factor` as rows of dp elements; zeros up to `padded` rows and dp columns.
 template <typename A>
-DIFFCODER_INLINE void dots_4x4(const A* a, const A* b, int64_t dp, A factor, A* out, int64_t out_stride) {
-  Vec<A> sum[16] = {};
-  for (int64_t k = 0; k < dp; k += kLanes<A>) {
-    Vec<A> bs[4];
-    for (int c = 0; c < 4; ++c) bs[c] = load(b + c * dp + k);
-    for (int r = 0; r < 4; ++r) {
-      const Vec<A> ar = load(a + r * dp + k);
-      for (int c = 0; c < 4; ++c) sum[r * 4 + c] += ar * bs[c];
-    }
+DIFFCODER_INLINE void pack_rows(const HeadRows& source, int64_t first, int64_t n, int64_t padded, int64_t d, int64_t dp, A factor, A* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    A* row = out + i * dp;
+    const A* p = read_any<A>(source.data + (first + i) * source.stride, source.dtype, row, d);
+    for (int64_t k = 0; k < d; ++k) row[k] = p[k] * factor;
+    for (int64_t k = d; k < dp; ++k) row[k] = 0;
   }
-#ifdef DIFFCODER_HAS_SHUFFLEVECTOR
-  if constexpr (sizeof(A) == 4) {
-    for (int r = 0; r < 4; r += 2) {
-      A two_rows[8];
-      store(two_rows, sums_of_eight(sum + r * 4) * factor);
-      std::memcpy(out + r * out_stride, two_rows, 4 * sizeof(A));
-      std::memcpy(out + (r + 1) * out_stride, two_rows + 4, 4 * sizeof(A));
-    }
-    return;
-  }
-#endif
-  for (int r = 0; r < 4; ++r) {
-    for (int c = 0; c < 4; ++c) out[r * out_stride + c] = factor * reduce_add<A>(sum[r * 4 + c]);
-  }
+  for (int64_t k = n * dp; k < padded * dp; ++k) out[k] = 0;
 }
 
-/// out[r] += sum_t coefficient[r * row_step + t * term_step] * m[t] for `rows` rows (a multiple of four) of dp elements, t < terms.
+/// The transposed tile: out[k * kTile + i] = row (first + i)[k]; columns beyond n are zero. `buffer` holds kTile rows of dp elements.
 template <typename A>
-DIFFCODER_INLINE void accumulate_rows(const A* coefficient, int64_t row_step, int64_t term_step, const A* m, int64_t terms, int64_t rows,
-                                      int64_t dp, A* out) {
-  for (int64_t r = 0; r < rows; r += 4) {
-    const A* c0 = coefficient + r * row_step;
-    int64_t k = 0;
-    for (; k + 2 * kLanes<A> <= dp; k += 2 * kLanes<A>) {
-      Vec<A> sum[8];
-      for (int i = 0; i < 4; ++i) {
-        for (int u = 0; u < 2; ++u) sum[i * 2 + u] = load(out + (r + i) * dp + k + u * kLanes<A>);
-      }
-      for (int64_t t = 0; t < terms; ++t) {
-        const Vec<A> m0 = load(m + t * dp + k), m1 = load(m + t * dp + k + kLanes<A>);
-        for (int i = 0; i < 4; ++i) {
-          const A c = c0[i * row_step + t * term_step];
-          sum[i * 2] += m0 * c;
-          sum[i * 2 + 1] += m1 * c;
-        }
-      }
-      for (int i = 0; i < 4; ++i) {
-        for (int u = 0; u < 2; ++u) store(out + (r + i) * dp + k + u * kLanes<A>, sum[i * 2 + u]);
-      }
-    }
-    for (; k < dp; k += kLanes<A>) {
-      Vec<A> sum[4];
-      for (int i = 0; i < 4; ++i) sum[i] = load(out + (r + i) * dp + k);
-      for (int64_t t = 0; t < terms; ++t) {
-        const Vec<A> m0 = load(m + t * dp + k);
-        for (int i = 0; i < 4; ++i) sum[i] += m0 * c0[i * row_step + t * term_step];
-      }
-      for (int i = 0; i < 4; ++i) store(out + (r + i) * dp + k, sum[i]);
-    }
+DIFFCODER_INLINE void pack_transposed(const A* rows, int64_t n, int64_t d, int64_t dp, A* out) {
+  for (int64_t k = 0; k < d; ++k) {
+    for (int64_t i = 0; i < n; ++i) out[k * kTile + i] = rows[i * dp + k];
+    for (int64_t i = n; i < kTile; ++i) out[k * kTile + i] = 0;
   }
 }
 

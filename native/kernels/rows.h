@@ -53,25 +53,53 @@ inline constexpr at::ScalarType kDtype = at::kFloat;
 template <>
 inline constexpr at::ScalarType kDtype<double> = at::kDouble;
 
-/// Row i in the accumulation type A: in place if it is stored so, else converted into `buffer` (n elements).
+/// n elements of `dtype` at `row` in the accumulation type A: in place if they are stored so, else converted into `buffer`.
 template <typename A>
-DIFFCODER_INLINE const A* read_row(const RowSpan& span, int64_t i, A* buffer, int64_t n) {
-  const char* row = span.row(i);
-  if (span.dtype == kDtype<A>) return reinterpret_cast<const A*>(row);
+DIFFCODER_INLINE const A* read_any(const char* row, at::ScalarType dtype, A* buffer, int64_t n) {
+  if (dtype == kDtype<A>) return reinterpret_cast<const A*>(row);
   if constexpr (std::is_same_v<A, float>) {
-    if (span.dtype == at::kBFloat16) widen<c10::BFloat16>(row, buffer, n);
-    if (span.dtype == at::kHalf) widen<c10::Half>(row, buffer, n);
-    if (span.dtype == at::kDouble) {
+    if (dtype == at::kBFloat16) widen<c10::BFloat16>(row, buffer, n);
+    if (dtype == at::kHalf) widen<c10::Half>(row, buffer, n);
+    if (dtype == at::kDouble) {
       for (int64_t k = 0; k < n; ++k) buffer[k] = static_cast<float>(reinterpret_cast<const double*>(row)[k]);
     }
   } else {
     for (int64_t k = 0; k < n; ++k) {
-      buffer[k] = span.dtype == at::kFloat      ? reinterpret_cast<const float*>(row)[k]
-                  : span.dtype == at::kBFloat16 ? static_cast<float>(reinterpret_cast<const c10::BFloat16*>(row)[k])
-                                                : static_cast<float>(reinterpret_cast<const c10::Half*>(row)[k]);
+      buffer[k] = dtype == at::kFloat      ? reinterpret_cast<const float*>(row)[k]
+                  : dtype == at::kBFloat16 ? static_cast<float>(reinterpret_cast<const c10::BFloat16*>(row)[k])
+                                           : static_cast<float>(reinterpret_cast<const c10::Half*>(row)[k]);
     }
   }
   return buffer;
+}
+
+/// The reverse: n computed elements to `row` in `dtype`. Nothing to do if they were computed there.
+template <typename A>
+DIFFCODER_INLINE void write_any(const A* computed, at::ScalarType dtype, char* row, int64_t n) {
+  if (dtype == kDtype<A>) {
+    if (reinterpret_cast<const char*>(computed) != row) std::memcpy(row, computed, static_cast<size_t>(n) * sizeof(A));
+    return;
+  }
+  if constexpr (std::is_same_v<A, float>) {
+    if (dtype == at::kBFloat16) narrow<c10::BFloat16>(computed, row, n);
+    if (dtype == at::kHalf) narrow<c10::Half>(computed, row, n);
+    if (dtype == at::kDouble) {
+      for (int64_t k = 0; k < n; ++k) reinterpret_cast<double*>(row)[k] = computed[k];
+    }
+  } else {
+    for (int64_t k = 0; k < n; ++k) {
+      const float value = static_cast<float>(computed[k]);
+      if (dtype == at::kFloat) reinterpret_cast<float*>(row)[k] = value;
+      if (dtype == at::kBFloat16) reinterpret_cast<c10::BFloat16*>(row)[k] = value;
+      if (dtype == at::kHalf) reinterpret_cast<c10::Half*>(row)[k] = value;
+    }
+  }
+}
+
+/// Row i of a span, see read_any.
+template <typename A>
+DIFFCODER_INLINE const A* read_row(const RowSpan& span, int64_t i, A* buffer, int64_t n) {
+  return read_any<A>(span.row(i), span.dtype, buffer, n);
 }
 
 /// Where to compute row i: the row itself if stored in A, else `buffer`; finish with write_row.
@@ -83,22 +111,7 @@ DIFFCODER_INLINE A* row_target(const RowSpan& span, int64_t i, A* buffer) {
 /// Stores what was computed at row_target.
 template <typename A>
 DIFFCODER_INLINE void write_row(const RowSpan& span, int64_t i, const A* computed, int64_t n) {
-  char* row = span.row(i);
-  if (span.dtype == kDtype<A>) return;
-  if constexpr (std::is_same_v<A, float>) {
-    if (span.dtype == at::kBFloat16) narrow<c10::BFloat16>(computed, row, n);
-    if (span.dtype == at::kHalf) narrow<c10::Half>(computed, row, n);
-    if (span.dtype == at::kDouble) {
-      for (int64_t k = 0; k < n; ++k) reinterpret_cast<double*>(row)[k] = computed[k];
-    }
-  } else {
-    for (int64_t k = 0; k < n; ++k) {
-      const float value = static_cast<float>(computed[k]);
-      if (span.dtype == at::kFloat) reinterpret_cast<float*>(row)[k] = value;
-      if (span.dtype == at::kBFloat16) reinterpret_cast<c10::BFloat16*>(row)[k] = value;
-      if (span.dtype == at::kHalf) reinterpret_cast<c10::Half*>(row)[k] = value;
-    }
-  }
+  write_any<A>(computed, span.dtype, span.row(i), n);
 }
 
 }  // namespace simd

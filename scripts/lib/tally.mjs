@@ -37,15 +37,15 @@ export function tallyCheck(ok) {
 export function tallyVitest(report, exitCode) {
   const tally = emptyTally();
   for (const file of report?.testResults ?? []) {
-    let failedHere = 0;
-    for (const test of file.assertionResults ?? []) {
-      if (test.status === "passed") tally.passed += 1;
-      else if (test.status === "failed") failedHere += 1;
-      else tally.skipped += 1;
-    }
-    // A file that could not be loaded, or a hook that threw, fails without a failed test of its own.
-    if (file.status === "failed" && failedHere === 0) failedHere = 1;
-    tally.failed += failedHere;
+    const tests = file.assertionResults ?? [];
+    const count = (...states) => tests.filter(({ status }) => states.includes(status)).length;
+    tally.passed += count("passed");
+    tally.skipped += count("skipped", "todo", "disabled");
+    // "pending": the process ended before the test did. vitest calls such a file passed.
+    const failed = count("failed", "pending");
+    // A file that could not be loaded, whose hook threw, or that ended its process before it had a test.
+    const brokenFile = failed === 0 && (file.status === "failed" || tests.length === 0);
+    tally.failed += brokenFile ? 1 : failed;
   }
   // A crash, an unhandled error, a report that was never written: vitest says so only by its exit code.
   if (exitCode !== 0 && tally.failed === 0) tally.failed = 1;

@@ -29,7 +29,7 @@ function rowOf(batch: TokenBatch, c: Corruption, row: number) {
 }
 
 /**
- * The table of section 9, by closed form. E[masked share] = E[u_blk] + P(fallback) / B;
+ * What the clipped schedule of section 3.3 gives, by closed form: E[masked share] = E[u_blk] + P(fallback) / B;
  * E[w * masked] = 1 + (1/B) * integral of (1 - u_blk)^B / u_blk, computed here by quadrature.
  */
 function expectedStatistics(size: number) {
@@ -45,7 +45,7 @@ function expectedStatistics(size: number) {
   return { fallback, share: meanRate + fallback / size, mass: 1 + forced / size };
 }
 
-/** Rounded to the paper's four digits: [P(no mask) plain, P(fallback), masked share, weighted mass]. */
+/** By quadrature, to four digits: [P(no mask) plain, P(fallback), masked share, weighted mass]. */
 const TABLE: Record<number, [number, number, number, number]> = {
   1: [0.5, 0, 1, 1],
   2: [0.3333, 0.1667, 0.7083, 1.1591],
@@ -55,7 +55,7 @@ const TABLE: Record<number, [number, number, number, number]> = {
   32: [0.0303, 0.0219, 0.5012, 1.0178],
 };
 
-describe("the statistics of section 9, within 5 standard errors of 200,000 blocks (5e-7 per check)", () => {
+describe("the statistics of section 3.3 and Eq. 11, within 5 standard errors of 200,000 blocks (5e-7 per check)", () => {
   const numBlocks = 200_000;
   const tolerance = (variance: number) => 5 * Math.sqrt(variance / numBlocks) + 5e-5;
 

@@ -13,8 +13,8 @@ export const MASK = 5;
  * A tiny Llama of 2 layers with end token 2. "diffusion": sharp predictions, vocabulary 48, hidden size 24, mask token 5.
  * "block-diffusion": mild ones, whose gradients float32 holds to 1e-5; vocabulary 40, hidden size 16, no mask token.
  */
-export async function tinyModel(name = "diffusion"): Promise<Decoder> {
-  return (await StableDiffCoder.fromPretrained(fixturePath(name))).model;
+export async function tinyModel(name = "diffusion", dtype: "float32" | "float64" = "float32"): Promise<Decoder> {
+  return (await StableDiffCoder.fromPretrained(fixturePath(name), { dtype })).model;
 }
 
 export function readJson<T>(name: string): T {

@@ -1,0 +1,222 @@
+// The backward pass of range_attention. With P = exp(scale q k^T - lse), delta = sum(grad * out) per query and D = grad v^T:
+//   dS = P (D - delta)      dv = P^T grad      dq = scale dS k      dk = scale dS^T q
+//
+// Query tiles are shared out in a number of portions that depends on the problem only. A portion adds up its own dk and dv, portions are
+// then summed in order: no atomics, and the same bits on any number of threads.
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <atomic>
+#include <vector>
+
+#include "range_attention.h"
+#include "range_attention_cpu.h"
+
+namespace diffcoder {
+namespace {
+
+using namespace simd;
+
+/// Work pieces (batch * key heads * portions) that are enough for many threads; more would only cost memory.
+constexpr int64_t kPieces = 16;
+
+struct BackwardProblem : RangeProblem {
+  at::Tensor grad, out, lse;
+  at::Tensor dq, dk, dv;
+  at::Tensor dk_parts, dv_parts;  // [b * hkv, portions, key_tiles * kTile * dp]
+  int64_t portions = 1;
+  using RangeProblem::RangeProblem;
+
+  template <typename A>
+  A* part(const at::Tensor& parts, int64_t key_head, int64_t portion) const {
+    return static_cast<A*>(parts.data_ptr()) + (key_head * portions + portion) * parts.size(2);
+  }
+};
+
+template <typename A>
+DIFFCODER_INLINE void pack_keys(const RangeProblem& p, int64_t begin, int64_t end) {
+  std::vector<A> buffer(static_cast<size_t>(kTile * p.dp));
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t tile = index % p.key_tiles, key_head = index / p.key_tiles;
+    const int64_t first = tile * kTile, n = std::min(kTile, p.keys - first);
+    const int64_t b = key_head / p.kv_heads, h = key_head % p.kv_heads;
+    A* k_rows = RangeProblem::tile_of<A>(p.k_rows, key_head, tile);
+    pack_rows<A>(HeadRows(p.k, b, h), first, n, kTile, p.d, p.dp, A(1), k_rows);
+    pack_transposed<A>(k_rows, n, p.d, p.dp, RangeProblem::tile_of<A>(p.k_transposed, key_head, tile));
+    pack_rows<A>(HeadRows(p.v, b, h), first, n, n, p.d, p.dp, A(1), buffer.data());
+    pack_transposed<A>(buffer.data(), n, p.d, p.dp, RangeProblem::tile_of<A>(p.v_transposed, key_head, tile));
+  }
+}
+
+/// A thread's working set.
+template <typename A>
+struct Workspace {
+  std::vector<A> memory;
+  A *q, *grad, *dq, *out, *p, *ds;
+
+  explicit Workspace(int64_t dp) : memory(static_cast<size_t>(4 * kTile * dp + 2 * kTile * kTile)) {
+    q = memory.data();
+    grad = q + kTile * dp;
+    dq = grad + kTile * dp;
+    out = dq + kTile * dp;
+    p = out + kTile * dp;
+    ds = p + kTile * kTile;
+  }
+};
+
+/// Probabilities and dS of the group's four rows: p holds scores, ds the products grad v^T.
+template <typename A>
+DIFFCODER_INLINE void differentiate(A* p, A* ds, int64_t j0, int64_t j1, const A* lse, const A* delta) {
+  for (int64_t r = 0; r < kRows; ++r, p += kTile, ds += kTile) {
+    for (int64_t j = j0; j < j1; j += kLanes<A>) {
+      const Vec<A> e = exp(load(p + j) - lse[r]);
+      store(p + j, e);
+      store(ds + j, e * (load(ds + j) - delta[r]));
+    }
+  }
+}
+
+/// Adds the tile's share to dk and dv, four keys at a time over the queries that see them.
+template <typename A>
+DIFFCODER_INLINE void add_key_gradients(const TileView& view, const Workspace<A>& w, int64_t dp, A* dk, A* dv) {
+  for (int64_t key = 0; key < kTile; key += kRows) {
+    int64_t first = view.groups, last = -1;
+    for (int64_t g = 0; g < view.groups; ++g) {
+      if (view.j0[g] > key || key >= view.j1[g]) continue;
+      first = std::min(first, g);
+      last = g;
+    }
+    if (last < 0) continue;
+    const int64_t row = first * kRows, terms = (last + 1) * kRows - row;
+    row_product<A, true>(w.p + row * kTile + key, 1, kTile, w.grad + row * dp, dp, terms, dp, dv + key * dp, dp);
+    row_product<A, true>(w.ds + row * kTile + key, 1, kTile, w.q + row * dp, dp, terms, dp, dk + key * dp, dp);
+  }
+}
+
+template <typename A>
+DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& tile, int64_t b, int64_t h, A* dk_part, A* dv_part,
+                                    const Workspace<A>& w) {
+  const int64_t dp = p.dp, padded = round_up(tile.rows, kRows), first = tile.ranges->first + tile.first;
+  const int64_t key_head = b * p.kv_heads + h / (p.heads / p.kv_heads);
+  pack_rows<A>(HeadRows(p.q, b, h), first, tile.rows, padded, p.d, dp, static_cast<A>(p.scale), w.q);
+  pack_rows<A>(HeadRows(p.grad, b, h), first, tile.rows, padded, p.d, dp, A(1), w.grad);
+  pack_rows<A>(HeadRows(p.out, b, h), first, tile.rows, padded, p.d, dp, A(1), w.out);
+  std::fill(w.dq, w.dq + padded * dp, A(0));
+  A delta[kTile], lse[kTile] = {};
+  const A* lse_row = static_cast<const A*>(p.lse.const_data_ptr()) + (b * p.heads + h) * p.queries + first;
+  std::copy(lse_row, lse_row + tile.rows, lse);
+  for (int64_t i = 0; i < padded; ++i) {
+    Vec<A> sum = {};
+    for (int64_t k = 0; k < dp; k += kLanes<A>) sum += load(w.grad + i * dp + k) * load(w.out + i * dp + k);
+    delta[i] = reduce_add<A>(sum);
+  }
+  TileView view;
+  for (size_t range = 0; range < tile.ranges->lo.size(); ++range) {
+    view.read(tile, range, b);
+    for (int64_t t = view.first_key / kTile; t * kTile < view.last_key; ++t) {
+      const int32_t base = static_cast<int32_t>(t * kTile);
+      const A* k_transposed = RangeProblem::tile_of<A>(p.k_transposed, key_head, t);
+      const A* v_transposed = RangeProblem::tile_of<A>(p.v_transposed, key_head, t);
+      const A* k_rows = RangeProblem::tile_of<A>(p.k_rows, key_head, t);
+      view.enter<A>(base);
+      for (int64_t g = 0; g < view.groups; ++g) {
+        const int64_t j0 = view.j0[g], j1 = view.j1[g], row = g * kRows;
+        A *s = w.p + row * kTile, *ds = w.ds + row * kTile;
+        if (j0 >= j1) {  // sees nothing here, but the groups around it may
+          std::fill(s, s + kRows * kTile, A(0));
+          std::fill(ds, ds + kRows * kTile, A(0));
+          continue;
+        }
+        row_product<A, false>(w.q + row * dp, dp, 1, k_transposed + j0, kTile, p.d, j1 - j0, s + j0, kTile);
+        row_product<A, false>(w.grad + row * dp, dp, 1, v_transposed + j0, kTile, p.d, j1 - j0, ds + j0, kTile);
+        if (!view.all_seen(g, base)) hide(view, g, base, -std::numeric_limits<A>::infinity(), s);
+        differentiate(s, ds, j0, j1, lse + row, delta + row);
+        row_product<A, true>(ds + j0, kTile, 1, k_rows + j0 * dp, dp, j1 - j0, dp, w.dq + row * dp, dp);
+      }
+      add_key_gradients(view, w, dp, dk_part + t * kTile * dp, dv_part + t * kTile * dp);
+    }
+  }
+  const int64_t row_bytes = p.heads * p.d * static_cast<int64_t>(p.dq.element_size());
+  char* dq = static_cast<char*>(p.dq.data_ptr()) + ((b * p.queries + first) * p.heads + h) * p.d * static_cast<int64_t>(p.dq.element_size());
+  for (int64_t i = 0; i < tile.rows; ++i, dq += row_bytes) {
+    A* row = w.dq + i * dp;
+    for (int64_t k = 0; k < p.d; ++k) row[k] *= static_cast<A>(p.scale);
+    write_any<A>(row, p.dq.scalar_type(), dq, p.d);
+  }
+}
+
+template <typename A>
+DIFFCODER_INLINE void backward_worker(const BackwardProblem& p, std::atomic<int64_t>& next) {
+  const Workspace<A> w(p.dp);
+  const int64_t group = p.heads / p.kv_heads, pieces = p.batch * p.kv_heads * p.portions;
+  for (int64_t piece = next++; piece < pieces; piece = next++) {
+    const int64_t portion = piece % p.portions, key_head = piece / p.portions;
+    A *dk = p.part<A>(p.dk_parts, key_head, portion), *dv = p.part<A>(p.dv_parts, key_head, portion);
+    std::fill(dk, dk + p.dk_parts.size(2), A(0));
+    std::fill(dv, dv + p.dv_parts.size(2), A(0));
+    // Every portions-th tile: later tiles see more keys, so neighbours cost about the same.
+    for (size_t t = static_cast<size_t>(portion); t < p.tiles.size(); t += static_cast<size_t>(p.portions)) {
+      for (int64_t i = 0; i < group; ++i) {
+        backward_tile<A>(p, p.tiles[t], key_head / p.kv_heads, key_head % p.kv_heads * group + i, dk, dv, w);
+      }
+    }
+  }
+}
+
+/// Sums the portions of key tiles begin..end (over all key heads) and stores them as dk and dv.
+template <typename A>
+DIFFCODER_INLINE void store_key_gradients(const BackwardProblem& p, int64_t begin, int64_t end) {
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t tile = index % p.key_tiles, key_head = index / p.key_tiles, size = kTile * p.dp;
+    const int64_t first = tile * kTile, n = std::min(kTile, p.keys - first);
+    for (const auto& [parts, target] : {std::pair{&p.dk_parts, &p.dk}, std::pair{&p.dv_parts, &p.dv}}) {
+      A* total = p.part<A>(*parts, key_head, 0) + tile * size;
+      for (int64_t portion = 1; portion < p.portions; ++portion) {
+        const A* more = p.part<A>(*parts, key_head, portion) + tile * size;
+        for (int64_t k = 0; k < size; ++k) total[k] += more[k];
+      }
+      const int64_t element = static_cast<int64_t>(target->element_size());
+      const int64_t b = key_head / p.kv_heads, h = key_head % p.kv_heads;
+      char* row = static_cast<char*>(target->data_ptr()) + ((b * p.keys + first) * p.kv_heads + h) * p.d * element;
+      for (int64_t i = 0; i < n; ++i, row += p.kv_heads * p.d * element) write_any<A>(total + i * p.dp, target->scalar_type(), row, p.d);
+    }
+  }
+}
+
+DIFFCODER_CLONES void pack_float(const RangeProblem& p, int64_t begin, int64_t end) { pack_keys<float>(p, begin, end); }
+DIFFCODER_CLONES void pack_double(const RangeProblem& p, int64_t begin, int64_t end) { pack_keys<double>(p, begin, end); }
+DIFFCODER_CLONES void work_float(const BackwardProblem& p, std::atomic<int64_t>& next) { backward_worker<float>(p, next); }
+DIFFCODER_CLONES void work_double(const BackwardProblem& p, std::atomic<int64_t>& next) { backward_worker<double>(p, next); }
+DIFFCODER_CLONES void store_float(const BackwardProblem& p, int64_t begin, int64_t end) { store_key_gradients<float>(p, begin, end); }
+DIFFCODER_CLONES void store_double(const BackwardProblem& p, int64_t begin, int64_t end) { store_key_gradients<double>(p, begin, end); }
+
+}  // namespace
+
+AttentionGradients range_attention_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                            const AttentionResult& result, const std::vector<KeyRanges>& ranges, double scale) {
+  BackwardProblem p(q, k, v, ranges, scale);
+  p.grad = grad;
+  p.out = result.out;
+  p.lse = result.lse;
+  p.dq = at::empty(q.sizes(), q.options());
+  p.dk = at::empty(k.sizes(), k.options());
+  p.dv = at::empty(v.sizes(), v.options());
+  if (q.numel() == 0) return {p.dq, p.dk, p.dv};
+  const auto options = q.options().dtype(p.acc());
+  const int64_t key_heads = p.batch * p.kv_heads, key_tiles = key_heads * p.key_tiles;
+  p.portions = std::clamp<int64_t>(kPieces / key_heads, 1, static_cast<int64_t>(p.tiles.size()));
+  p.k_transposed = at::empty({key_heads, p.key_tiles, p.d * kTile}, options);
+  p.v_transposed = at::empty({key_heads, p.key_tiles, p.d * kTile}, options);
+  p.k_rows = at::empty({key_heads, p.key_tiles, kTile * p.dp}, options);
+  p.dk_parts = at::empty({key_heads, p.portions, p.key_tiles * kTile * p.dp}, options);
+  p.dv_parts = at::empty({key_heads, p.portions, p.key_tiles * kTile * p.dp}, options);
+  const bool wide = p.acc() == at::kDouble;
+  at::parallel_for(0, key_tiles, 4, [&](int64_t begin, int64_t end) { wide ? pack_double(p, begin, end) : pack_float(p, begin, end); });
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { wide ? work_double(p, next) : work_float(p, next); });
+  at::parallel_for(0, key_tiles, 4, [&](int64_t begin, int64_t end) { wide ? store_double(p, begin, end) : store_float(p, begin, end); });
+  return {p.dq, p.dk, p.dv};
+}
+
+}  // namespace diffcoder
