@@ -13,7 +13,7 @@
       # node's own build has no exceptions, no RTTI and another standard
       "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17", "-std=gnu++20", "-std=gnu++1y"],
       "cflags!": ["-fno-exceptions"],
-      "cflags_cc": ["-std=c++20", "<!@(node scripts/native-flags.mjs gyp cxxFlags)", "<!@(node scripts/native-flags.mjs gyp systemIncludes)"],
+      "cflags_cc": ["-std=c++20", "-O3", "-DNDEBUG", "-include", "<(module_root_dir)/native/precompiled.h", "<!@(node scripts/native-flags.mjs gyp cxxFlags)", "<!@(node scripts/native-flags.mjs gyp systemIncludes)"],
       "ldflags": ["<!@(node scripts/native-flags.mjs gyp ldFlags)", "<!@(node scripts/native-flags.mjs gyp rpathFlags)"],
       "libraries": ["<!@(node scripts/native-flags.mjs gyp libraries)"],
       "xcode_settings": {
@@ -21,7 +21,7 @@
         "GCC_ENABLE_CPP_RTTI": "YES",
         "CLANG_CXX_LANGUAGE_STANDARD": "c++20",
         "MACOSX_DEPLOYMENT_TARGET": "11.0",
-        "OTHER_CPLUSPLUSFLAGS": ["<!@(node scripts/native-flags.mjs gyp cxxFlags)", "<!@(node scripts/native-flags.mjs gyp systemIncludes)"],
+        "OTHER_CPLUSPLUSFLAGS": ["-include", "<(module_root_dir)/native/precompiled.h", "<!@(node scripts/native-flags.mjs gyp cxxFlags)", "<!@(node scripts/native-flags.mjs gyp systemIncludes)"],
         "OTHER_LDFLAGS": ["<!@(node scripts/native-flags.mjs gyp rpathFlags)"]
       },
       "conditions": [
@@ -31,16 +31,16 @@
             {
               "rule_name": "nvcc",
               "extension": "cu",
-              "outputs": ["<(INTERMEDIATE_DIR)/<(RULE_INPUT_ROOT).cu.o"],
+              "outputs": ["<(INTERMEDIATE_DIR)/<(RULE_INPUT_DIRNAME)/<(RULE_INPUT_ROOT).cu.o"],
               "process_outputs_as_sources": 1,
               "message": "nvcc <(RULE_INPUT_PATH)",
               "action": [
-                "<!(node scripts/native-flags.mjs gyp nvcc)", "-c", "<(RULE_INPUT_PATH)", "-o", "<(INTERMEDIATE_DIR)/<(RULE_INPUT_ROOT).cu.o",
-                "-Inative", "-std=c++20", "-DNDEBUG",
+                "<!(node scripts/native-flags.mjs gyp nvcc)", "-c", "<(RULE_INPUT_PATH)", "-o", "<(INTERMEDIATE_DIR)/<(RULE_INPUT_DIRNAME)/<(RULE_INPUT_ROOT).cu.o",
+                "-Inative", "-std=c++20", "-O3", "-DNDEBUG",
                 "<!@(node scripts/native-flags.mjs gyp cudaFlags)",
                 "<!@(node scripts/native-flags.mjs gyp cudaGencode)",
                 "<!@(node scripts/native-flags.mjs gyp defineFlags)",
-                "<!@(node scripts/native-flags.mjs gyp systemIncludes)"
+                "<!@(node scripts/native-flags.mjs gyp cudaSystemIncludes)"
               ]
             }
           ]

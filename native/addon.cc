@@ -17,6 +17,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   check(env, napi_create_typedarray(env, napi_float64_array, Environment::kScratchSize, buffer, 0, &scratch));
   check(env, napi_set_named_property(env, exports, "scratch", scratch));
   defineTensors(env, exports);
+  defineIndexing(env, exports);
   defineOperators(env, exports);
   defineAutograd(env, exports);
   defineRandom(env, exports);

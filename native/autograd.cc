@@ -1,7 +1,11 @@
 // Automatic differentiation: backward, grad, the thread's modes, and functions whose backward is written in JavaScript.
+#include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
+#include <ATen/ThreadLocalState.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/StreamGuard.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function.h>
@@ -20,7 +24,30 @@ using torch::autograd::variable_list;
 // Custom functions alive in graphs: only then may a device's thread need the JavaScript thread.
 std::atomic<int64_t> liveCallbacks{0};
 
-// A JavaScript function (…gradient handles, …saved handles) -> array of gradient handles, kept by a node of the graph.
+// What libtorch keeps per thread: grad mode, inference mode, autocast, and the accelerator's stream.
+class ThreadContext {
+ public:
+  ThreadContext() {
+    if (at::globalContext().hasCUDA()) stream_ = at::accelerator::getCurrentStream(at::accelerator::getDeviceIndex());
+  }
+
+  // Makes another thread's context this one's for a while.
+  class Guard {
+   public:
+    explicit Guard(const ThreadContext& context) : state_(context.state_), stream_(context.stream_) {}
+
+   private:
+    at::ThreadLocalStateGuard state_;
+    c10::OptionalStreamGuard stream_;
+  };
+
+ private:
+  at::ThreadLocalState state_;
+  std::optional<c10::Stream> stream_;
+};
+
+// A JavaScript function (…gradient handles, …saved handles) -> array of new handles of gradients, 0 for none. A node of
+// the graph keeps it. Called on the JavaScript thread, or by a device's thread through JsThread.
 class BackwardCallback : public torch::CustomClassHolder {
  public:
   BackwardCallback(napi_env env, napi_value function)
@@ -34,52 +61,50 @@ class BackwardCallback : public torch::CustomClassHolder {
   }
 
   variable_list operator()(const variable_list& arguments) {
+    if (jsThread_->isCurrent()) return invoke(arguments);
+    // The modes and the stream belong to the thread that runs the node.
+    const ThreadContext context;
     variable_list result;
-    bool failed = false;
-    jsThread_->call([&] { failed = !invoke(arguments, result); });
-    if (failed) throw JsException();
+    jsThread_->call([&] {
+      const ThreadContext::Guard guard(context);
+      result = invoke(arguments);
+    });
     return result;
   }
 
  private:
-  bool invoke(const variable_list& tensors, variable_list& result) {
+  variable_list invoke(const variable_list& tensors) {
     Napi::HandleScope scope(env_);
     napi_value function;
     napi_value undefined;
     napi_value returned;
     std::vector<napi_value> arguments;
-    napi_get_reference_value(env_, function_, &function);
-    napi_get_undefined(env_, &undefined);
+    variable_list result;
+    check(env_, napi_get_reference_value(env_, function_, &function));
+    check(env_, napi_get_undefined(env_, &undefined));
     for (const Tensor& tensor : tensors) {
       napi_value value;
       if (tensor.defined()) {
-        napi_create_double(env_, environment_->tensors.add(tensor), &value);
+        check(env_, napi_create_double(env_, environment_->tensors.add(tensor), &value));
       } else {
-        napi_get_null(env_, &value);
+        check(env_, napi_get_null(env_, &value));
       }
       arguments.push_back(value);
     }
     if (napi_call_function(env_, undefined, function, arguments.size(), arguments.data(), &returned) != napi_ok) {
-      keepException();
-      return false;
+      environment_->keepPendingError(env_);
+      throw JsException();
     }
     uint32_t length = 0;
-    napi_get_array_length(env_, returned, &length);
+    check(env_, napi_get_array_length(env_, returned, &length));
     for (uint32_t i = 0; i < length; ++i) {
       napi_value element;
       double handle = 0;
-      napi_get_element(env_, returned, i, &element);
-      napi_get_value_double(env_, element, &handle);
-      Tensor* tensor = environment_->tensors.find(handle);
-      result.push_back(tensor ? *tensor : Tensor());
+      check(env_, napi_get_element(env_, returned, i, &element));
+      check(env_, napi_get_value_double(env_, element, &handle));
+      result.push_back(environment_->tensors.take(handle));  // made for us: nobody else frees them
     }
-    return true;
-  }
-
-  void keepException() {
-    napi_value error;
-    napi_get_and_clear_last_exception(env_, &error);
-    if (!environment_->pendingError) napi_create_reference(env_, error, 1, &environment_->pendingError);
+    return result;
   }
 
   napi_env env_;
@@ -96,13 +121,22 @@ struct ForwardResult {
 };
 
 struct JsFunction : public torch::autograd::Function<JsFunction> {
-  static variable_list forward(torch::autograd::AutogradContext* ctx, at::TensorList inputs, const ForwardResult& result) {
+  static variable_list forward(torch::autograd::AutogradContext* ctx, at::TensorList inputs,
+                               const ForwardResult& result) {
     ctx->saved_data["callback"] = c10::IValue::make_capsule(result.callback);
     ctx->saved_data["inputs"] = static_cast<int64_t>(inputs.size());
     ctx->set_materialize_grads(false);
-    ctx->save_for_backward(result.saved);  // freed with the graph, and checked for writes in place
     variable_list outputs;
     for (const Tensor& output : result.outputs) outputs.push_back(output.detach());
+    // Freed with the graph, and checked for writes in place. A saved output must be the one that gets this node as its
+    // history: then a backward through the backward finds its way.
+    variable_list saved = result.saved;
+    for (Tensor& tensor : saved) {
+      for (size_t i = 0; i < outputs.size(); ++i) {
+        if (tensor.is_same(result.outputs[i])) tensor = outputs[i];
+      }
+    }
+    ctx->save_for_backward(std::move(saved));
     return outputs;
   }
 
@@ -128,38 +162,29 @@ napi_value customFunction(Call& call) {
   return call.handles(JsFunction::apply(at::TensorList(inputs), result));  // a list: a vector would count as no input
 }
 
-// Runs a backward pass. Devices run theirs on threads of their own, which may need this one for JavaScript callbacks.
-template <typename F>
-void runBackward(Call& call, bool onDevice, F run) {
+std::atomic<bool> alwaysServe{false};  // for tests on a machine without a device
+
+// Runs a backward pass. Devices run their part on threads of their own, which may need this one for JavaScript
+// callbacks: then the pass runs on another thread, and this one answers. The outputs' device tells nothing: a graph can
+// span devices.
+void runBackward(Call& call, const std::function<void()>& run) {
   JsThread& jsThread = *call.environment->jsThread;
-  if (!onDevice || liveCallbacks == 0) {
-    run();
-  } else {
-    std::exception_ptr failure;
-    std::atomic<bool> done{false};
-    const bool gradMode = at::GradMode::is_enabled();
-    std::thread worker([&] {
-      at::AutoGradMode mode(gradMode);
-      try {
-        run();
-      } catch (...) {
-        failure = std::current_exception();
-      }
-      done = true;
-      jsThread.wake();
+  if (liveCallbacks > 0 && (alwaysServe || at::globalContext().hasCUDA())) {
+    const ThreadContext context;
+    jsThread.serve([&] {
+      const ThreadContext::Guard guard(context);
+      run();
     });
-    jsThread.serveUntil([&] { return done.load(); });
-    worker.join();
-    if (failure) std::rethrow_exception(failure);
+  } else {
+    run();
   }
   jsThread.releaseCollected(call.env);
 }
 
-bool anyOnDevice(const variable_list& tensors) {
-  for (const Tensor& tensor : tensors) {
-    if (tensor.defined() && !tensor.device().is_cpu()) return true;
-  }
-  return false;
+// (on): runs every backward pass with JavaScript callbacks as on a machine with devices.
+napi_value serveBackward(Call& call) {
+  alwaysServe = call.boolean(0);
+  return nullptr;
 }
 
 std::optional<bool> optionalBoolean(const Call& call, size_t i) {
@@ -173,7 +198,7 @@ napi_value backward(Call& call) {
   variable_list gradients = call.tensors(1);
   const auto retain = optionalBoolean(call, 2);
   const bool create = call.boolean(3);
-  runBackward(call, anyOnDevice(tensors), [&] { torch::autograd::backward(tensors, gradients, retain, create); });
+  runBackward(call, [&] { torch::autograd::backward(tensors, gradients, retain, create); });
   return nullptr;
 }
 
@@ -186,9 +211,7 @@ napi_value grad(Call& call) {
   const bool create = call.boolean(4);
   const bool allowUnused = call.boolean(5);
   variable_list result;
-  runBackward(call, anyOnDevice(outputs), [&] {
-    result = torch::autograd::grad(outputs, inputs, gradients, retain, create, allowUnused);
-  });
+  runBackward(call, [&] { result = torch::autograd::grad(outputs, inputs, gradients, retain, create, allowUnused); });
   return call.handles(std::move(result));
 }
 
@@ -220,6 +243,8 @@ napi_value setGrad(Call& call) {
               " for a tensor of ", tensor.sizes());
   TORCH_CHECK(gradient.device() == tensor.device(), "assigned grad has data on ", gradient.device(),
               " for a tensor on ", tensor.device());
+  TORCH_CHECK(gradient.scalar_type() == tensor.scalar_type(), "assigned grad is ", gradient.scalar_type(),
+              " for a tensor of ", tensor.scalar_type());
   tensor.mutable_grad() = gradient;
   return nullptr;
 }
@@ -254,7 +279,7 @@ napi_value leaveInferenceMode(Call&) {
   return nullptr;
 }
 
-// (device type, enabled, dtype code or -1) -> the state before, as "enabled:dtype".
+// (device type, enabled, dtype code or -1) -> the state before.
 napi_value enterAutocast(Call& call) {
   const c10::DeviceType type = c10::Device(call.string(0)).type();
   Napi::Object before = Napi::Object::New(call.env);
@@ -281,6 +306,7 @@ void defineAutograd(napi_env env, napi_value exports) {
   define<customFunction>(env, exports, "customFunction");
   define<backward>(env, exports, "backward");
   define<grad>(env, exports, "grad");
+  define<serveBackward>(env, exports, "serveBackward");
   define<requiresGrad>(env, exports, "requiresGrad");
   define<setRequiresGrad>(env, exports, "setRequiresGrad");
   define<isLeaf>(env, exports, "isLeaf");

@@ -2,6 +2,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <string_view>
+
 namespace diffcoder {
 
 double Call::number(size_t i) const {
@@ -106,21 +108,32 @@ napi_value Call::handles(std::vector<at::Tensor> tensors) const {
   return array;
 }
 
-void rethrowToJs(napi_env env, const Environment* environment) {
+namespace {
+
+constexpr std::string_view kNoMemory = "can't allocate memory";
+
+// What libtorch says to its users, without what it says to its builders.
+std::string plainMessage(const c10::Error& error) {
+  std::string message = error.what_without_backtrace();
+  const size_t advice = message.find(" This could be because the operator doesn't exist");
+  if (advice != std::string::npos) message.resize(advice);
+  const size_t memory = message.find(kNoMemory);
+  if (memory != std::string::npos) message.erase(0, memory);
+  return message;
+}
+
+}  // namespace
+
+void rethrowToJs(napi_env env, Environment& environment) {
   // A callback's own exception goes through unchanged.
-  auto* mutableEnvironment = const_cast<Environment*>(environment);
-  if (mutableEnvironment && mutableEnvironment->pendingError) {
-    napi_value error = nullptr;
-    napi_get_reference_value(env, mutableEnvironment->pendingError, &error);
-    napi_delete_reference(env, mutableEnvironment->pendingError);
-    mutableEnvironment->pendingError = nullptr;
-    napi_throw(env, error);
+  if (napi_value thrown = environment.takePendingError(env)) {
+    napi_throw(env, thrown);
     return;
   }
   bool pending = false;
   napi_is_exception_pending(env, &pending);
   if (pending) return;
-  auto raise = [&](const char* code, const char* message) { napi_throw_error(env, code, message); };
+  auto raise = [&](const char* code, const std::string& message) { napi_throw_error(env, code, message.c_str()); };
   try {
     throw;
   } catch (const JsException&) {
@@ -128,17 +141,19 @@ void rethrowToJs(napi_env env, const Environment* environment) {
   } catch (const CodedError& e) {
     raise(e.code, e.what());
   } catch (const c10::OutOfMemoryError& e) {
-    raise("TORCH_OUT_OF_MEMORY", e.what_without_backtrace());
+    raise("TORCH_OUT_OF_MEMORY", plainMessage(e));
   } catch (const c10::IndexError& e) {
-    raise("TORCH_INDEX", e.what_without_backtrace());
+    raise("TORCH_INDEX", plainMessage(e));
   } catch (const c10::ValueError& e) {
-    raise("TORCH_VALUE", e.what_without_backtrace());
+    raise("TORCH_VALUE", plainMessage(e));
   } catch (const c10::TypeError& e) {
-    raise("TORCH_TYPE", e.what_without_backtrace());
+    raise("TORCH_TYPE", plainMessage(e));
   } catch (const c10::NotImplementedError& e) {
-    raise("TORCH_NOT_IMPLEMENTED", e.what_without_backtrace());
+    raise("TORCH_NOT_IMPLEMENTED", plainMessage(e));
   } catch (const c10::Error& e) {
-    raise("TORCH_ERROR", e.what_without_backtrace());
+    // The CPU's allocator has no class of its own for it.
+    const std::string message = plainMessage(e);
+    raise(message.starts_with(kNoMemory) ? "TORCH_OUT_OF_MEMORY" : "TORCH_ERROR", message);
   } catch (const std::bad_alloc&) {
     raise("TORCH_OUT_OF_MEMORY", "the host is out of memory");
   } catch (const std::exception& e) {

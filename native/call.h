@@ -71,7 +71,7 @@ class Call {
 };
 
 // Throws the C++ exception in flight as a JavaScript error with a code.
-void rethrowToJs(napi_env env, const Environment* environment);
+void rethrowToJs(napi_env env, Environment& environment);
 
 template <napi_value (*F)(Call&)>
 napi_value guarded(napi_env env, napi_callback_info info) {
@@ -79,7 +79,7 @@ napi_value guarded(napi_env env, napi_callback_info info) {
     Call call(env, info);
     return F(call);
   } catch (...) {
-    rethrowToJs(env, &Environment::of(env));
+    rethrowToJs(env, Environment::of(env));
     return nullptr;
   }
 }
@@ -93,6 +93,7 @@ void define(napi_env env, napi_value exports, const char* name) {
 
 // One per file of exported functions.
 void defineTensors(napi_env env, napi_value exports);
+void defineIndexing(napi_env env, napi_value exports);
 void defineOperators(napi_env env, napi_value exports);
 void defineAutograd(napi_env env, napi_value exports);
 void defineRandom(napi_env env, napi_value exports);

@@ -1,17 +1,18 @@
 #include "conversion.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/List.h>
 #include <c10/core/Device.h>
 
 #include <cmath>
 
-#include "dtypes.h"
-
 namespace diffcoder {
 
 namespace {
 
-[[noreturn]] void wrongType(const char* wanted) { throw CodedError("TORCH_ARGUMENT", std::string("must be ") + wanted); }
+[[noreturn]] void wrongType(const char* wanted) {
+  throw CodedError("TORCH_ARGUMENT", std::string("must be ") + wanted);
+}
 
 napi_valuetype typeOf(const Call& call, napi_value value) {
   napi_valuetype type;
@@ -25,16 +26,18 @@ double toNumber(const Call& call, napi_value value, const char* wanted) {
   return number;
 }
 
+constexpr const char* kInteger = "an integer below 2^53, or a bigint below 2^63";
+
 int64_t toInt(const Call& call, napi_value value) {
   int64_t integer = 0;
   double number = 0;
   if (napi_get_value_double(call.env, value, &number) == napi_ok) {
-    if (std::trunc(number) != number || std::abs(number) > 9007199254740991.0) wrongType("an integer");
+    if (std::trunc(number) != number || std::abs(number) > 9007199254740991.0) wrongType(kInteger);
     return static_cast<int64_t>(number);
   }
   bool lossless = false;
   if (napi_get_value_bigint_int64(call.env, value, &integer, &lossless) == napi_ok && lossless) return integer;
-  wrongType("an integer");
+  wrongType(kInteger);
 }
 
 bool toBool(const Call& call, napi_value value) {
@@ -60,19 +63,22 @@ at::Tensor toTensor(const Call& call, napi_value value) {
 
 c10::IValue toElement(const Call& call, napi_value value, Kind kind) {
   switch (kind) {
-    case Kind::Tensor: return toTensor(call, value);
-    case Kind::Scalar: return toScalar(call, value);
-    case Kind::Int: return toInt(call, value);
-    case Kind::Float: return toNumber(call, value, "a number");
-    case Kind::Bool: return toBool(call, value);
-    case Kind::String: return toString(call, value);
-    case Kind::DType: {
-      const std::string name = toString(call, value);
-      auto type = dtypeFromName(name);
-      if (!type) wrongType(("a dtype, not '" + name + "'").c_str());
-      return static_cast<int64_t>(*type);
-    }
-    case Kind::Device: return c10::Device(toString(call, value));
+    case Kind::Tensor:
+      return toTensor(call, value);
+    case Kind::Scalar:
+      return toScalar(call, value);
+    case Kind::Int:
+      return toInt(call, value);
+    case Kind::Float:
+      return toNumber(call, value, "a number");
+    case Kind::Bool:
+      return toBool(call, value);
+    case Kind::String:
+      return toString(call, value);
+    case Kind::DType:
+      return toInt(call, value);  // its code: lib/torch/dtype.ts knows the names
+    case Kind::Device:
+      return toDevice(toString(call, value));
     case Kind::Layout: {
       const std::string name = toString(call, value);
       if (name == "strided") return static_cast<int64_t>(c10::Layout::Strided);
@@ -93,9 +99,40 @@ c10::IValue toElement(const Call& call, napi_value value, Kind kind) {
       if (!generator) throw CodedError("TORCH_DISPOSED", "is a generator that was disposed");
       return *generator;
     }
-    case Kind::Unsupported: break;
+    case Kind::Unsupported:
+      break;
   }
   throw CodedError("TORCH_NOT_IMPLEMENTED", "has a type that cannot come from JavaScript");
+}
+
+// A list whose elements JavaScript put into scratch: no call per element.
+c10::IValue fromScratch(const Call& call, size_t length, const ArgumentType& type, size_t& used) {
+  if (length > Environment::kScratchSize - used) wrongType("a list that fits into scratch");
+  const double* begin = call.environment->scratch.data() + used;
+  used += length;
+  auto collect = [&](auto list, auto element) {
+    list.reserve(length);
+    for (const double* value = begin; value != begin + length; ++value) list.push_back(element(*value));
+    return c10::IValue(std::move(list));
+  };
+  switch (type.kind) {
+    case Kind::Int:
+      return collect(c10::List<int64_t>(), [](double value) { return static_cast<int64_t>(value); });
+    case Kind::Float:
+      return collect(c10::List<double>(), [](double value) { return value; });
+    case Kind::Tensor: {
+      auto tensor = [&](double handle) {
+        at::Tensor* found = call.environment->tensors.find(handle);
+        if (!found) throw CodedError("TORCH_DISPOSED", "holds a tensor that was disposed");
+        return *found;
+      };
+      if (!type.elementOptional) return collect(c10::List<at::Tensor>(), tensor);
+      return collect(c10::List<std::optional<at::Tensor>>(),
+                     [&](double handle) { return handle == 0 ? std::optional<at::Tensor>() : tensor(handle); });
+    }
+    default:
+      wrongType("an array");
+  }
 }
 
 template <typename T, typename F>
@@ -113,6 +150,19 @@ c10::IValue toList(const Call& call, napi_value value, c10::List<T> list, F elem
 
 }  // namespace
 
+c10::Device toDevice(const std::string& name) {
+  std::optional<c10::Device> device;
+  try {
+    device.emplace(name);
+  } catch (const c10::Error& e) {
+    throw CodedError("TORCH_ARGUMENT", std::string("is no device: ") + e.what_without_backtrace());
+  }
+  if (device->is_cuda() && !at::globalContext().hasCUDA()) {
+    throw CodedError("TORCH_CUDA_UNAVAILABLE", "is '" + name + "', but no CUDA device is available");
+  }
+  return *device;
+}
+
 at::Scalar toScalar(const Call& call, napi_value value) {
   switch (typeOf(call, value)) {
     case napi_number: {
@@ -122,29 +172,24 @@ at::Scalar toScalar(const Call& call, napi_value value) {
                             !(number == 0 && std::signbit(number));
       return integral ? at::Scalar(static_cast<int64_t>(number)) : at::Scalar(number);
     }
-    case napi_boolean: return at::Scalar(toBool(call, value));
-    case napi_bigint: return at::Scalar(toInt(call, value));
-    default: wrongType("a number");
+    case napi_boolean:
+      return at::Scalar(toBool(call, value));
+    case napi_bigint:
+      return at::Scalar(toInt(call, value));
+    default:
+      wrongType("a number");
   }
 }
 
-c10::IValue toIValue(const Call& call, napi_value value, const ArgumentType& type) {
-  if (type.optional) {
-    const napi_valuetype given = typeOf(call, value);
-    if (given == napi_null || given == napi_undefined) return c10::IValue();
-  }
+c10::IValue toIValue(const Call& call, napi_value value, const ArgumentType& type, size_t& scratchUsed) {
+  const napi_valuetype given = typeOf(call, value);
+  if (type.optional && (given == napi_null || given == napi_undefined)) return c10::IValue();
   if (!type.list) return toElement(call, value, type.kind);
+  if (given == napi_number) return fromScratch(call, static_cast<size_t>(toInt(call, value)), type, scratchUsed);
 
   bool isArray = false;
   check(call.env, napi_is_array(call.env, value, &isArray));
-  if (!isArray) {
-    // PyTorch's int[1]: one value stands for a list of it.
-    switch (type.kind) {
-      case Kind::Int: return c10::List<int64_t>({toInt(call, value)});
-      case Kind::Float: return c10::List<double>({toNumber(call, value, "a number or an array of numbers")});
-      default: wrongType("an array");
-    }
-  }
+  if (!isArray) wrongType("an array");
   switch (type.kind) {
     case Kind::Tensor:
       if (type.elementOptional) {
@@ -173,7 +218,8 @@ c10::IValue toIValue(const Call& call, napi_value value, const ArgumentType& typ
       }
       return list;
     }
-    default: return toElement(call, value, Kind::Unsupported);
+    default:
+      return toElement(call, value, Kind::Unsupported);
   }
 }
 

@@ -43,7 +43,11 @@ napi_value setDeterministic(Call& call) {
 }
 
 napi_value setFloat32MatmulPrecision(Call& call) {
-  at::globalContext().setFloat32MatmulPrecision(call.string(0));
+  const std::string precision = call.string(0);
+  if (precision != "highest" && precision != "high" && precision != "medium") {  // libtorch would only warn
+    throw CodedError("TORCH_VALUE", "the precision is 'highest', 'high' or 'medium', not '" + precision + "'");
+  }
+  at::globalContext().setFloat32MatmulPrecision(precision);
   return nullptr;
 }
 

@@ -7,6 +7,7 @@
 #include <napi.h>
 
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -18,33 +19,49 @@
 
 namespace diffcoder {
 
-// Work that other threads hand to the JavaScript thread: callbacks of autograd functions that run on a device thread,
-// and references to JavaScript values, which only that thread may delete.
+// Lets other threads use the JavaScript thread while that one waits for them: autograd's device threads call gradient
+// functions written in JavaScript.
 class JsThread {
  public:
+  using Work = std::function<void()>;
+
   bool isCurrent() const { return std::this_thread::get_id() == id_; }
 
-  // Runs `task` on the JavaScript thread and waits for it. Only valid while that thread is inside `serveUntil`.
-  void call(const std::function<void()>& task);
+  // Runs `work` on the JavaScript thread and waits; its exception is thrown here. Throws when that thread is not in
+  // `serve`, where nobody would answer.
+  void call(const Work& work);
 
-  // Runs tasks posted by `call` until `done` returns true. `wake` makes it look again.
-  void serveUntil(const std::function<bool()>& done);
-  void wake() { condition_.notify_all(); }
+  // On the JavaScript thread: runs `work` on another thread and answers that one's and any other's `call` until it
+  // ends; its exception is thrown here. Inside an answer, `work` goes to the thread that asked: to autograd it is then
+  // a backward pass within one, whose nodes that thread runs. On a new thread they would wait for it for ever.
+  void serve(const Work& work);
 
-  // Deletes a reference here or, from another thread, at the next opportunity on the JavaScript thread.
+  // Deletes a reference here or, from another thread, at the next `releaseCollected`.
   void release(napi_env env, napi_ref reference);
   void releaseCollected(napi_env env);
 
+  // The environment ends. Graphs may hold callbacks beyond it, and another thread may get this one's id.
+  void close();
+
  private:
-  struct Task {
-    const std::function<void()>* run;
-    bool* done;
+  struct Job {
+    explicit Job(const Work& work) : work(work) {}
+    void run() noexcept;
+    const Work& work;
+    std::exception_ptr failure;
+    bool done = false;
+    Job* nested = nullptr;  // for the thread that waits for this one
   };
+  void finish(std::unique_lock<std::mutex>& lock, Job& job);
+
   const std::thread::id id_ = std::this_thread::get_id();
   std::mutex mutex_;
   std::condition_variable condition_;
-  std::queue<Task> tasks_;
+  std::queue<Job*> calls_;
   std::vector<napi_ref> collected_;
+  int servers_ = 0;
+  bool closed_ = false;
+  Job* answering_ = nullptr;  // of the JavaScript thread alone
 };
 
 class OperatorRegistry;
@@ -55,16 +72,20 @@ struct Environment {
 
   static Environment& of(napi_env env);
 
+  // A JavaScript exception on its way through C++ frames: kept by the callback, thrown again at the boundary.
+  void keepPendingError(napi_env env);
+  napi_value takePendingError(napi_env env);  // null when there is none
+
   HandleTable<at::Tensor> tensors;
   HandleTable<at::Generator> generators;
   std::unique_ptr<OperatorRegistry> operators;
-  // Shared with JavaScript as a Float64Array: shapes, strides and lists of handles pass through it without allocation.
+  // Shared with JavaScript as a Float64Array: shapes, strides and lists pass through it without allocation.
   static constexpr size_t kScratchSize = 4096;
   std::vector<double> scratch;
-  // Outlives the environment while an autograd graph still holds callbacks.
   std::shared_ptr<JsThread> jsThread = std::make_shared<JsThread>();
-  // A JavaScript exception on its way through C++ frames: thrown again at the boundary.
-  napi_ref pendingError = nullptr;
+
+ private:
+  napi_ref pendingError_ = nullptr;  // an array around it: a reference takes objects only, and anything can be thrown
 };
 
 }  // namespace diffcoder

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 namespace diffcoder {
@@ -16,6 +18,7 @@ class HandleTable {
   double add(T value) {
     uint32_t slot;
     if (free_.empty()) {
+      if (slots_.size() >= static_cast<size_t>(kSlots)) throw std::length_error("2^24 values are alive, no more fit");
       slot = static_cast<uint32_t>(slots_.size());
       slots_.emplace_back();
     } else {
@@ -33,6 +36,14 @@ class HandleTable {
   T* find(double handle) {
     Entry* entry = lookup(handle);
     return entry ? &entry->value : nullptr;
+  }
+
+  // The value, which leaves the table; a default one when the handle names none.
+  T take(double handle) {
+    Entry* entry = lookup(handle);
+    T value = entry ? std::move(entry->value) : T();
+    if (entry) free(handle);
+    return value;
   }
 
   bool free(double handle) {
@@ -56,7 +67,7 @@ class HandleTable {
   }
 
  private:
-  static constexpr double kSlots = 16777216.0;            // 2^24
+  static constexpr double kSlots = 16777216.0;  // 2^24
   static constexpr uint32_t kGenerations = 1u << 28;
   struct Entry {
     T value{};

@@ -10,21 +10,33 @@ namespace {
 
 Kind elementKind(const c10::TypePtr& type) {
   switch (type->kind()) {
-    case c10::TypeKind::TensorType: return Kind::Tensor;
-    case c10::TypeKind::NumberType: return Kind::Scalar;
+    case c10::TypeKind::TensorType:
+      return Kind::Tensor;
+    case c10::TypeKind::NumberType:
+      return Kind::Scalar;
     case c10::TypeKind::IntType:
-    case c10::TypeKind::SymIntType: return Kind::Int;
+    case c10::TypeKind::SymIntType:
+      return Kind::Int;
     case c10::TypeKind::FloatType:
-    case c10::TypeKind::SymFloatType: return Kind::Float;
+    case c10::TypeKind::SymFloatType:
+      return Kind::Float;
     case c10::TypeKind::BoolType:
-    case c10::TypeKind::SymBoolType: return Kind::Bool;
-    case c10::TypeKind::StringType: return Kind::String;
-    case c10::TypeKind::ScalarTypeType: return Kind::DType;
-    case c10::TypeKind::LayoutType: return Kind::Layout;
-    case c10::TypeKind::DeviceObjType: return Kind::Device;
-    case c10::TypeKind::MemoryFormatType: return Kind::MemoryFormat;
-    case c10::TypeKind::GeneratorType: return Kind::Generator;
-    default: return Kind::Unsupported;
+    case c10::TypeKind::SymBoolType:
+      return Kind::Bool;
+    case c10::TypeKind::StringType:
+      return Kind::String;
+    case c10::TypeKind::ScalarTypeType:
+      return Kind::DType;
+    case c10::TypeKind::LayoutType:
+      return Kind::Layout;
+    case c10::TypeKind::DeviceObjType:
+      return Kind::Device;
+    case c10::TypeKind::MemoryFormatType:
+      return Kind::MemoryFormat;
+    case c10::TypeKind::GeneratorType:
+      return Kind::Generator;
+    default:
+      return Kind::Unsupported;
   }
 }
 
@@ -48,7 +60,7 @@ ArgumentType argumentType(const c10::TypePtr& real) {
 }
 
 const char* kindName(Kind kind) {
-  static constexpr const char* names[] = {"Tensor", "Scalar", "int",          "float",     "bool",       "str",
+  static constexpr const char* names[] = {"Tensor", "Scalar", "int",    "float",         "bool",      "str",
                                           "dtype",  "layout", "device", "memory_format", "Generator", "unsupported"};
   return names[static_cast<size_t>(kind)];
 }
@@ -84,9 +96,10 @@ const std::vector<uint32_t>& OperatorRegistry::overloads(const std::string& name
   for (const c10::OperatorName& overload : found->second) {
     auto handle = c10::Dispatcher::singleton().findSchema(overload);
     if (!handle) continue;
-    auto op = std::make_unique<Operator>(Operator{*handle, {}, {}, false});
+    auto op = std::make_unique<Operator>(Operator{*handle, {}, {}});
     const c10::FunctionSchema& schema = handle->schema();
-    for (const c10::Argument& argument : schema.arguments()) op->arguments.push_back(argumentType(argument.real_type()));
+    for (const c10::Argument& argument : schema.arguments())
+      op->arguments.push_back(argumentType(argument.real_type()));
     for (const c10::Argument& result : schema.returns()) {
       int written = -1;
       if (result.alias_info() && result.alias_info()->isWrite()) {
@@ -101,6 +114,9 @@ const std::vector<uint32_t>& OperatorRegistry::overloads(const std::string& name
     }
     op->returnsOnlyWritten =
         !op->written.empty() && std::all_of(op->written.begin(), op->written.end(), [](int w) { return w >= 0; });
+    op->returnsConvertible = std::all_of(
+        schema.returns().begin(), schema.returns().end(),
+        [](const c10::Argument& result) { return argumentType(result.real_type()).kind != Kind::Unsupported; });
     ids.push_back(static_cast<uint32_t>(operators_.size()));
     operators_.push_back(std::move(op));
   }

@@ -10,7 +10,20 @@
 
 namespace diffcoder {
 
-enum class Kind : uint8_t { Tensor, Scalar, Int, Float, Bool, String, DType, Layout, Device, MemoryFormat, Generator, Unsupported };
+enum class Kind : uint8_t {
+  Tensor,
+  Scalar,
+  Int,
+  Float,
+  Bool,
+  String,
+  DType,
+  Layout,
+  Device,
+  MemoryFormat,
+  Generator,
+  Unsupported
+};
 
 struct ArgumentType {
   Kind kind = Kind::Unsupported;
@@ -30,6 +43,7 @@ struct Operator {
   // For each result, the argument that it aliases and writes (in-place and out= forms), or -1.
   std::vector<int> written;
   bool returnsOnlyWritten = false;
+  bool returnsConvertible = true;
 };
 
 class OperatorRegistry {

@@ -1,8 +1,7 @@
 // Calls any operator of the dispatcher, boxed: one native function for the whole surface of libtorch.
-#include "operator_registry.h"
-
 #include "call.h"
 #include "conversion.h"
+#include "operator_registry.h"
 
 namespace diffcoder {
 
@@ -23,6 +22,7 @@ napi_value describe(const Call& call, uint32_t id, const Operator& op) {
     entry.Set("name", Napi::String::New(env, argument.name()));
     entry.Set("kind", Napi::String::New(env, kindName(type.kind)));
     entry.Set("list", Napi::Boolean::New(env, type.list));
+    entry.Set("length", argument.N() ? Napi::Number::New(env, *argument.N()) : env.Null());
     entry.Set("optional", Napi::Boolean::New(env, type.optional));
     entry.Set("elementOptional", Napi::Boolean::New(env, type.elementOptional));
     entry.Set("keywordOnly", Napi::Boolean::New(env, argument.kwarg_only()));
@@ -56,26 +56,38 @@ napi_value overloads(Call& call) {
 napi_value operatorNames(Call& call) {
   Napi::Env env(call.env);
   Napi::Array result = Napi::Array::New(env);
-  for (const std::string& name : call.environment->operators->names()) result.Set(result.Length(), Napi::String::New(env, name));
+  for (const std::string& name : call.environment->operators->names())
+    result.Set(result.Length(), Napi::String::New(env, name));
   return result;
 }
 
-class StackLease {  // the registry's stack, emptied even when the operator throws
+// The registry's stack with its memory, emptied even when the operator throws. An operator called from within one (a
+// backward pass that calls JavaScript) finds an empty one.
+class StackLease {
  public:
-  explicit StackLease(OperatorRegistry& registry) : stack(registry.stack) { stack.clear(); }
-  ~StackLease() { stack.clear(); }
-  torch::jit::Stack& stack;
+  explicit StackLease(OperatorRegistry& registry) : registry_(registry) { stack.swap(registry.stack); }
+  ~StackLease() {
+    stack.clear();
+    stack.swap(registry_.stack);
+  }
+  torch::jit::Stack stack;
+
+ private:
+  OperatorRegistry& registry_;
 };
 
-// (id, ...arguments) -> result, or an array of results; undefined for what was written in place.
+// (id, ...arguments) -> result, or an array of results; undefined for what was written in place. A list of ints, floats
+// or tensors may come as its length, its elements being the next ones in scratch.
 napi_value callOperator(Call& call) {
   OperatorRegistry& registry = *call.environment->operators;
   const Operator& op = registry.get(static_cast<uint32_t>(call.number(0)));
   const size_t given = call.count - 1;
   const size_t total = op.arguments.size();
   if (given > total) throw CodedError("TORCH_ARGUMENT", "too many arguments");
+  if (!op.returnsConvertible) throw CodedError("TORCH_NOT_IMPLEMENTED", "its result has no JavaScript form");
   StackLease lease(registry);
   torch::jit::Stack& stack = lease.stack;
+  size_t scratchUsed = 0;
   for (size_t i = 0; i < total; ++i) {
     if (i < given) {
       const ArgumentType& type = op.arguments[i];
@@ -92,7 +104,7 @@ napi_value callOperator(Call& call) {
       check(call.env, napi_typeof(call.env, call[i + 1], &valueType));
       if (valueType != napi_undefined) {
         try {
-          stack.push_back(toIValue(call, call[i + 1], type));
+          stack.push_back(toIValue(call, call[i + 1], type, scratchUsed));
         } catch (const CodedError& e) {
           throw CodedError(e.code, "argument '" + op.handle.schema().arguments()[i].name() + "' " + e.what());
         }

@@ -1,5 +1,5 @@
-// Headers that nearly every file needs, compiled once by CMake (about 4 s saved per file). Never include this one:
-// each file includes what it uses, so that node-gyp, which has no precompiled headers, compiles it too.
+// Headers that nearly every file needs. The build puts them before every .cc file; CMake compiles them once, which
+// saves about 4 s a file. Still include what a file uses: .cu files do not get these.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>

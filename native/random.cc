@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 
 #include "call.h"
+#include "conversion.h"
 
 namespace diffcoder {
 
@@ -17,8 +18,9 @@ at::Generator& generatorArgument(const Call& call, size_t i) {
 uint64_t seedArgument(const Call& call, size_t i) {
   uint64_t seed = 0;
   bool lossless = false;
-  if (napi_get_value_bigint_uint64(call.env, call[i], &seed, &lossless) == napi_ok && lossless) return seed;
-  const double number = call.number(i);
+  const bool big = napi_get_value_bigint_uint64(call.env, call[i], &seed, &lossless) == napi_ok;
+  if (big && lossless) return seed;
+  const double number = big ? -1 : call.number(i);
   if (!(number >= 0) || number > 9007199254740991.0 || number != static_cast<double>(static_cast<uint64_t>(number))) {
     throw CodedError("TORCH_VALUE", "a seed is a non-negative integer below 2^53, or a bigint below 2^64");
   }
@@ -27,7 +29,13 @@ uint64_t seedArgument(const Call& call, size_t i) {
 
 // (device, seed) -> handle
 napi_value createGenerator(Call& call) {
-  const c10::Device device(call.string(0));
+  const c10::Device device = [&] {
+    try {
+      return toDevice(call.string(0));
+    } catch (const CodedError& e) {
+      throw CodedError(e.code, std::string("the device ") + e.what());
+    }
+  }();
   at::Generator generator =
       device.is_cpu() ? at::detail::createCPUGenerator()
                       : at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());

@@ -5,21 +5,14 @@
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <cstring>
 #include <unordered_set>
 
 #include "call.h"
-#include "dtypes.h"
 
 namespace diffcoder {
 
 namespace {
-
-at::ScalarType dtypeArgument(const Call& call, size_t i) {
-  const std::string name = call.string(i);
-  auto type = dtypeFromName(name);
-  if (!type) throw CodedError("TORCH_ARGUMENT", "unknown dtype '" + name + "'");
-  return *type;
-}
 
 struct Bytes {
   void* data;
@@ -27,10 +20,31 @@ struct Bytes {
 };
 
 Bytes bytesArgument(const Call& call, size_t i) {
-  Napi::Value value(call.env, call[i]);
-  if (i >= call.count || !value.IsTypedArray()) throw CodedError("TORCH_ARGUMENT", "expected a typed array");
-  Napi::TypedArray array = value.As<Napi::TypedArray>();
-  return {static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+  napi_typedarray_type type;
+  Bytes bytes{};
+  if (i >= call.count ||
+      napi_get_typedarray_info(call.env, call[i], &type, &bytes.size, &bytes.data, nullptr, nullptr) != napi_ok) {
+    throw CodedError("TORCH_ARGUMENT", "expected a typed array");
+  }
+  switch (type) {
+    case napi_int16_array:
+    case napi_uint16_array:
+      bytes.size *= 2;
+      break;
+    case napi_int32_array:
+    case napi_uint32_array:
+    case napi_float32_array:
+      bytes.size *= 4;
+      break;
+    case napi_float64_array:
+    case napi_bigint64_array:
+    case napi_biguint64_array:
+      bytes.size *= 8;
+      break;
+    default:
+      break;
+  }
+  return bytes;
 }
 
 std::vector<int64_t> shapeFromScratch(const Call& call, size_t ndim) {
@@ -39,16 +53,18 @@ std::vector<int64_t> shapeFromScratch(const Call& call, size_t ndim) {
   return std::vector<int64_t>(scratch, scratch + ndim);
 }
 
-// (typedArray, ndim: shape in scratch, dtype, pinned) -> handle of a CPU tensor holding a copy.
+// (typedArray, ndim: shape in scratch, dtype code, pinned) -> handle of a CPU tensor holding a copy.
 napi_value fromBytes(Call& call) {
   const Bytes source = bytesArgument(call, 0);
-  auto options = at::TensorOptions().dtype(dtypeArgument(call, 2)).pinned_memory(call.count > 3 && call.boolean(3));
+  auto options = at::TensorOptions()
+                     .dtype(static_cast<at::ScalarType>(call.integer(2)))
+                     .pinned_memory(call.count > 3 && call.boolean(3));
   at::Tensor tensor = at::empty(shapeFromScratch(call, static_cast<size_t>(call.number(1))), options);
   if (tensor.nbytes() != source.size) {
     throw CodedError("TORCH_VALUE", "shape needs " + std::to_string(tensor.nbytes()) + " bytes, the data has " +
                                         std::to_string(source.size));
   }
-  std::memcpy(tensor.data_ptr(), source.data, source.size);
+  if (source.size > 0) std::memcpy(tensor.data_ptr(), source.data, source.size);
   return call.handle(std::move(tensor));
 }
 
@@ -86,6 +102,9 @@ class PendingRead : public Napi::AsyncWorker {
   }
   void OnOK() override {
     Napi::TypedArray target = target_.Value();
+    if (target.ByteLength() != host_.nbytes()) {  // its memory was transferred away meanwhile
+      return deferred_.Reject(Napi::Error::New(Env(), "the target of a read was detached").Value());
+    }
     copyOut(host_, {static_cast<char*>(target.ArrayBuffer().Data()) + target.ByteOffset(), target.ByteLength()});
     deferred_.Resolve(target);
   }
@@ -125,8 +144,8 @@ napi_value readAsync(Call& call) {
 napi_value item(Call& call) {
   const at::Tensor& tensor = call.tensor(0);
   if (tensor.numel() != 1) {
-    throw CodedError("TORCH_VALUE", "a Tensor with " + std::to_string(tensor.numel()) +
-                                        " elements cannot be converted to a number");
+    throw CodedError("TORCH_VALUE",
+                     "a Tensor with " + std::to_string(tensor.numel()) + " elements cannot be converted to a number");
   }
   const at::Scalar scalar = tensor.item();
   if (scalar.isComplex()) throw CodedError("TORCH_VALUE", "a complex number cannot be converted to a number");
@@ -136,7 +155,8 @@ napi_value item(Call& call) {
 // Writes the sizes to scratch and returns their number.
 napi_value shape(Call& call) {
   const at::Tensor& tensor = call.tensor(0);
-  if (static_cast<size_t>(tensor.dim()) > Environment::kScratchSize) throw CodedError("TORCH_VALUE", "too many dimensions");
+  if (static_cast<size_t>(tensor.dim()) > Environment::kScratchSize)
+    throw CodedError("TORCH_VALUE", "too many dimensions");
   double* scratch = call.environment->scratch.data();
   for (int64_t size : tensor.sizes()) *scratch++ = static_cast<double>(size);
   return call.make(static_cast<double>(tensor.dim()));
@@ -150,7 +170,7 @@ napi_value strides(Call& call) {
 }
 
 napi_value numel(Call& call) { return call.make(static_cast<double>(call.tensor(0).numel())); }
-napi_value dtype(Call& call) { return call.make(std::string(dtypeName(call.tensor(0).scalar_type()))); }
+napi_value dtype(Call& call) { return call.make(static_cast<double>(call.tensor(0).scalar_type())); }
 napi_value device(Call& call) { return call.make(call.tensor(0).device().str()); }
 napi_value itemSize(Call& call) { return call.make(static_cast<double>(call.tensor(0).element_size())); }
 napi_value isContiguous(Call& call) { return call.make(call.tensor(0).is_contiguous()); }

@@ -30,7 +30,7 @@ interface Signature {
 
 // Internal by their names, or without a meaning in this binding.
 const skipped =
-  /^_|_backward|backward_|_forward$|(?<!index)_copy$|^sym_|^fbgemm|^mkldnn|^miopen|^cudnn|^quantize|^quantized|^fake_quant|^q_|^int_repr|^dequantize|^to_sparse|^to_mkldnn|^to_padded|^nested|^sparse_|^hspmm|^sspaddmm|^rename|^align_|^refine_names|^unflatten_dense|^data$|^is_leaf|^output_nr|^retains_grad|^requires_grad_|^retain_grad|^set_data|^is_|^item$|^size$|^stride$|^to$|^cpu$|^cuda$|^numpy|^resize_as_sparse|^coalesce|^indices$|^values$|^crow_|^col_ind|^row_ind|^ccol_|^record_stream|^can_cast|^promote_types|^result_type|^tensor_split\.tensor|^choose_qparams|^fused_moving|^max_pool.*_with_indices|^rnn_|^gru|^lstm|^segment_|^batch_norm_|^native_|^dense_dim|^sparse_dim|^from_file|^unsafe_|^lift|^grid_sampler_|^slow_conv|^thnn_|^empty_|^new_empty_strided|^set_$|^_/;
+  /^_|_backward|backward_|_forward$|(?<!index)_copy$|^sym_|^fbgemm|^mkldnn|^miopen|^cudnn|^quantize|^quantized|^fake_quant|^q_|^int_repr|^dequantize|^to_sparse|^to_mkldnn|^to_padded|^nested|^sparse_|^hspmm|^sspaddmm|^rename|^align_|^refine_names|^unflatten_dense|^data$|^is_leaf|^output_nr|^retains_grad|^requires_grad_|^retain_grad|^set_data|^is_(?!floating_point$|complex$|signed$|nonzero$|same_size$|set_to$|conj$|neg$|inference$)|^item$|^size$|^stride$|^to$|^cpu$|^cuda$|^numpy|^resize_as_sparse|^coalesce|^indices$|^values$|^crow_|^col_ind|^row_ind|^ccol_|^record_stream|^can_cast|^promote_types|^result_type|^tensor_split\.tensor|^choose_qparams|^fused_moving|^max_pool.*_with_indices|^rnn_|^gru|^lstm|^segment_|^batch_norm_|^native_|^dense_dim|^sparse_dim|^from_file|^unsafe_|^lift|^grid_sampler_|^slow_conv|^thnn_|^empty_|^new_empty_strided|^set_$|^_/;
 
 const reserved = new Set(["var", "default", "delete", "import", "new", "in", "with", "function"]);
 
@@ -108,12 +108,6 @@ function parseEntry(entry: Entry): Signature | null {
     const type = typeOf(parsed[1]);
     if (type === null || (target === keywords && parsed[1].includes("!"))) return null; // no out= forms
     target.push({ name: camelCase(parsed[2]), type, optional: parsed[3] !== undefined || parsed[1].endsWith("?") });
-  }
-  // An argument after an optional one must be optional in TypeScript too.
-  let optional = false;
-  for (const parameter of positional) {
-    if (optional && !parameter.optional) parameter.type = `${parameter.type}`;
-    optional ||= parameter.optional;
   }
   const results =
     returns.startsWith("(") &&

@@ -33,9 +33,10 @@ function asCmake(flags) {
 
 /** binding.gyp has no lists of its own kind: what CMake derives from the lists is spelt out here. */
 function asGyp(flags, key) {
+  const headers = [...flags.nodeIncludes, ...flags.torchIncludes, ...flags.cudaIncludes];
   const derived = {
-    systemIncludes: () =>
-      [...flags.nodeIncludes, ...flags.torchIncludes, ...flags.cudaIncludes].map((folder) => `-isystem${folder}`),
+    cudaSystemIncludes: () => headers.map((folder) => `-isystem=${folder}`), // nvcc's own spelling
+    systemIncludes: () => headers.map((folder) => `-isystem${folder}`),
     rpathFlags: () => flags.rpaths.map((folder) => `-Wl,-rpath,${folder}`),
     defineFlags: () => flags.defines.map((name) => `-D${name}`),
     nvcc: () => [`${flags.cudaToolkit}/bin/nvcc`],

@@ -3,9 +3,9 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import colors from "picocolors";
 import { confidenceThreshold, staticSchedule } from "../diffusion/index.js";
 import { StableDiffCoder } from "../model/index.js";
+import { interruptSignal } from "../train/index.js";
 import { type Completion, completeAutoregressively, completeByDiffusion, type Screen } from "./complete.js";
 import { CliError } from "./errors.js";
-import { interruptSignal } from "../train/index.js";
 import { deviceOption } from "./options.js";
 
 interface GenerateOptions {
@@ -90,14 +90,20 @@ async function generate(path: string, given: string | undefined, options: Genera
   };
   const completion = options.autoregressive
     ? await completeAutoregressively(coder, prompt, common, screen)
-    : await completeByDiffusion(coder, prompt, { ...common, blockSize: options.blockSize, commit: rule(options) }, screen);
+    : await completeByDiffusion(
+        coder,
+        prompt,
+        { ...common, blockSize: options.blockSize, commit: rule(options) },
+        screen,
+      );
   report(completion, options);
 }
 
 function promptText(given: string | undefined, { file }: GenerateOptions): string {
   if (file !== undefined && given !== undefined) throw new CliError("give a prompt or --file, not both");
   if (given !== undefined) return given;
-  if (file === undefined && process.stdin.isTTY) throw new CliError("no prompt: give one, or --file PATH, or pipe it in");
+  if (file === undefined && process.stdin.isTTY)
+    throw new CliError("no prompt: give one, or --file PATH, or pipe it in");
   return readFileSync(file ?? 0, "utf8");
 }
 

@@ -34,7 +34,9 @@ function packageVersion(): string {
 
 async function main(argv: string[]): Promise<void> {
   const program = new Command("diffcoder")
-    .description("Stable-DiffCoder on libtorch: train by the AR-then-diffusion curriculum, and generate by block diffusion.")
+    .description(
+      "Stable-DiffCoder on libtorch: train by the AR-then-diffusion curriculum, and generate by block diffusion.",
+    )
     .version(packageVersion())
     .showHelpAfterError("(--help shows what there is)");
   const wanted = argv.slice(2).find((argument) => !argument.startsWith("-"));

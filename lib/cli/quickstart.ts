@@ -5,7 +5,7 @@ import colors from "picocolors";
 import { formatSummary, prepareData } from "../data/index.js";
 import { confidenceThreshold } from "../diffusion/index.js";
 import { StableDiffCoder, Tokenizer } from "../model/index.js";
-import { Curriculum, defaultSinks, interruptSignal, terminal, type TrainingSample } from "../train/index.js";
+import { Curriculum, defaultSinks, interruptSignal, type TrainingSample, terminal } from "../train/index.js";
 import { type Completion, completeAutoregressively, completeByDiffusion, type Screen } from "./complete.js";
 import { CliError } from "./errors.js";
 import { deviceOption } from "./options.js";
@@ -32,7 +32,8 @@ const OVERHEAD = { share: 0.12, seconds: 20 };
 
 function minutes(text: string): number {
   const value = Number(text);
-  if (text.trim() === "" || !(value >= 0.1 && value <= 100_000)) throw new InvalidArgumentError("a number of minutes from 0.1");
+  if (text.trim() === "" || !(value >= 0.1 && value <= 100_000))
+    throw new InvalidArgumentError("a number of minutes from 0.1");
   return value;
 }
 
@@ -45,7 +46,8 @@ function steps(text: string): QuickstartSteps {
 
 function seed(text: string): number {
   const value = Number(text);
-  if (text.trim() === "" || !Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError("an integer from 0");
+  if (text.trim() === "" || !Number.isSafeInteger(value) || value < 0)
+    throw new InvalidArgumentError("an integer from 0");
   return value;
 }
 
@@ -86,7 +88,8 @@ async function quickstart(options: QuickstartOptions): Promise<void> {
 
   heading("Training");
   const remaining = options.minutes * 60 * (1 - OVERHEAD.share) - OVERHEAD.seconds - (performance.now() - began) / 1000;
-  const planned = options.steps ?? stepsFor(Math.max(2, remaining), await calibrate(data, tokenizer, { device, signal }));
+  const planned =
+    options.steps ?? stepsFor(Math.max(2, remaining), await calibrate(data, tokenizer, { device, signal }));
   say(`steps: ${planned.compress} AR, ${planned.cpt} + ${planned.anneal} block diffusion (B = ${BLOCK_SIZE})`);
   const previous = moveAside(out);
   if (previous) say(`the earlier run is now in ${relative(".", previous)}`);
@@ -122,14 +125,21 @@ async function quickstart(options: QuickstartOptions): Promise<void> {
   say(`${text.bytes.toLocaleString("en-US")} bytes that no stage has seen`);
   row("gzip -9", gzipBitsPerByte(text).toFixed(3));
   row("AR, pre-anneal checkpoint", ar.bitsPerByte.toFixed(3));
-  row("block diffusion, final (upper bound)", `${diffusion.bitsPerByte.toFixed(3)} ± ${diffusion.standardError.toFixed(3)}`);
+  row(
+    "block diffusion, final (upper bound)",
+    `${diffusion.bitsPerByte.toFixed(3)} ± ${diffusion.standardError.toFixed(3)}`,
+  );
 
   heading("Three held-out beginnings, completed");
   const screen: Screen = { stream: process.stdout, live: process.stdout.isTTY === true, pause: 25 };
   for (const prompt of prompts) {
     say(colors.dim(`── ${prompt.document} ${"─".repeat(Math.max(3, 60 - prompt.document.length))}`));
     const byDiffusion = await complete(coder, prompt, signal, screen);
-    const byAr = await completeAutoregressively(preAnneal, prompt.ids, { maxTokens: byDiffusion.tokens, stopIds: [], signal });
+    const byAr = await completeAutoregressively(preAnneal, prompt.ids, {
+      maxTokens: byDiffusion.tokens,
+      stopIds: [],
+      signal,
+    });
     say(
       colors.dim(
         `block diffusion: ${byDiffusion.tokens} tokens in ${byDiffusion.forwards} forwards; AR: ${byAr.tokens} in ${byAr.forwards}`,
@@ -141,7 +151,13 @@ async function quickstart(options: QuickstartOptions): Promise<void> {
 
 /** Surest first, and all that are sure enough: the sampler that needs fewer forwards than tokens. */
 function complete(coder: StableDiffCoder, prompt: Prompt, signal: AbortSignal, screen?: Screen): Promise<Completion> {
-  const options = { maxTokens: NEW_TOKENS, blockSize: BLOCK_SIZE, commit: confidenceThreshold(0.7), stopIds: [], signal };
+  const options = {
+    maxTokens: NEW_TOKENS,
+    blockSize: BLOCK_SIZE,
+    commit: confidenceThreshold(0.7),
+    stopIds: [],
+    signal,
+  };
   return completeByDiffusion(coder, prompt.ids, options, screen);
 }
 

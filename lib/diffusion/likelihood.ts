@@ -29,7 +29,7 @@ export interface Likelihood {
 export interface LikelihoodOptions {
   /** Bytes a token stands for: 0 for special tokens, whose cost counts all the same. */
   byteLength: (id: number) => number;
-  /** Default "cpu". */
+  /** Default: the model's. */
   device?: string;
   /** Runs the forwards under autocast in this type. Default: the model's own. */
   autocast?: torch.DTypeLike;
@@ -65,13 +65,14 @@ type Batches = Iterable<TokenBatch> | AsyncIterable<TokenBatch>;
  * with a lossMask only answer tokens are scored.
  */
 export async function arBitsPerByte(model: Decoder, batches: Batches, options: LikelihoodOptions): Promise<Likelihood> {
+  const { device = model.device } = options;
   const total = new Tally();
   for await (const batch of batches) {
     const positions = nextTokenTargets(batch);
     total.addTargets(batch, positions, options);
     const rows = positions.map((i) => i - 1);
     const plan = (rowIds: torch.Tensor) =>
-      causalPlan(batch.length, { documents: batch.documents, rows: rowIds, device: options.device });
+      causalPlan(batch.length, { documents: batch.documents, rows: rowIds, device });
     const nll = await score(model, batch.tokens, batch.length, rows, targetsAt(batch, positions), plan, options);
     total.nats += nll.reduce((sum, x) => sum + x, 0);
   }
@@ -90,7 +91,7 @@ export async function diffusionBound(
   batches: Batches,
   options: DiffusionBoundOptions,
 ): Promise<Likelihood> {
-  const { blockSize = 4, shift = false, device } = options;
+  const { blockSize = 4, shift = false, device = model.device } = options;
   const total = new Tally();
   for await (const batch of batches) {
     total.addTargets(batch, nextTokenTargets(batch), options);
@@ -139,7 +140,7 @@ async function score(
   plan: (rows: torch.Tensor) => AttentionPlan,
   options: LikelihoodOptions,
 ): Promise<Float32Array> {
-  const { device = "cpu", chunkSize = 1024, autocast, signal } = options;
+  const { device = model.device, chunkSize = 1024, autocast, signal } = options;
   await nextTurn();
   signal?.throwIfAborted();
   if (rows.length === 0) return new Float32Array(0);

@@ -40,7 +40,7 @@ export async function chooseTokens(
   options: TokenChoiceOptions,
 ): Promise<TokenChoice> {
   if (options.temperature === 0) return mostLikely(logits);
-  const rows = torch.scope(() => logits.detach().to({ dtype: "float32", device: "cpu" }).contiguous());
+  const rows = torch.scope(() => logits.detach().to({ dtype: "float32" }));
   const [n, vocabulary] = rows.shape;
   const values = (await rows.toTypedArrayAsync()) as Float32Array;
   rows.dispose();

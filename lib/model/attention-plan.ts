@@ -66,10 +66,7 @@ export function documentPositions(documents: readonly number[], length: number, 
     }
     for (let at = start; at < end; at++) positions[at] = BigInt(at - start);
   }
-  return torch.scope(() =>
-    torch
-      .tensor(positions)
-      .view([total / length, length])
-      .to(device),
-  );
+  // From page-locked memory the copy to a device waits for nothing.
+  const pinMemory = device.startsWith("cuda");
+  return torch.scope(() => torch.tensor(positions, { device, pinMemory }).view([total / length, length]));
 }

@@ -181,6 +181,10 @@ function visibilityMask(start: number, length: number, visibility: Visibility, d
   });
 }
 
+// On Hopper and Blackwell libtorch would rather call cuDNN's attention, which makes a new plan (some 30 ms) for every number
+// of keys it has not met: decoding meets one with every token. Its other kernels need none. Read at the first attention.
+process.env.TORCH_CUDNN_SDPA_DEPRIORITIZED ??= "1";
+
 /**
  * Attention of q [b, n, h, d] to keys and values [b, s, hkv, d] without repeating them: the queries of the heads that
  * share a key head become one longer list of queries. `mask` bool [m, s] with m >= n: row i is query i's.

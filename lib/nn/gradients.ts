@@ -23,15 +23,16 @@ function byDevice(tensors: Tensor[]): Tensor[][] {
 }
 
 /**
- * The L2 norm of all gradients together, a float32 scalar on the first gradient's device; zero when there is none.
- * Does not wait for the device.
+ * The L2 norm of all gradients together, a float32 scalar on the first gradient's device (the first parameter's, and
+ * zero, when there is none). Does not wait for the device.
  */
 export function gradNorm(parameters: Iterable<Tensor>): Tensor {
   return torch.noGrad(() =>
     torch.scope(() => {
-      const gradients = gradientsOf(parameters);
+      const list = [...parameters];
+      const gradients = gradientsOf(list);
       const [first] = gradients;
-      if (!first) return torch.zeros([]);
+      if (!first) return torch.zeros([], { device: list[0]?.device });
       const norms = byDevice(gradients).map((list) => {
         const parts = torch.ops.aten._foreach_norm(list, 2, "float32") as Tensor[];
         return torch.linalg.vectorNorm(torch.stack(parts));

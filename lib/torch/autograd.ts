@@ -1,17 +1,20 @@
-import { asTorchError, guard, TorchError } from "./errors.js";
-import { type Handle, native } from "./native.js";
-import { release } from "./scope.js";
-import { Tensor } from "./tensor.js";
 import { type DTypeLike, dtypes, toDType } from "./dtype.js";
+import { guard, TorchError } from "./errors.js";
+import { native } from "./native.js";
+import { liveHandle, Tensor } from "./tensor.js";
 
 // Modes belong to the thread, not to a task: a function that awaits inside one would switch it for everybody else.
 function refusePromise(what: string, result: unknown): void {
   if (!(result instanceof Promise)) return;
   result.catch(() => {});
-  throw new TorchError("TORCH_SCOPE", `${what}(fn): fn must be synchronous: the mode is the thread's and would leak across an await`);
+  throw new TorchError(
+    "TORCH_SCOPE",
+    `${what}(fn): fn must be synchronous: the mode is the thread's and would leak across an await`,
+  );
 }
 
-function withGradMode<T>(what: string, enabled: boolean, fn: () => T): T {
+/** For the library: runs a synchronous function with recording on or off. */
+export function withGradMode<T>(what: string, enabled: boolean, fn: () => T): T {
   const before = native.isGradEnabled();
   native.setGradEnabled(enabled);
   try {
@@ -64,8 +67,10 @@ export interface AutocastOptions {
  */
 export function autocast<T>(options: AutocastOptions, fn: () => T): T {
   const device = options.device.split(":")[0];
-  const code = dtypes[toDType(options.dtype ?? "bfloat16")].code;
-  const before = guard("autocast", () => native.enterAutocast(device, options.enabled ?? true, code));
+  const dtype = toDType(options.dtype ?? "bfloat16");
+  if (dtype !== "bfloat16" && dtype !== "float16")
+    throw new TorchError("TORCH_TYPE", `autocast: ${dtype} is no lower precision: bfloat16 or float16`);
+  const before = guard("autocast", () => native.enterAutocast(device, options.enabled ?? true, dtypes[dtype].code));
   try {
     const result = fn();
     refusePromise("autocast", result);
@@ -85,12 +90,16 @@ export interface GradOptions {
 }
 
 /** The gradients of outputs with respect to inputs, without touching any `.grad`: torch.autograd.grad. */
-export function grad(outputs: readonly Tensor[], inputs: readonly Tensor[], options: GradOptions = {}): (Tensor | null)[] {
+export function grad(
+  outputs: readonly Tensor[],
+  inputs: readonly Tensor[],
+  options: GradOptions = {},
+): (Tensor | null)[] {
   const handles = guard("grad", () =>
     native.grad(
-      outputs.map((output) => output.handle),
-      inputs.map((input) => input.handle),
-      (options.gradOutputs ?? []).map((gradient) => gradient?.handle ?? 0),
+      outputs.map(liveHandle),
+      inputs.map(liveHandle),
+      (options.gradOutputs ?? []).map(liveHandle),
       options.retainGraph,
       options.createGraph ?? false,
       options.allowUnused ?? false,
@@ -107,79 +116,10 @@ export function backward(
 ): void {
   guard("backward", () =>
     native.backward(
-      tensors.map((tensor) => tensor.handle),
-      gradients.map((gradient) => gradient?.handle ?? 0),
+      tensors.map(liveHandle),
+      gradients.map(liveHandle),
       options.retainGraph,
       options.createGraph ?? false,
     ),
   );
-}
-
-/** Carries tensors and values from a function's forward to its backward. */
-export class FunctionContext {
-  /** The tensors that {@link saveForBackward} kept, in its order: for the backward. */
-  saved: readonly Tensor[] = [];
-  /** Anything else the backward needs. */
-  [key: string]: unknown;
-
-  /**
-   * Keeps tensors for the backward, whatever scope they were made in. The graph frees them, and the backward throws when
-   * one was written in place since, as in PyTorch.
-   */
-  saveForBackward(...tensors: Tensor[]): void {
-    this.saved = tensors;
-  }
-}
-
-/** A differentiable function written in TypeScript: torch.autograd.Function. */
-export interface DifferentiableFunction<Inputs extends readonly unknown[], Output extends Tensor | Tensor[]> {
-  /** Computes the outputs. Runs without recording. */
-  forward(context: FunctionContext, ...inputs: Inputs): Output;
-  /** Gradients of the inputs from those of the outputs (null where none arrives); one per input, null where there is none. */
-  backward(context: FunctionContext, ...gradients: (Tensor | null)[]): Tensor | null | (Tensor | null)[];
-}
-
-/**
- * Makes an operator from a forward and a backward. Inputs that are no tensors are passed through and have no gradient.
- */
-export function defineFunction<Inputs extends readonly unknown[], Output extends Tensor | Tensor[]>(
-  definition: DifferentiableFunction<Inputs, Output>,
-): (...inputs: Inputs) => Output {
-  return (...inputs: Inputs): Output => {
-    const context = new FunctionContext();
-    const forward = withGradMode("forward", false, () => definition.forward(context, ...inputs));
-    const outputs = Array.isArray(forward) ? forward : [forward as Tensor];
-    const positions = inputs.flatMap((input, i) => (input instanceof Tensor ? [i] : []));
-    const recorded = positions.some((i) => (inputs[i] as Tensor).requiresGrad) && native.isGradEnabled();
-    if (!recorded) {
-      return forward;
-    }
-    const saved = context.saved.map((tensor) => tensor.handle);
-    context.saved = [];
-    const callback = (...handles: (Handle | null)[]): Handle[] => {
-      const tensors = handles.map((handle) => (handle === null ? null : new Tensor(handle)));
-      context.saved = tensors.slice(outputs.length) as Tensor[];
-      const returned = definition.backward(context, ...tensors.slice(0, outputs.length));
-      context.saved = [];
-      const list = Array.isArray(returned) ? returned : [returned];
-      if (list.length !== inputs.length && list.length !== positions.length) {
-        throw new TorchError("TORCH_ARGUMENT", `backward returned ${list.length} gradients for ${inputs.length} inputs`);
-      }
-      const byTensor = list.length === inputs.length ? positions.map((i) => list[i]) : list;
-      return byTensor.map((gradient) => gradient?.handle ?? 0);
-    };
-    try {
-      const handles = native.customFunction(
-        positions.map((i) => (inputs[i] as Tensor).handle),
-        outputs.map((output) => output.handle),
-        saved,
-        callback,
-      );
-      for (const output of outputs) if (!inputs.includes(output)) release(output);
-      const results = handles.map((handle) => new Tensor(handle));
-      return (Array.isArray(forward) ? results : results[0]) as Output;
-    } catch (error) {
-      throw asTorchError(error, "defineFunction");
-    }
-  };
 }

@@ -1,10 +1,11 @@
-import { allocate, type DType, type DTypeLike, dtypeOf, dtypes, type TypedArray, toDType } from "./dtype.js";
-import { guard, TorchError } from "./errors.js";
+import { type DType, type DTypeLike, dtypeOf, dtypes, type TypedArray, toDType } from "./dtype.js";
+import { asTorchError, TorchError } from "./errors.js";
 import type { Generator } from "./generator.js";
 import { native } from "./native.js";
 import { operatorFunction } from "./operator-function.js";
 import type { Scalar } from "./scalar.js";
 import { Tensor } from "./tensor.js";
+import { flatten, naturalDType, type TensorData, toTypedArray } from "./tensor-data.js";
 
 /** Where and as what a tensor is made. */
 export interface TensorOptions {
@@ -17,39 +18,43 @@ export interface TensorOptions {
   pinMemory?: boolean;
 }
 
-export type TensorData = number | boolean | bigint | TypedArray | readonly TensorData[];
-
 /** Copies a typed array into a tensor of the given shape. The dtype is the array's own, unless `dtype` asks for a conversion. */
-export function fromTypedArray(data: TypedArray, shape: readonly number[] = [data.length], options: TensorOptions = {}): Tensor {
-  return finish(upload(data, shape, dtypeOf(data), options.pinMemory), options, dtypeOf(data));
+export function fromTypedArray(
+  data: TypedArray,
+  shape: readonly number[] = [data.length],
+  options: TensorOptions = {},
+): Tensor {
+  const dtype = dtypeOf(data);
+  return finish(upload(data, shape, dtype, options.pinMemory), options, dtype);
 }
 
-function upload(data: ArrayBufferView, shape: readonly number[], dtype: DType, pinned = false): Tensor {
-  for (const [i, size] of shape.entries()) {
+function upload(data: TypedArray, shape: readonly number[], dtype: DType, pinned = false): Tensor {
+  let total = 1;
+  for (let i = 0; i < shape.length; i++) {
+    const size = shape[i];
     if (!Number.isInteger(size) || size < 0)
       throw new TorchError("TORCH_VALUE", `tensor: size ${size} of dimension ${i}: sizes are integers from 0`);
     native.scratch[i] = size;
+    total *= size;
   }
-  return guard("tensor", () => new Tensor(native.fromBytes(data, shape.length, dtype, pinned)));
+  if (total !== data.length)
+    throw new TorchError("TORCH_VALUE", `tensor: shape [${shape}] has ${total} elements, the data has ${data.length}`);
+  try {
+    return new Tensor(native.fromBytes(data, shape.length, dtypes[dtype].code, pinned));
+  } catch (error) {
+    throw asTorchError(error, "tensor");
+  }
 }
 
 function finish(tensor: Tensor, options: TensorOptions, dtype: DType): Tensor {
   const wanted = options.dtype === undefined ? dtype : toDType(options.dtype);
   const device = options.device ?? "cpu";
-  const result = wanted === dtype && device === "cpu" ? tensor : tensor.to({ dtype: wanted, device, nonBlocking: options.pinMemory });
+  const result =
+    wanted === dtype && device === "cpu"
+      ? tensor
+      : tensor.to({ dtype: wanted, device, nonBlocking: options.pinMemory });
   if (result !== tensor) tensor.dispose();
   return options.requiresGrad ? result.requiresGrad_() : result;
-}
-
-function measure(data: TensorData): number[] {
-  const shape: number[] = [];
-  let level: TensorData = data;
-  while (typeof level === "object") {
-    shape.push(level.length);
-    if (ArrayBuffer.isView(level) || level.length === 0) break;
-    level = level[0] as TensorData;
-  }
-  return shape;
 }
 
 /**
@@ -57,41 +62,16 @@ function measure(data: TensorData): number[] {
  *
  * Booleans make a bool tensor, bigints int64, a typed array its own dtype. Plain numbers make float32: unlike Python,
  * JavaScript does not tell 1 from 1.0, and a dtype that depends on the values is a trap. Ask with `{ dtype: "int64" }`.
- * @throws TorchError TORCH_VALUE when nested arrays are ragged
+ * @throws TorchError TORCH_VALUE when nested arrays are ragged or a value does not fit into an integer dtype, TORCH_TYPE
+ * for anything else than numbers
  */
 export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
   if (ArrayBuffer.isView(data)) return fromTypedArray(data as TypedArray, undefined, options);
-  const shape = measure(data);
-  const total = shape.reduce((product, size) => product * size, 1);
-  const flat: (number | boolean | bigint)[] = [];
-  const flatten = (value: TensorData, depth: number) => {
-    if (typeof value !== "object") {
-      if (depth !== shape.length) throw new TorchError("TORCH_VALUE", `tensor: expected sequences of one length at dimension ${depth}`);
-      flat.push(value);
-      return;
-    }
-    if (value === null || depth >= shape.length || value.length !== shape[depth])
-      throw new TorchError("TORCH_VALUE", `tensor: expected sequences of length ${shape[depth]} at dimension ${depth}, got ${value?.length}`);
-    for (let i = 0; i < value.length; i++) flatten((value as ArrayLike<TensorData>)[i], depth + 1);
-  };
-  flatten(data, 0);
-  const first = typeof flat[0];
-  const natural: DType = first === "boolean" ? "bool" : first === "bigint" ? "int64" : "float32";
-  for (const value of flat) {
-    if (typeof value !== "number" && typeof value !== "boolean" && typeof value !== "bigint")
-      throw new TorchError("TORCH_TYPE", `tensor: cannot make a tensor from a ${typeof value}`);
-  }
+  const { flat, shape } = flatten(data);
+  const wanted = options.dtype === undefined ? naturalDType(flat) : toDType(options.dtype);
   // Through the wanted dtype's own array where it has one, so that int64 and float64 lose nothing on the way.
-  const wanted = options.dtype === undefined ? natural : toDType(options.dtype);
-  const direct: DType = dtypes[wanted].array ? wanted : "float32";
-  const array = allocate(direct, total);
-  const big = array instanceof BigInt64Array || array instanceof BigUint64Array;
-  for (let i = 0; i < total; i++) {
-    const value = flat[i];
-    if (big) (array as BigInt64Array)[i] = typeof value === "bigint" ? value : BigInt(Math.trunc(Number(value)));
-    else (array as Float64Array)[i] = direct === "bool" ? (value ? 1 : 0) : Number(value);
-  }
-  return finish(upload(array, shape, direct, options.pinMemory), options, direct);
+  const direct: DType = dtypes[wanted].array ? wanted : wanted === "complex128" ? "float64" : "float32";
+  return finish(upload(toTypedArray(flat, direct), shape, direct, options.pinMemory), options, direct);
 }
 
 interface RandomOptions extends TensorOptions {
@@ -122,34 +102,43 @@ const operators = {
   randnLike: make("randn_like"),
 };
 
-function named(options: RandomOptions, dtype: DTypeLike | undefined): Record<string, unknown> {
-  const result: Record<string, unknown> = {};
+/** The arguments with the options behind them, if there are any: libtorch's own defaults are the same. */
+function build(operator: Factory, args: unknown[], options: RandomOptions, dtype?: DTypeLike): Tensor {
   const wanted = options.dtype ?? dtype;
-  if (wanted !== undefined) result.dtype = toDType(wanted);
-  if (options.device !== undefined) result.device = options.device;
-  if (options.pinMemory !== undefined) result.pin_memory = options.pinMemory;
-  if (options.generator !== undefined) result.generator = options.generator;
-  return result;
-}
-
-function build(operator: Factory, args: unknown[], options: RandomOptions, dtype: DTypeLike | undefined = "float32"): Tensor {
-  const result = operator(...args, named(options, dtype));
+  const { device, pinMemory, generator } = options;
+  if (wanted ?? device ?? pinMemory ?? generator) {
+    const named: Record<string, unknown> = {};
+    if (wanted !== undefined) named.dtype = toDType(wanted);
+    if (device !== undefined) named.device = device;
+    if (pinMemory !== undefined) named.pin_memory = pinMemory;
+    if (generator !== undefined) named.generator = generator;
+    args.push(named);
+  }
+  const result = operator(...args);
   return options.requiresGrad ? result.requiresGrad_() : result;
 }
 
 /** torch.zeros. Default float32. */
-export const zeros = (shape: readonly number[], options: TensorOptions = {}) => build(operators.zeros, [shape], options);
+export const zeros = (shape: readonly number[], options: TensorOptions = {}) =>
+  build(operators.zeros, [shape], options);
 /** torch.ones. Default float32. */
 export const ones = (shape: readonly number[], options: TensorOptions = {}) => build(operators.ones, [shape], options);
-/** torch.full. Default float32, also for an integral value. */
+/** torch.full. Default float32, also for an integral number; bool and int64 for a boolean and a bigint. */
 export const full = (shape: readonly number[], value: Scalar, options: TensorOptions = {}) =>
-  build(operators.full, [shape, value], options, typeof value === "boolean" ? "bool" : "float32");
+  build(
+    operators.full,
+    [shape, value],
+    options,
+    typeof value === "boolean" ? "bool" : typeof value === "bigint" ? "int64" : "float32",
+  );
 /** torch.empty: memory as it is. Default float32. */
-export const empty = (shape: readonly number[], options: TensorOptions = {}) => build(operators.empty, [shape], options);
+export const empty = (shape: readonly number[], options: TensorOptions = {}) =>
+  build(operators.empty, [shape], options);
 /** torch.rand: uniform in [0, 1). */
 export const rand = (shape: readonly number[], options: RandomOptions = {}) => build(operators.rand, [shape], options);
 /** torch.randn: standard normal. */
-export const randn = (shape: readonly number[], options: RandomOptions = {}) => build(operators.randn, [shape], options);
+export const randn = (shape: readonly number[], options: RandomOptions = {}) =>
+  build(operators.randn, [shape], options);
 /** torch.randint: integers in [low, high). Default int64. */
 export const randint = (low: number, high: number, shape: readonly number[], options: RandomOptions = {}) =>
   build(operators.randint, [low, high, shape], options, "int64");
@@ -173,15 +162,15 @@ export function arange(...args: (number | TensorOptions | undefined)[]): Tensor 
 }
 
 /** torch.zeros_like: shape, dtype and device of another tensor. */
-export const zerosLike = (like: Tensor, options: TensorOptions = {}) => build(operators.zerosLike, [like], options, undefined);
+export const zerosLike = (like: Tensor, options: TensorOptions = {}) => build(operators.zerosLike, [like], options);
 /** torch.ones_like. */
-export const onesLike = (like: Tensor, options: TensorOptions = {}) => build(operators.onesLike, [like], options, undefined);
+export const onesLike = (like: Tensor, options: TensorOptions = {}) => build(operators.onesLike, [like], options);
 /** torch.full_like. */
 export const fullLike = (like: Tensor, value: Scalar, options: TensorOptions = {}) =>
-  build(operators.fullLike, [like, value], options, undefined);
+  build(operators.fullLike, [like, value], options);
 /** torch.empty_like. */
-export const emptyLike = (like: Tensor, options: TensorOptions = {}) => build(operators.emptyLike, [like], options, undefined);
+export const emptyLike = (like: Tensor, options: TensorOptions = {}) => build(operators.emptyLike, [like], options);
 /** torch.rand_like. */
-export const randLike = (like: Tensor, options: RandomOptions = {}) => build(operators.randLike, [like], options, undefined);
+export const randLike = (like: Tensor, options: RandomOptions = {}) => build(operators.randLike, [like], options);
 /** torch.randn_like. */
-export const randnLike = (like: Tensor, options: RandomOptions = {}) => build(operators.randnLike, [like], options, undefined);
+export const randnLike = (like: Tensor, options: RandomOptions = {}) => build(operators.randnLike, [like], options);

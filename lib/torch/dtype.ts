@@ -69,8 +69,27 @@ const aliases = {
 /** A dtype by name or by one of PyTorch's other names for it ("half", "float", "long", …). */
 export type DTypeLike = DType | keyof typeof aliases;
 
+const codes = new Map<string, number>(
+  [...Object.keys(dtypes).map((name) => [name, name]), ...Object.entries(aliases)].map(([name, dtype]) => [
+    name,
+    dtypes[dtype as DType].code,
+  ]),
+);
+
 export function isDType(name: unknown): name is DTypeLike {
-  return typeof name === "string" && (Object.hasOwn(dtypes, name) || Object.hasOwn(aliases, name));
+  return codes.has(name as string);
+}
+
+/** How the addon numbers a dtype; undefined for what is none. */
+export function dtypeCode(name: string): number | undefined {
+  return codes.get(name);
+}
+
+const byCode = new Map(Object.entries(dtypes).map(([name, { code }]) => [code, name as DType]));
+
+/** The dtype that the addon numbers so. Those that PyTorch keeps to itself (quantised ones and such) are no {@link DType}. */
+export function dtypeOfCode(code: number): DType {
+  return byCode.get(code) ?? (`dtype ${code}` as DType);
 }
 
 /** The canonical name of a dtype. Throws TORCH_ARGUMENT with the allowed names. */
@@ -110,7 +129,7 @@ const arrayTypes = {
 
 /** An empty typed array for `length` elements of a dtype. float16 and bfloat16 have none: convert to float32 first. */
 export function allocate(dtype: DType, length: number): TypedArray {
-  const { array } = dtypes[dtype];
+  const array = dtypes[dtype]?.array;
   if (!array) throw new TorchError("TORCH_TYPE", `JavaScript has no typed array for ${dtype}`);
   return new arrayTypes[array](length);
 }
@@ -126,5 +145,6 @@ export function dtypeOf(array: TypedArray): DType {
   if (array instanceof Int16Array) return "int16";
   if (array instanceof Uint16Array) return "uint16";
   if (array instanceof Uint32Array) return "uint32";
-  return "uint64";
+  if (array instanceof BigUint64Array) return "uint64";
+  throw new TorchError("TORCH_TYPE", `no dtype has the bits of ${(array as object).constructor?.name ?? typeof array}`);
 }

@@ -1,5 +1,6 @@
 import { guard } from "./errors.js";
 import { native } from "./native.js";
+import { Tensor } from "./tensor.js";
 
 const collected = new FinalizationRegistry<number>((handle) => native.freeGenerator(handle));
 
@@ -20,6 +21,17 @@ export class Generator implements Disposable {
 
   manualSeed(seed: number | bigint): this {
     guard("Generator.manualSeed", () => native.seedGenerator(this.handle, seed));
+    return this;
+  }
+
+  /** Where the stream is, as a uint8 tensor: torch.Generator.get_state. */
+  getState(): Tensor {
+    return guard("Generator.getState", () => new Tensor(native.generatorState(this.handle)));
+  }
+
+  /** Goes back to where {@link getState} was asked: torch.Generator.set_state. */
+  setState(state: Tensor): this {
+    guard("Generator.setState", () => native.setGeneratorState(this.handle, state.handle));
     return this;
   }
 

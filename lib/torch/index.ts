@@ -4,9 +4,9 @@
  */
 import "./methods.js";
 
-export type { AutocastOptions, DifferentiableFunction, FunctionContext, GradOptions } from "./autograd.js";
-export { autocast, backward, defineFunction, enableGrad, grad, inferenceMode, isGradEnabled, noGrad } from "./autograd.js";
-export type { TensorData, TensorOptions } from "./creation.js";
+export type { AutocastOptions, GradOptions } from "./autograd.js";
+export { autocast, backward, enableGrad, grad, inferenceMode, isGradEnabled, noGrad } from "./autograd.js";
+export type { TensorOptions } from "./creation.js";
 export {
   arange,
   empty,
@@ -28,6 +28,8 @@ export {
   zeros,
   zerosLike,
 } from "./creation.js";
+export type { DifferentiableFunction, FunctionContext } from "./custom-function.js";
+export { defineFunction } from "./custom-function.js";
 export type { Build, CudaMemoryStats, Memory } from "./devices.js";
 export {
   build,
@@ -47,11 +49,12 @@ export * as linalg from "./generated/linalg.js";
 export * as special from "./generated/special.js";
 export { Generator, manualSeed } from "./generator.js";
 export type { Index } from "./indexing.js";
-export { Slice, slice } from "./indexing.js";
 export type { DispatcherFunction, OperatorNamespace } from "./ops.js";
 export { operatorNames, ops } from "./ops.js";
 export { Philox } from "./philox.js";
-export { SafetensorsFile, type TensorInfo, openSafetensors, saveSafetensors } from "./safetensors.js";
+export { openSafetensors, SafetensorsFile, saveSafetensors, type TensorInfo } from "./safetensors.js";
 export type { Layout, MemoryFormat, Scalar } from "./scalar.js";
 export { keep, openScope, type Scope, scope } from "./scope.js";
+export { Slice, slice } from "./slice.js";
 export { type NestedNumbers, Tensor, type ToOptions } from "./tensor.js";
+export type { TensorData } from "./tensor-data.js";

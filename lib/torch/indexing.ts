@@ -1,94 +1,86 @@
-import { TorchError } from "./errors.js";
-import { Operator } from "./operator.js";
+import { describe } from "./describe.js";
+import { asTorchError, TorchError } from "./errors.js";
+import { native } from "./native.js";
+import type { Scalar } from "./scalar.js";
+import { Slice } from "./slice.js";
 import { Tensor } from "./tensor.js";
 
-/** A range of one dimension, as `start:end:step` in Python. Made by {@link slice}. */
-export class Slice {
-  constructor(
-    readonly start: number | null,
-    readonly end: number | null,
-    readonly step: number,
-  ) {}
+/**
+ * One position of an index: a number, a {@link slice}, null (a new dimension), "...", a boolean (a new dimension of size 1
+ * or 0), or a tensor of integers or booleans.
+ */
+export type Index = number | Slice | null | "..." | boolean | Tensor;
+
+// Kept in step with native/indexing.cc: an index takes four numbers of scratch.
+enum Kind {
+  Integer,
+  Slice,
+  NewDimension,
+  Ellipsis,
+  Boolean,
+  Tensor,
 }
+const width = 4;
 
-/** `slice()` is `:`, `slice(2)` is `2:`, `slice(null, -1)` is `:-1`, `slice(0, 10, 2)` is `0:10:2`. Steps are positive. */
-export function slice(start: number | null = null, end: number | null = null, step = 1): Slice {
-  if (!Number.isInteger(step) || step < 1) throw new TorchError("TORCH_VALUE", `slice: step ${step} must be a positive integer`);
-  return new Slice(start, end, step);
-}
+// Python's slices take any integer; past these ends nothing changes.
+const clip = (bound: number | null) =>
+  bound === null ? Number.NaN : Math.max(-Number.MAX_SAFE_INTEGER, Math.min(Number.MAX_SAFE_INTEGER, bound));
 
-/** One position of an index: a number, a {@link slice}, null (a new dimension), "..." or a tensor of integers or booleans. */
-export type Index = number | Slice | null | "..." | Tensor;
-
-const selectInt = new Operator("aten::select");
-const sliceTensor = new Operator("aten::slice");
-const unsqueeze = new Operator("aten::unsqueeze");
-const indexTensor = new Operator("aten::index");
-const indexPutOperator = new Operator("aten::index_put_");
-const alias = new Operator("aten::alias");
-
-/** Applies numbers, slices and new dimensions as views; what is left are index tensors by dimension. */
-function view(self: Tensor, indices: readonly Index[]): { result: Tensor; tensors: (Tensor | null)[] } {
-  const ndim = self.ndim;
-  const consumed = indices.reduce<number>((sum, index) => {
-    if (index === null || index === "...") return sum;
-    return sum + (index instanceof Tensor && index.dtype === "bool" ? index.ndim : 1);
-  }, 0);
-  if (consumed > ndim) throw new TorchError("TORCH_INDEX", `index: too many indices for a tensor of dimension ${ndim}`);
-  if (indices.filter((index) => index === "...").length > 1) throw new TorchError("TORCH_INDEX", 'index: "..." appears twice');
-  let result = self;
-  let dim = 0;
-  const tensors: (Tensor | null)[] = [];
-  for (const index of indices) {
-    if (index === "...") {
-      for (let skip = ndim - consumed; skip > 0; skip--) {
-        tensors.push(null);
-        dim++;
-      }
-    } else if (index === null) {
-      result = unsqueeze.call([result, dim]) as Tensor;
-      tensors.push(null);
-      dim++;
-    } else if (typeof index === "number") {
-      result = selectInt.call([result, dim, index]) as Tensor;
+/** Writes the indices to scratch. */
+function encode(operator: string, indices: readonly Index[]): number {
+  const { scratch } = native;
+  if (indices.length * width > scratch.length) throw new TorchError("TORCH_INDEX", `${operator}: too many indices`);
+  for (let i = 0, at = 0; i < indices.length; i++, at += width) {
+    const index = indices[i];
+    if (typeof index === "number") {
+      if (!Number.isSafeInteger(index))
+        throw new TorchError("TORCH_ARGUMENT", `${operator}: index ${i} is ${index}, which is no integer`);
+      scratch[at] = Kind.Integer;
+      scratch[at + 1] = index;
     } else if (index instanceof Slice) {
-      const whole = index.start === null && index.end === null && index.step === 1;
-      if (!whole) result = sliceTensor.call([result, dim, index.start, index.end, index.step]) as Tensor;
-      tensors.push(null);
-      dim++;
+      scratch[at] = Kind.Slice;
+      scratch[at + 1] = clip(index.start);
+      scratch[at + 2] = clip(index.end);
+      scratch[at + 3] = clip(index.step);
     } else if (index instanceof Tensor) {
-      tensors.push(index);
-      dim += index.dtype === "bool" ? index.ndim : 1;
+      scratch[at] = Kind.Tensor;
+      scratch[at + 1] = index.handle;
+    } else if (index === null) {
+      scratch[at] = Kind.NewDimension;
+    } else if (index === "...") {
+      scratch[at] = Kind.Ellipsis;
+    } else if (typeof index === "boolean") {
+      scratch[at] = Kind.Boolean;
+      scratch[at + 1] = index ? 1 : 0;
     } else {
-      throw new TorchError("TORCH_ARGUMENT", `index: ${String(index)} is no number, slice, null, "..." or tensor`);
+      throw new TorchError(
+        "TORCH_ARGUMENT",
+        `${operator}: index ${i} (${String(index)}) is no number, slice, null, "...", boolean or tensor`,
+      );
     }
   }
-  return { result, tensors };
+  if (indices.indexOf("...") !== indices.lastIndexOf("..."))
+    throw new TorchError("TORCH_INDEX", `${operator}: "..." appears twice`);
+  return indices.length;
 }
 
 /** `self[indices]` of Python. */
-export function index(self: Tensor, ...indices: Index[]): Tensor {
-  const { result, tensors } = view(self, indices);
-  if (tensors.some((tensor) => tensor !== null)) return indexTensor.call([result, trim(tensors)]) as Tensor;
-  return result === self ? (alias.call([self]) as Tensor) : result;
+export function index(self: Tensor, indices: readonly Index[]): Tensor {
+  const count = encode("index", indices);
+  try {
+    return new Tensor(native.index(self.handle, count));
+  } catch (error) {
+    throw asTorchError(error, "index", () => [self, ...indices].map(describe).join(", "));
+  }
 }
 
 /** `self[indices] = value` of Python, or `+=` with `accumulate`. */
-export function indexPut(self: Tensor, indices: readonly Index[], value: Tensor | number, accumulate = false): Tensor {
-  const { result, tensors } = view(self, indices);
-  if (tensors.some((tensor) => tensor !== null)) {
-    const values = typeof value === "number" ? result.newFull([], value) : value;
-    indexPutOperator.call([result, trim(tensors), values, accumulate]);
-  } else if (accumulate) {
-    if (typeof value === "number") result.add_(value);
-    else result.add_(value);
-  } else if (typeof value === "number") result.fill_(value);
-  else result.copy_(value);
-  return self;
-}
-
-function trim(tensors: (Tensor | null)[]): (Tensor | null)[] {
-  let end = tensors.length;
-  while (end > 0 && tensors[end - 1] === null) end--;
-  return tensors.slice(0, end);
+export function indexPut(self: Tensor, indices: readonly Index[], value: Tensor | Scalar, accumulate: boolean): void {
+  const count = encode("indexPut_", indices);
+  const isTensor = value instanceof Tensor;
+  try {
+    native.indexPut(self.handle, count, isTensor ? value.handle : value, isTensor, accumulate);
+  } catch (error) {
+    throw asTorchError(error, "indexPut_", () => [self, indices, value].map(describe).join(", "));
+  }
 }

@@ -1,6 +1,7 @@
 import { methodNames } from "./generated/methods.js";
 import { type Index, index, indexPut } from "./indexing.js";
 import { Operator } from "./operator.js";
+import type { Scalar } from "./scalar.js";
 import { Tensor } from "./tensor.js";
 
 // Puts every public operator with a method form on Tensor.prototype, but for those that Tensor writes by hand.
@@ -29,15 +30,15 @@ for (const name of methodNames.split(" ")) {
 // Indexing needs operators, which need Tensor: it joins the prototype here.
 declare module "./tensor.js" {
   interface Tensor {
-    /** `self[indices]` of Python: numbers, {@link slice}s, null, "..." and tensors. Views where Python has views. */
+    /** `self[indices]` of Python: numbers, {@link slice}s, null, "...", booleans and tensors. A view where Python gives one. */
     index(...indices: Index[]): Tensor;
     /** `self[indices] = value` of Python; adds instead with `accumulate`. */
-    indexPut_(indices: readonly Index[], value: Tensor | number, accumulate?: boolean): this;
+    indexPut_(indices: readonly Index[], value: Tensor | Scalar, accumulate?: boolean): this;
   }
 }
 
 Tensor.prototype.index = function (this: Tensor, ...indices: Index[]) {
-  return index(this, ...indices);
+  return index(this, indices);
 };
 Tensor.prototype.indexPut_ = function (this: Tensor, indices, value, accumulate = false) {
   indexPut(this, indices, value, accumulate);

@@ -2,8 +2,8 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { DType } from "./dtype.js";
 import { TorchError } from "./errors.js";
+import type { Scalar } from "./scalar.js";
 
 /** A tensor's number in the addon's table. 0 names none. */
 export type Handle = number;
@@ -24,6 +24,8 @@ export interface NativeArgument {
     | "Generator"
     | "unsupported";
   list: boolean;
+  /** Of `int[2]`, where one number stands for a list of two. */
+  length: number | null;
   optional: boolean;
   elementOptional: boolean;
   keywordOnly: boolean;
@@ -42,14 +44,16 @@ export interface NativeOverload {
 /** The addon's functions, one line each; see native/ for what they do. */
 export interface Native {
   scratch: Float64Array;
-  fromBytes(data: ArrayBufferView, ndim: number, dtype: DType, pinned?: boolean): Handle;
+  fromBytes(data: ArrayBufferView, ndim: number, dtypeCode: number, pinned?: boolean): Handle;
+  index(tensor: Handle, count: number): Handle;
+  indexPut(tensor: Handle, count: number, value: Handle | Scalar, isTensor: boolean, accumulate: boolean): void;
   readInto(tensor: Handle, target: ArrayBufferView): void;
   readAsync<T extends ArrayBufferView>(tensor: Handle, target: T): Promise<T>;
   item(tensor: Handle): number;
   shape(tensor: Handle): number;
   strides(tensor: Handle): number;
   numel(tensor: Handle): number;
-  dtype(tensor: Handle): DType;
+  dtype(tensor: Handle): number;
   device(tensor: Handle): string;
   itemSize(tensor: Handle): number;
   isContiguous(tensor: Handle): boolean;
@@ -77,6 +81,7 @@ export interface Native {
     createGraph: boolean,
     allowUnused: boolean,
   ): (Handle | null)[];
+  serveBackward(always: boolean): void;
   requiresGrad(tensor: Handle): boolean;
   setRequiresGrad(tensor: Handle, value: boolean): void;
   isLeaf(tensor: Handle): boolean;

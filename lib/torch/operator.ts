@@ -1,28 +1,31 @@
-import { isDType, toDType } from "./dtype.js";
+import { describe, isPlainObject } from "./describe.js";
+import { dtypeCode, isDType } from "./dtype.js";
 import { asTorchError, TorchError } from "./errors.js";
 import { Generator } from "./generator.js";
-import { type Handle, type NativeArgument, type NativeOverload, native } from "./native.js";
-import { Tensor } from "./tensor.js";
+import { type NativeArgument, type NativeOverload, native } from "./native.js";
+import { liveHandle, Tensor } from "./tensor.js";
 
 // One operator of the dispatcher: picks the overload that takes the arguments, as PyTorch's argument parser does, and
-// calls it. The choice is remembered by the kinds of the arguments, so it is made once per shape of call.
+// calls it. The choice depends on the kinds and names of the arguments only, so it is made once per shape of call.
 
-const enum Seen {
+enum Seen {
   Undefined,
   Null,
   Tensor,
   Integer,
   Float,
   Boolean,
-  String,
   BigInt,
+  String,
+  DType,
   Generator,
   EmptyArray,
   TensorArray,
+  OptionalTensorArray,
   IntegerArray,
   FloatArray,
   BooleanArray,
-  OptionalTensorArray,
+  StringArray,
   Other,
 }
 
@@ -33,7 +36,7 @@ function seen(value: unknown): Seen {
     case "boolean":
       return Seen.Boolean;
     case "string":
-      return Seen.String;
+      return isDType(value) ? Seen.DType : Seen.String;
     case "bigint":
       return Seen.BigInt;
     case "undefined":
@@ -41,34 +44,57 @@ function seen(value: unknown): Seen {
   }
   if (value instanceof Tensor) return Seen.Tensor;
   if (value === null) return Seen.Null;
-  if (value instanceof Generator) return Seen.Generator;
-  if (!Array.isArray(value)) return Seen.Other;
-  if (value.length === 0) return Seen.EmptyArray;
-  if (value.every((item) => item instanceof Tensor)) return Seen.TensorArray;
-  if (value.every((item) => item instanceof Tensor || item === null)) return Seen.OptionalTensorArray;
-  if (value.every((item) => typeof item === "number" || typeof item === "bigint"))
-    return value.every((item) => typeof item === "bigint" || Number.isInteger(item))
-      ? Seen.IntegerArray
-      : Seen.FloatArray;
-  return value.every((item) => typeof item === "boolean") ? Seen.BooleanArray : Seen.Other;
+  if (Array.isArray(value)) return seenArray(value);
+  return value instanceof Generator ? Seen.Generator : Seen.Other;
 }
 
-function accepts(argument: NativeArgument, kind: Seen, value: unknown): boolean {
+/** What an array holds: its first element says what, and the others must agree. */
+function seenArray(array: readonly unknown[]): Seen {
+  if (array.length === 0) return Seen.EmptyArray;
+  let kind = Seen.Undefined;
+  for (const item of array) {
+    const one = seen(item);
+    if (one === Seen.Tensor || one === Seen.Null) {
+      if (kind === Seen.Undefined || kind === Seen.TensorArray || kind === Seen.OptionalTensorArray)
+        kind = one === Seen.Null ? Seen.OptionalTensorArray : kind || Seen.TensorArray;
+      else return Seen.Other;
+    } else if (one === Seen.Integer || one === Seen.BigInt) {
+      if (kind === Seen.Undefined) kind = Seen.IntegerArray;
+      else if (kind !== Seen.IntegerArray && kind !== Seen.FloatArray) return Seen.Other;
+    } else if (one === Seen.Float) {
+      if (kind === Seen.Undefined || kind === Seen.IntegerArray) kind = Seen.FloatArray;
+      else if (kind !== Seen.FloatArray) return Seen.Other;
+    } else if (one === Seen.Boolean) {
+      if (kind === Seen.Undefined) kind = Seen.BooleanArray;
+      else if (kind !== Seen.BooleanArray) return Seen.Other;
+    } else if (one === Seen.String || one === Seen.DType) {
+      if (kind === Seen.Undefined) kind = Seen.StringArray;
+      else if (kind !== Seen.StringArray) return Seen.Other;
+    } else return Seen.Other;
+  }
+  return kind;
+}
+
+function accepts(argument: NativeArgument, kind: Seen): boolean {
   if (kind === Seen.Undefined) return argument.hasDefault || argument.optional;
   if (kind === Seen.Null) return argument.optional;
   if (argument.list) {
     if (kind === Seen.EmptyArray) return true;
+    if (kind === Seen.Integer || kind === Seen.Float)
+      return argument.length !== null && (argument.kind === "float" || (argument.kind === "int" && kind === Seen.Integer));
     switch (argument.kind) {
       case "Tensor":
         return kind === Seen.TensorArray || (argument.elementOptional && kind === Seen.OptionalTensorArray);
       case "int":
-        return kind === Seen.IntegerArray || kind === Seen.Integer;
+        return kind === Seen.IntegerArray;
       case "float":
-        return kind === Seen.IntegerArray || kind === Seen.FloatArray || kind === Seen.Integer || kind === Seen.Float;
+        return kind === Seen.IntegerArray || kind === Seen.FloatArray;
       case "Scalar":
         return kind === Seen.IntegerArray || kind === Seen.FloatArray || kind === Seen.BooleanArray;
       case "bool":
         return kind === Seen.BooleanArray;
+      case "str":
+        return kind === Seen.StringArray;
       default:
         return false;
     }
@@ -85,12 +111,12 @@ function accepts(argument: NativeArgument, kind: Seen, value: unknown): boolean 
     case "bool":
       return kind === Seen.Boolean;
     case "dtype":
-      return isDType(value);
+      return kind === Seen.DType;
     case "str":
     case "device":
     case "layout":
     case "memory_format":
-      return kind === Seen.String;
+      return kind === Seen.String || kind === Seen.DType;
     case "Generator":
       return kind === Seen.Generator;
     default:
@@ -98,101 +124,128 @@ function accepts(argument: NativeArgument, kind: Seen, value: unknown): boolean 
   }
 }
 
-function isNamed(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
+const snakeCase = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+// How many numbers of native.scratch the lists of the current call have taken.
+let scratchUsed = 0;
+
+/** An argument as the addon takes it: tensors as handles, dtypes as codes, lists of numbers and tensors through scratch. */
+function toNative(value: unknown, argument: NativeArgument): unknown {
+  if (typeof value !== "object" || value === null) {
+    if (argument.kind === "dtype" && typeof value === "string") return dtypeCode(value);
+    if (argument.length === null || typeof value !== "number") return value;
+    return listToNative(new Array(argument.length).fill(value), argument);
+  }
+  if (value instanceof Tensor) return value.handle;
+  if (Array.isArray(value)) return listToNative(value, argument);
+  return value instanceof Generator ? value.handle : value;
 }
 
-const snakeCase = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+function listToNative(list: readonly unknown[], argument: NativeArgument): unknown {
+  const { scratch } = native;
+  const { kind } = argument;
+  const begin = scratchUsed;
+  if (kind === "Tensor") {
+    if (begin + list.length > scratch.length) return (list as (Tensor | null)[]).map(liveHandle);
+    for (let i = 0; i < list.length; i++) scratch[begin + i] = liveHandle(list[i] as Tensor | null);
+  } else {
+    if ((kind !== "int" && kind !== "float") || begin + list.length > scratch.length) return list;
+    for (let i = 0; i < list.length; i++) {
+      const item = list[i];
+      if (typeof item !== "number" || (kind === "int" && !Number.isSafeInteger(item))) return list;
+      scratch[begin + i] = item;
+    }
+  }
+  scratchUsed = begin + list.length;
+  return list.length;
+}
 
 class Overload {
   readonly id: number;
   readonly arguments: NativeArgument[];
-  readonly returns: NativeOverload["returns"];
   readonly schema: string;
-  readonly positional: number;
-  /** Results are the written arguments: nothing new is made. */
-  readonly inPlace: boolean;
   /** One new tensor: the commonest result, without looking further. */
   readonly oneTensor: boolean;
+  readonly #returns: NativeOverload["returns"];
+  readonly #positional: number;
   readonly #index = new Map<string, number>();
 
   constructor(described: NativeOverload) {
     this.id = described.id;
     this.arguments = described.arguments;
-    this.returns = described.returns;
     this.schema = described.schema;
+    this.#returns = described.returns;
     const firstKeyword = this.arguments.findIndex((argument) => argument.keywordOnly);
-    this.positional = firstKeyword < 0 ? this.arguments.length : firstKeyword;
-    this.inPlace = this.returns.length > 0 && this.returns.every((result) => result.writes >= 0);
-    this.oneTensor =
-      this.returns.length === 1 && this.returns[0].kind === "Tensor" && !this.returns[0].list && !this.inPlace;
+    this.#positional = firstKeyword < 0 ? this.arguments.length : firstKeyword;
+    const [first, ...more] = described.returns;
+    this.oneTensor = first?.kind === "Tensor" && more.length === 0 && !first.list && first.writes < 0;
     for (const [i, argument] of this.arguments.entries()) this.#index.set(argument.name, i);
   }
 
-  /** Arguments in the schema's order, or null when they do not fit. */
-  bind(args: readonly unknown[], named: Record<string, unknown> | null): unknown[] | null {
-    if (args.length > this.positional) return null;
-    const bound = args.slice();
-    if (named !== null) {
-      for (const [name, value] of Object.entries(named)) {
-        const index = this.#index.get(name) ?? this.#index.get(snakeCase(name));
-        if (index === undefined || (index < args.length && value !== undefined)) return null;
-        if (index >= args.length) bound[index] = value;
-      }
+  /** Where the named arguments go, or what does not fit. */
+  bind(positional: readonly unknown[], named: Record<string, unknown> | null): number[] | string {
+    if (positional.length > this.#positional)
+      return `takes ${this.#positional} positional arguments, not ${positional.length}`;
+    const values = [...positional];
+    const places: number[] = [];
+    for (const [name, value] of Object.entries(named ?? {})) {
+      const place = this.#index.get(name) ?? this.#index.get(snakeCase(name));
+      if (place === undefined) return `has no argument '${name}'`;
+      if (values[place] !== undefined) return `'${name}' is given twice`;
+      values[place] = value;
+      places.push(place);
     }
-    for (let i = 0; i < this.arguments.length; i++) {
-      if (!accepts(this.arguments[i], seen(bound[i]), bound[i])) return null;
+    for (const [i, argument] of this.arguments.entries()) {
+      const kind = seen(values[i]);
+      if (accepts(argument, kind)) continue;
+      return kind === Seen.Undefined ? `'${argument.name}' is missing` : `'${argument.name}' cannot be ${describe(values[i])}`;
     }
-    return bound;
+    return places;
   }
 
-  call(bound: unknown[]): unknown {
-    const converted: unknown[] = [this.id];
-    for (let i = 0; i < bound.length; i++) converted.push(toNative(bound[i], this.arguments[i]));
-    const result = native.call(...(converted as [number, ...unknown[]]));
-    if (this.oneTensor) return result === null ? null : new Tensor(result as Handle);
-    if (this.returns.length === 0) return undefined;
-    if (this.inPlace) {
-      const written = this.returns.map((returned) => bound[returned.writes]);
-      return written.length === 1 ? written[0] : written;
-    }
-    if (this.returns.length === 1) return fromNative(result, this.returns[0]);
-    return (result as unknown[]).map((value, i) =>
-      this.returns[i].writes >= 0 ? bound[this.returns[i].writes] : fromNative(value, this.returns[i]),
-    );
+  call(args: readonly unknown[]): unknown {
+    const converted: [number, ...unknown[]] = [this.id];
+    scratchUsed = 0;
+    for (let i = 0; i < args.length; i++) converted.push(toNative(args[i], this.arguments[i]));
+    const result = native.call(...converted);
+    if (this.oneTensor) return result === null ? null : new Tensor(result as number);
+    const returns = this.#returns;
+    if (returns.length === 0) return undefined;
+    if (returns.length === 1) return this.#fromNative(result, 0, args);
+    return returns.map((_, i) => this.#fromNative(Array.isArray(result) ? result[i] : undefined, i, args));
+  }
+
+  /** What was written in place is the argument itself, of which the addon says nothing. */
+  #fromNative(value: unknown, i: number, args: readonly unknown[]): unknown {
+    const { kind, list, writes } = this.#returns[i];
+    if (writes >= 0) return args[writes];
+    if (kind !== "Tensor" || value === null) return value;
+    if (!list) return new Tensor(value as number);
+    return (value as (number | null)[]).map((handle) => (handle === null ? null : new Tensor(handle)));
   }
 }
 
-function toNative(value: unknown, argument: NativeArgument): unknown {
-  if (value instanceof Tensor || value instanceof Generator) return value.handle;
-  if (Array.isArray(value) && argument.kind === "Tensor")
-    return value.map((item) => (item instanceof Tensor ? item.handle : item));
-  if (argument.kind === "dtype" && isDType(value)) return toDType(value);
-  return value;
-}
+/** The kinds and names of a call's arguments so far: a tree, whose leaves know the overload. */
+class CallShape {
+  overload: Overload | null = null;
+  /** Where the named arguments go, in the order they were given. */
+  places: readonly number[] = [];
+  readonly #next: (CallShape | undefined)[] = [];
+  readonly #named = new Map<string, CallShape>();
 
-function fromNative(value: unknown, returned: NativeOverload["returns"][number]): unknown {
-  if (returned.kind !== "Tensor" || value === null) return value;
-  if (returned.list) return (value as (Handle | null)[]).map((handle) => (handle === null ? null : new Tensor(handle)));
-  return new Tensor(value as Handle);
-}
+  after(kind: Seen): CallShape {
+    this.#next[kind] ??= new CallShape();
+    return this.#next[kind];
+  }
 
-function describe(value: unknown): string {
-  if (value instanceof Tensor) {
-    return value.disposed ? "Tensor(disposed)" : `Tensor([${value.shape}], ${value.dtype}, ${value.device})`;
+  afterName(name: string): CallShape {
+    let shape = this.#named.get(name);
+    if (shape === undefined) {
+      shape = new CallShape();
+      this.#named.set(name, shape);
+    }
+    return shape;
   }
-  if (Array.isArray(value)) {
-    const shown = value.slice(0, 8).map(describe).join(", ");
-    return `[${shown}${value.length > 8 ? `, … ${value.length} in all` : ""}]`;
-  }
-  if (value instanceof Generator) return "Generator";
-  if (typeof value === "object" && value !== null) {
-    if (!isNamed(value)) return (value as object).constructor?.name ?? "object";
-    return `{ ${Object.entries(value)
-      .map(([key, item]) => `${key}: ${describe(item)}`)
-      .join(", ")} }`;
-  }
-  return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
 
 /** One operator by its qualified name, such as "aten::add". Its overloads are looked up at the first call. */
@@ -201,10 +254,10 @@ export class Operator {
   /** The name in messages: without the namespace for PyTorch's own. */
   readonly #title: string;
   #overloads: Overload[] | null = null;
-  readonly #chosen = new Map<number, Overload>();
-  // The two commonest calls, op(tensor) and op(tensor, tensor), have their overload at hand.
-  #unary: Overload | null = null;
-  #binary: Overload | null = null;
+  readonly #shapes = new CallShape();
+  // The two commonest calls, op(tensor) and op(tensor, tensor), have their overload's id at hand. -1: not yet.
+  #unary = -1;
+  #binary = -1;
 
   constructor(name: string) {
     this.name = name;
@@ -216,39 +269,41 @@ export class Operator {
       this.#overloads = native.overloads(this.name).map((described) => new Overload(described));
       if (this.#overloads.length === 0) {
         this.#overloads = null;
-        throw new TorchError("TORCH_UNKNOWN_OPERATOR", `libtorch ${native.build().torch} has no operator ${this.name}`, {
-          operator: this.#title,
-        });
+        throw new TorchError(
+          "TORCH_UNKNOWN_OPERATOR",
+          `libtorch ${native.build().torch} has no operator ${this.name}`,
+          {
+            operator: this.#title,
+          },
+        );
       }
     }
     return this.#overloads;
   }
 
   callUnary(self: Tensor): unknown {
-    const overload = this.#unary;
-    if (overload === null) {
+    if (this.#unary < 0) {
       const result = this.call([self]);
-      const chosen = this.#chosen.get(Seen.Tensor + 16);
-      if (chosen?.oneTensor) this.#unary = chosen;
+      const { overload } = this.#shapes.after(Seen.Tensor);
+      if (overload?.oneTensor) this.#unary = overload.id;
       return result;
     }
     try {
-      return new Tensor(native.call(overload.id, self.handle) as Handle);
+      return new Tensor(native.call(this.#unary, self.handle) as number);
     } catch (error) {
       throw this.#explain(error, [self]);
     }
   }
 
   callBinary(self: Tensor, other: Tensor): unknown {
-    const overload = this.#binary;
-    if (overload === null) {
+    if (this.#binary < 0) {
       const result = this.call([self, other]);
-      const chosen = this.#chosen.get((Seen.Tensor + 16) * 16 + Seen.Tensor);
-      if (chosen?.oneTensor) this.#binary = chosen;
+      const { overload } = this.#shapes.after(Seen.Tensor).after(Seen.Tensor);
+      if (overload?.oneTensor) this.#binary = overload.id;
       return result;
     }
     try {
-      return new Tensor(native.call(overload.id, self.handle, other.handle) as Handle);
+      return new Tensor(native.call(this.#binary, self.handle, other.handle) as number);
     } catch (error) {
       throw this.#explain(error, [self, other]);
     }
@@ -256,40 +311,51 @@ export class Operator {
 
   /** Calls the overload that takes these arguments; a plain object at the end names arguments. */
   call(args: readonly unknown[]): unknown {
-    const last = args.length > 0 ? args[args.length - 1] : undefined;
-    const named = isNamed(last) ? last : null;
-    const positional = named === null ? args : args.slice(0, -1);
     try {
-      if (named === null) {
-        let key = 1;
-        let cacheable = args.length <= 12;
-        for (const value of args) {
-          const kind = seen(value);
-          if (kind === Seen.Other || kind === Seen.String) cacheable = false;
-          key = key * 16 + kind;
-        }
-        const known = cacheable ? this.#chosen.get(key) : undefined;
-        if (known !== undefined) return known.call(args as unknown[]);
-        const { overload, bound } = this.#choose(positional, null, args);
-        if (cacheable) this.#chosen.set(key, overload);
-        return overload.call(bound);
+      const last = args.length > 0 ? args[args.length - 1] : undefined;
+      const named = isPlainObject(last) ? last : null;
+      const count = named === null ? args.length : args.length - 1;
+      let shape = this.#shapes;
+      for (let i = 0; i < count; i++) shape = shape.after(seen(args[i]));
+      if (named === null) return (shape.overload ?? this.#choose(shape, args, null, args)).call(args);
+      const bound = args.slice(0, count);
+      const values: unknown[] = [];
+      for (const name in named) {
+        const value = named[name];
+        shape = shape.afterName(name).after(seen(value));
+        values.push(value);
       }
-      const { overload, bound } = this.#choose(positional, named, args);
+      const overload = shape.overload ?? this.#choose(shape, bound, named, args);
+      const { places } = shape;
+      for (let i = 0; i < values.length; i++) {
+        while (bound.length < places[i]) bound.push(undefined);
+        bound[places[i]] = values[i];
+      }
       return overload.call(bound);
     } catch (error) {
       throw this.#explain(error, args);
     }
   }
 
-  #choose(positional: readonly unknown[], named: Record<string, unknown> | null, args: readonly unknown[]) {
+  #choose(
+    shape: CallShape,
+    positional: readonly unknown[],
+    named: Record<string, unknown> | null,
+    args: readonly unknown[],
+  ): Overload {
+    const reasons: string[] = [];
     for (const overload of this.overloads) {
-      const bound = overload.bind(positional, named);
-      if (bound !== null) return { overload, bound };
+      const places = overload.bind(positional, named);
+      if (typeof places !== "string") {
+        shape.overload = overload;
+        shape.places = places;
+        return overload;
+      }
+      reasons.push(`    ${overload.schema}\n      ${places}`);
     }
-    const schemas = this.overloads.map((overload) => `    ${overload.schema}`).join("\n");
     throw new TorchError(
       "TORCH_ARGUMENT",
-      `${this.#title}: no overload takes (${args.map(describe).join(", ")}). It has:\n${schemas}`,
+      `${this.#title}: no overload takes (${args.map(describe).join(", ")}):\n${reasons.join("\n")}`,
       { operator: this.#title },
     );
   }

@@ -33,7 +33,9 @@ export class Scope implements Disposable {
   readonly tensors: Owned[] = [];
   closed = false;
   readonly #parent: Scope | null;
-  #onStack = false;
+  /** While it is entered: what was current before. */
+  #before: Scope | null = null;
+  #entered = false;
   #crossedAwait = false;
 
   constructor(parent: Scope | null) {
@@ -42,21 +44,17 @@ export class Scope implements Disposable {
 
   /** Makes this the current scope until it is disposed, which must happen before the next `await`. */
   enter(): this {
-    this.#onStack = true;
+    this.#entered = true;
+    this.#before = current;
     current = this;
     queueMicrotask(() => {
-      // Still open at a turn's end: the code awaited. Other tasks must not fall into this scope.
-      if (this.#onStack) {
-        this.#crossedAwait = true;
-        this.#leave();
-      }
+      if (!this.#entered) return;
+      // Still open at a turn's end: the code awaited. Nothing synchronous runs now, so no scope is current.
+      this.#entered = false;
+      this.#crossedAwait = true;
+      current = null;
     });
     return this;
-  }
-
-  #leave(): void {
-    this.#onStack = false;
-    if (current === this) current = this.#parent !== null && !this.#parent.closed ? this.#parent : null;
   }
 
   /** Frees the scope's tensors, but for those found in `result`, which move to the scope around it. */
@@ -83,15 +81,24 @@ export class Scope implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    if (this.#onStack) this.#leave();
-    this.close();
-    if (this.#crossedAwait) {
-      throw new TorchError(
-        "TORCH_SCOPE",
-        "openScope() was held across an await, where other tasks' tensors could fall into it: " +
-          "use `await scope(async () => { ... })`, which follows the task",
-      );
+    if (this.closed) return;
+    if (this.#entered) {
+      this.#entered = false;
+      if (current === this) current = this.#before;
     }
+    if (!this.#crossedAwait) {
+      this.close();
+      return;
+    }
+    // Other tasks' tensors may have fallen into it before the turn ended: none is freed here.
+    this.closed = true;
+    for (const tensor of this.tensors) if (tensor.owner === this && tensor.handle !== 0) adopt(tensor, null);
+    this.tensors.length = 0;
+    throw new TorchError(
+      "TORCH_SCOPE",
+      "openScope() was held across an await, where other tasks' tensors can fall into it. Its tensors are left to the " +
+        "garbage collector: use `await scope(async () => { ... })`, which follows the task",
+    );
   }
 
   static run<T>(fn: () => T): T {
@@ -170,7 +177,8 @@ export function release(tensor: Owned): void {
 
 function forEachTensor(value: unknown, visit: (tensor: Owned) => void, depth = 0): void {
   if (value === null || typeof value !== "object" || depth > 8) return;
-  if ("handle" in value && "owner" in value) visit(value as Owned);
+  // A tensor's copy by structuredClone has no methods: its number means nothing here.
+  if ("handle" in value && "owner" in value && "dispose" in value) visit(value as Owned);
   else if (Array.isArray(value)) for (const item of value) forEachTensor(item, visit, depth + 1);
   else if (value instanceof Map || value instanceof Set)
     for (const item of value.values()) forEachTensor(item, visit, depth + 1);

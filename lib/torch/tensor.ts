@@ -1,5 +1,14 @@
 import { inspect } from "node:util";
-import { allocate, type DType, type DTypeLike, dtypes, isDType, type TypedArray, toDType } from "./dtype.js";
+import {
+  allocate,
+  type DType,
+  type DTypeLike,
+  dtypeOfCode,
+  dtypes,
+  isDType,
+  type TypedArray,
+  toDType,
+} from "./dtype.js";
 import { asTorchError, TorchError } from "./errors.js";
 import type { TensorMethods } from "./generated/methods.js";
 import { type Handle, native } from "./native.js";
@@ -15,7 +24,6 @@ export interface ToOptions {
   copy?: boolean;
 }
 
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the operators' methods are put on the prototype by methods.ts
 export interface Tensor extends TensorMethods {}
 
 /**
@@ -25,7 +33,7 @@ export interface Tensor extends TensorMethods {}
  * Every operator of libtorch is a method, with PyTorch's name in camelCase and its positional arguments; keyword-only
  * arguments go into a last object: `x.add(y, { alpha: 2 })`, `x.sum([1], true)`, `x.mul_(0.5)`.
  */
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: see above
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the operators' methods are put on the prototype by methods.ts
 export class Tensor implements Disposable, Owned {
   handle: Handle;
   owner: Scope | null = null;
@@ -46,14 +54,12 @@ export class Tensor implements Disposable, Owned {
 
   /** Sizes, outermost first. A scalar has []. */
   get shape(): number[] {
-    const ndim = this.#ask("shape", native.shape);
-    return Array.from(native.scratch.subarray(0, ndim));
+    return fromScratch(this.#ask("shape", native.shape));
   }
 
   /** Elements to skip in memory from one index to the next, by dimension. */
   get strides(): number[] {
-    const ndim = this.#ask("strides", native.strides);
-    return Array.from(native.scratch.subarray(0, ndim));
+    return fromScratch(this.#ask("strides", native.strides));
   }
 
   get ndim(): number {
@@ -76,7 +82,7 @@ export class Tensor implements Disposable, Owned {
   }
 
   get dtype(): DType {
-    return this.#ask("dtype", native.dtype);
+    return dtypeOfCode(this.#ask("dtype", native.dtype));
   }
 
   /** "cpu", or "cuda:0" and so on. */
@@ -133,7 +139,7 @@ export class Tensor implements Disposable, Owned {
   }
 
   set grad(gradient: Tensor | null) {
-    this.#ask("grad", (handle) => native.setGrad(handle, gradient === null ? 0 : gradient.handle));
+    this.#ask("grad", (handle) => native.setGrad(handle, gradient === null ? 0 : liveHandle(gradient)));
   }
 
   /** Keeps the gradient of a tensor that is no leaf: torch.Tensor.retain_grad. */
@@ -156,10 +162,10 @@ export class Tensor implements Disposable, Owned {
    * @param gradient needed when the tensor has more than one element
    */
   backward(gradient: Tensor | null = null, options: { retainGraph?: boolean; createGraph?: boolean } = {}): void {
-    this.#ask("backward", (handle) =>
+    this.#ask("backward", () =>
       native.backward(
-        [handle],
-        gradient === null ? [] : [gradient.handle],
+        [liveHandle(this)],
+        gradient === null ? [] : [liveHandle(gradient)],
         options.retainGraph,
         options.createGraph ?? false,
       ),
@@ -182,7 +188,8 @@ export class Tensor implements Disposable, Owned {
 
   #readable(): { tensor: Tensor; array: TypedArray } {
     const dtype = this.dtype;
-    if (dtype.startsWith("complex")) throw new TorchError("TORCH_TYPE", `toTypedArray: no array for ${dtype}`);
+    if (!(dtypes[dtype]?.array || dtypes[dtype]?.floating))
+      throw new TorchError("TORCH_TYPE", `toTypedArray: no array for ${dtype}`);
     const tensor = dtypes[dtype].array ? this : this.to("float32");
     return { tensor, array: allocate(tensor.dtype, this.numel()) };
   }
@@ -223,7 +230,9 @@ export class Tensor implements Disposable, Owned {
   /** The tensor in another dtype or on another device; itself when nothing changes: torch.Tensor.to. */
   to(target: DTypeLike | (string & {}) | ToOptions, options: Omit<ToOptions, "dtype" | "device"> = {}): Tensor {
     const wanted: ToOptions =
-      typeof target === "string" ? { ...options, ...(isDType(target) ? { dtype: target } : { device: target }) } : target;
+      typeof target === "string"
+        ? { ...options, ...(isDType(target) ? { dtype: target } : { device: target }) }
+        : target;
     const dtype = wanted.dtype === undefined ? this.dtype : toDType(wanted.dtype);
     const device = wanted.device ?? this.device;
     const same = dtype === this.dtype && canonicalDevice(device) === this.device;
@@ -261,10 +270,31 @@ export class Tensor implements Disposable, Owned {
 
   [inspect.custom](): string {
     if (this.disposed) return "Tensor(disposed)";
-    const values = this.numel() <= 64 ? ` ${inspect(this.tolist(), { depth: 8, breakLength: 100 })}` : "";
     const grad = this.requiresGrad ? ", requiresGrad" : "";
-    return `Tensor([${this.shape}], ${this.dtype}, ${this.device}${grad})${values}`;
+    return `Tensor([${this.shape}], ${this.dtype}, ${this.device}${grad})${this.#values()}`;
   }
+
+  /** The values of a small tensor, for showing; nothing for dtypes and devices that have none to show. */
+  #values(): string {
+    if (this.numel() > 64) return "";
+    try {
+      return ` ${inspect(this.tolist(), { depth: 8, breakLength: 100 })}`;
+    } catch {
+      return "";
+    }
+  }
+}
+
+function fromScratch(count: number): number[] {
+  const { scratch } = native;
+  const list: number[] = [];
+  for (let i = 0; i < count; i++) list.push(scratch[i]);
+  return list;
+}
+
+/** A tensor's handle for a list of them, where 0 means none: that of a disposed one is NaN, which names no tensor. */
+export function liveHandle(tensor: Tensor | null): Handle {
+  return tensor === null ? 0 : tensor.handle || Number.NaN;
 }
 
 /** "cuda" is the current CUDA device. */
@@ -278,7 +308,8 @@ function convert(tensor: Tensor, dtype: DType, device: string, nonBlocking: bool
   toCopy ??= native.overloads("aten::to").find((overload) => overload.overload === "dtype_layout")?.id;
   try {
     // (self, dtype, layout, device, pin_memory, non_blocking, copy)
-    const handle = native.call(toCopy as number, tensor.handle, dtype, undefined, device, undefined, nonBlocking, copy);
+    const { code } = dtypes[dtype];
+    const handle = native.call(toCopy as number, tensor.handle, code, undefined, device, undefined, nonBlocking, copy);
     return new Tensor(handle as Handle);
   } catch (error) {
     throw asTorchError(error, "to");

@@ -58,12 +58,19 @@ export class Curriculum {
   }
 }
 
-/** Saves what is left to save. Whoever stopped early reads no more events: an error is the only way to tell of a failure. */
+/**
+ * Saves what is left to save. Whoever stopped early reads no more events: an error is the only way to tell of a failure.
+ * It must not hide the one that ended the run.
+ */
 async function finish(session: Session, sinks: Sinks, failed: boolean): Promise<void> {
-  const events = await session.close();
-  for (const event of events) await sinks.write(event);
-  const unsaved = events.find((event) => event.type === "warning");
-  if (unsaved && !failed) throw new TrainError("TRAIN_CHECKPOINT_WRITE", unsaved.message);
+  try {
+    const events = await session.close();
+    for (const event of events) await sinks.write(event);
+    const unsaved = events.find((event) => event.type === "warning");
+    if (unsaved) throw new TrainError("TRAIN_CHECKPOINT_WRITE", unsaved.message);
+  } catch (error) {
+    if (!failed) throw error;
+  }
 }
 
 /** What a run writes beside its checkpoints: metrics.jsonl and report.html. */

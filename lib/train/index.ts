@@ -25,8 +25,16 @@ export type {
 } from "./events.js";
 export { flopsPerToken, peakFlops } from "./flops.js";
 export { type Interrupt, interruptSignal } from "./interrupt.js";
+export type { TrainingJob } from "./job.js";
+export {
+  type CurriculumFile,
+  type CurriculumFileContext,
+  type LoadCurriculumOptions,
+  loadCurriculum,
+} from "./load-curriculum.js";
 export { adamw, type OptimizerChoice, type OptimizerConfig, type OptimizerFactory, sgd } from "./optimizer.js";
 export { cpuHasBfloat16, type Precision, resolvePrecision } from "./precision.js";
+export { buildRecipe, parseRecipe, type RecipeContext, type RecipeInput, readRecipe, recipeSchema } from "./recipe.js";
 export type { RunOptions } from "./run-options.js";
 export { jsonl } from "./sinks/jsonl.js";
 export { report } from "./sinks/report.js";
@@ -50,4 +58,3 @@ export {
   stage,
   supervised,
 } from "./stage.js";
-export { Trainer } from "./trainer.js";

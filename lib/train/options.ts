@@ -54,18 +54,22 @@ function explain(issue: Issue, root: z.ZodType, value: unknown, prefix: Path): s
   return [`${at(path)}${issue.message}`];
 }
 
-/** The branch of a union that the value was meant for: the one that complains about the inside of it, not the whole. */
+/** The branch of a union that the value was meant for: the one with the least to complain about, and not about the whole. */
 function likeliestBranch(branches: readonly Issue[][]): Issue[] | undefined {
-  const depth = (issues: readonly Issue[]): number =>
-    Math.max(
-      0,
-      ...issues.map((issue) => {
-        const inner = issue.code === "invalid_union" ? (likeliestBranch(issue.errors) ?? []) : [];
-        return issue.path.length + (issue.code === "unrecognized_keys" ? 1 : 0) + (inner.length > 0 ? depth(inner) : 0);
-      }),
-    );
-  const sorted = branches.map((issues) => ({ issues, depth: depth(issues) })).sort((a, b) => b.depth - a.depth);
-  return sorted[0] && sorted[0].depth > 0 ? sorted[0].issues : undefined;
+  const ranked = branches.map((issues) => ({ issues, cost: costOf(issues) })).sort((a, b) => a.cost - b.cost);
+  return ranked[0] && ranked[0].cost < NOT_MEANT ? ranked[0].issues : undefined;
+}
+
+const NOT_MEANT = 1000;
+
+function costOf(issues: readonly Issue[]): number {
+  const costs = issues.map((issue): number => {
+    if (issue.code === "unrecognized_keys") return issue.keys.length;
+    if (issue.path.length > 0) return 1;
+    if (issue.code !== "invalid_union" || issue.errors.length === 0) return NOT_MEANT;
+    return Math.min(...issue.errors.map(costOf));
+  });
+  return costs.reduce((sum, cost) => sum + cost, 0);
 }
 
 function expectations(issue: Issue): string[] {
@@ -109,8 +113,13 @@ function unwrap(schema: Definition, value: unknown): Definition[] {
   if (input) return unwrap(input, value);
   if (!options) return [schema];
   const tag = discriminator && (value as Record<string, unknown> | null)?.[discriminator];
-  const meant = discriminator ? options.filter((option) => option._zod.propValues?.[discriminator]?.has(tag)) : options;
-  return (meant.length > 0 ? meant : options).flatMap((option) => unwrap(option, value));
+  const tagged = discriminator ? options.filter((option) => option._zod.propValues?.[discriminator]?.has(tag)) : [];
+  const inner = (tagged.length > 0 ? tagged : options).flatMap((option) => unwrap(option, value));
+  // Of several objects the ones that know most of the value's keys.
+  const known = ({ _zod }: Definition) =>
+    Object.keys(value ?? {}).filter((key) => key in (_zod.def.shape ?? {})).length;
+  const most = Math.max(...inner.map(known));
+  return inner.filter((each) => known(each) === most);
 }
 
 function child(schema: Definition, key: PropertyKey): Definition[] {

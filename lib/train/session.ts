@@ -13,10 +13,12 @@ import {
 } from "./checkpoint.js";
 import { StageClock } from "./clock.js";
 import { TrainError } from "./errors.js";
-import type { CheckpointEvent, Position, RunFacts, StepEvent, TrainEvent, WarningEvent } from "./events.js";
+import type { CheckpointEvent, Position, StepEvent, TrainEvent, WarningEvent } from "./events.js";
 import { Meter } from "./meter.js";
+import { divergence, skippedMessage } from "./not-finite.js";
 import { makeOptimizer } from "./optimizer.js";
-import { type PlannedStage, resumeFacts } from "./plan.js";
+import type { PlannedStage } from "./plan.js";
+import { describeRun, identify } from "./run-facts.js";
 import type { RunSettings } from "./run-options.js";
 import { type StepResult, Trainer } from "./trainer.js";
 import { versions } from "./versions.js";
@@ -28,12 +30,15 @@ export class Session {
   readonly #model: Decoder;
   readonly #store: CheckpointStore | undefined;
   readonly #facts: ResumeFacts;
-  readonly #startedAt = new Date().toISOString();
   #progress: Progress;
   #optimizer: { instance: Optimizer; madeIn: number } | undefined;
   #clock: StageClock | undefined;
   /** The step that was saved last, and when: what need not be saved again. */
-  #saved = { globalStep: 0, stage: 0, at: performance.now() };
+  #saved: { globalStep: number; stage: number; at: number; path?: string } = {
+    globalStep: 0,
+    stage: 0,
+    at: performance.now(),
+  };
   #trainer: Trainer | undefined;
   /** The last checkpoint could not be written, and the consumer was told. */
   #lost = false;
@@ -46,9 +51,7 @@ export class Session {
     this.#model = model instanceof StableDiffCoder ? model.model : model;
     this.#store = out === undefined ? undefined : new CheckpointStore(out, keepLast);
     this.#progress = newProgress(new Set(planned.map(({ source }) => source)).size);
-    const { dtype: _, other: __, ...config } = this.#model.config;
-    const shape = { ...config, dtype: this.#model.parameters()[0].dtype };
-    this.#facts = { seed, model: shape, stages: resumeFacts(planned) };
+    this.#facts = identify(this.#model, planned, seed);
   }
 
   /** Trains, and tells what happens. The whole run is this function. */
@@ -67,7 +70,9 @@ export class Session {
         if (this.#settings.signal?.aborted) return yield* this.#abort();
         const step = await this.#step(trainer, clock, planned);
         yield this.#stepEvent(step, meter, clock);
-        if (step.skipped === "not finite") yield this.#skipped(step);
+        if (step.skipped === "not finite") {
+          yield this.#warning("STEP_SKIPPED", skippedMessage(step, progress.skipped.total));
+        }
         const isLast = clock.isOver(progress.step);
         yield* this.#hooks(planned, isLast);
         if (!isLast && this.#isCheckpointDue()) yield* this.#checkpoint();
@@ -101,7 +106,7 @@ export class Session {
   /** Looks for a checkpoint to go on from, and puts everything back as it was. */
   async *#begin(): AsyncGenerator<TrainEvent, void, void> {
     const { resume, overwrite, out } = this.#settings;
-    const run = this.#runFacts();
+    const run = describeRun(this.#model, this.#planned, this.#settings);
     if (this.#store && !resume && !this.#store.isEmpty) {
       if (!overwrite) {
         const hint = "resume: true goes on with it, overwrite: true begins anew, or choose another folder";
@@ -121,7 +126,7 @@ export class Session {
     const positions = this.#progress.positions.map((start, source) => found.progress.positions[source] ?? start);
     this.#progress = { ...found.progress, positions };
     const { stage, step, globalStep } = this.#progress;
-    this.#saved = { globalStep, stage, at: performance.now() };
+    this.#saved = { globalStep, stage, at: performance.now(), path: found.path };
     const planned = this.#planned[stage];
     // A stage that was not begun makes its own optimiser, if it wants one.
     if (planned && (step > 0 || planned.optimizerFrom !== stage)) {
@@ -161,7 +166,8 @@ export class Session {
     if (result.skipped !== "no targets") progress.gradNorm = result.gradNorm;
     progress.skipped.inARow = result.skipped === "not finite" ? progress.skipped.inARow + 1 : 0;
     if (result.skipped === "not finite") progress.skipped.total++;
-    if (progress.skipped.inARow > this.#settings.maxSkipped) throw this.#diverged(result);
+    if (progress.skipped.inARow > this.#settings.maxSkipped)
+      throw divergence(result, this.#position(), progress.skipped.inARow);
     return result;
   }
 
@@ -204,8 +210,8 @@ export class Session {
   async *#abort(): AsyncGenerator<TrainEvent, void, void> {
     if (this.#hasUnsaved) yield* this.#checkpoint();
     this.#requireSaved();
-    const saved = this.#store && this.#progress.globalStep > 0;
-    yield { type: "aborted", ...this.#position(), ...(saved && { checkpoint: this.#store?.folder }) };
+    const { path } = this.#saved;
+    yield { type: "aborted", ...this.#position(), ...(path !== undefined && { checkpoint: path }) };
   }
 
   /** Saves. A failure is a warning, or with `strict` the end. */
@@ -228,7 +234,7 @@ export class Session {
         versions: versions(),
       });
       const { globalStep, stage } = this.#progress;
-      this.#saved = { globalStep, stage, at: performance.now() };
+      this.#saved = { globalStep, stage, at: performance.now(), path };
       yield { type: "checkpoint", ...position, checkpoint: name, path, seconds: (performance.now() - start) / 1000 };
     } catch (error) {
       const message = (error as Error).message;
@@ -274,24 +280,6 @@ export class Session {
     return step.skipped ? { ...event, skipped: step.skipped } : event;
   }
 
-  #skipped({ loss, gradNorm, indices }: StepResult): WarningEvent {
-    const { total } = this.#progress.skipped;
-    const what = `loss ${loss}, gradient norm ${gradNorm}`;
-    return this.#warning("STEP_SKIPPED", `step skipped: ${what} (stream ${range(indices)}; ${total} skipped so far)`);
-  }
-
-  #diverged({ loss, gradNorm, indices, samples }: StepResult): TrainError {
-    const { inARow } = this.#progress.skipped;
-    const { name, step } = this.#position();
-    const title = `stage '${name}': loss or gradient was not finite in ${inARow} steps in a row, up to step ${step}`;
-    const last = `the last one had loss ${loss}, gradient norm ${gradNorm}`;
-    const where = `at positions ${range(indices)} of the stream, samples ${samples.join(", ")} of the data`;
-    return new TrainError(
-      "TRAIN_NOT_FINITE",
-      `${title}; ${last}, ${where}. The weights are those of the last good step`,
-    );
-  }
-
   #warning(code: WarningEvent["code"], message: string): WarningEvent {
     return { type: "warning", globalStep: this.#progress.globalStep, code, message };
   }
@@ -300,25 +288,6 @@ export class Session {
     const { stage, step, globalStep } = this.#progress;
     return { stage, name: this.#planned[stage]?.stage.name ?? "", step, globalStep };
   }
-
-  #runFacts(): RunFacts {
-    const { config } = this.#model;
-    const heads = `${config.numHeads} heads (${config.numKeyValueHeads} for keys and values)`;
-    return {
-      out: this.#settings.out,
-      parameters: this.#model.numParameters(),
-      model: `${config.numLayers} layers of ${config.hiddenSize}, ${heads}, vocabulary ${config.vocabSize}`,
-      device: this.#model.device,
-      seed: this.#settings.seed,
-      stages: this.#planned.map(({ facts }) => facts),
-      versions: versions(),
-      startedAt: this.#startedAt,
-    };
-  }
-}
-
-function range(indices: readonly number[]): string {
-  return indices.length === 1 ? String(indices[0]) : `${indices[0]} to ${indices[indices.length - 1]}`;
 }
 
 function sameDevice(a: string, b: string): boolean {

@@ -111,7 +111,7 @@ const isHook = (value: unknown) => {
 };
 
 const positive = z.int().min(1);
-const nameSchema = z
+const fileName = z
   .string()
   .regex(
     /^[A-Za-z0-9][A-Za-z0-9._-]*$/,
@@ -120,7 +120,7 @@ const nameSchema = z
 
 /** The options of a stage that a file can hold, too. */
 export const stageSettings = {
-  name: nameSchema.describe("unique in the curriculum"),
+  name: z.string().trim().min(1).max(60).describe("unique in the curriculum"),
   steps: positive.optional().describe("optimiser steps; give one of steps, tokens, epochs, minutes"),
   tokens: z.number().positive().optional().describe("clean tokens to train on"),
   epochs: z.number().positive().optional().describe("passes over the data"),
@@ -138,7 +138,7 @@ export const stageSettings = {
   clip: z.number().positive().nullable().default(1).describe("largest gradient norm"),
   precision: z.enum(["auto", "float32", "bfloat16"]).default("auto").describe("of the forward pass"),
   seed: z.int().min(0).optional().describe("of order and corruption; default: the run's"),
-  checkpoint: nameSchema
+  checkpoint: fileName
     .refine((name) => !/^step-\d+$/.test(name), "step-NUMBER names the checkpoints in between")
     .optional()
     .describe("name of the checkpoint that is kept of the stage's end"),
@@ -157,7 +157,7 @@ const customShape = {
   objective: z.custom<StageObjective>(isFunction, { error: "expected a function (model, batch, context)" }),
   kind: z.string().min(1).optional().describe("what it is called in logs; default: the objective's name"),
   positionsPerToken: z.number().positive().default(1).describe("positions computed for each clean token"),
-  facts: z.unknown().describe("JSON that must be the same on resume"),
+  facts: z.unknown().optional().describe("JSON that must be the same on resume"),
 };
 
 const customSchema = withEnd(customShape);

@@ -121,7 +121,8 @@ export class Trainer {
       }
     }
     const scalars = [torch.stack(losses).sum(), gradNorm(this.#parameters), ...onDevice];
-    const numbers = torch.stack(scalars.map((scalar) => scalar.detach().to("float32").reshape([])));
+    const { device } = this.#model;
+    const numbers = torch.stack(scalars.map((scalar) => scalar.detach().to({ dtype: "float32", device }).reshape([])));
     return { numbers, normalizer, noted };
   }
 

@@ -1,4 +1,4 @@
-// The backward pass of range_attention. With P = exp(scale q k^T - lse), delta = sum(grad * out) per query and D = grad v^T:
+// The backward pass of range_attention. With P = V::exp(scale q k^T - lse), delta = sum(grad * out) per query and D = grad v^T:
 //   dS = P (D - delta)      dv = P^T grad      dq = scale dS k      dk = scale dS^T q
 //
 // Query tiles are shared out in a number of portions that depends on the problem only. A portion adds up its own dk and dv, portions are
@@ -34,7 +34,7 @@ struct BackwardProblem : RangeProblem {
   }
 };
 
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void pack_keys(const RangeProblem& p, int64_t begin, int64_t end) {
   std::vector<A> buffer(static_cast<size_t>(kTile * p.dp));
   for (int64_t index = begin; index < end; ++index) {
@@ -42,9 +42,9 @@ DIFFCODER_INLINE void pack_keys(const RangeProblem& p, int64_t begin, int64_t en
     const int64_t first = tile * kTile, n = std::min(kTile, p.keys - first);
     const int64_t b = key_head / p.kv_heads, h = key_head % p.kv_heads;
     A* k_rows = RangeProblem::tile_of<A>(p.k_rows, key_head, tile);
-    pack_rows<A>(HeadRows(p.k, b, h), first, n, kTile, p.d, p.dp, A(1), k_rows);
+    pack_rows<I, A>(HeadRows(p.k, b, h), first, n, kTile, p.d, p.dp, A(1), k_rows);
     pack_transposed<A>(k_rows, n, p.d, p.dp, RangeProblem::tile_of<A>(p.k_transposed, key_head, tile));
-    pack_rows<A>(HeadRows(p.v, b, h), first, n, n, p.d, p.dp, A(1), buffer.data());
+    pack_rows<I, A>(HeadRows(p.v, b, h), first, n, n, p.d, p.dp, A(1), buffer.data());
     pack_transposed<A>(buffer.data(), n, p.d, p.dp, RangeProblem::tile_of<A>(p.v_transposed, key_head, tile));
   }
 }
@@ -66,20 +66,23 @@ struct Workspace {
 };
 
 /// Probabilities and dS of the group's four rows: p holds scores, ds the products grad v^T.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void differentiate(A* p, A* ds, int64_t j0, int64_t j1, const A* lse, const A* delta) {
+  using V = Simd<I, A>;
+  constexpr int64_t kRows = I::rows;
   for (int64_t r = 0; r < kRows; ++r, p += kTile, ds += kTile) {
-    for (int64_t j = j0; j < j1; j += kLanes<A>) {
-      const Vec<A> e = exp(load(p + j) - lse[r]);
-      store(p + j, e);
-      store(ds + j, e * (load(ds + j) - delta[r]));
+    for (int64_t j = j0; j < j1; j += V::lanes) {
+      const typename V::Vec e = V::exp(V::load(p + j) - lse[r]);
+      V::store(p + j, e);
+      V::store(ds + j, e * (V::load(ds + j) - delta[r]));
     }
   }
 }
 
-/// Adds the tile's share to dk and dv, four keys at a time over the queries that see them.
-template <typename A>
-DIFFCODER_INLINE void add_key_gradients(const TileView& view, const Workspace<A>& w, int64_t dp, A* dk, A* dv) {
+/// Adds the tile's share to dk and dv, a few keys at a time over the queries that see them.
+template <typename I, typename A>
+DIFFCODER_INLINE void add_key_gradients(const TileView<I>& view, const Workspace<A>& w, int64_t dp, A* dk, A* dv) {
+  constexpr int64_t kRows = I::rows;
   for (int64_t key = 0; key < kTile; key += kRows) {
     int64_t first = view.groups, last = -1;
     for (int64_t g = 0; g < view.groups; ++g) {
@@ -89,29 +92,31 @@ DIFFCODER_INLINE void add_key_gradients(const TileView& view, const Workspace<A>
     }
     if (last < 0) continue;
     const int64_t row = first * kRows, terms = (last + 1) * kRows - row;
-    row_product<A, true>(w.p + row * kTile + key, 1, kTile, w.grad + row * dp, dp, terms, dp, dv + key * dp, dp);
-    row_product<A, true>(w.ds + row * kTile + key, 1, kTile, w.q + row * dp, dp, terms, dp, dk + key * dp, dp);
+    row_product<I, A, true>(w.p + row * kTile + key, 1, kTile, w.grad + row * dp, dp, terms, dp, dv + key * dp, dp);
+    row_product<I, A, true>(w.ds + row * kTile + key, 1, kTile, w.q + row * dp, dp, terms, dp, dk + key * dp, dp);
   }
 }
 
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& tile, int64_t b, int64_t h, A* dk_part, A* dv_part,
                                     const Workspace<A>& w) {
+  using V = Simd<I, A>;
+  constexpr int64_t kRows = I::rows;
   const int64_t dp = p.dp, padded = round_up(tile.rows, kRows), first = tile.ranges->first + tile.first;
   const int64_t key_head = b * p.kv_heads + h / (p.heads / p.kv_heads);
-  pack_rows<A>(HeadRows(p.q, b, h), first, tile.rows, padded, p.d, dp, static_cast<A>(p.scale), w.q);
-  pack_rows<A>(HeadRows(p.grad, b, h), first, tile.rows, padded, p.d, dp, A(1), w.grad);
-  pack_rows<A>(HeadRows(p.out, b, h), first, tile.rows, padded, p.d, dp, A(1), w.out);
+  pack_rows<I, A>(HeadRows(p.q, b, h), first, tile.rows, padded, p.d, dp, static_cast<A>(p.scale), w.q);
+  pack_rows<I, A>(HeadRows(p.grad, b, h), first, tile.rows, padded, p.d, dp, A(1), w.grad);
+  pack_rows<I, A>(HeadRows(p.out, b, h), first, tile.rows, padded, p.d, dp, A(1), w.out);
   std::fill(w.dq, w.dq + padded * dp, A(0));
   A delta[kTile], lse[kTile] = {};
   const A* lse_row = static_cast<const A*>(p.lse.const_data_ptr()) + (b * p.heads + h) * p.queries + first;
   std::copy(lse_row, lse_row + tile.rows, lse);
   for (int64_t i = 0; i < padded; ++i) {
-    Vec<A> sum = {};
-    for (int64_t k = 0; k < dp; k += kLanes<A>) sum += load(w.grad + i * dp + k) * load(w.out + i * dp + k);
-    delta[i] = reduce_add<A>(sum);
+    typename V::Vec sum = {};
+    for (int64_t k = 0; k < dp; k += V::lanes) sum += V::load(w.grad + i * dp + k) * V::load(w.out + i * dp + k);
+    delta[i] = V::reduce_add(sum);
   }
-  TileView view;
+  TileView<I> view;
   for (size_t range = 0; range < tile.ranges->lo.size(); ++range) {
     view.read(tile, range, b);
     for (int64_t t = view.first_key / kTile; t * kTile < view.last_key; ++t) {
@@ -119,7 +124,7 @@ DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& t
       const A* k_transposed = RangeProblem::tile_of<A>(p.k_transposed, key_head, t);
       const A* v_transposed = RangeProblem::tile_of<A>(p.v_transposed, key_head, t);
       const A* k_rows = RangeProblem::tile_of<A>(p.k_rows, key_head, t);
-      view.enter<A>(base);
+      view.template enter<A>(base);
       for (int64_t g = 0; g < view.groups; ++g) {
         const int64_t j0 = view.j0[g], j1 = view.j1[g], row = g * kRows;
         A *s = w.p + row * kTile, *ds = w.ds + row * kTile;
@@ -128,13 +133,13 @@ DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& t
           std::fill(ds, ds + kRows * kTile, A(0));
           continue;
         }
-        row_product<A, false>(w.q + row * dp, dp, 1, k_transposed + j0, kTile, p.d, j1 - j0, s + j0, kTile);
-        row_product<A, false>(w.grad + row * dp, dp, 1, v_transposed + j0, kTile, p.d, j1 - j0, ds + j0, kTile);
+        row_product<I, A, false>(w.q + row * dp, dp, 1, k_transposed + j0, kTile, p.d, j1 - j0, s + j0, kTile);
+        row_product<I, A, false>(w.grad + row * dp, dp, 1, v_transposed + j0, kTile, p.d, j1 - j0, ds + j0, kTile);
         if (!view.all_seen(g, base)) hide(view, g, base, -std::numeric_limits<A>::infinity(), s);
-        differentiate(s, ds, j0, j1, lse + row, delta + row);
-        row_product<A, true>(ds + j0, kTile, 1, k_rows + j0 * dp, dp, j1 - j0, dp, w.dq + row * dp, dp);
+        differentiate<I, A>(s, ds, j0, j1, lse + row, delta + row);
+        row_product<I, A, true>(ds + j0, kTile, 1, k_rows + j0 * dp, dp, j1 - j0, dp, w.dq + row * dp, dp);
       }
-      add_key_gradients(view, w, dp, dk_part + t * kTile * dp, dv_part + t * kTile * dp);
+      add_key_gradients<I, A>(view, w, dp, dk_part + t * kTile * dp, dv_part + t * kTile * dp);
     }
   }
   const int64_t row_bytes = p.heads * p.d * static_cast<int64_t>(p.dq.element_size());
@@ -142,11 +147,11 @@ DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& t
   for (int64_t i = 0; i < tile.rows; ++i, dq += row_bytes) {
     A* row = w.dq + i * dp;
     for (int64_t k = 0; k < p.d; ++k) row[k] *= static_cast<A>(p.scale);
-    write_any<A>(row, p.dq.scalar_type(), dq, p.d);
+    write_any<I, A>(row, p.dq.scalar_type(), dq, p.d);
   }
 }
 
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void backward_worker(const BackwardProblem& p, std::atomic<int64_t>& next) {
   const Workspace<A> w(p.dp);
   const int64_t group = p.heads / p.kv_heads, pieces = p.batch * p.kv_heads * p.portions;
@@ -158,14 +163,14 @@ DIFFCODER_INLINE void backward_worker(const BackwardProblem& p, std::atomic<int6
     // Every portions-th tile: later tiles see more keys, so neighbours cost about the same.
     for (size_t t = static_cast<size_t>(portion); t < p.tiles.size(); t += static_cast<size_t>(p.portions)) {
       for (int64_t i = 0; i < group; ++i) {
-        backward_tile<A>(p, p.tiles[t], key_head / p.kv_heads, key_head % p.kv_heads * group + i, dk, dv, w);
+        backward_tile<I, A>(p, p.tiles[t], key_head / p.kv_heads, key_head % p.kv_heads * group + i, dk, dv, w);
       }
     }
   }
 }
 
 /// Sums the portions of key tiles begin..end (over all key heads) and stores them as dk and dv.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void store_key_gradients(const BackwardProblem& p, int64_t begin, int64_t end) {
   for (int64_t index = begin; index < end; ++index) {
     const int64_t tile = index % p.key_tiles, key_head = index / p.key_tiles, size = kTile * p.dp;
@@ -179,17 +184,17 @@ DIFFCODER_INLINE void store_key_gradients(const BackwardProblem& p, int64_t begi
       const int64_t element = static_cast<int64_t>(target->element_size());
       const int64_t b = key_head / p.kv_heads, h = key_head % p.kv_heads;
       char* row = static_cast<char*>(target->data_ptr()) + ((b * p.keys + first) * p.kv_heads + h) * p.d * element;
-      for (int64_t i = 0; i < n; ++i, row += p.kv_heads * p.d * element) write_any<A>(total + i * p.dp, target->scalar_type(), row, p.d);
+      for (int64_t i = 0; i < n; ++i, row += p.kv_heads * p.d * element) write_any<I, A>(total + i * p.dp, target->scalar_type(), row, p.d);
     }
   }
 }
 
-DIFFCODER_CLONES void pack_float(const RangeProblem& p, int64_t begin, int64_t end) { pack_keys<float>(p, begin, end); }
-DIFFCODER_CLONES void pack_double(const RangeProblem& p, int64_t begin, int64_t end) { pack_keys<double>(p, begin, end); }
-DIFFCODER_CLONES void work_float(const BackwardProblem& p, std::atomic<int64_t>& next) { backward_worker<float>(p, next); }
-DIFFCODER_CLONES void work_double(const BackwardProblem& p, std::atomic<int64_t>& next) { backward_worker<double>(p, next); }
-DIFFCODER_CLONES void store_float(const BackwardProblem& p, int64_t begin, int64_t end) { store_key_gradients<float>(p, begin, end); }
-DIFFCODER_CLONES void store_double(const BackwardProblem& p, int64_t begin, int64_t end) { store_key_gradients<double>(p, begin, end); }
+DIFFCODER_KERNEL(pack_float, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, float)
+DIFFCODER_KERNEL(pack_double, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, double)
+DIFFCODER_KERNEL(work_float, (const BackwardProblem& p, std::atomic<int64_t>& next), (p, next), backward_worker, float)
+DIFFCODER_KERNEL(work_double, (const BackwardProblem& p, std::atomic<int64_t>& next), (p, next), backward_worker, double)
+DIFFCODER_KERNEL(store_float, (const BackwardProblem& p, int64_t begin, int64_t end), (p, begin, end), store_key_gradients, float)
+DIFFCODER_KERNEL(store_double, (const BackwardProblem& p, int64_t begin, int64_t end), (p, begin, end), store_key_gradients, double)
 
 }  // namespace
 

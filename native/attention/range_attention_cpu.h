@@ -50,12 +50,14 @@ struct RangeProblem {
 
 namespace simd {
 
-/// The part of a key tile that groups of four queries see. Group g's scores are computed for keys j0[g]..j1[g] of the tile (none if equal).
+/// The part of a key tile that groups of I::rows queries see. Group g's scores are computed for keys j0[g]..j1[g] of the tile (none if equal).
+template <typename I>
 struct TileView {
+  static constexpr int64_t kRows = I::rows, kGroups = kTile / kRows;
   int32_t lo[kTile], hi[kTile];                              // of each query, absolute; equal if it sees nothing
-  int32_t group_lo[kTile / kRows], group_hi[kTile / kRows];  // union over the group, empty if equal
-  int32_t inner_lo[kTile / kRows], inner_hi[kTile / kRows];  // intersection
-  int32_t j0[kTile / kRows], j1[kTile / kRows];
+  int32_t group_lo[kGroups], group_hi[kGroups];  // union over the group, empty if equal
+  int32_t inner_lo[kGroups], inner_hi[kGroups];  // intersection
+  int32_t j0[kGroups], j1[kGroups];
   int64_t groups = 0;
   int32_t first_key = 0, last_key = 0;  // union over all
 
@@ -100,9 +102,10 @@ struct TileView {
   DIFFCODER_INLINE bool all_seen(int64_t g, int32_t base) const { return inner_lo[g] <= base + j0[g] && inner_hi[g] >= base + j1[g]; }
 };
 
-/// Puts `hidden` where a query of group g does not see the key. s: the group's four rows of kTile scores.
-template <typename A>
-DIFFCODER_INLINE void hide(const TileView& view, int64_t g, int32_t base, A hidden, A* s) {
+/// Puts `hidden` where a query of group g does not see the key. s: the group's rows of kTile scores.
+template <typename I, typename A>
+DIFFCODER_INLINE void hide(const TileView<I>& view, int64_t g, int32_t base, A hidden, A* s) {
+  constexpr int64_t kRows = I::rows;
   for (int64_t r = 0; r < kRows; ++r) {
     const int32_t lo = view.lo[g * kRows + r] - base, hi = view.hi[g * kRows + r] - base;
     A* row = s + r * kTile;

@@ -1,7 +1,7 @@
 // The forward pass of range_attention: online softmax over tiles of 64 queries by 64 keys.
 //
-// For every group of four queries and every key tile: scores S = (scale q) k^T, new maximum m', P = exp(S - m'), and
-//   l <- l exp(m - m') + sum P      o <- o exp(m - m') + P v      m <- m'
+// For every group of four queries and every key tile: scores S = (scale q) k^T, new maximum m', P = V::exp(S - m'), and
+//   l <- l V::exp(m - m') + sum P      o <- o V::exp(m - m') + P v      m <- m'
 // At the end out = o / l and lse = m + log l.
 
 #include <ATen/Parallel.h>
@@ -18,16 +18,16 @@ namespace {
 
 using namespace simd;
 
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void pack_keys(const RangeProblem& p, int64_t begin, int64_t end) {
   std::vector<A> buffer(static_cast<size_t>(kTile * p.dp));
   for (int64_t index = begin; index < end; ++index) {
     const int64_t tile = index % p.key_tiles, key_head = index / p.key_tiles;
     const int64_t first = tile * kTile, n = std::min(kTile, p.keys - first);
     const int64_t b = key_head / p.kv_heads, h = key_head % p.kv_heads;
-    pack_rows<A>(HeadRows(p.k, b, h), first, n, n, p.d, p.dp, A(1), buffer.data());
+    pack_rows<I, A>(HeadRows(p.k, b, h), first, n, n, p.d, p.dp, A(1), buffer.data());
     pack_transposed<A>(buffer.data(), n, p.d, p.dp, RangeProblem::tile_of<A>(p.k_transposed, key_head, tile));
-    pack_rows<A>(HeadRows(p.v, b, h), first, n, kTile, p.d, p.dp, A(1), RangeProblem::tile_of<A>(p.v_rows, key_head, tile));
+    pack_rows<I, A>(HeadRows(p.v, b, h), first, n, kTile, p.d, p.dp, A(1), RangeProblem::tile_of<A>(p.v_rows, key_head, tile));
   }
 }
 
@@ -37,30 +37,32 @@ struct Softmax {
 };
 
 /// Scores to probabilities, relative to the new maximum, for the group's rows; o is brought to the same maximum.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void update(A* s, int64_t j0, int64_t j1, int64_t row, int64_t dp, Softmax<A>& state, A* o) {
+  using V = Simd<I, A>;
+  constexpr int64_t kRows = I::rows;
   const A none = -std::numeric_limits<A>::infinity();
   for (int64_t r = 0; r < kRows; ++r, s += kTile, o += dp) {
-    Vec<A> top = load(s + j0);
-    for (int64_t j = j0 + kLanes<A>; j < j1; j += kLanes<A>) top = max(top, load(s + j));
+    typename V::Vec top = V::load(s + j0);
+    for (int64_t j = j0 + V::lanes; j < j1; j += V::lanes) top = V::max(top, V::load(s + j));
     const A before = state.highest[row + r];
-    A highest = reduce_max<A>(top);
+    A highest = V::reduce_max(top);
     highest = highest > before ? highest : before;
     if (highest == none) {  // nothing seen so far
       for (int64_t j = j0; j < j1; ++j) s[j] = 0;
       continue;
     }
-    Vec<A> sums = {};
-    for (int64_t j = j0; j < j1; j += kLanes<A>) {
-      const Vec<A> e = exp(load(s + j) - highest);
+    typename V::Vec sums = {};
+    for (int64_t j = j0; j < j1; j += V::lanes) {
+      const typename V::Vec e = V::exp(V::load(s + j) - highest);
       sums += e;
-      store(s + j, e);
+      V::store(s + j, e);
     }
-    A total = reduce_add<A>(sums);
+    A total = V::reduce_add(sums);
     if (highest != before) {
       const A shrink = before == none ? A(0) : std::exp(before - highest);
       total += state.total[row + r] * shrink;
-      for (int64_t k = 0; k < dp; k += kLanes<A>) store(o + k, load(o + k) * shrink);
+      for (int64_t k = 0; k < dp; k += V::lanes) V::store(o + k, V::load(o + k) * shrink);
     } else {
       total += state.total[row + r];
     }
@@ -69,32 +71,33 @@ DIFFCODER_INLINE void update(A* s, int64_t j0, int64_t j1, int64_t row, int64_t 
   }
 }
 
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void forward_tile(const RangeProblem& p, const QueryTile& tile, int64_t b, int64_t h, const at::Tensor& out, const at::Tensor& lse,
                                    A* memory) {
+  constexpr int64_t kRows = I::rows;
   A *q = memory, *o = q + kTile * p.dp, *s = o + kTile * p.dp;
   const int64_t padded = round_up(tile.rows, kRows), first = tile.ranges->first + tile.first;
   const int64_t key_head = b * p.kv_heads + h / (p.heads / p.kv_heads);
-  pack_rows<A>(HeadRows(p.q, b, h), first, tile.rows, padded, p.d, p.dp, static_cast<A>(p.scale), q);
+  pack_rows<I, A>(HeadRows(p.q, b, h), first, tile.rows, padded, p.d, p.dp, static_cast<A>(p.scale), q);
   std::fill(o, o + padded * p.dp, A(0));
   Softmax<A> state;
   std::fill(state.highest, state.highest + padded, -std::numeric_limits<A>::infinity());
   std::fill(state.total, state.total + padded, A(0));
-  TileView view;
+  TileView<I> view;
   for (size_t range = 0; range < tile.ranges->lo.size(); ++range) {
     view.read(tile, range, b);
     for (int64_t t = view.first_key / kTile; t * kTile < view.last_key; ++t) {
       const int32_t base = static_cast<int32_t>(t * kTile);
       const A* k = RangeProblem::tile_of<A>(p.k_transposed, key_head, t);
       const A* v = RangeProblem::tile_of<A>(p.v_rows, key_head, t);
-      view.enter<A>(base);
+      view.template enter<A>(base);
       for (int64_t g = 0; g < view.groups; ++g) {
         const int64_t j0 = view.j0[g], j1 = view.j1[g], row = g * kRows;
         if (j0 >= j1) continue;
-        row_product<A, false>(q + row * p.dp, p.dp, 1, k + j0, kTile, p.d, j1 - j0, s + j0, kTile);
+        row_product<I, A, false>(q + row * p.dp, p.dp, 1, k + j0, kTile, p.d, j1 - j0, s + j0, kTile);
         if (!view.all_seen(g, base)) hide(view, g, base, -std::numeric_limits<A>::infinity(), s);
-        update(s, j0, j1, row, p.dp, state, o + row * p.dp);
-        row_product<A, true>(s + j0, kTile, 1, v + j0 * p.dp, p.dp, j1 - j0, p.dp, o + row * p.dp, p.dp);
+        update<I, A>(s, j0, j1, row, p.dp, state, o + row * p.dp);
+        row_product<I, A, true>(s + j0, kTile, 1, v + j0 * p.dp, p.dp, j1 - j0, p.dp, o + row * p.dp, p.dp);
       }
     }
   }
@@ -105,30 +108,28 @@ DIFFCODER_INLINE void forward_tile(const RangeProblem& p, const QueryTile& tile,
     A* row = o + i * p.dp;
     const A inverse = state.total[i] > 0 || state.total[i] != state.total[i] ? A(1) / state.total[i] : A(0);
     for (int64_t k = 0; k < p.d; ++k) row[k] *= inverse;
-    write_any<A>(row, out.scalar_type(), out_row, p.d);
+    write_any<I, A>(row, out.scalar_type(), out_row, p.d);
     lse_row[i] = state.highest[i] + std::log(state.total[i]);
   }
 }
 
 /// Takes tiles from the shared counter until none is left: causal tiles differ in cost, so threads do not get fixed shares.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void forward_worker(const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out, const at::Tensor& lse) {
+  constexpr int64_t kRows = I::rows;
   std::vector<A> memory(static_cast<size_t>(2 * kTile * p.dp + kRows * kTile));
   const int64_t heads = p.batch * p.heads, items = heads * static_cast<int64_t>(p.tiles.size());
   for (int64_t item = next++; item < items; item = next++) {
     const QueryTile& tile = p.tiles[p.tiles.size() - 1 - static_cast<size_t>(item / heads)];  // the costly ones first
-    forward_tile<A>(p, tile, item % heads / p.heads, item % p.heads, out, lse, memory.data());
+    forward_tile<I, A>(p, tile, item % heads / p.heads, item % p.heads, out, lse, memory.data());
   }
 }
 
-DIFFCODER_CLONES void pack_float(const RangeProblem& p, int64_t begin, int64_t end) { pack_keys<float>(p, begin, end); }
-DIFFCODER_CLONES void pack_double(const RangeProblem& p, int64_t begin, int64_t end) { pack_keys<double>(p, begin, end); }
-DIFFCODER_CLONES void work_float(const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out, const at::Tensor& lse) {
-  forward_worker<float>(p, next, out, lse);
-}
-DIFFCODER_CLONES void work_double(const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out, const at::Tensor& lse) {
-  forward_worker<double>(p, next, out, lse);
-}
+#define DIFFCODER_PARAMETERS (const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out, const at::Tensor& lse)
+DIFFCODER_KERNEL(pack_float, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, float)
+DIFFCODER_KERNEL(pack_double, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, double)
+DIFFCODER_KERNEL(work_float, DIFFCODER_PARAMETERS, (p, next, out, lse), forward_worker, float)
+DIFFCODER_KERNEL(work_double, DIFFCODER_PARAMETERS, (p, next, out, lse), forward_worker, double)
 
 }  // namespace
 

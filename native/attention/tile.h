@@ -1,7 +1,7 @@
 #pragma once
 
 // Small dense products on tiles that fit in the first-level cache. All tiles are packed in the accumulation type, rows zero-padded to
-// whole pairs of vectors. One micro-kernel, four rows by two vectors, does every product: it runs at the machine's multiply-add rate.
+// 64 bytes. One micro-kernel does every product: it runs at the machine's multiply-add rate.
 
 #include "../kernels/rows.h"
 #include "../kernels/simd.h"
@@ -9,42 +9,42 @@
 namespace diffcoder::simd {
 
 inline constexpr int64_t kTile = 64;  // queries or keys of a tile
-inline constexpr int64_t kRows = 4;   // rows of the micro-kernel
 
-/// Columns of the micro-kernel: 16 floats or 8 doubles.
+/// Columns of the micro-kernel: 16 floats or 8 doubles, in one, two or four vectors.
 template <typename A>
-inline constexpr int64_t kColumns = 2 * kLanes<A>;
+inline constexpr int64_t kColumns = 64 / sizeof(A);
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-/// out[r][c] (+)= sum_t coefficient[r * row_step + t * term_step] * m[t * m_stride + c] for four rows and kColumns columns.
-template <typename A, bool add>
+/// out[r][c] (+)= sum_t coefficient[r * row_step + t * term_step] * m[t * m_stride + c] for I::rows rows and kColumns columns.
+template <typename I, typename A, bool add>
 DIFFCODER_INLINE void micro_product(const A* coefficient, int64_t row_step, int64_t term_step, const A* m, int64_t m_stride, int64_t terms,
                                     A* out, int64_t out_stride) {
-  constexpr int64_t lanes = kLanes<A>;
-  Vec<A> sum[kRows * 2];
-  for (int r = 0; r < kRows; ++r) {
-    for (int u = 0; u < 2; ++u) sum[r * 2 + u] = add ? load(out + r * out_stride + u * lanes) : Vec<A>{};
+  using V = Simd<I, A>;
+  constexpr int rows = I::rows, vectors = 64 / I::bytes;
+  typename V::Vec sum[rows * vectors];
+  for (int r = 0; r < rows; ++r) {
+    for (int u = 0; u < vectors; ++u) sum[r * vectors + u] = add ? V::load(out + r * out_stride + u * V::lanes) : typename V::Vec{};
   }
   for (int64_t t = 0; t < terms; ++t) {
-    const Vec<A> left = load(m + t * m_stride), right = load(m + t * m_stride + lanes);
-    for (int r = 0; r < kRows; ++r) {
+    typename V::Vec row[vectors];
+    for (int u = 0; u < vectors; ++u) row[u] = V::load(m + t * m_stride + u * V::lanes);
+    for (int r = 0; r < rows; ++r) {
       const A c = coefficient[r * row_step + t * term_step];
-      sum[r * 2] += left * c;
-      sum[r * 2 + 1] += right * c;
+      for (int u = 0; u < vectors; ++u) sum[r * vectors + u] += row[u] * c;
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int u = 0; u < 2; ++u) store(out + r * out_stride + u * lanes, sum[r * 2 + u]);
+  for (int r = 0; r < rows; ++r) {
+    for (int u = 0; u < vectors; ++u) V::store(out + r * out_stride + u * V::lanes, sum[r * vectors + u]);
   }
 }
 
 /// The same over `columns` columns (a multiple of kColumns).
-template <typename A, bool add>
+template <typename I, typename A, bool add>
 DIFFCODER_INLINE void row_product(const A* coefficient, int64_t row_step, int64_t term_step, const A* m, int64_t m_stride, int64_t terms,
                                   int64_t columns, A* out, int64_t out_stride) {
   for (int64_t c = 0; c < columns; c += kColumns<A>) {
-    micro_product<A, add>(coefficient, row_step, term_step, m + c, m_stride, terms, out + c, out_stride);
+    micro_product<I, A, add>(coefficient, row_step, term_step, m + c, m_stride, terms, out + c, out_stride);
   }
 }
 
@@ -61,11 +61,11 @@ struct HeadRows {
 };
 
 /// Rows first..first+n times `factor` as rows of dp elements; zeros up to `padded` rows and dp columns.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void pack_rows(const HeadRows& source, int64_t first, int64_t n, int64_t padded, int64_t d, int64_t dp, A factor, A* out) {
   for (int64_t i = 0; i < n; ++i) {
     A* row = out + i * dp;
-    const A* p = read_any<A>(source.data + (first + i) * source.stride, source.dtype, row, d);
+    const A* p = read_any<I, A>(source.data + (first + i) * source.stride, source.dtype, row, d);
     for (int64_t k = 0; k < d; ++k) row[k] = p[k] * factor;
     for (int64_t k = d; k < dp; ++k) row[k] = 0;
   }

@@ -29,43 +29,44 @@ struct Forward {
   double eps;
 };
 
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void forward_rows(const Forward& f, int64_t begin, int64_t end) {
+  using V = Simd<I, A>;
   const int64_t d = f.d;
   std::vector<A> buffers(static_cast<size_t>(3 * d));
   A *in = buffers.data(), *other = in + d, *out = other + d;
   const A* weight = static_cast<const A*>(f.weight);
   for (int64_t i = begin; i < end; ++i) {
-    const A* s = read_row<A>(f.x, i, in, d);
+    const A* s = read_row<I, A>(f.x, i, in, d);
     if (f.residual) {
-      const A* r = read_row<A>(f.residual, i, other, d);
+      const A* r = read_row<I, A>(f.residual, i, other, d);
       A* sum = row_target<A>(f.sum, i, out);
-      for_each_vector<A>(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) { store(sum + k, load(s + k) + load(r + k)); });
-      write_row<A>(f.sum, i, sum, d);
-      s = read_row<A>(f.sum, i, in, d);  // normalise what is stored: the backward sees the same numbers
+      V::for_each(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) { store(sum + k, load(s + k) + load(r + k)); });
+      write_row<I, A>(f.sum, i, sum, d);
+      s = read_row<I, A>(f.sum, i, in, d);  // normalise what is stored: the backward sees the same numbers
     }
-    Vec<A> squares[4] = {};
+    typename V::Vec squares[4] = {};
     int64_t k = 0;
-    for (; k + 4 * kLanes<A> <= d; k += 4 * kLanes<A>) {
+    for (; k + 4 * V::lanes <= d; k += 4 * V::lanes) {
       for (int u = 0; u < 4; ++u) {
-        const Vec<A> v = load(s + k + u * kLanes<A>);
+        const typename V::Vec v = V::load(s + k + u * V::lanes);
         squares[u] += v * v;
       }
     }
-    A total = reduce_add<A>((squares[0] + squares[1]) + (squares[2] + squares[3]));
-    Vec<A> rest = {};
-    for_each_vector<A>(d - k, [&](auto load, auto, int64_t j) __attribute__((always_inline)) {
-      const Vec<A> v = load(s + k + j);
+    A total = V::reduce_add((squares[0] + squares[1]) + (squares[2] + squares[3]));
+    typename V::Vec rest = {};
+    V::for_each(d - k, [&](auto load, auto, int64_t j) __attribute__((always_inline)) {
+      const typename V::Vec v = load(s + k + j);
       rest += v * v;
     });
-    total += reduce_add<A>(rest);
+    total += V::reduce_add(rest);
     const A rstd = A(1) / std::sqrt(total / static_cast<A>(d) + static_cast<A>(f.eps));
     static_cast<A*>(f.rstd)[i] = rstd;
     A* y = row_target<A>(f.y, i, out);
-    for_each_vector<A>(d, [&](auto load, auto store, int64_t j) __attribute__((always_inline)) {
+    V::for_each(d, [&](auto load, auto store, int64_t j) __attribute__((always_inline)) {
       store(y + j, load(s + j) * rstd * load(weight + j));
     });
-    write_row<A>(f.y, i, y, d);
+    write_row<I, A>(f.y, i, y, d);
   }
 }
 
@@ -77,47 +78,48 @@ struct Backward {
   int64_t d;
 };
 
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void backward_rows(const Backward& b, int64_t begin, int64_t end, void* dweight_partial) {
+  using V = Simd<I, A>;
   const int64_t d = b.d;
   std::vector<A> buffers(static_cast<size_t>(4 * d));
   A *g_buffer = buffers.data(), *x_buffer = g_buffer + d, *s_buffer = x_buffer + d, *out = s_buffer + d;
   const A* w = static_cast<const A*>(b.weight);
   A* dw = static_cast<A*>(dweight_partial);
   for (int64_t i = begin; i < end; ++i) {
-    const A* g = read_row<A>(b.grad, i, g_buffer, d);
-    const A* x = read_row<A>(b.x, i, x_buffer, d);
+    const A* g = read_row<I, A>(b.grad, i, g_buffer, d);
+    const A* x = read_row<I, A>(b.x, i, x_buffer, d);
     const A rstd = static_cast<const A*>(b.rstd)[i];
-    Vec<A> dots = {};
+    typename V::Vec dots = {};
     if (dw != nullptr) {
-      for_each_vector<A>(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
-        const Vec<A> gx = load(g + k) * load(x + k);
+      V::for_each(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
+        const typename V::Vec gx = load(g + k) * load(x + k);
         dots += gx * load(w + k);
         store(dw + k, load(dw + k) + gx * rstd);
       });
     } else {
-      for_each_vector<A>(d, [&](auto load, auto, int64_t k) __attribute__((always_inline)) { dots += load(g + k) * load(x + k) * load(w + k); });
+      V::for_each(d, [&](auto load, auto, int64_t k) __attribute__((always_inline)) { dots += load(g + k) * load(x + k) * load(w + k); });
     }
-    const A c = reduce_add<A>(dots) / static_cast<A>(d) * rstd * rstd * rstd;
+    const A c = V::reduce_add(dots) / static_cast<A>(d) * rstd * rstd * rstd;
     A* dx = row_target<A>(b.dx, i, out);
     if (b.grad_sum) {
-      const A* s = read_row<A>(b.grad_sum, i, s_buffer, d);
-      for_each_vector<A>(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
+      const A* s = read_row<I, A>(b.grad_sum, i, s_buffer, d);
+      V::for_each(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
         store(dx + k, load(g + k) * load(w + k) * rstd - load(x + k) * c + load(s + k));
       });
     } else {
-      for_each_vector<A>(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
+      V::for_each(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
         store(dx + k, load(g + k) * load(w + k) * rstd - load(x + k) * c);
       });
     }
-    write_row<A>(b.dx, i, dx, d);
+    write_row<I, A>(b.dx, i, dx, d);
   }
 }
 
-DIFFCODER_CLONES void forward_float(const Forward& f, int64_t begin, int64_t end) { forward_rows<float>(f, begin, end); }
-DIFFCODER_CLONES void forward_double(const Forward& f, int64_t begin, int64_t end) { forward_rows<double>(f, begin, end); }
-DIFFCODER_CLONES void backward_float(const Backward& b, int64_t begin, int64_t end, void* dw) { backward_rows<float>(b, begin, end, dw); }
-DIFFCODER_CLONES void backward_double(const Backward& b, int64_t begin, int64_t end, void* dw) { backward_rows<double>(b, begin, end, dw); }
+DIFFCODER_KERNEL(forward_float, (const Forward& f, int64_t begin, int64_t end), (f, begin, end), forward_rows, float)
+DIFFCODER_KERNEL(forward_double, (const Forward& f, int64_t begin, int64_t end), (f, begin, end), forward_rows, double)
+DIFFCODER_KERNEL(backward_float, (const Backward& b, int64_t begin, int64_t end, void* dw), (b, begin, end, dw), backward_rows, float)
+DIFFCODER_KERNEL(backward_double, (const Backward& b, int64_t begin, int64_t end, void* dw), (b, begin, end, dw), backward_rows, double)
 
 at::ScalarType accumulation_dtype(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 

@@ -2,9 +2,10 @@
 //   y1 = x1 * cos - x2 * sin        y2 = x2 * cos + x1 * sin
 // The gradient is the same turn with the sine's sign changed.
 
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+
+#include <algorithm>
 
 #include "registry.h"
 #include "rows.h"
@@ -24,9 +25,10 @@ struct Turn {
 };
 
 /// Positions begin..end of the flattened [b, s].
-template <typename S>
+template <typename I, typename S>
 DIFFCODER_INLINE void turn_positions(const Turn& t, int64_t begin, int64_t end) {
   using A = Acc<S>;
+  using V = Simd<I, A>;
   const A sign = t.inverse ? A(-1) : A(1);
   for (int64_t p = begin; p < end; ++p) {
     const int64_t b = p / t.s, s = p % t.s;
@@ -37,8 +39,8 @@ DIFFCODER_INLINE void turn_positions(const Turn& t, int64_t begin, int64_t end) 
     for (int64_t h = 0; h < t.h; ++h, x += t.x_h, y += 2 * t.half) {
       const S *x1 = x, *x2 = x + t.half;
       S *y1 = y, *y2 = y + t.half;
-      for_each_vector<A>(t.half, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
-        const Vec<A> a = load(x1 + k), c = load(x2 + k), co = load(cos + k), si = load(sin + k) * sign;
+      V::for_each(t.half, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) {
+        const typename V::Vec a = load(x1 + k), c = load(x2 + k), co = load(cos + k), si = load(sin + k) * sign;
         store(y1 + k, a * co - c * si);
         store(y2 + k, c * co + a * si);
       });
@@ -46,12 +48,10 @@ DIFFCODER_INLINE void turn_positions(const Turn& t, int64_t begin, int64_t end) 
   }
 }
 
-#define DIFFCODER_ROTARY(S) \
-  DIFFCODER_CLONES void turn_positions_of(const Turn& t, int64_t begin, int64_t end, S*) { turn_positions<S>(t, begin, end); }
-DIFFCODER_ROTARY(float)
-DIFFCODER_ROTARY(double)
-DIFFCODER_ROTARY(c10::BFloat16)
-DIFFCODER_ROTARY(c10::Half)
+DIFFCODER_KERNEL(turn_float, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions, float)
+DIFFCODER_KERNEL(turn_double, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions, double)
+DIFFCODER_KERNEL(turn_bfloat16, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions, c10::BFloat16)
+DIFFCODER_KERNEL(turn_half, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions, c10::Half)
 
 at::Tensor rotary(const at::Tensor& x_any, const at::Tensor& cos_any, const at::Tensor& sin_any, bool inverse) {
   const at::Tensor x = x_any.stride(3) == 1 ? x_any : x_any.contiguous();
@@ -72,10 +72,9 @@ at::Tensor rotary(const at::Tensor& x_any, const at::Tensor& cos_any, const at::
                   cos.size(0) == 1 ? 0 : s * (d / 2),
                   d / 2,
                   inverse};
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rotary", [&] {
-    at::parallel_for(0, b * s, std::max<int64_t>(1, 16384 / std::max<int64_t>(h * d, 1)),
-                     [&](int64_t begin, int64_t end) { turn_positions_of(turn, begin, end, static_cast<scalar_t*>(nullptr)); });
-  });
+  const auto kernel = by_dtype(x.scalar_type(), &turn_float, &turn_double, &turn_bfloat16, &turn_half);
+  at::parallel_for(0, b * s, std::max<int64_t>(1, 16384 / std::max<int64_t>(h * d, 1)),
+                   [&](int64_t begin, int64_t end) { kernel(turn, begin, end); });
   return y;
 }
 

@@ -34,18 +34,28 @@ struct RowSpan {
   char* row(int64_t i) const { return data + i * stride * element_size; }
 };
 
-namespace simd {
-
-template <typename S>
-DIFFCODER_INLINE void widen(const char* source, Acc<S>* out, int64_t n) {
-  const S* p = reinterpret_cast<const S*>(source);
-  for_each_vector<Acc<S>>(n, [&](auto load, auto store, int64_t i) __attribute__((always_inline)) { store(out + i, load(p + i)); });
+/// The kernel of a storage dtype.
+template <typename F>
+F by_dtype(at::ScalarType dtype, F for_float, F for_double, F for_bfloat16, F for_half) {
+  if (dtype == at::kFloat) return for_float;
+  if (dtype == at::kDouble) return for_double;
+  if (dtype == at::kBFloat16) return for_bfloat16;
+  TORCH_CHECK_TYPE(dtype == at::kHalf, "no kernel for ", dtype);
+  return for_half;
 }
 
-template <typename S>
+namespace simd {
+
+template <typename I, typename S>
+DIFFCODER_INLINE void widen(const char* source, Acc<S>* out, int64_t n) {
+  const S* p = reinterpret_cast<const S*>(source);
+  Simd<I, Acc<S>>::for_each(n, [&](auto load, auto store, int64_t i) __attribute__((always_inline)) { store(out + i, load(p + i)); });
+}
+
+template <typename I, typename S>
 DIFFCODER_INLINE void narrow(const Acc<S>* in, char* target, int64_t n) {
   S* p = reinterpret_cast<S*>(target);
-  for_each_vector<Acc<S>>(n, [&](auto load, auto store, int64_t i) __attribute__((always_inline)) { store(p + i, load(in + i)); });
+  Simd<I, Acc<S>>::for_each(n, [&](auto load, auto store, int64_t i) __attribute__((always_inline)) { store(p + i, load(in + i)); });
 }
 
 template <typename A>
@@ -54,12 +64,12 @@ template <>
 inline constexpr at::ScalarType kDtype<double> = at::kDouble;
 
 /// n elements of `dtype` at `row` in the accumulation type A: in place if they are stored so, else converted into `buffer`.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE const A* read_any(const char* row, at::ScalarType dtype, A* buffer, int64_t n) {
   if (dtype == kDtype<A>) return reinterpret_cast<const A*>(row);
   if constexpr (std::is_same_v<A, float>) {
-    if (dtype == at::kBFloat16) widen<c10::BFloat16>(row, buffer, n);
-    if (dtype == at::kHalf) widen<c10::Half>(row, buffer, n);
+    if (dtype == at::kBFloat16) widen<I, c10::BFloat16>(row, buffer, n);
+    if (dtype == at::kHalf) widen<I, c10::Half>(row, buffer, n);
     if (dtype == at::kDouble) {
       for (int64_t k = 0; k < n; ++k) buffer[k] = static_cast<float>(reinterpret_cast<const double*>(row)[k]);
     }
@@ -74,15 +84,15 @@ DIFFCODER_INLINE const A* read_any(const char* row, at::ScalarType dtype, A* buf
 }
 
 /// The reverse: n computed elements to `row` in `dtype`. Nothing to do if they were computed there.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void write_any(const A* computed, at::ScalarType dtype, char* row, int64_t n) {
   if (dtype == kDtype<A>) {
     if (reinterpret_cast<const char*>(computed) != row) std::memcpy(row, computed, static_cast<size_t>(n) * sizeof(A));
     return;
   }
   if constexpr (std::is_same_v<A, float>) {
-    if (dtype == at::kBFloat16) narrow<c10::BFloat16>(computed, row, n);
-    if (dtype == at::kHalf) narrow<c10::Half>(computed, row, n);
+    if (dtype == at::kBFloat16) narrow<I, c10::BFloat16>(computed, row, n);
+    if (dtype == at::kHalf) narrow<I, c10::Half>(computed, row, n);
     if (dtype == at::kDouble) {
       for (int64_t k = 0; k < n; ++k) reinterpret_cast<double*>(row)[k] = computed[k];
     }
@@ -97,9 +107,9 @@ DIFFCODER_INLINE void write_any(const A* computed, at::ScalarType dtype, char* r
 }
 
 /// Row i of a span, see read_any.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE const A* read_row(const RowSpan& span, int64_t i, A* buffer, int64_t n) {
-  return read_any<A>(span.row(i), span.dtype, buffer, n);
+  return read_any<I, A>(span.row(i), span.dtype, buffer, n);
 }
 
 /// Where to compute row i: the row itself if stored in A, else `buffer`; finish with write_row.
@@ -109,9 +119,9 @@ DIFFCODER_INLINE A* row_target(const RowSpan& span, int64_t i, A* buffer) {
 }
 
 /// Stores what was computed at row_target.
-template <typename A>
+template <typename I, typename A>
 DIFFCODER_INLINE void write_row(const RowSpan& span, int64_t i, const A* computed, int64_t n) {
-  write_any<A>(computed, span.dtype, span.row(i), n);
+  write_any<I, A>(computed, span.dtype, span.row(i), n);
 }
 
 }  // namespace simd

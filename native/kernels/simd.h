@@ -2,25 +2,19 @@
 
 // Portable vectors for the CPU kernels.
 //
-// A kernel is written once, with fixed-width vectors of 32 bytes (GCC and Clang vector extensions), as an always-inline template.
-// A thin function marked DIFFCODER_CLONES instantiates it; the compiler then makes one clone per instruction set and the loader
-// picks the best one for the machine. So a single binary runs on any x86-64, and on arm64 the same code compiles to NEON.
+// A kernel is written once as an always-inline template over the instruction set, with GCC and Clang vector extensions of that set's width.
+// DIFFCODER_KERNEL makes one function per set and picks the best for the machine when it is first called. So a single binary runs on any
+// x86-64, and the same code compiles on arm64 (NEON is its baseline).
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
-
-// Clones need ifunc, which glibc has and musl, macOS and Windows do not. x86-64-v3 is AVX2 + FMA, x86-64-v4 adds AVX-512.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !defined(DIFFCODER_NO_CLONES) && \
-    ((defined(__clang__) && __clang_major__ >= 18) || (!defined(__clang__) && __GNUC__ >= 12))
-#define DIFFCODER_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define DIFFCODER_CLONES
-#endif
+#include <utility>
 
 #define DIFFCODER_INLINE inline __attribute__((always_inline))
 
@@ -29,30 +23,57 @@
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define DIFFCODER_SHUFFLE 1
+#endif
+#endif
+
 namespace diffcoder::simd {
 
-typedef float F32x8 __attribute__((vector_size(32)));
-typedef double F64x4 __attribute__((vector_size(32)));
-typedef int32_t I32x8 __attribute__((vector_size(32)));
-typedef uint32_t U32x8 __attribute__((vector_size(32)));
-typedef uint16_t U16x8 __attribute__((vector_size(16)));
-
-/// The vector of an accumulation type: 8 floats or 4 doubles.
-template <typename A>
-struct VecOf;
-template <>
-struct VecOf<float> {
-  using type = F32x8;
+// Instruction sets: the vectors' bytes and the rows of four-by-something micro-kernels (tile.h) that its registers allow.
+struct Baseline {  // SSE2, NEON
+  static constexpr int bytes = 16, rows = 4;
 };
-template <>
-struct VecOf<double> {
-  using type = F64x4;
+struct Avx2 {
+  static constexpr int bytes = 32, rows = 4;
 };
-template <typename A>
-using Vec = typename VecOf<A>::type;
+struct Avx512 {
+  static constexpr int bytes = 64, rows = 8;
+};
 
-template <typename A>
-inline constexpr int64_t kLanes = 32 / sizeof(A);
+// DIFFCODER_KERNEL(name, (parameters), (arguments), body): void name(parameters), which calls body<I>(arguments) compiled for the best
+// instruction set I. `body` may be a template-id's beginning: DIFFCODER_KERNEL(f, (int n), (n), work<DIFFCODER_ISA, float>).
+#if defined(__x86_64__) && defined(__GNUC__)
+/// 0 baseline, 1 AVX2, 2 AVX-512: the machine's best, or less where the environment's DIFFCODER_CPU says "baseline" or "avx2".
+inline int instruction_set() {
+  static const int best = [] {
+    const char* limit = std::getenv("DIFFCODER_CPU");
+    const int most = limit == nullptr ? 2 : std::strcmp(limit, "baseline") == 0 ? 0 : std::strcmp(limit, "avx2") == 0 ? 1 : 2;
+    __builtin_cpu_init();
+    if (most == 0) return 0;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    return most == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl")
+               ? 2
+               : 1;
+  }();
+  return best;
+}
+#define DIFFCODER_KERNEL(name, parameters, arguments, body, ...)                                                              \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))) void name##_avx512 parameters {                      \
+    body<::diffcoder::simd::Avx512 __VA_OPT__(, ) __VA_ARGS__> arguments;                                                     \
+  }                                                                                                                           \
+  __attribute__((target("avx2,fma"))) void name##_avx2 parameters { body<::diffcoder::simd::Avx2 __VA_OPT__(, ) __VA_ARGS__> arguments; } \
+  void name##_baseline parameters { body<::diffcoder::simd::Baseline __VA_OPT__(, ) __VA_ARGS__> arguments; }                 \
+  void name parameters {                                                                                                      \
+    const int best = ::diffcoder::simd::instruction_set();                                                                    \
+    best == 2 ? name##_avx512 arguments : best == 1 ? name##_avx2 arguments : name##_baseline arguments;                      \
+  }
+#else
+#define DIFFCODER_KERNEL(name, parameters, arguments, body, ...) \
+  void name parameters { body<::diffcoder::simd::Baseline __VA_OPT__(, ) __VA_ARGS__> arguments; }
+#endif
 
 /// The type a storage type is computed in: double for double, float for everything else.
 template <typename S>
@@ -66,128 +87,164 @@ struct AccOf<double> {
 template <typename S>
 using Acc = typename AccOf<S>::type;
 
-template <typename A>
-DIFFCODER_INLINE Vec<A> splat(A value) {
-  return value - Vec<A>{};
+namespace detail {
+
+template <typename T, int bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(bytes)));
+};
+
+/// v with lane i exchanged with lane i ^ width.
+template <typename V, size_t... i>
+DIFFCODER_INLINE V exchange(V v, int width, std::index_sequence<i...>) {
+#ifdef DIFFCODER_SHUFFLE
+  constexpr int lanes = sizeof...(i);
+  if (lanes > 8 && width == 8) return __builtin_shufflevector(v, v, (static_cast<int>(i) ^ 8) % lanes...);
+  if (lanes > 4 && width == 4) return __builtin_shufflevector(v, v, (static_cast<int>(i) ^ 4) % lanes...);
+  if (lanes > 2 && width == 2) return __builtin_shufflevector(v, v, (static_cast<int>(i) ^ 2) % lanes...);
+  return __builtin_shufflevector(v, v, (static_cast<int>(i) ^ 1)...);
+#else
+  V other = v;
+  ((other[i] = v[i ^ static_cast<size_t>(width)]), ...);
+  return other;
+#endif
 }
 
-DIFFCODER_INLINE F32x8 load(const float* p) {
-  F32x8 v;
-  std::memcpy(&v, p, sizeof(v));
-  return v;
-}
-DIFFCODER_INLINE F64x4 load(const double* p) {
-  F64x4 v;
-  std::memcpy(&v, p, sizeof(v));
-  return v;
-}
-DIFFCODER_INLINE F32x8 load(const c10::BFloat16* p) {
-  U16x8 half;
-  std::memcpy(&half, p, sizeof(half));
-  return (F32x8)(__builtin_convertvector(half, U32x8) << 16);
-}
-DIFFCODER_INLINE F32x8 load(const c10::Half* p) {
-  F32x8 v;
-  for (int i = 0; i < 8; ++i) v[i] = static_cast<float>(p[i]);
-  return v;
-}
+}  // namespace detail
 
-DIFFCODER_INLINE void store(float* p, F32x8 v) { std::memcpy(p, &v, sizeof(v)); }
-DIFFCODER_INLINE void store(double* p, F64x4 v) { std::memcpy(p, &v, sizeof(v)); }
-/// Rounds to nearest even; NaN stays NaN.
-DIFFCODER_INLINE void store(c10::BFloat16* p, F32x8 v) {
-  const U32x8 bits = (U32x8)v;
-  const U32x8 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const U32x8 is_nan = (U32x8)(v != v);
-  const U32x8 result = (rounded & ~is_nan) | (is_nan & 0x7fc0u);
-  const U16x8 half = __builtin_convertvector(result, U16x8);
-  std::memcpy(p, &half, sizeof(half));
-}
-DIFFCODER_INLINE void store(c10::Half* p, F32x8 v) {
-  for (int i = 0; i < 8; ++i) p[i] = static_cast<c10::Half>(v[i]);
-}
+/// Vectors of A (float or double) on instruction set I. Lanes of bfloat16 and float16 are computed in float.
+template <typename I, typename A>
+struct Simd {
+  static constexpr int lanes = I::bytes / static_cast<int>(sizeof(A));
+  using Vec = typename detail::VectorOf<A, I::bytes>::type;
+  using Lanes = std::make_index_sequence<static_cast<size_t>(lanes)>;
 
-/// The first n lanes from memory, the rest zero (n < lanes).
-template <typename S>
-DIFFCODER_INLINE Vec<Acc<S>> load_tail(const S* p, int64_t n) {
-  S buffer[kLanes<Acc<S>>] = {};
-  for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
-  return load(buffer);
-}
-template <typename S>
-DIFFCODER_INLINE void store_tail(S* p, Vec<Acc<S>> v, int64_t n) {
-  S buffer[kLanes<Acc<S>>];
-  store(buffer, v);
-  for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
-}
+  static DIFFCODER_INLINE Vec splat(A value) { return value - Vec{}; }
 
-/// body(load, store, offset) for every whole vector of a row of n elements, then once for the tail. `load(p)` and `store(p, v)` take
-/// pointers to the vector's first element and deal with the tail; lanes beyond the end read as zero.
-template <typename A, typename Body>
-DIFFCODER_INLINE void for_each_vector(int64_t n, Body&& body) {
-  constexpr int64_t lanes = kLanes<A>;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    body([](const auto* p) __attribute__((always_inline)) { return load(p); },
-         [](auto* p, Vec<A> v) __attribute__((always_inline)) { store(p, v); }, i);
+  static DIFFCODER_INLINE Vec load(const A* p) {
+    Vec v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
   }
-  if (i < n) {
-    const int64_t rest = n - i;
-    body([rest](const auto* p) __attribute__((always_inline)) { return load_tail(p, rest); },
-         [rest](auto* p, Vec<A> v) __attribute__((always_inline)) { store_tail(p, v, rest); }, i);
+  static DIFFCODER_INLINE void store(A* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+
+  static DIFFCODER_INLINE Vec load(const c10::BFloat16* p) { return load_bfloat16(p, Lanes()); }
+  /// Rounds to nearest even; NaN stays NaN.
+  static DIFFCODER_INLINE void store(c10::BFloat16* p, Vec v) { store_bfloat16(p, v, Lanes()); }
+
+  static DIFFCODER_INLINE Vec load(const c10::Half* p) {
+    Vec v;
+    for (int i = 0; i < lanes; ++i) v[i] = static_cast<float>(p[i]);
+    return v;
   }
-}
-
-template <typename A>
-DIFFCODER_INLINE A reduce_add(Vec<A> v) {
-  A lane[kLanes<A>];
-  std::memcpy(lane, &v, sizeof(v));
-  for (int64_t width = kLanes<A> / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
+  static DIFFCODER_INLINE void store(c10::Half* p, Vec v) {
+    for (int i = 0; i < lanes; ++i) p[i] = static_cast<c10::Half>(static_cast<float>(v[i]));
   }
-  return lane[0];
-}
 
-template <typename A>
-DIFFCODER_INLINE A reduce_max(Vec<A> v) {
-  A lane[kLanes<A>];
-  std::memcpy(lane, &v, sizeof(v));
-  for (int64_t width = kLanes<A> / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
+  /// The first n lanes from memory, the rest zero (n < lanes).
+  template <typename S>
+  static DIFFCODER_INLINE Vec load_tail(const S* p, int64_t n) {
+    S buffer[lanes] = {};
+    for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
+    return load(buffer);
   }
-  return lane[0];
-}
+  template <typename S>
+  static DIFFCODER_INLINE void store_tail(S* p, Vec v, int64_t n) {
+    S buffer[lanes];
+    store(buffer, v);
+    for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
+  }
 
-template <typename V>
-DIFFCODER_INLINE V max(V a, V b) {
-  return a > b ? a : b;
-}
+  /// body(load, store, offset) for every whole vector of a row of n elements, then once for the tail. `load(p)` and `store(p, v)` take
+  /// pointers to the vector's first element and deal with the tail; lanes beyond the end read as zero.
+  template <typename Body>
+  static DIFFCODER_INLINE void for_each(int64_t n, Body&& body) {
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+      body([](const auto* p) __attribute__((always_inline)) { return load(p); },
+           [](auto* p, Vec v) __attribute__((always_inline)) { store(p, v); }, i);
+    }
+    if (i < n) {
+      const int64_t rest = n - i;
+      body([rest](const auto* p) __attribute__((always_inline)) { return load_tail(p, rest); },
+           [rest](auto* p, Vec v) __attribute__((always_inline)) { store_tail(p, v, rest); }, i);
+    }
+  }
 
-/// exp(x) within 2 units in the last place; exp(-inf) = 0, overflow saturates near 2e38, NaN stays NaN.
-/// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by a polynomial of degree 6 (Cephes' coefficients), times 2^n by its exponent bits.
-DIFFCODER_INLINE F32x8 exp(F32x8 x) {
-  const F32x8 low = splat(-87.33654f), high = splat(88.37626f), magic = splat(12582912.0f);
-  const I32x8 underflow = x < low;
-  x = x > high ? high : x;
-  x = underflow ? low : x;
-  const F32x8 shifted = x * 1.44269504088896341f + magic;  // adding 1.5 * 2^23 rounds to an integer
-  const F32x8 n = shifted - magic;
-  const F32x8 r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  F32x8 p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const I32x8 exponent = ((I32x8)shifted - (I32x8)magic + 127) << 23;
-  const F32x8 y = p * (F32x8)exponent;
-  return underflow ? splat(0.0f) : y;
-}
-DIFFCODER_INLINE F64x4 exp(F64x4 x) {
-  F64x4 y;
-  for (int i = 0; i < 4; ++i) y[i] = std::exp(x[i]);
-  return y;
-}
+  static DIFFCODER_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+  static DIFFCODER_INLINE A reduce_add(Vec v) {
+    for (int width = lanes / 2; width > 0; width /= 2) v = v + detail::exchange(v, width, Lanes());
+    return v[0];
+  }
+  static DIFFCODER_INLINE A reduce_max(Vec v) {
+    for (int width = lanes / 2; width > 0; width /= 2) v = max(v, detail::exchange(v, width, Lanes()));
+    return v[0];
+  }
+
+  /// exp(x) within 2 units in the last place: 0 below -88, infinity above 88.4, NaN stays NaN.
+  /// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by a polynomial of degree 6 (Cephes' coefficients), times 2^n by its exponent bits.
+  static DIFFCODER_INLINE Vec exp(Vec x) {
+    if constexpr (sizeof(A) == 4) {
+      using Int = typename detail::VectorOf<int32_t, I::bytes>::type;
+      const Vec magic = splat(12582912.0f);  // adding 1.5 * 2^23 rounds to an integer
+      x = max(splat(-88.02f), x);            // n = -127: the exponent bits are zero, and so is the result
+      const Vec high = splat(89.0f);         // n = 128: infinity
+      x = high < x ? high : x;
+      const Vec shifted = x * 1.44269504088896341f + magic;
+      const Vec n = shifted - magic;
+      const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+      Vec p = splat(1.9875691500e-4f);
+      p = p * r + 1.3981999507e-3f;
+      p = p * r + 8.3334519073e-3f;
+      p = p * r + 4.1665795894e-2f;
+      p = p * r + 1.6666665459e-1f;
+      p = p * r + 5.0000001201e-1f;
+      p = p * r * r + r + 1.0f;
+      return p * (Vec)(((Int)shifted << 23) + (127 << 23));  // the magic number's own bits leave by the shift
+    } else {
+      Vec y;
+      for (int i = 0; i < lanes; ++i) y[i] = std::exp(x[i]);
+      return y;
+    }
+  }
+
+ private:
+  using Bits = typename detail::VectorOf<uint32_t, I::bytes>::type;
+  using Shorts = typename detail::VectorOf<uint16_t, I::bytes>::type;
+  using Half = typename detail::VectorOf<uint16_t, I::bytes / 2>::type;
+
+  template <size_t... i>
+  static DIFFCODER_INLINE Vec load_bfloat16(const c10::BFloat16* p, std::index_sequence<i...>) {
+    Half half;
+    std::memcpy(&half, p, sizeof(half));
+#ifdef DIFFCODER_SHUFFLE  // zeros between: one or two instructions, where GCC makes a conversion and a shift five
+    return interleave(half, std::make_index_sequence<2 * sizeof...(i)>());
+#else
+    return (Vec)(__builtin_convertvector(half, Bits) << 16);
+#endif
+  }
+
+  template <size_t... i>
+  static DIFFCODER_INLINE void store_bfloat16(c10::BFloat16* p, Vec v, std::index_sequence<i...>) {
+    const Bits bits = (Bits)v;
+    const Bits rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    const Bits result = v == v ? rounded : (Bits)(bits | 0x400000u);
+#ifdef DIFFCODER_SHUFFLE
+    const Half half = __builtin_shufflevector((Shorts)result, (Shorts)result, static_cast<int>(2 * i + 1)...);
+#else
+    const Half half = __builtin_convertvector(result >> 16, Half);
+#endif
+    std::memcpy(p, &half, sizeof(half));
+  }
+
+#ifdef DIFFCODER_SHUFFLE
+  /// A zero before each element.
+  template <size_t... i>
+  static DIFFCODER_INLINE Vec interleave(Half half, std::index_sequence<i...>) {
+    return (Vec)__builtin_shufflevector(Half{}, half, static_cast<int>(i % 2 == 0 ? 0 : lanes + i / 2)...);
+  }
+#endif
+};
 
 }  // namespace diffcoder::simd

@@ -5,7 +5,7 @@ import { availableParallelism, totalmem } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { cudaToolkit, requireCudaTools } from "./cuda.mjs";
 import { libraryFile } from "./libtorch.mjs";
-import { napiVersion } from "./native-flags.mjs";
+import { napiVersion, nativeFiles } from "./native-flags.mjs";
 import { pathsOf, projectRoot } from "./paths.mjs";
 import { SetupProblem } from "./problem.mjs";
 import { CommandFailed, runLogged } from "./run.mjs";
@@ -28,6 +28,11 @@ function packageVersion(root, name) {
   } catch {
     return null;
   }
+}
+
+/** Whether building for this libtorch takes nvcc. */
+export function needsNvcc(libtorch, root = projectRoot) {
+  return libtorch.cuda && nativeFiles(".cu", root).length > 0;
 }
 
 /**
@@ -120,13 +125,14 @@ export async function buildAddon(
   { root = projectRoot, env = process.env, out = "build", force = false, report = () => {} } = {},
 ) {
   requireBuildTools(env);
-  if (libtorch.cuda) requireCudaTools(libtorch, env);
+  if (needsNvcc(libtorch, root)) requireCudaTools(libtorch, env);
   const paths = pathsOf(root);
   const folder = join(root, out);
   const log = join(paths.logs, `${out}.log`);
   const configuredStamp = join(folder, "configured.json");
   const stamp = addonStamp(libtorch, { root, env });
-  const identity = { ...stamp.identity, generator: findBuildTool(env)?.name, compiler: findCompiler(env)?.text };
+  // CMake refuses a build folder of a checkout that was moved.
+  const identity = { ...stamp.identity, root, generator: findBuildTool(env)?.name, compiler: findCompiler(env)?.text };
 
   const cmakeJs = createRequire(join(root, "package.json")).resolve("cmake-js/package.json");
   const command = (name) => [

@@ -95,7 +95,7 @@ export function cudaArchitectures(env = process.env) {
 }
 
 /**
- * Throws unless CUDA sources can be compiled for this libtorch.
+ * Throws unless .cu files can be compiled for this libtorch. Without such files no nvcc is needed.
  * @param {import("./libtorch.mjs").Libtorch} libtorch
  * @param {NodeJS.ProcessEnv} [env]
  */

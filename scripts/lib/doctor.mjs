@@ -1,7 +1,7 @@
 // What `diffcoder doctor` reports. Plain Node without packages: it must answer on a machine where nothing is installed yet.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { addonStaleness } from "./addon.mjs";
+import { addonStaleness, needsNvcc } from "./addon.mjs";
 import { cudaToolkit, nvccVersion, nvidiaFolders, presentGpus } from "./cuda.mjs";
 import { neededLibraries } from "./elf.mjs";
 import { describeAttempts, fetchedVersion, findLibtorch, libraryFile, versionRange } from "./libtorch.mjs";
@@ -164,7 +164,13 @@ export function doctorReport({ root = projectRoot, env = process.env } = {}) {
   if (libtorch?.cuda) {
     const nvcc = toolkit ? nvccVersion(toolkit) : null;
     if (nvcc) add("CUDA toolkit", "ok", `nvcc ${nvcc} (${toolkit})`);
-    else add("CUDA toolkit", tool, "no nvcc", `install CUDA ${libtorch.cudaVersion ?? ""} and set CUDA_HOME to it`);
+    else
+      add(
+        "CUDA toolkit",
+        needsNvcc(libtorch, root) ? tool : "warning",
+        "no nvcc",
+        `install CUDA ${libtorch.cudaVersion ?? ""} and set CUDA_HOME to it`,
+      );
     if (isBuilt && process.platform === "linux") {
       guarded(checks, "CUDA linking", () => {
         const linked = neededLibraries(given ?? paths.addon).includes(libraryFile("torch_cuda"));
@@ -231,7 +237,7 @@ export function doctorReport({ root = projectRoot, env = process.env } = {}) {
     "memory",
     little ? "warning" : "ok",
     `${gigabytes(memory.available)} free of ${gigabytes(memory.total)}`,
-    little ? "close something: compiling takes about 2 GiB a job, the quickstart about 1.5 GiB" : null,
+    little ? "close something: compiling takes about 2 GiB a job (DIFFCODER_JOBS=1 runs one)" : null,
   );
   if (machine.diskFree !== null) {
     const short = machine.diskFree < 2 * 2 ** 30;

@@ -86,7 +86,6 @@ export function nativeFlags(libtorch, { env = process.env, root = projectRoot, p
       ...(libtorch.cuda ? ["DIFFCODER_CUDA=1", "USE_CUDA", "USE_C10D_NCCL"] : []),
     ],
     cxxFlags: [
-      "-O3",
       "-fPIC",
       "-fvisibility=hidden",
       "-fvisibility-inlines-hidden",
@@ -95,7 +94,7 @@ export function nativeFlags(libtorch, { env = process.env, root = projectRoot, p
       "-Wno-unused-parameter",
       ...(linux ? ["-fopenmp"] : []),
     ],
-    cudaFlags: ["-O3", "--expt-relaxed-constexpr", "--expt-extended-lambda", "-Xcompiler=-fPIC,-fvisibility=hidden"],
+    cudaFlags: ["--expt-relaxed-constexpr", "--expt-extended-lambda", "-Xcompiler=-fPIC,-fvisibility=hidden"],
     // --no-as-needed: nothing refers to a symbol of torch_cuda by name, so the linker would drop it, and CUDA "would not be found".
     ldFlags: linux ? ["-Wl,--exclude-libs,ALL", "-Wl,--no-as-needed"] : ["-undefined", "dynamic_lookup"],
     libraries: [

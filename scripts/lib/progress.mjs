@@ -54,7 +54,7 @@ export class Progress {
       let frame = 0;
       timer = setInterval(() => {
         const line = `${frames[frame++ % frames.length]} ${label}  ${elapsed(Date.now() - started)}  ${detail}`;
-        this.#stream.write(`\r\x1b[2K${line.slice(0, Math.max(20, (this.#stream.columns ?? 80) - 1))}`);
+        this.#stream.write(`\r\x1b[2K${line.slice(0, Math.max(20, (this.#stream.columns || 80) - 1))}`);
       }, 100);
     } else {
       this.#stream.write(`${label} ...\n`);

@@ -20,8 +20,22 @@ export class CommandFailed extends Error {
   }
 }
 
+/** Process groups that are running now: set-up that is ended must not leave compilers behind. */
+const running = new Set();
+
+function endRunning() {
+  for (const pid of running) {
+    try {
+      process.kill(-pid, "SIGTERM");
+    } catch {
+      // it has just ended
+    }
+  }
+}
+process.on("exit", endRunning);
+
 /**
- * Runs a command without a shell, without stdin.
+ * Runs a command without a shell, without stdin, in a process group of its own.
  * @param {string} file
  * @param {string[]} args
  * @param {{ log: string, cwd?: string, env?: NodeJS.ProcessEnv, onLine?: (line: string) => void }} options
@@ -33,7 +47,8 @@ export function runLogged(file, args, { log, cwd, env = process.env, onLine = ()
   stream.write(`$ ${[file, ...args].join(" ")}\n`);
   return new Promise((resolve, reject) => {
     const lines = [];
-    const child = spawn(file, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(file, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"], detached: true });
+    if (child.pid !== undefined) running.add(child.pid);
     // A line of its own per stream: two halves of different lines must not be glued together.
     const collect = () => {
       let rest = "";
@@ -53,6 +68,7 @@ export function runLogged(file, args, { log, cwd, env = process.env, onLine = ()
       stream.end(`${error.message}\n`, () => reject(error));
     });
     child.on("close", (code, signal) => {
+      running.delete(child.pid);
       stream.end(() => {
         if (code === 0) resolve(lines);
         else reject(new CommandFailed(file, code ?? signal ?? 1, lines, log));

@@ -1,5 +1,5 @@
 // Set-up: npm packages, libtorch, the addon, dist/. Does only what is stale.
-import { addonStaleness, buildAddon } from "./addon.mjs";
+import { addonStaleness, buildAddon, needsNvcc } from "./addon.mjs";
 import { requireCudaTools } from "./cuda.mjs";
 import { fetchLibtorch, fetchRemedies } from "./fetch-libtorch.mjs";
 import { describeAttempts, findLibtorch, versionRange } from "./libtorch.mjs";
@@ -8,7 +8,7 @@ import { installPackages, packagesStaleness } from "./packages.mjs";
 import { pathsOf, projectRoot } from "./paths.mjs";
 import { SetupProblem } from "./problem.mjs";
 import { elapsed, Progress } from "./progress.mjs";
-import { requireBuildTools, requireNode, requirePip } from "./toolchain.mjs";
+import { requireBuildTools, requireNode, requirePip, requirePlatform } from "./toolchain.mjs";
 import { compileTypeScript, distStaleness } from "./typescript.mjs";
 
 /** The parts of set-up, in their order. */
@@ -73,6 +73,7 @@ export async function setup({
   progress = new Progress(),
 } = {}) {
   const started = Date.now();
+  requirePlatform();
   requireNode();
   const wanted = new Set(only);
   const first = plan({ root, env, wanted, force });
@@ -88,7 +89,9 @@ export async function setup({
       // Ask for missing tools now, not after minutes of work.
       if (names.includes("libtorch")) requirePip(env);
       if (names.includes("addon")) requireBuildTools(env);
-      if (names.includes("addon") && discovery.libtorch?.cuda) requireCudaTools(discovery.libtorch, env);
+      if (names.includes("addon") && discovery.libtorch && needsNvcc(discovery.libtorch, root)) {
+        requireCudaTools(discovery.libtorch, env);
+      }
       let { libtorch } = discovery;
       if (names.includes("libtorch") || names.includes("addon")) {
         for (const line of describeAttempts(discovery.tried)) progress.note(`libtorch: ${line}`);

@@ -116,6 +116,15 @@ export function findPython(env = process.env) {
   return { path, version: found.version, pip: versionOf(path, ["-m", "pip", "--version"], env)?.version ?? null };
 }
 
+/** Throws on a system that nobody has ported to. */
+export function requirePlatform(platform = process.platform) {
+  if (platform !== "linux" && platform !== "darwin") {
+    throw new SetupProblem("PLATFORM", `diffcoder runs on Linux and macOS, not on ${platform}.`, [
+      "on Windows use WSL 2: it is a Linux, with CUDA",
+    ]);
+  }
+}
+
 /** Throws if this Node is too old. */
 export function requireNode(version = process.versions.node) {
   if (!atLeast(version, minimumNode)) {

@@ -11,7 +11,7 @@ export const MASK = 5;
 
 /**
  * A tiny Llama of 2 layers with end token 2. "diffusion": sharp predictions, vocabulary 48, hidden size 24, mask token 5.
- * "block-diffusion": mild ones, whose gradients float32 holds to 1e-5; vocabulary 40, hidden size 16, no mask token.
+ * "diffusion/mild": mild ones, whose gradients float32 holds to 1e-5; vocabulary 32, hidden size 16.
  */
 export async function tinyModel(name = "diffusion", dtype: "float32" | "float64" = "float32"): Promise<Decoder> {
   return (await StableDiffCoder.fromPretrained(fixturePath(name), { dtype })).model;
@@ -25,12 +25,12 @@ export function context(more: Partial<ObjectiveContext> = {}): ObjectiveContext 
   return { seed: 1, stage: 0, step: 0, device: "cpu", state: {}, ...more };
 }
 
-/** Rows of pseudo-random ids from 6 to 39, the same for the same index. */
+/** Rows of pseudo-random ids from 6 to 31, the same for the same index. */
 export function randomBatch(indices: number[], length: number, more: Partial<TokenBatch> = {}): TokenBatch {
   const tokens = new Int32Array(indices.length * length);
   indices.forEach((index, row) => {
     const random = new torch.Philox(99, index);
-    for (let i = 0; i < length; i++) tokens[row * length + i] = 6 + random.below(34);
+    for (let i = 0; i < length; i++) tokens[row * length + i] = 6 + random.below(26);
   });
   return { indices, tokens, batch: indices.length, length, ...more };
 }

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { shiftedRows } from "../../lib/diffusion/block-diffusion.js";
+import { noisyThenClean, shiftedRows } from "../../lib/diffusion/block-diffusion.js";
 import { corrupt } from "../../lib/diffusion/corruption.js";
 import {
   autoregressiveObjective,
@@ -22,7 +22,7 @@ let model: Decoder;
 let mild: Decoder;
 beforeAll(async () => {
   model = await tinyModel();
-  mild = await tinyModel("block-diffusion");
+  mild = await tinyModel("diffusion/mild");
 });
 afterAll(() => {
   model.dispose();
@@ -63,22 +63,24 @@ function noisyStates(batch: TokenBatch, noisy: Int32Array, blockSize: number): F
   );
 }
 
-describe("the shifted objective against transformers with a dense mask, float64", () => {
-  for (const name of ["b1", "b4", "b4-isolated"]) {
+describe("block-diffusion loss against transformers with a dense mask, float64", () => {
+  for (const name of ["b4", "b8-isolated", "b1-shift", "b4-shift", "b4-isolated-shift"]) {
     it(`${name}: loss and all gradients to 1e-5`, () => {
-      const file = torch.openSafetensors(fixturePath(`diffusion/shift-${name}.safetensors`));
+      const file = torch.openSafetensors(fixturePath(`diffusion/loss-${name}.safetensors`));
       const array = (key: string) => torch.scope(() => file.get(key).clone().toTypedArray());
-      const blockSize = Number(file.metadata.block_size);
-      const documents = JSON.parse(file.metadata.documents) as number[];
+      const [blockSize, shift, documents] = ["block_size", "shift", "documents"].map((key) =>
+        JSON.parse(file.metadata[key]),
+      ) as [number, boolean, number[]];
       const tokens = array("tokens") as Int32Array;
       const noisy = array("noisy") as Int32Array;
       const positions = array("positions") as Int32Array;
       const batch: TokenBatch = { indices: [0], tokens, batch: 1, length: tokens.length, documents };
       torch.scope(() => {
-        const ids = torch.tensor(Int32Array.from([...noisy, ...tokens])).to("int64");
-        const rows = torch.tensor(shiftedRows(batch, positions, blockSize)).to("int64");
+        const ids = torch.tensor(noisyThenClean(batch, noisy)).to("int64");
+        const wanted = shift ? shiftedRows(batch, positions, blockSize) : positions;
+        const rows = torch.tensor(wanted).to("int64");
         const targets = torch.tensor(positions.map((i) => tokens[i])).to("int64");
-        const plan = blockDiffusionPlan(tokens.length, blockSize, { documents, rows, cleanQueries: true });
+        const plan = blockDiffusionPlan(tokens.length, blockSize, { documents, rows, cleanQueries: shift });
         const hidden = mild.forward(ids.view([1, -1]), plan);
         const rowWeights = torch.tensor(array("weights") as Float32Array);
         const { loss, nll } = functional.linearCrossEntropy(hidden, mild.headWeight, targets, { rowWeights });
@@ -93,33 +95,6 @@ describe("the shifted objective against transformers with a dense mask, float64"
       }
       file.dispose();
     });
-  }
-});
-
-describe("block-diffusion loss against a dense 2L x 2L mask, float64 (test/fixtures/block-diffusion)", () => {
-  for (const blockSize of [1, 4, 8]) {
-    for (const kind of ["", "-isolated", "-shift", "-isolated-shift"]) {
-      it(`b${blockSize}${kind}: loss and all gradients to 1e-5`, () => {
-        const file = torch.openSafetensors(fixturePath(`block-diffusion/b${blockSize}${kind}.safetensors`));
-        const array = (key: string) => torch.scope(() => file.get(key).clone().toTypedArray() as Float32Array);
-        const documents = file.metadata.documents ? (JSON.parse(file.metadata.documents) as number[]) : undefined;
-        torch.scope(() => {
-          const [tokens, noisy, rows] = [file.get("tokens"), file.get("noisy"), file.get("rows").clone()];
-          const length = tokens.size(1);
-          const plan = blockDiffusionPlan(length, blockSize, { documents, rows });
-          const hidden = mild.forward(torch.cat([noisy, tokens], 1), plan);
-          const { loss, nll } = functional.linearCrossEntropy(hidden, mild.headWeight, file.get("targets").clone(), {
-            rowWeights: file.get("weights").clone(),
-          });
-          expect(worstError([loss.item()], array("loss"))).toBeLessThan(1e-5);
-          expect(worstError(nll.toTypedArray() as Float32Array, array("nll"))).toBeLessThan(1e-5);
-          loss.backward();
-        });
-        for (const [key, grad] of gradients(mild))
-          expect(worstError(grad, array(`grad.${key}`)), key).toBeLessThan(1e-5);
-        file.dispose();
-      });
-    }
   }
 });
 
@@ -167,7 +142,7 @@ describe("the whole objective against a dense mask, same corruption", () => {
     it(`${name}: loss and all gradients to 1e-5`, () => {
       const batch: TokenBatch = randomBatch([11, 12], 21, more);
       const { blockSize = 4, shift = false, ...rest } = options as { blockSize?: number; shift?: boolean };
-      const actual = evaluate(blockDiffusionObjective({ ...options, maskId: MASK }), batch, {}, mild);
+      const actual = evaluate(blockDiffusionObjective(options), batch, {}, mild);
       const noise = "noise" in rest ? linear() : clippedLinear();
       const common = { noise, blockSize, maskId: MASK, seed: 1, stage: 0, keepFirst: shift };
       const c = corrupt(batch, { ...common, times: "noise" in rest ? "antithetic" : "independent" });

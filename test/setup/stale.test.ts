@@ -1,12 +1,31 @@
-import { readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { addonStaleness, buildJobs, buildProgress } from "../../scripts/lib/addon.mjs";
 import { inspectLibtorch, libraryFile } from "../../scripts/lib/libtorch.mjs";
 import { packagesStaleness } from "../../scripts/lib/packages.mjs";
 import { readStamp, staleEntries, writeStamp } from "../../scripts/lib/stamp.mjs";
 import { distStaleness } from "../../scripts/lib/typescript.mjs";
-import { fakeLibtorch, pretendBuilt, put, runScript, scratchCheckout, scratchFolder } from "./scratch.js";
+import {
+  cleanEnvironment,
+  fakeLibtorch,
+  pretendBuilt,
+  put,
+  runScript,
+  scratchCheckout,
+  scratchFolder,
+  startScript,
+} from "./scratch.js";
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 function libtorchOf(env: NodeJS.ProcessEnv) {
   const { libtorch } = inspectLibtorch(env.LIBTORCH ?? "");
@@ -192,6 +211,30 @@ describe("building", () => {
     expect(log).toMatch(/Building CXX object .*addon\.cc/);
     expect(log).not.toMatch(/Building CXX object .*good\.cc/);
     expect(second.all).toMatch(/not recognized|invalid|unknown|malformed|truncated/i);
+  });
+});
+
+describe("set-up that is ended", () => {
+  it("ends the compilers it started, and goes on the next time", async () => {
+    const root = scratchCheckout();
+    const pidFile = join(root, "compiler-pid");
+    // A compiler that never ends once it is asked to compile a source of ours.
+    const slow = put(
+      join(root, "slow-c++"),
+      `#!/bin/sh\ncase "$*" in *addon.cc*) echo $$ > ${pidFile}; sleep 600;; esac\nexec c++ "$@"\n`,
+    );
+    chmodSync(slow, 0o755);
+    put(join(root, "native", "precompiled.h"));
+    const env = cleanEnvironment({ LIBTORCH: fakeLibtorch(join(root, "fake")), CXX: slow });
+    const run = startScript(root, "scripts/setup.mjs", ["--only", "addon"], env);
+    while (!existsSync(pidFile) || readFileSync(pidFile, "utf8") === "") await sleep(50);
+    const pid = Number(readFileSync(pidFile, "utf8"));
+    expect(() => process.kill(pid, 0)).not.toThrow();
+    run.child.kill("SIGTERM");
+    expect((await run.ended).status).toBe(143);
+    while (isAlive(pid)) await sleep(50);
+    expect(existsSync(join(root, ".cache", "setup.lock"))).toBe(false);
+    expect(addonStaleness(libtorchOf(env), { root, env })).toEqual(["it was never built"]);
   });
 });
 

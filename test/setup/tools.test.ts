@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { cudaArchitectures, cudaToolkit, requireCudaTools } from "../../scripts/lib/cuda.mjs";
 import { inspectLibtorch } from "../../scripts/lib/libtorch.mjs";
-import { installCommand, requireNode, systemFamily } from "../../scripts/lib/toolchain.mjs";
+import { installCommand, requireNode, requirePlatform, systemFamily } from "../../scripts/lib/toolchain.mjs";
 import { cleanEnvironment, fakeLibtorch, put, runScript, scratchCheckout, scratchFolder } from "./scratch.js";
 
 /** A PATH with node and the named programs of this machine only. */
@@ -73,6 +73,12 @@ describe("a missing tool is named with the command that brings it", () => {
     const PATH = `${dirname(python)}:${pathWith("sh")}`;
     const bare = runScript(root, "scripts/setup.mjs", ["--only", "libtorch"], cleanEnvironment({ PATH }));
     expect(bare.all).toContain(`${python} has no pip. [NO_PIP]`);
+  });
+
+  it("a system that is not supported", () => {
+    expect(() => requirePlatform("linux")).not.toThrow();
+    expect(() => requirePlatform("darwin")).not.toThrow();
+    expect(() => requirePlatform("win32")).toThrow(expect.objectContaining({ code: "PLATFORM" }));
   });
 
   it("Node", () => {

@@ -51,11 +51,19 @@ function likelihoodOptions(coder: StableDiffCoder, { signal }: Options) {
 }
 
 /** Exact bits per byte of a model read left to right. */
-export function autoregressive(coder: StableDiffCoder, { batches }: HeldOutText, options: Options): Promise<Likelihood> {
+export function autoregressive(
+  coder: StableDiffCoder,
+  { batches }: HeldOutText,
+  options: Options,
+): Promise<Likelihood> {
   return arBitsPerByte(coder.model, batches, likelihoodOptions(coder, options));
 }
 
 /** Upper bound of the bits per byte under block diffusion, with the unclipped schedule. */
 export function bound(coder: StableDiffCoder, { batches }: HeldOutText, options: Options): Promise<Likelihood> {
-  return diffusionBound(coder.model, batches, { ...likelihoodOptions(coder, options), blockSize: BLOCK_SIZE, passes: 4 });
+  return diffusionBound(coder.model, batches, {
+    ...likelihoodOptions(coder, options),
+    blockSize: BLOCK_SIZE,
+    passes: 4,
+  });
 }

@@ -51,4 +51,3 @@ export function stepsFor(seconds: number, step: { ar: number; diffusion: number 
     anneal: fill(SHARE.anneal, step.diffusion),
   };
 }
-

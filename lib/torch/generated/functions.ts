@@ -944,6 +944,38 @@ export const instanceNorm: {
 export const inverse: {
   (self: Tensor): Tensor;
 } = operatorFunction("aten::inverse");
+/** [torch.is_complex](https://docs.pytorch.org/docs/stable/generated/torch.is_complex.html) */
+export const isComplex: {
+  (self: Tensor): boolean;
+} = operatorFunction("aten::is_complex");
+/** [torch.is_conj](https://docs.pytorch.org/docs/stable/generated/torch.is_conj.html) */
+export const isConj: {
+  (self: Tensor): boolean;
+} = operatorFunction("aten::is_conj");
+/** [torch.is_floating_point](https://docs.pytorch.org/docs/stable/generated/torch.is_floating_point.html) */
+export const isFloatingPoint: {
+  (self: Tensor): boolean;
+} = operatorFunction("aten::is_floating_point");
+/** [torch.is_inference](https://docs.pytorch.org/docs/stable/generated/torch.is_inference.html) */
+export const isInference: {
+  (self: Tensor): boolean;
+} = operatorFunction("aten::is_inference");
+/** [torch.is_neg](https://docs.pytorch.org/docs/stable/generated/torch.is_neg.html) */
+export const isNeg: {
+  (self: Tensor): boolean;
+} = operatorFunction("aten::is_neg");
+/** [torch.is_nonzero](https://docs.pytorch.org/docs/stable/generated/torch.is_nonzero.html) */
+export const isNonzero: {
+  (self: Tensor): boolean;
+} = operatorFunction("aten::is_nonzero");
+/** [torch.is_same_size](https://docs.pytorch.org/docs/stable/generated/torch.is_same_size.html) */
+export const isSameSize: {
+  (self: Tensor, other: Tensor): boolean;
+} = operatorFunction("aten::is_same_size");
+/** [torch.is_signed](https://docs.pytorch.org/docs/stable/generated/torch.is_signed.html) */
+export const isSigned: {
+  (self: Tensor): boolean;
+} = operatorFunction("aten::is_signed");
 /** [torch.isclose](https://docs.pytorch.org/docs/stable/generated/torch.isclose.html) */
 export const isclose: {
   (self: Tensor, other: Tensor, rtol?: number, atol?: number, equalNan?: boolean): Tensor;

@@ -511,6 +511,24 @@ export interface TensorMethods {
   inner(other: Tensor): Tensor;
   /** [Tensor.inverse](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.inverse.html) */
   inverse(): Tensor;
+  /** [Tensor.is_complex](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_complex.html) */
+  isComplex(): boolean;
+  /** [Tensor.is_conj](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_conj.html) */
+  isConj(): boolean;
+  /** [Tensor.is_floating_point](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_floating_point.html) */
+  isFloatingPoint(): boolean;
+  /** [Tensor.is_inference](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_inference.html) */
+  isInference(): boolean;
+  /** [Tensor.is_neg](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_neg.html) */
+  isNeg(): boolean;
+  /** [Tensor.is_nonzero](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_nonzero.html) */
+  isNonzero(): boolean;
+  /** [Tensor.is_same_size](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_same_size.html) */
+  isSameSize(other: Tensor): boolean;
+  /** [Tensor.is_set_to](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_set_to.html) */
+  isSetTo(tensor: Tensor): boolean;
+  /** [Tensor.is_signed](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.is_signed.html) */
+  isSigned(): boolean;
   /** [Tensor.isclose](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.isclose.html) */
   isclose(other: Tensor, rtol?: number, atol?: number, equalNan?: boolean): Tensor;
   /** [Tensor.isfinite](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.isfinite.html) */
@@ -1093,24 +1111,25 @@ export const methodNames =
   "gcd gcd_ ge ge_ geometric_ geqrf ger get_device greater greater_ greater_equal greater_equal_ " +
   "gt gt_ hardshrink hash_tensor heaviside heaviside_ histc histogram hsplit hypot hypot_ i0 " +
   "i0_ igamma igamma_ igammac igammac_ index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_reduce " +
-  "index_reduce_ index_select inner inverse isclose isfinite isinf isnan isneginf isposinf isreal istft " +
-  "kron kthvalue lcm lcm_ ldexp ldexp_ le le_ lerp lerp_ less less_ " +
-  "less_equal less_equal_ lgamma lgamma_ log log10 log10_ log1p log1p_ log2 log2_ log_ " +
-  "log_normal_ log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_and_ logical_not logical_not_ logical_or logical_or_ " +
-  "logical_xor logical_xor_ logit logit_ logsumexp lt lt_ lu_solve mH mT masked_fill masked_fill_ " +
-  "masked_scatter masked_scatter_ masked_select matmul matrix_H matrix_exp matrix_power max maximum mean median min " +
-  "minimum mm mode moveaxis movedim msort mul mul_ multinomial multiply multiply_ mv " +
-  "mvlgamma mvlgamma_ nan_to_num nan_to_num_ nanmean nanmedian nanquantile nansum narrow ne ne_ neg " +
-  "neg_ negative negative_ new_empty new_full new_ones new_zeros nextafter nextafter_ nonzero nonzero_numpy nonzero_static " +
-  "norm normal_ not_equal not_equal_ numel orgqr ormqr outer permute pin_memory pinverse polygamma " +
-  "polygamma_ positive pow pow_ prelu prod put put_ qr quantile rad2deg rad2deg_ " +
-  "random_ ravel reciprocal reciprocal_ relu relu_ remainder remainder_ renorm renorm_ repeat repeat_interleave " +
-  "reshape reshape_as resize_ resize_as_ resolve_conj resolve_neg roll rot90 round round_ rsqrt rsqrt_ " +
-  "scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ select select_scatter sgn sgn_ sigmoid sigmoid_ " +
-  "sign sign_ signbit sin sin_ sinc sinc_ sinh sinh_ slice slice_inverse slice_scatter " +
-  "slogdet smm softmax sort split split_with_sizes sqrt sqrt_ square square_ squeeze squeeze_ " +
-  "std stft storage_offset sub sub_ subtract subtract_ sum sum_to_size svd swapaxes swapaxes_ " +
-  "swapdims swapdims_ t t_ take take_along_dim tan tan_ tanh tanh_ tensor_split tile " +
-  "to_dense topk trace transpose transpose_ triangular_solve tril tril_ triu triu_ true_divide true_divide_ " +
-  "trunc trunc_ type_as unbind unflatten unfold uniform_ unsqueeze unsqueeze_ var vdot view " +
-  "view_as vsplit where xlogy xlogy_ zero_";
+  "index_reduce_ index_select inner inverse is_complex is_conj is_floating_point is_inference is_neg is_nonzero is_same_size is_set_to " +
+  "is_signed isclose isfinite isinf isnan isneginf isposinf isreal istft kron kthvalue lcm " +
+  "lcm_ ldexp ldexp_ le le_ lerp lerp_ less less_ less_equal less_equal_ lgamma " +
+  "lgamma_ log log10 log10_ log1p log1p_ log2 log2_ log_ log_normal_ log_softmax logaddexp " +
+  "logaddexp2 logcumsumexp logdet logical_and logical_and_ logical_not logical_not_ logical_or logical_or_ logical_xor logical_xor_ logit " +
+  "logit_ logsumexp lt lt_ lu_solve mH mT masked_fill masked_fill_ masked_scatter masked_scatter_ masked_select " +
+  "matmul matrix_H matrix_exp matrix_power max maximum mean median min minimum mm mode " +
+  "moveaxis movedim msort mul mul_ multinomial multiply multiply_ mv mvlgamma mvlgamma_ nan_to_num " +
+  "nan_to_num_ nanmean nanmedian nanquantile nansum narrow ne ne_ neg neg_ negative negative_ " +
+  "new_empty new_full new_ones new_zeros nextafter nextafter_ nonzero nonzero_numpy nonzero_static norm normal_ not_equal " +
+  "not_equal_ numel orgqr ormqr outer permute pin_memory pinverse polygamma polygamma_ positive pow " +
+  "pow_ prelu prod put put_ qr quantile rad2deg rad2deg_ random_ ravel reciprocal " +
+  "reciprocal_ relu relu_ remainder remainder_ renorm renorm_ repeat repeat_interleave reshape reshape_as resize_ " +
+  "resize_as_ resolve_conj resolve_neg roll rot90 round round_ rsqrt rsqrt_ scatter scatter_ scatter_add " +
+  "scatter_add_ scatter_reduce scatter_reduce_ select select_scatter sgn sgn_ sigmoid sigmoid_ sign sign_ signbit " +
+  "sin sin_ sinc sinc_ sinh sinh_ slice slice_inverse slice_scatter slogdet smm softmax " +
+  "sort split split_with_sizes sqrt sqrt_ square square_ squeeze squeeze_ std stft storage_offset " +
+  "sub sub_ subtract subtract_ sum sum_to_size svd swapaxes swapaxes_ swapdims swapdims_ t " +
+  "t_ take take_along_dim tan tan_ tanh tanh_ tensor_split tile to_dense topk trace " +
+  "transpose transpose_ triangular_solve tril tril_ triu triu_ true_divide true_divide_ trunc trunc_ type_as " +
+  "unbind unflatten unfold uniform_ unsqueeze unsqueeze_ var vdot view view_as vsplit where " +
+  "xlogy xlogy_ zero_";

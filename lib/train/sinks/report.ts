@@ -41,7 +41,10 @@ export function report(path: string, options: ReportOptions = {}): Sink {
       const isEnd = event.type === "done" || event.type === "aborted" || event.type === "failed";
       if (isEnd || performance.now() - written >= interval * 1000) write();
     },
-    close: write,
+    close() {
+      if (state.state === "running") state.state = "stopped"; // nobody reads the run's events any more
+      write();
+    },
   };
 }
 

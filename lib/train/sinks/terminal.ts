@@ -28,6 +28,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
     else stream.write(`${text}\n`);
   };
   const stopBars = () => {
+    bars?.update(); // writes out what was logged, which stop() forgets
     bars?.stop();
     bars = undefined;
     bar = undefined;
@@ -65,13 +66,14 @@ export function terminal(options: TerminalOptions = {}): Sink {
       print(`stage ${index + 1}/${stages.length}: ${name} (${kind}),${steps} ${batchSize} x ${length} tokens`);
       return;
     }
-    bars ??= new MultiBar(
+    bars = new MultiBar(
       {
         format: `${colors.bold("{name}")} ${colors.cyan("{bar}")} {percentage}%  {value}/{total}  {line}`,
         barCompleteChar: "━",
         barIncompleteChar: "─",
         barsize: 24,
         hideCursor: true,
+        forceRedraw: true, // a bar that did not change must still move below a line that was logged
         gracefulExit: false, // signals belong to the program
         autopadding: true,
         fps: 8,
@@ -112,6 +114,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
           if (!/^step-\d+$/.test(event.checkpoint)) print(`saved ${event.path}`);
           break;
         case "stage-end": {
+          stopBars();
           const loss = lastStep?.metrics.loss;
           const tokens = `${compact(event.tokens)} tokens in ${duration(event.seconds)}`;
           if (!isTTY) print(`${event.name} done: ${tokens}${loss === undefined ? "" : `, loss ${loss.toFixed(3)}`}`);

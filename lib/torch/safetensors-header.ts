@@ -1,0 +1,177 @@
+import { z } from "zod";
+import { type DType, dtypes } from "./dtype.js";
+import { TorchError } from "./errors.js";
+
+// The header of the safetensors format: eight bytes of length, then the JSON of { name: { dtype, shape, data_offsets } },
+// padded with spaces. The tensors' bytes follow, little-endian and row-major, without holes.
+// https://github.com/huggingface/safetensors
+
+export interface TensorInfo {
+  dtype: DType;
+  shape: number[];
+  /** Where its bytes lie in the file. */
+  begin: number;
+  end: number;
+}
+
+export interface Header {
+  infos: Map<string, TensorInfo>;
+  metadata: Record<string, string>;
+}
+
+const size = z.number().int().nonnegative();
+const entrySchema = z.object({ dtype: z.string(), shape: z.array(size), data_offsets: z.tuple([size, size]) });
+const metadataSchema = z.record(z.string(), z.string());
+
+// The order of the reference implementation, which writes the last ones first: so wider dtypes come first, and every
+// tensor is aligned.
+const formatOrder = "BOOL U8 I8 F8_E5M2 F8_E4M3 I16 U16 F16 BF16 I32 U32 F32 F64 I64 U64".split(" ");
+
+const dtypeByFormat = new Map<string, DType>(
+  (Object.entries(dtypes) as [DType, (typeof dtypes)[DType]][]).flatMap(([name, facts]) =>
+    facts.safetensors ? [[facts.safetensors, name] as const] : [],
+  ),
+);
+
+/** The reference implementation's limit, in bytes. */
+const maxHeader = 100_000_000;
+
+/** Bytes of a tensor; past 2^53 it is inexact, and equals no true length. */
+const bytesOf = (dtype: DType, shape: readonly number[]) =>
+  shape.reduce((product, size) => product * size, dtypes[dtype].itemSize);
+
+function malformed(path: string, problem: string): TorchError {
+  return new TorchError("TORCH_FORMAT", `${path} is not a whole safetensors file: ${problem}`);
+}
+
+/**
+ * Reads and checks the header of a file of `total` bytes.
+ * @param read gives bytes of the file
+ * @throws TorchError TORCH_FORMAT
+ */
+export function parseHeader(path: string, total: number, read: (begin: number, length: number) => Uint8Array): Header {
+  if (total < 8) throw malformed(path, `${total} bytes are too few for a header`);
+  const prefix = read(0, 8);
+  const length = Number(new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true));
+  if (length > maxHeader) throw malformed(path, `its header claims ${length} bytes`);
+  const data = 8 + length;
+  if (data > total) throw malformed(path, `its header of ${length} bytes ends after the file (${total} bytes)`);
+  const entries = parseJson(path, read(8, length));
+  const infos = new Map<string, TensorInfo>();
+  let metadata: Record<string, string> = {};
+  for (const [name, value] of entries) {
+    if (name === "__metadata__") {
+      const parsed = metadataSchema.safeParse(value);
+      if (!parsed.success) throw malformed(path, "__metadata__ is no map of strings");
+      metadata = parsed.data;
+    } else infos.set(name, parseEntry(path, name, value, data));
+  }
+  checkLayout(path, infos, data, total);
+  return { infos, metadata };
+}
+
+function parseJson(path: string, bytes: Uint8Array): [string, unknown][] {
+  let text: string;
+  let json: unknown;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw malformed(path, `its header is no JSON (${(cause as Error).message})`);
+  }
+  if (typeof json !== "object" || json === null || Array.isArray(json))
+    throw malformed(path, "its header is no JSON object");
+  const entries = Object.entries(json);
+  // Of two equal keys JSON.parse keeps one without a word.
+  const written = countKeys(text);
+  if (written !== entries.length) throw malformed(path, `${written - entries.length} names appear more than once`);
+  return entries;
+}
+
+/** The keys of the outermost object of valid JSON, counting equal ones too. */
+function countKeys(json: string): number {
+  let depth = 0;
+  let keys = 0;
+  for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]:]/gs)) {
+    if (token === "{" || token === "[") depth++;
+    else if (token === "}" || token === "]") depth--;
+    else if (token === ":" && depth === 1) keys++;
+  }
+  return keys;
+}
+
+function parseEntry(path: string, name: string, value: unknown, data: number): TensorInfo {
+  const shown = `tensor ${JSON.stringify(name)}`;
+  const entry = entrySchema.safeParse(value);
+  if (!entry.success) throw malformed(path, `${shown}: ${z.prettifyError(entry.error)}`);
+  const { shape } = entry.data;
+  const dtype = dtypeByFormat.get(entry.data.dtype);
+  if (dtype === undefined) throw malformed(path, `${shown} has the unknown dtype ${entry.data.dtype}`);
+  const [begin, end] = entry.data.data_offsets;
+  const bytes = bytesOf(dtype, shape);
+  if (end - begin !== bytes) throw malformed(path, `${shown} of ${bytes} bytes lies in ${end - begin}`);
+  return { dtype, shape, begin: data + begin, end: data + end };
+}
+
+/** The tensors must fill the file's data without holes and overlaps. */
+function checkLayout(path: string, infos: ReadonlyMap<string, TensorInfo>, data: number, total: number): void {
+  let position = data;
+  for (const [name, info] of [...infos].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
+    if (info.begin !== position)
+      throw malformed(path, `tensor ${JSON.stringify(name)} starts at byte ${info.begin}, not ${position}`);
+    position = info.end;
+  }
+  if (position > total)
+    throw malformed(path, `it has ${total} bytes of the ${position} that its header describes: truncated?`);
+  if (position < total) throw malformed(path, `it has ${total - position} bytes that its header does not describe`);
+}
+
+/** A tensor to be written. */
+export interface HeaderEntry {
+  name: string;
+  dtype: DType;
+  shape: readonly number[];
+}
+
+/**
+ * The header's bytes, its length before it, and the entries in the order in which their bytes must follow.
+ * @throws TorchError TORCH_TYPE for a dtype that the format lacks, TORCH_VALUE for a name or metadata that it cannot hold
+ */
+export function buildHeader<E extends HeaderEntry>(
+  tensors: readonly E[],
+  metadata: Readonly<Record<string, string>>,
+): { bytes: Buffer; order: E[] } {
+  const rank = new Map<E, number>();
+  for (const entry of tensors) {
+    const format = dtypes[entry.dtype]?.safetensors;
+    if (format === undefined)
+      throw new TorchError("TORCH_TYPE", `saveSafetensors: ${entry.name}: the format has no dtype for ${entry.dtype}`);
+    if (entry.name === "__metadata__")
+      throw new TorchError("TORCH_VALUE", "saveSafetensors: no tensor can be named __metadata__");
+    rank.set(entry, formatOrder.indexOf(format));
+  }
+  const order = [...tensors].sort(
+    (a, b) =>
+      (rank.get(b) as number) - (rank.get(a) as number) || Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)),
+  );
+  const fields: [string, unknown][] = [];
+  if (Object.keys(metadata).length > 0) {
+    if (!metadataSchema.safeParse(metadata).success)
+      throw new TorchError("TORCH_VALUE", "saveSafetensors: metadata must be a map of strings");
+    fields.push(["__metadata__", metadata]);
+  }
+  let offset = 0;
+  for (const { name, dtype, shape } of order) {
+    const end = offset + bytesOf(dtype, shape);
+    fields.push([name, { dtype: dtypes[dtype].safetensors, shape, data_offsets: [offset, end] }]);
+    offset = end;
+  }
+  // Not through an object: it would put names that look like integers first.
+  const json = Buffer.from(
+    `{${fields.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(",")}}`,
+  );
+  const bytes = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, " ");
+  bytes.writeBigUInt64LE(BigInt(bytes.length - 8));
+  json.copy(bytes, 8);
+  return { bytes, order };
+}

@@ -1,0 +1,117 @@
+import { existsSync } from "node:fs";
+import { extname, resolve } from "node:path";
+import type { PrepareProgress } from "../data/index.js";
+import { Decoder, StableDiffCoder } from "../model/index.js";
+import { Curriculum } from "./curriculum.js";
+import { TrainError } from "./errors.js";
+import type { TrainingJob } from "./job.js";
+import { importFile } from "./load-module.js";
+import { parseOptions } from "./options.js";
+import { buildRecipe, readRecipe } from "./recipe.js";
+import { runSettingsSchema } from "./run-options.js";
+import type { Stage } from "./stage.js";
+
+/** What the caller decides over the file's own choice. */
+export interface LoadCurriculumOptions {
+  device?: string;
+  seed?: number;
+  /** A checkpoint to start from instead of the file's model. */
+  model?: string;
+  onProgress?: (progress: PrepareProgress) => void;
+  signal?: AbortSignal;
+}
+
+/** What a function in a curriculum file is called with. */
+export interface CurriculumFileContext {
+  device?: string;
+  seed: number;
+  signal?: AbortSignal;
+}
+
+type Stages = Curriculum | readonly Stage[];
+type Model = StableDiffCoder | Decoder | string;
+type Maker<T> = T | ((context: CurriculumFileContext) => T | Promise<T>);
+
+/** What a curriculum file in TypeScript exports, by name or as its default. */
+export interface CurriculumFile extends Omit<TrainingJob["run"], "resume" | "overwrite"> {
+  curriculum: Maker<Stages>;
+  /** A string: the folder of a checkpoint. */
+  model?: Maker<Model>;
+}
+
+const EXTENSIONS = [".ts", ".mts", ".js", ".mjs", ".yaml", ".yml"];
+
+/**
+ * Reads a curriculum file. In YAML it is a recipe, see {@link readRecipe}. In TypeScript or JavaScript it exports
+ * `curriculum` (a Curriculum or a list of stages) and `model`, each a value or a function that makes one, and if need be
+ * `out`, `seed`, `device` and the like; or it has a default export that is such an object, or the curriculum alone.
+ *
+ * @throws TrainError TRAIN_FILE for a file that is none, and what the file itself throws
+ */
+export async function loadCurriculum(path: string, options: LoadCurriculumOptions = {}): Promise<TrainingJob> {
+  const file = resolve(path);
+  if (!existsSync(file)) throw new TrainError("TRAIN_FILE", `${path} does not exist`);
+  const extension = extname(file);
+  if (!EXTENSIONS.includes(extension)) {
+    throw new TrainError(
+      "TRAIN_FILE",
+      `${path} is no curriculum file: expected one that ends in ${EXTENSIONS.join(" ")}`,
+    );
+  }
+  if (extension === ".yaml" || extension === ".yml") {
+    const recipe = readRecipe(file);
+    return buildRecipe(options.model === undefined ? recipe : { ...recipe, model: options.model }, options);
+  }
+  return await fromExports(path, await importFile(file), options);
+}
+
+async function fromExports(
+  path: string,
+  exports: Record<string, unknown>,
+  options: LoadCurriculumOptions,
+): Promise<TrainingJob> {
+  const given = describe(exports);
+  if (given?.curriculum === undefined) {
+    throw new TrainError(
+      "TRAIN_FILE",
+      `${path} exports no curriculum: write export const curriculum = new Curriculum([...])`,
+    );
+  }
+  const settings = parseOptions(path, fileSettings, pickSettings(given), "TRAIN_FILE");
+  const run = { ...settings, seed: options.seed ?? settings.seed, device: options.device ?? settings.device };
+  const context: CurriculumFileContext = { device: run.device, seed: run.seed, signal: options.signal };
+  const stages = await make(given.curriculum, context);
+  if (!(stages instanceof Curriculum) && !Array.isArray(stages)) {
+    throw new TrainError("TRAIN_FILE", `${path}: curriculum is neither a Curriculum nor a list of stages`);
+  }
+  const curriculum = stages instanceof Curriculum ? stages : new Curriculum(stages);
+  const named = options.model ?? (await make(given.model, context));
+  if (named === undefined) {
+    const hint = 'write export const model = await StableDiffCoder.fromPretrained("...")';
+    throw new TrainError("TRAIN_FILE", `${path} exports no model: ${hint}`);
+  }
+  const model = typeof named === "string" ? await StableDiffCoder.fromPretrained(named, { device: run.device }) : named;
+  if (!(model instanceof StableDiffCoder) && !(model instanceof Decoder)) {
+    throw new TrainError("TRAIN_FILE", `${path}: model is neither a StableDiffCoder nor the folder of a checkpoint`);
+  }
+  return { curriculum, model, run };
+}
+
+const fileSettings = runSettingsSchema.omit({ resume: true, overwrite: true });
+
+/** The named exports, over those of a default export. */
+function describe(exports: Record<string, unknown>): Record<string, unknown> | undefined {
+  const { default: main, ...named } = exports;
+  if (main instanceof Curriculum || Array.isArray(main) || typeof main === "function")
+    return { curriculum: main, ...named };
+  return typeof main === "object" && main !== null ? { ...main, ...named } : named;
+}
+
+/** A file may export whatever it likes beside these. */
+function pickSettings(given: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(given).filter(([key]) => key in fileSettings.shape));
+}
+
+async function make(value: unknown, context: CurriculumFileContext): Promise<unknown> {
+  return typeof value === "function" ? await value(context) : await value;
+}

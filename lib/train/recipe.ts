@@ -1,0 +1,202 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { LineCounter, parseDocument } from "yaml";
+import * as z from "zod";
+import {
+  type DataOptionsInput,
+  dataOptionsSchema,
+  Loader,
+  type PreparedData,
+  type PrepareProgress,
+  prepareData,
+  SftDataset,
+} from "../data/index.js";
+import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
+import {
+  type DecoderConfigInput,
+  decoderConfigSchema,
+  PRESET_NAMES,
+  type PresetName,
+  presetConfig,
+  StableDiffCoder,
+  Tokenizer,
+} from "../model/index.js";
+import { Curriculum } from "./curriculum.js";
+import { TrainError } from "./errors.js";
+import type { TrainingJob } from "./job.js";
+import { parseOptions } from "./options.js";
+import { runSettingsSchema } from "./run-options.js";
+import {
+  autoregressive,
+  blockDiffusion,
+  type Stage,
+  type StageData,
+  stageSettings,
+  supervised,
+  withEnd,
+} from "./stage.js";
+
+const modelSchema = z.union([
+  z.enum(PRESET_NAMES as [PresetName, ...PresetName[]]),
+  z.string().min(1),
+  z.looseObject({ preset: z.enum(PRESET_NAMES as [PresetName, ...PresetName[]]) }),
+]);
+
+const recordsSchema = z.strictObject({
+  records: z
+    .array(z.string().min(1))
+    .min(1)
+    .describe(".jsonl files or folders of them: messages, or prompt and answer"),
+  length: z.int().min(2).describe("tokens of a row"),
+  packing: z.enum(["best-fit", "sequential"]).optional(),
+  documents: z.enum(["visible", "isolated"]).optional(),
+  eos: z
+    .tuple([z.int().min(0), z.int().min(0)])
+    .optional()
+    .describe("fewest and most end tokens after a sample"),
+  seed: z.int().min(0).optional(),
+});
+
+const dataSchema = z.union([recordsSchema, dataOptionsSchema]);
+const stageData = { data: dataSchema.optional().describe("default: the recipe's") };
+
+const stageSchema = z.discriminatedUnion("type", [
+  withEnd({ type: z.literal("autoregressive"), ...stageSettings, ...stageData, ...autoregressiveSchema.shape }),
+  withEnd({ type: z.literal("block-diffusion"), ...stageSettings, ...stageData, ...blockDiffusionSchema.shape }),
+  withEnd({ type: z.literal("supervised"), ...stageSettings, ...stageData, ...blockDiffusionSchema.shape }),
+]);
+
+/** What a curriculum file in YAML may hold. */
+export const recipeSchema = z.strictObject({
+  ...runSettingsSchema.omit({ resume: true, overwrite: true }).shape,
+  model: modelSchema.describe("a checkpoint's folder, a preset, or { preset: NAME, and fields to replace }"),
+  tokenizer: z.string().min(1).optional().describe("folder; default: the checkpoint's, or the small code tokenizer"),
+  dtype: z.enum(["float32", "bfloat16", "auto"]).default("float32").describe("of the weights"),
+  data: dataSchema.optional().describe("of stages that do not have their own"),
+  stages: z.array(stageSchema).min(1),
+});
+
+/** A recipe as it is written. */
+export type RecipeInput = z.input<typeof recipeSchema>;
+
+export interface RecipeContext {
+  device?: string;
+  seed?: number;
+  onProgress?: (progress: PrepareProgress) => void;
+  signal?: AbortSignal;
+}
+
+/**
+ * Reads a curriculum file in YAML. Relative paths in it are relative to the working directory.
+ *
+ * @throws TrainError TRAIN_FILE naming the line of a syntax error, or every wrong key with its path and what is allowed
+ */
+export function readRecipe(path: string): RecipeInput {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (cause) {
+    throw new TrainError("TRAIN_FILE", `cannot read ${path}: ${(cause as Error).message}`, { cause });
+  }
+  return parseRecipe(text, path);
+}
+
+/** As {@link readRecipe}, from text. */
+export function parseRecipe(text: string, path: string): RecipeInput {
+  const lineCounter = new LineCounter();
+  const document = parseDocument(text, { lineCounter });
+  const [problem] = document.errors;
+  if (problem) throw new TrainError("TRAIN_FILE", `${path} is no YAML: ${problem.message}`, { cause: problem });
+  const value: unknown = document.toJS();
+  parseOptions(path, recipeSchema, value, "TRAIN_FILE");
+  return value as RecipeInput;
+}
+
+/**
+ * Builds what a recipe describes: reads the data, makes or loads the model.
+ *
+ * @throws DataError, ModelError, TokenizerError, TrainError
+ */
+export async function buildRecipe(input: RecipeInput, context: RecipeContext = {}): Promise<TrainingJob> {
+  const recipe = parseOptions("recipe", recipeSchema, input, "TRAIN_FILE");
+  const { model: _model, tokenizer: _tokenizer, dtype: _dtype, data: _data, stages: _stages, ...settings } = recipe;
+  const run = { ...settings, seed: context.seed ?? recipe.seed, device: context.device ?? recipe.device };
+  const tokenizer = openTokenizer(recipe.tokenizer, recipe.model);
+  const sources = new Map<string, Promise<StageData>>();
+  const stages: Stage[] = [];
+  for (const [index, { type, data = input.data, ...options }] of input.stages.entries()) {
+    if (data === undefined)
+      throw new TrainError("TRAIN_FILE", `stages[${index}].data: missing, and the recipe has none`);
+    const key = JSON.stringify(data);
+    // Stages with the same data share one source, and go on in it where the stage before stopped.
+    const source = sources.get(key) ?? openData(data, tokenizer, run.seed, context);
+    sources.set(key, source);
+    const made = { ...options, data: await source };
+    if (type === "autoregressive") stages.push(autoregressive(made as Parameters<typeof autoregressive>[0]));
+    else if (type === "block-diffusion") stages.push(blockDiffusion(made as Parameters<typeof blockDiffusion>[0]));
+    else stages.push(supervised(made as Parameters<typeof supervised>[0]));
+  }
+  const curriculum = new Curriculum(stages);
+  const model = await openModel(recipe, tokenizer, run);
+  return { curriculum, model, run };
+}
+
+async function openData(
+  data: NonNullable<RecipeInput["data"]>,
+  tokenizer: Tokenizer,
+  seed: number,
+  { onProgress, signal }: RecipeContext,
+): Promise<StageData> {
+  if ("records" in data) {
+    const { records, ...options } = recordsSchema.parse(data);
+    return new Loader(SftDataset.load(records, { seed, ...options, tokenizer }), { seed: options.seed ?? seed });
+  }
+  const prepared: PreparedData = await prepareData({ seed, ...(data as DataOptionsInput) }, tokenizer, {
+    onProgress,
+    signal,
+  });
+  return prepared.loader;
+}
+
+type Recipe = z.output<typeof recipeSchema>;
+
+const CODE_TOKENIZER = fileURLToPath(new URL("../../assets/tokenizer", import.meta.url));
+
+function openTokenizer(given: string | undefined, model: Recipe["model"]): Tokenizer {
+  if (given !== undefined) return Tokenizer.fromPretrained(given);
+  if (typeof model === "string" && !isPreset(model) && existsSync(join(model, "tokenizer.json"))) {
+    return Tokenizer.fromPretrained(model);
+  }
+  return Tokenizer.fromPretrained(CODE_TOKENIZER);
+}
+
+function isPreset(name: string): name is PresetName {
+  return (PRESET_NAMES as readonly string[]).includes(name);
+}
+
+async function openModel(
+  recipe: Recipe,
+  tokenizer: Tokenizer,
+  { seed, device }: { seed: number; device?: string },
+): Promise<StableDiffCoder> {
+  const { model, dtype } = recipe;
+  const made = { tokenizer, seed, device, ...(dtype !== "auto" && { dtype }) };
+  if (typeof model !== "string") {
+    const { preset, ...fields } = model;
+    // Whether the fields are any of a decoder's is said with the file's path, not the library's.
+    const config = { ...presetConfig(preset), vocabSize: Math.ceil(tokenizer.vocabSize / 64) * 64, ...fields };
+    return StableDiffCoder.fromConfig(
+      parseOptions("model", decoderConfigSchema, config, "TRAIN_FILE") as DecoderConfigInput,
+      made,
+    );
+  }
+  if (isPreset(model)) return StableDiffCoder.fromConfig(model, made);
+  if (!existsSync(model)) {
+    const presets = PRESET_NAMES.join(", ");
+    throw new TrainError("TRAIN_FILE", `model: ${model} is neither a folder nor a preset (${presets})`);
+  }
+  const loaded = await StableDiffCoder.fromPretrained(model, { device, dtype });
+  if (loaded.hasTokenizer && recipe.tokenizer === undefined) return loaded;
+  return new StableDiffCoder(loaded.model, tokenizer, model);
+}

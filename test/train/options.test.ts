@@ -1,0 +1,178 @@
+import { describe, expect, it } from "vitest";
+import {
+  autoregressive,
+  blockDiffusion,
+  Curriculum,
+  parseRecipe,
+  type Stage,
+  stage,
+  supervised,
+  type TrainError,
+} from "../../lib/train/index.js";
+import { Counting, tinyModel, tinyStages } from "./support.js";
+
+const data = new Counting();
+
+function messageOf(run: () => unknown): string {
+  try {
+    run();
+  } catch (error) {
+    expect(error).toMatchObject({ name: "TrainError", code: expect.stringMatching(/^TRAIN_/) });
+    return (error as TrainError).message;
+  }
+  throw new Error("nothing was thrown");
+}
+
+const recipe = (text: string) => messageOf(() => parseRecipe(text, "recipe.yaml"));
+
+describe("stage options", () => {
+  it("fill in defaults and stay plain values", () => {
+    const made = autoregressive({ name: "a", data, steps: 3, lr: 1e-3 });
+    expect(made).toMatchObject({ kind: "autoregressive", batchSize: 8, accumulation: 1, clip: 1, end: { steps: 3 } });
+    expect(blockDiffusion({ name: "b", data, tokens: 1e6 }).positionsPerToken).toBe(2);
+    expect({ ...made, clip: null }.clip).toBeNull();
+  });
+
+  it.each<[string, () => unknown, RegExp]>([
+    [
+      "an unknown key",
+      () => autoregressive({ name: "a", data, steps: 1, batchsize: 4 } as never),
+      /batchsize: unknown key \(did you mean batchSize\?\); allowed: .*accumulation/,
+    ],
+    ["no end", () => autoregressive({ name: "a", data }), /exactly one of steps, tokens, epochs, minutes; found none/],
+    ["two ends", () => autoregressive({ name: "a", data, steps: 1, epochs: 1 }), /found steps and epochs/],
+    [
+      "a wrong value",
+      () => blockDiffusion({ name: "a", data, steps: 1, granularity: "word" as never }),
+      /granularity: expected one of "block", "document", "sequence", got "word"/,
+    ],
+    [
+      "a wrong value inside",
+      () => blockDiffusion({ name: "a", data, steps: 1, warmup: { steps: -1 } }),
+      /warmup\.steps: /,
+    ],
+    [
+      "an unknown key inside",
+      () => blockDiffusion({ name: "a", data, steps: 1, warmup: { steps: 1, int: 2 } as never }),
+      /warmup\.int: unknown key.*allowed: steps, initial, weighted/,
+    ],
+    [
+      "a schedule that is none",
+      () => supervised({ name: "a", data, steps: 1, lr: { type: "cosin", lr: 1 } as never }),
+      /lr\.type: .*'cosine'/,
+    ],
+    [
+      "no data",
+      () => stage({ name: "a", data: [] as never, steps: 1, objective: () => null as never }),
+      /data: expected a Dataset/,
+    ],
+    ["no objective", () => stage({ name: "a", data, steps: 1 } as never), /objective: expected a function/],
+    [
+      "a reserved checkpoint name",
+      () => autoregressive({ name: "a", data, steps: 1, checkpoint: "step-12" }),
+      /checkpoint: step-NUMBER/,
+    ],
+  ])("refuse %s", (_, run, message) => {
+    expect(messageOf(run)).toMatch(message);
+  });
+});
+
+describe("a curriculum", () => {
+  const make = (changes: Partial<Stage>[]) => () =>
+    new Curriculum(tinyStages().map((each, i) => ({ ...each, ...changes[i] })));
+
+  it.each<[string, () => unknown, RegExp]>([
+    ["without stages", () => new Curriculum([]), /at least one stage/],
+    ["with a name twice", make([{ name: "cpt" }]), /'cpt': another stage has this name/],
+    ["with a checkpoint twice", make([{}, { checkpoint: "pre-anneal" }]), /'pre-anneal' is taken/],
+    ["without a rate at first", make([{ schedule: undefined }]), /first stage needs a learning rate/],
+    ["with micro-batches that do not fit", make([{ accumulation: 3 }]), /4 cannot be cut into 3/],
+    ["with a schedule that is no number", make([{ schedule: () => Number.NaN }]), /gives NaN at step 0/],
+  ])("refuses one %s", (_, run, message) => {
+    expect(messageOf(run)).toMatch(message);
+  });
+
+  it("refuses a stage that would learn at what an anneal left over", () => {
+    const anneal = blockDiffusion({
+      name: "long anneal",
+      data,
+      steps: 1000,
+      lr: { type: "decay-to", min: 0, from: 1e-2 },
+    });
+    const after = autoregressive({ name: "more", data, steps: 2 });
+    expect(messageOf(() => new Curriculum([anneal, after]))).toMatch(
+      /'more': it has no lr, and the stage before ends with 0.000010/,
+    );
+    new Curriculum([anneal, supervised({ name: "sft", data, steps: 2 })]); // has a rate of its own
+  });
+
+  it("refuses data that is longer than the model takes", async () => {
+    using model = tinyModel();
+    const long = autoregressive({ name: "a", data: new Counting(5, 128), steps: 1, lr: 1e-3 });
+    const run = new Curriculum([long]).run({ model });
+    await expect(run.next()).rejects.toThrow("128 tokens a sequence, the model takes 64");
+  });
+
+  it("refuses wrong run options", async () => {
+    using model = tinyModel();
+    const run = new Curriculum(tinyStages()).run({ model, device: "gpu", keeplast: 1 } as never);
+    await expect(run.next()).rejects.toThrow(
+      /device: expected "cpu", "cuda"[\s\S]*keeplast: unknown key \(did you mean keepLast\?\)/,
+    );
+  });
+});
+
+describe("a recipe in YAML", () => {
+  const good = `
+model: tiny
+data: { length: 64, paths: default }
+out: runs/x
+stages:
+  - { type: autoregressive, name: compress, steps: 100, lr: { type: warmup-stable, lr: 3e-4 }, checkpoint: pre-anneal }
+  - { type: block-diffusion, name: cpt, tokens: 1e5, blockSize: 4, noise: clipped-linear, warmup: { steps: 10 } }
+  - { type: supervised, name: sft, epochs: 3, data: { records: [chats.jsonl], length: 64 } }
+`;
+  it("is read", () => {
+    expect(parseRecipe(good, "recipe.yaml")).toMatchObject({
+      model: "tiny",
+      stages: [{ name: "compress" }, { tokens: 1e5 }, {}],
+    });
+  });
+
+  it.each<[string, string, string, RegExp]>([
+    ["an unknown key", "out: runs/x", "output: runs/x", /output: unknown key; allowed: out, device, seed, .*stages/],
+    ["an unknown key of a stage", "steps: 100", "step: 100", /stages\[0\]\.step: unknown key \(did you mean steps\?\)/],
+    [
+      "an unknown type",
+      "type: supervised",
+      "type: sft",
+      /stages\[2\]\.type: .*'autoregressive'.*'block-diffusion'.*'supervised'/,
+    ],
+    ["a wrong value", "blockSize: 4", "blockSize: four", /stages\[1\]\.blockSize: expected number, got "four"/],
+    ["a wrong schedule", "lr: 3e-4", "rate: 3e-4", /stages\[0\]\.lr\.lr: missing/],
+    ["a wrong noise", "noise: clipped-linear", "noise: gaussian", /stages\[1\]\.noise: expected .*clipped-linear/],
+    [
+      "an unknown key of the data",
+      "paths: default",
+      "path: default",
+      /data\.path: unknown key \(did you mean paths\?\); allowed: .*paths, extensions/,
+    ],
+    [
+      "an unknown key of the records",
+      "records: [chats.jsonl]",
+      "records: [chats.jsonl], pack: true",
+      /stages\[2\]\.data\.pack: unknown key; allowed: records, length, packing/,
+    ],
+    ["no end", "steps: 100, ", "", /stages\[0\]: give exactly one of steps, tokens, epochs, minutes/],
+    ["no model", "model: tiny\n", "", /model: missing|model: expected/],
+    ["no YAML", "stages:", "stages: [", /recipe\.yaml is no YAML: .*line \d+/],
+    ["a key twice", "out: runs/x", "out: runs/x\nout: runs/y", /no YAML: Map keys must be unique at line \d+/],
+  ])("refuses %s", (_, from, to, message) => {
+    expect(recipe(good.replace(from, to))).toMatch(message);
+  });
+
+  it("names all mistakes at once", () => {
+    const text = recipe(good.replace("steps: 100", "step: 100").replace("blockSize: 4", "blockSize: 0"));
+    expect(text).toMatch(/stages\[0\]\.step[\s\S]*stages\[1\]\.blockSize/);
+  });
+});
