@@ -1,5 +1,5 @@
 // One training step of the quickstart's size, ours against the same step in eager PyTorch on the same libtorch.
-//   npm run bench -- train-step [--rounds N] [--quick] [--compile] [--json FILE]
+//   npm run bench -- train-step [--rounds N] [--threads N] [--quick] [--compile] [--json FILE]
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -138,7 +138,8 @@ async function verify(model: Decoder, batch: Batch, peer: PythonPeer, bfloat16: 
 }
 
 async function main(): Promise<void> {
-  const { rounds, quick } = benchOptions();
+  const { rounds, quick, threads } = benchOptions();
+  if (threads !== undefined) torch.setNumThreads(threads);
   const count = quick ? 1 : 3;
   const bfloat16 = cpuHasBfloat16();
   const python = findPythonWithTorch();

@@ -18,7 +18,7 @@ if (command === "setup") {
 } else if (!isThere("dist/cli/main.js")) {
   console.error(`diffcoder is not compiled yet. Run: ${setupCommand}`);
   process.exitCode = 1;
-} else if (!isThere("build/Release/diffcoder.node") && needsAddon(command)) {
+} else if (!process.env.DIFFCODER_ADDON && !isThere("build/Release/diffcoder.node") && needsAddon(command)) {
   console.error(
     `The native addon is not built yet. Run: ${setupCommand}\n(npx diffcoder doctor says what this machine lacks.)`,
   );
@@ -29,6 +29,6 @@ if (command === "setup") {
 
 /** Help, version and doctor must answer on a machine where nothing is built. */
 function needsAddon(name) {
-  if (name === undefined || name === "help" || name === "doctor") return false;
+  if (process.env.DIFFCODER_ADDON || name === undefined || name === "help" || name === "doctor") return false;
   return !process.argv.slice(2).some((arg) => ["--help", "-h", "--version", "-V"].includes(arg));
 }

@@ -1,38 +1,55 @@
-// Continual pre-training of a checkpoint in Hugging Face layout: Seed-Coder's or Llama's and Qwen2's kind, from its
-// folder. The AR model becomes a block-diffusion one. Run it with
-//   MODEL=path/to/Seed-Coder-8B-Base DATA=path/to/code npx diffcoder train examples/continue-pretraining.ts --device cuda
+// Block-diffusion continual pre-training (CPT) of a checkpoint in Hugging Face layout: Seed-Coder, Llama, Qwen2 or your own.
+//
+//   MODEL=checkpoints/Seed-Coder-8B DATA=corpus STEPS=20000 npx diffcoder train examples/continue-pretraining.ts --device cuda
+//
+// Without MODEL it takes the quickstart's checkpoint from before the anneal, which is where the paper starts from, too: an
+// annealed model has settled, and learns a new task less well.
 import {
-  adamw,
   blockDiffusion,
   Curriculum,
+  type CurriculumFileContext,
   clippedLinear,
   decayTo,
-  maskRatioWarmup,
   prepareData,
   StableDiffCoder,
+  Tokenizer,
   warmupStable,
 } from "stable-diffcoder";
 
-const { MODEL = "runs/quickstart/checkpoints/pre-anneal", DATA, STEPS = "2000", LENGTH = "256" } = process.env;
-const steps = Number(STEPS);
+const path = process.env.MODEL ?? "runs/quickstart/checkpoints/pre-anneal";
+const steps = Number(process.env.STEPS ?? 400);
+const peak = Number(process.env.LR ?? 5e-4); // take less for a large model: 1e-5 to 1e-4
 
-export const model = await StableDiffCoder.fromPretrained(MODEL, { dtype: "float32" });
-const corpus = await prepareData({ length: Number(LENGTH), ...(DATA && { paths: [DATA] }) }, model.tokenizer);
+// The checkpoint's own tokenizer. It needs a mask token: Seed-Coder keeps one in reserve, for others a spare token can be
+// named: Tokenizer.fromPretrained(path, { specialTokens: { mask: "<|fim_pad|>" } }).
+const tokenizer = Tokenizer.fromPretrained(path);
+const data = await prepareData(
+  {
+    paths: process.env.DATA ? [process.env.DATA] : "default",
+    length: Number(process.env.LENGTH ?? 256), // the paper: 8192
+    documents: "visible", // packed documents see each other, as in the paper
+  },
+  tokenizer,
+);
 
-// Half precision in the forward, float32 weights and moments: what `precision: "auto"` chooses where the hardware has it.
+const common = {
+  data,
+  batchSize: 8,
+  accumulation: 2, // two micro-batches of four: half the memory, the same result
+  blockSize: 4,
+  noise: clippedLinear(),
+  maskId: tokenizer.require("mask"),
+};
 export const curriculum = new Curriculum([
   blockDiffusion({
+    ...common,
     name: "cpt",
-    data: corpus,
-    steps,
-    batchSize: 8,
-    accumulation: 2,
-    blockSize: 4,
-    optimizer: adamw({ betas: [0.9, 0.95], weightDecay: 0.1 }),
-    lr: warmupStable(3e-5, { warmup: 0.01 }),
-    noise: clippedLinear(),
-    // Our extension of Eq. 10: the ramp waits while the gradient norm is above three times its level at the start.
-    warmup: maskRatioWarmup({ steps: Math.ceil(steps / 4), hold: { multiple: 3 } }),
+    steps: Math.ceil(0.8 * steps),
+    lr: warmupStable(peak),
+    warmup: { steps: Math.ceil(0.2 * steps) }, // the paper's run: 1000 steps
   }),
-  blockDiffusion({ name: "anneal", data: corpus, steps: Math.ceil(steps / 4), lr: decayTo(0), checkpoint: "base" }),
+  blockDiffusion({ ...common, name: "anneal", steps: Math.ceil(0.2 * steps), lr: decayTo(0) }),
 ]);
+// Weights, gradients and moments in float32; the forward pass runs in bfloat16 where the hardware multiplies it.
+export const model = ({ device }: CurriculumFileContext) =>
+  StableDiffCoder.fromPretrained(path, { dtype: "float32", device });

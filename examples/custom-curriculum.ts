@@ -1,64 +1,65 @@
-// A curriculum with an objective and a noise schedule of one's own. Nothing in the trainer knows the built-in ones by
-// name: a stage takes any function (model, batch, context) => { loss, normalizer, metrics }. Run it with
+// A curriculum with an objective, a noise schedule and a learning rate of your own. All three are plain functions in the
+// place of the built-in ones: the trainer knows none by name.
+//
 //   npx diffcoder train examples/custom-curriculum.ts
 import {
-  autoregressiveObjective,
+  type AttentionPlan,
+  autoregressive,
   blockDiffusion,
-  blockDiffusionObjective,
   Curriculum,
+  type CurriculumFileContext,
+  corrupt,
   customNoise,
-  decayTo,
+  nn,
   prepareData,
+  type Schedule,
   StableDiffCoder,
   type StageObjective,
   stage,
   Tokenizer,
-  warmupStable,
+  torch,
 } from "stable-diffcoder";
 
-const steps = Number(process.env.STEPS ?? 400);
+const steps = Number(process.env.STEPS ?? 900);
 const tokenizer = Tokenizer.fromPretrained("assets/tokenizer");
-const corpus = await prepareData({ length: 256, ...(process.env.DATA && { paths: [process.env.DATA] }) }, tokenizer);
+const paths = process.env.DATA ? [process.env.DATA] : ("default" as const);
+const data = await prepareData({ paths, length: 256 }, tokenizer);
 
-// A noise schedule is u(t), the chance that a token is masked at time t. This one spends more time on few masks. The
-// weight u'(t) / u(t) follows, so that the loss stays the ELBO; `weight` would replace it.
-const gentle = customNoise("square", (t) => t * t);
+/** Noise: u(t) is the chance that a token is masked at time t in [0, 1]. Squared, few tokens are masked most of the time. */
+const squared = customNoise("squared", (t) => t * t, { clip: true, fallback: true });
 
-// An objective: AR and diffusion on the same batch, as some hybrid models are trained. Losses are *sums* over the
-// micro-batch; the trainer divides by the normalizers of the whole step, so accumulation and ranks change nothing.
-const nextToken = autoregressiveObjective();
-const denoise = blockDiffusionObjective({ blockSize: 4, noise: gentle });
-const hybrid: StageObjective = (model, batch, context) => {
-  const ar = nextToken(model, batch, context);
-  const diffusion = denoise(model, batch, context);
-  const share = context.step / context.steps; // from AR to diffusion over the stage
-  return {
-    loss: ar.loss
-      .mul((1 - share) / ar.normalizer)
-      .add(diffusion.loss.mul(share / diffusion.normalizer))
-      .mul(batch.batch),
-    normalizer: batch.batch,
-    metrics: { share, ...diffusion.metrics },
+/** Learning rate of step 0, 1, ...: a triangle. */
+const triangle: Schedule = (step, { steps }) => 2e-3 * Math.max(0.05, 1 - Math.abs((2 * step) / steps - 1));
+
+/** Objective: one noise level for a whole row, and every token sees all others. The paper's optional last step (section 3.1). */
+const bidirectional: StageObjective = (model, batch, { seed, stage, device }) => {
+  const { batch: rows, length } = batch;
+  const maskId = tokenizer.require("mask");
+  // On the host, from (seed, stage, sample) alone: so a run can be repeated and resumed.
+  const noised = corrupt(batch, { blockSize: length, noise: squared, maskId, seed, stage, granularity: "sequence" });
+  const upload = (ids: Int32Array) => torch.tensor(ids, { device, dtype: "int64" });
+  const plan: AttentionPlan = {
+    positions: torch.arange(length, { device }),
+    end: length,
+    attend: (_layer, ...qkv) => {
+      const [q, k, v] = qkv.map((x) => x.transpose(1, 2)); // [b, s, h, d] -> [b, h, s, d]
+      return torch.scaledDotProductAttention(q, k, v, null, 0, false, { enableGqa: true }).transpose(1, 2);
+    },
+    lastLayer: { rows: upload(noised.positions) }, // only masked tokens need the head
   };
+  const hidden = model.forward(upload(noised.noisy).view([rows, length]), plan);
+  const rowWeights = torch.tensor(noised.weights, { device });
+  const options = { rowWeights, chunkSize: 1024 };
+  const { loss } = nn.functional.linearCrossEntropy(hidden, model.headWeight, upload(noised.targets), options);
+  // The sum, and what it is divided by: so that micro-batches and ranks can be added up.
+  return { loss, normalizer: rows * length, metrics: { masked_share: noised.numMasked / (rows * length) } };
 };
 
-export const model = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: 1 });
-
+const third = { data, batchSize: 8, steps: Math.ceil(steps / 3) };
 export const curriculum = new Curriculum([
-  stage({
-    name: "hybrid",
-    data: corpus,
-    steps,
-    objective: hybrid,
-    lr: warmupStable(2e-3, { warmup: 0.04 }),
-    positionsPerToken: 3,
-  }),
-  blockDiffusion({
-    name: "anneal",
-    data: corpus,
-    steps: Math.ceil(steps / 4),
-    noise: gentle,
-    lr: decayTo(0),
-    checkpoint: "final",
-  }),
+  autoregressive({ ...third, name: "left-to-right", lr: triangle }),
+  blockDiffusion({ ...third, name: "blocks", lr: triangle, noise: squared, warmup: { steps: Math.ceil(steps / 12) } }),
+  stage({ ...third, name: "bidirectional", lr: triangle, objective: bidirectional }),
 ]);
+export const model = ({ device, seed }: CurriculumFileContext) =>
+  StableDiffCoder.fromConfig("tiny", { tokenizer, device, seed });

@@ -1,13 +1,39 @@
-// Supervised fine-tuning on conversations: only answers are masked and learnt, and one to four end tokens follow each
-// sample, so that an answer may end anywhere in a block (section 2). Run it with
-//   MODEL=runs/quickstart/checkpoints/final npx diffcoder train examples/fine-tune.ts
-import { Curriculum, prepareSftData, StableDiffCoder, supervised } from "stable-diffcoder";
+// Supervised fine-tuning (SFT) of a checkpoint on conversations: only what the assistant says is ever masked and learnt.
+//
+//   npx diffcoder train examples/fine-tune.ts
+//   npx diffcoder generate runs/fine-tune/checkpoints/final --chat "Write a Python function that adds two numbers."
+//
+// A line of the data is { "messages": [{ "role": "user", "content": ... }, { "role": "assistant", "content": ... }] },
+// written with the checkpoint's chat template; or { "prompt": ..., "answer": ... } without any template.
+import {
+  Curriculum,
+  type CurriculumFileContext,
+  prepareSftData,
+  StableDiffCoder,
+  supervised,
+  Tokenizer,
+  warmupStableDecay,
+} from "stable-diffcoder";
 
-const { MODEL = "runs/quickstart/checkpoints/final", CHATS = "examples/chats.jsonl", EPOCHS = "3" } = process.env;
+const path = process.env.MODEL ?? "runs/quickstart/checkpoints/final";
+const epochs = Number(process.env.EPOCHS ?? 40); // so many only because the example's data is tiny: two or three are usual
+const tokenizer = Tokenizer.fromPretrained(path);
 
-export const model = await StableDiffCoder.fromPretrained(MODEL, { dtype: "float32" });
-const chats = prepareSftData({ paths: [CHATS], length: 256 }, model.tokenizer);
+// Whole conversations are packed into rows without seeing each other. One to four end tokens follow each, so that the
+// model learns to end anywhere in a block (section 2 of the paper).
+const chats = prepareSftData({ paths: [process.env.CHATS ?? "examples/chats.jsonl"], length: 256 }, tokenizer);
 
 export const curriculum = new Curriculum([
-  supervised({ name: "sft", data: chats, epochs: Number(EPOCHS), batchSize: 2, blockSize: 4, checkpoint: "instruct" }),
+  supervised({
+    name: "sft",
+    data: chats,
+    epochs,
+    batchSize: 4,
+    blockSize: 4,
+    maskId: tokenizer.require("mask"),
+    // For a model of 5 million parameters; 1e-5 to 5e-5 for large ones.
+    lr: warmupStableDecay(1e-3, { warmup: 0.05 }),
+  }),
 ]);
+export const model = ({ device }: CurriculumFileContext) =>
+  StableDiffCoder.fromPretrained(path, { dtype: "float32", device });

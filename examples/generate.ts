@@ -1,17 +1,35 @@
-// Text from code: the sampler is a stream of events, one for each denoising pass. Run it with
-//   npx tsx examples/generate.ts runs/quickstart/checkpoints/final "def main("
-import { confidenceThreshold, generateBlocks, StableDiffCoder } from "stable-diffcoder";
+// Generates from code, and shows what the sampler tells as it denoises.
+//
+//   npx tsx examples/generate.ts [MODEL] [PROMPT]
+import { confidenceThreshold, generateAutoregressive, generateBlocks, StableDiffCoder } from "stable-diffcoder";
 
-const [path = "runs/quickstart/checkpoints/final", prompt = "def main("] = process.argv.slice(2);
+const [path = "runs/quickstart/checkpoints/final", text = "def main("] = process.argv.slice(2);
 using coder = await StableDiffCoder.fromPretrained(path);
-const { tokenizer, model } = coder;
+const { model, tokenizer } = coder;
+const prompt = tokenizer.encode(text);
+const maskId = model.config.maskTokenId;
 
-const options = { maxTokens: 32, blockSize: 4, commit: confidenceThreshold(0.7) };
-for await (const event of generateBlocks(model, tokenizer.encode(prompt), options)) {
+// Block after block of four tokens, each begun fully masked. A pass commits every token that the model is 80 % sure of,
+// and the surest one at least; committed tokens stay.
+const options = { maxTokens: 48, blockSize: 4, commit: confidenceThreshold(0.8) };
+for await (const event of generateBlocks(model, prompt, options)) {
   if (event.type === "denoise") {
-    const canvas = Array.from(event.canvas, (id) => (id === tokenizer.maskId ? "▒" : tokenizer.decode([id])));
-    console.log(`block ${event.block} pass ${event.step}: ${JSON.stringify(canvas.join(""))}`);
+    const tokens = event.canvas.subarray(Math.max(0, event.start - prompt.length));
+    const block = Array.from(tokens, (id) => (id === maskId ? "▒" : tokenizer.decode([id])));
+    const sure = Math.max(...event.committed.map((position) => event.confidence[position - event.start]));
+    console.log(
+      `block ${event.block} pass ${event.step}: ${JSON.stringify(block.join(""))} (surest ${sure.toFixed(2)})`,
+    );
   } else if (event.type === "done") {
-    console.log(`${event.ids.length} tokens in ${event.forwards} forwards, ended by ${event.finishReason}`);
+    console.log(`\n${text}${tokenizer.decode(event.ids)}`);
+    console.log(`\nblock diffusion: ${event.ids.length} tokens in ${event.forwards} forward passes`);
   }
+}
+
+// The same weights, left to right: one forward pass for each token. A character may take several tokens: `stream` holds
+// back what is not whole yet. To stop early, leave the loop, or abort a signal given as an option.
+const stream = tokenizer.stream();
+for await (const event of generateAutoregressive(model, prompt, { maxTokens: 48, temperature: 0.8, seed: 1 })) {
+  if (event.type === "token") process.stdout.write(stream.push(event.id));
+  else console.log(`\n\nleft to right: ${event.ids.length} tokens in ${event.forwards} forward passes`);
 }

@@ -1,10 +1,12 @@
-// The quickstart's curriculum as a file of one's own: the paper's Fig. 3 in small. Run it with
+// The curriculum of Stable-DiffCoder in small (section 3 of the paper): what `npm start` trains, as a file of your own.
+//
 //   npx diffcoder train examples/quickstart.ts
-// STEPS scales it: the AR stage takes STEPS, diffusion half of it and the anneal a quarter.
+//   STEPS=4000 DATA=../my-project npx diffcoder train examples/quickstart.ts
 import {
   autoregressive,
   blockDiffusion,
   Curriculum,
+  type CurriculumFileContext,
   clippedLinear,
   decayTo,
   prepareData,
@@ -13,43 +15,40 @@ import {
   warmupStable,
 } from "stable-diffcoder";
 
-const steps = Number(process.env.STEPS ?? 800);
-const tokenizer = Tokenizer.fromPretrained("assets/tokenizer");
+const steps = Number(process.env.STEPS ?? 1000); // of the optimiser, in all stages together
+const tokenizer = Tokenizer.fromPretrained("assets/tokenizer"); // 4,096 tokens of code, with Seed-Coder's special ones
 
-// Code that this machine has anyway; `paths: ["../my-project"]` takes your own.
-const corpus = await prepareData(
-  { length: 256, fim: { rate: 0.1 }, ...(process.env.DATA && { paths: [process.env.DATA] }) },
+// Code that the machine has anyway, cut into sequences of 256 tokens; a tenth of the documents teach filling in the
+// middle. Stages that share `data` go on reading where the stage before stopped.
+const data = await prepareData(
+  { paths: process.env.DATA ? [process.env.DATA] : "default", length: 256, fim: { rate: 0.1 } },
   tokenizer,
 );
+const common = { data, batchSize: 8 };
+const diffusion = { ...common, blockSize: 4, noise: clippedLinear() }; // section 3.3
 
-export const model = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: 1 });
-
-// Diffusion starts from the AR checkpoint *before* annealing, which is still plastic (section 3.1).
 export const curriculum = new Curriculum([
+  // Knowledge is compressed left to right, where contexts are clean. The checkpoint from before the anneal is kept.
   autoregressive({
+    ...common,
     name: "compress",
-    data: corpus,
-    steps,
+    steps: Math.ceil(0.5 * steps),
     lr: warmupStable(2e-3, { warmup: 0.04 }),
     checkpoint: "pre-anneal",
   }),
+  // The same weights learn to denoise blocks of four; the mask ratio rises slowly, so that they survive it (Eq. 10).
   blockDiffusion({
+    ...diffusion,
     name: "cpt",
-    data: corpus,
-    steps: Math.ceil(steps / 2),
-    blockSize: 4,
+    steps: Math.ceil(0.3 * steps),
     lr: warmupStable(2e-3, { warmup: 0.04 }),
-    noise: clippedLinear(), // section 3.3: at least one masked token a block, weight at most B
-    warmup: { steps: Math.ceil(steps / 8) }, // Eq. 10: u_max rises from 0.001 to 1
+    warmup: { steps: Math.ceil(0.08 * steps) },
   }),
-  blockDiffusion({
-    name: "anneal",
-    data: corpus,
-    steps: Math.ceil(steps / 4),
-    blockSize: 4,
-    lr: decayTo(0),
-    checkpoint: "final",
-  }),
+  // The rate falls to nothing. The optimiser and its rate are those of the stage before.
+  blockDiffusion({ ...diffusion, name: "anneal", steps: Math.ceil(0.2 * steps), lr: decayTo(0) }),
 ]);
 
 export const out = "runs/quickstart-by-hand";
+// A function, because --device and --seed of the command line come in its argument.
+export const model = ({ device, seed }: CurriculumFileContext) =>
+  StableDiffCoder.fromConfig("tiny", { tokenizer, device, seed });

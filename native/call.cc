@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <sstream>
 #include <string_view>
 
 namespace diffcoder {
@@ -119,6 +120,15 @@ std::string plainMessage(const c10::Error& error) {
   if (advice != std::string::npos) message.resize(advice);
   const size_t memory = message.find(kNoMemory);
   if (memory != std::string::npos) message.erase(0, memory);
+  // Some operators quote an inner error with its stack.
+  if (message.find("Exception raised from ") != std::string::npos) {
+    std::string kept;
+    std::istringstream lines(message);
+    for (std::string line; std::getline(lines, line);) {
+      if (!line.starts_with("Exception raised from ") && !line.starts_with("frame #")) kept += line + "\n";
+    }
+    message = kept.substr(0, kept.find_last_not_of('\n') + 1);
+  }
   return message;
 }
 

@@ -62,6 +62,7 @@ c10::DeviceIndex indexArgument(const Call& call, size_t i) {
   if (index < 0 || index >= at::accelerator::deviceCount()) {
     throw CodedError("TORCH_VALUE", "there is no CUDA device " + std::to_string(index));
   }
+  at::globalContext().lazyInitDevice(at::kCUDA);  // the allocator knows no device before the first tensor
   return static_cast<c10::DeviceIndex>(index);
 }
 

@@ -158,9 +158,9 @@ function signatureText(signature: Signature, asMethod: boolean): string {
   return `(${texts.join(", ")}): ${returns}`;
 }
 
-const [yamlPath, version] = process.argv.slice(2);
+const [yamlPath, version, folder = "lib/torch/generated"] = process.argv.slice(2);
 if (!yamlPath || !version) {
-  console.error("usage: npx tsx scripts/generate-operators.ts PATH/native_functions.yaml TORCH_VERSION");
+  console.error("usage: npx tsx scripts/generate-operators.ts PATH/native_functions.yaml TORCH_VERSION [FOLDER]");
   process.exit(2);
 }
 const signatures = (parse(readFileSync(yamlPath, "utf8")) as Entry[])
@@ -228,7 +228,7 @@ text += `}\n\n/** PyTorch's names of the methods above. */\nexport const methodN
 const names = [...methods.keys()];
 for (let i = 0; i < names.length; i += 12)
   text += `  ${i > 0 ? '"' : '"'}${names.slice(i, i + 12).join(" ")}${i + 12 < names.length ? ' " +' : '";'}\n`;
-writeFileSync(join("lib/torch/generated", "methods.ts"), text);
+writeFileSync(join(folder, "methods.ts"), text);
 
 // --- functions: torch.* with nn's, and the namespaces
 const isFree = (s: Signature) =>
@@ -249,7 +249,7 @@ for (const [base, texts] of functions) {
   text += `${local === name ? "export " : ""}const ${local}: {\n${texts.map((t) => `  ${t};\n`).join("")}} = operatorFunction("aten::${base}");\n`;
   if (local !== name) text += `export { ${local} as ${name} };\n`;
 }
-writeFileSync(join("lib/torch/generated", "functions.ts"), text);
+writeFileSync(join(folder, "functions.ts"), text);
 
 for (const module of ["linalg", "fft", "special"]) {
   const list = grouped(
@@ -276,6 +276,6 @@ import type { Layout, Scalar } from "../scalar.js";
         .replace(`{ ${type}, `, "{ ");
     }
   }
-  writeFileSync(join("lib/torch/generated", `${module}.ts`), text);
+  writeFileSync(join(folder, `${module}.ts`), text);
 }
 console.log(`${methods.size} methods, ${functions.size} functions`);

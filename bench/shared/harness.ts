@@ -156,6 +156,8 @@ export interface BenchOptions {
   /** --quick: few rounds, to see that it runs. */
   quick: boolean;
   device?: string;
+  /** --threads N: of operators, for both sides. */
+  threads?: number;
 }
 
 /** The options that every benchmark takes. */
@@ -167,17 +169,24 @@ export function benchOptions(args: readonly string[] = process.argv.slice(2)): B
       rounds: { type: "string" },
       quick: { type: "boolean", default: false },
       device: { type: "string" },
+      threads: { type: "string" },
     },
     strict: false,
   });
-  const rounds = typeof values.rounds === "string" ? Number(values.rounds) : undefined;
-  if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0)) {
-    throw new Error(`--rounds takes a whole number above 0, got ${values.rounds}`);
-  }
+  const whole = (name: "rounds" | "threads"): number | undefined => {
+    const text = values[name];
+    if (typeof text !== "string") return undefined;
+    const value = Number(text);
+    if (!(Number.isInteger(value) && value > 0)) throw new Error(`--${name} takes a whole number above 0, got ${text}`);
+    return value;
+  };
+  const rounds = whole("rounds");
+  const threads = whole("threads");
   return {
     quick: values.quick === true,
     ...(typeof values.json === "string" && { json: values.json }),
     ...(rounds !== undefined && { rounds }),
+    ...(threads !== undefined && { threads }),
     ...(typeof values.device === "string" && { device: values.device }),
   };
 }

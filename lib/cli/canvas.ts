@@ -21,7 +21,7 @@ export function paint(cells: readonly Cell[], tokenizer: Pick<Tokenizer, "decode
     let end = i + 1;
     while (end < cells.length && styleOf(cells[end]) === style) end++;
     const run = cells.slice(i, end);
-    const plain = cells[i].masked ? MASKED.repeat(run.length) : tokenizer.decode(run.map((cell) => cell.id));
+    const plain = cells[i].masked ? MASKED.repeat(run.length) : printable(tokenizer.decode(run.map((cell) => cell.id)));
     // Colour codes must not run over a line's end: terminals colour the rest of the line then.
     text += plain
       .split("\n")
@@ -41,6 +41,17 @@ function styleOf({ masked, confidence }: Cell): Style {
   return confidence >= 0.9 ? colors.green : confidence >= 0.5 ? colors.yellow : colors.red;
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const CONTROL = /[\x00-\x08\x0b-\x1f\x7f-\x9f]/g;
+
+/** Text that a terminal only shows: a model may write any byte, and some would move the cursor or change the screen. */
+export function printable(text: string): string {
+  return text.replace(CONTROL, (character) => {
+    const code = character.charCodeAt(0);
+    return code < 0x20 ? String.fromCharCode(0x2400 + code) : "\ufffd";
+  });
+}
+
 /** Redraws a text in place on a terminal: each frame replaces the one before. */
 export class Canvas {
   readonly #stream: NodeJS.WriteStream;
@@ -50,32 +61,70 @@ export class Canvas {
     this.#stream = stream;
   }
 
+  /** Shows the end of a text, as much as fits on the screen. */
   draw(text: string): void {
     const frame = lastRows(text, this.#stream.columns || 80, Math.max(4, (this.#stream.rows || 24) - 2));
-    this.#stream.write(`${this.#rows > 1 ? `\x1b[${this.#rows - 1}A` : ""}\r\x1b[J${frame.text}`);
+    this.#replace(frame.text);
     this.#rows = frame.rows;
   }
 
-  /** Leaves the last frame and goes to the next line. */
-  end(): void {
-    if (this.#rows > 0) this.#stream.write("\n");
+  /** Shows the whole text, which may scroll now, and goes to the next line. */
+  finish(text: string): void {
+    this.#replace(`${text.replaceAll("\t", TAB)}\n`);
     this.#rows = 0;
+  }
+
+  #replace(text: string): void {
+    this.#stream.write(`${this.#rows > 1 ? `\x1b[${this.#rows - 1}A` : ""}\r\x1b[J${text}`);
   }
 }
 
+const TAB = "    ";
+
 // biome-ignore lint/suspicious/noControlCharactersInRegex: terminal colours are control characters
 const COLOUR = /\x1b\[[0-9;]*m/g;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: as above
+const COLOUR_OR_CHARACTER = /\x1b\[[0-9;]*m|./gsu;
 
 /** The end of a text that fits in so many rows, and how many it takes: what scrolled away cannot be redrawn. */
 export function lastRows(text: string, columns: number, maxRows: number): { text: string; rows: number } {
-  const lines = text.replaceAll("\t", "    ").split("\n");
+  const lines = text.replaceAll("\t", TAB).split("\n");
   const kept: string[] = [];
   let rows = 0;
   for (const line of lines.reverse()) {
-    const taken = Math.max(1, Math.ceil(line.replace(COLOUR, "").length / columns));
-    if (rows + taken > maxRows && kept.length > 0) break;
+    const taken = Math.max(1, Math.ceil(width(line.replace(COLOUR, "")) / columns));
+    if (rows + taken > maxRows) {
+      if (kept.length > 0) break;
+      return { text: lastColumns(line, columns * maxRows), rows: maxRows };
+    }
     kept.unshift(line);
     rows += taken;
   }
   return { text: kept.join("\n"), rows };
+}
+
+/** The end of a line that fits in so many columns, with all of its colours. */
+function lastColumns(line: string, columns: number): string {
+  const parts = [...line.matchAll(COLOUR_OR_CHARACTER)].map(([part]) => part);
+  let left = columns;
+  const kept = parts.reverse().filter((part) => {
+    if (part.startsWith("\x1b")) return true;
+    left -= width(part);
+    return left >= 0;
+  });
+  return kept.reverse().join("");
+}
+
+// East Asian wide and full-width characters, and pictures.
+const WIDE =
+  /[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
+const NO_WIDTH = /[\p{Mn}\p{Me}\p{Cf}]/u;
+
+/** Columns that a terminal gives a text. */
+function width(text: string): number {
+  let columns = 0;
+  for (const character of text) {
+    if (!NO_WIDTH.test(character)) columns += WIDE.test(character) ? 2 : 1;
+  }
+  return columns;
 }

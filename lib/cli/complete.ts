@@ -8,7 +8,7 @@ import {
   generateBlocks,
 } from "../diffusion/index.js";
 import type { StableDiffCoder, Tokenizer } from "../model/index.js";
-import { Canvas, type Cell, paint } from "./canvas.js";
+import { Canvas, type Cell, paint, printable } from "./canvas.js";
 
 /** Where a completion is shown. */
 export interface Screen {
@@ -35,7 +35,7 @@ export async function completeByDiffusion(
   screen?: Screen,
 ): Promise<Completion> {
   const { tokenizer } = coder;
-  const head = screen ? colors.dim(tokenizer.decode(prompt)) : "";
+  const head = headOf(prompt, tokenizer, screen);
   const canvas = screen?.live ? new Canvas(screen.stream) : undefined;
   const sure = new Map<number, number>();
   return timed(tokenizer, async () => {
@@ -58,7 +58,7 @@ export async function completeAutoregressively(
   screen?: Screen,
 ): Promise<Completion> {
   const { tokenizer } = coder;
-  const head = screen ? colors.dim(tokenizer.decode(prompt)) : "";
+  const head = headOf(prompt, tokenizer, screen);
   const canvas = screen?.live ? new Canvas(screen.stream) : undefined;
   const sure = new Map<number, number>();
   const ids: number[] = [];
@@ -88,6 +88,15 @@ function settledCells(ids: readonly number[], from: number, sure: Map<number, nu
   return ids.map((id, i) => ({ id, masked: false, confidence: sure.get(from + i) ?? null }));
 }
 
+/** The prompt, as it stands before what is generated. */
+function headOf(prompt: readonly number[], tokenizer: Tokenizer, screen: Screen | undefined): string {
+  if (!screen) return "";
+  const text = tokenizer.decode(prompt);
+  if (!screen.stream.isTTY) return text;
+  // Line by line: some terminals colour the rest of a line behind a colour that runs on.
+  return printable(text).split("\n").map(colors.dim).join("\n");
+}
+
 function show(
   done: DoneEvent,
   head: string,
@@ -97,10 +106,11 @@ function show(
   sure: Map<number, number>,
   from: number,
 ): DoneEvent {
-  if (canvas) {
-    canvas.draw(head + paint(settledCells(done.ids, from, sure), tokenizer));
-    canvas.end();
-  } else if (screen) screen.stream.write(`${head}${tokenizer.decode(done.ids)}\n`);
+  if (canvas) canvas.finish(head + paint(settledCells(done.ids, from, sure), tokenizer));
+  else if (screen) {
+    const text = tokenizer.decode(done.ids);
+    screen.stream.write(`${head}${screen.stream.isTTY ? printable(text) : text}\n`);
+  }
   return done;
 }
 

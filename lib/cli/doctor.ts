@@ -38,7 +38,10 @@ export async function doctorReport(): Promise<DoctorReport> {
 /** The command `diffcoder doctor`: prints the report; the exit code is 1 if diffcoder cannot run here. */
 export function doctorCommand(): Command {
   return new Command("doctor")
-    .description("say what was found on this machine, what is missing and the command that mends it")
+    .summary("say what was found on this machine, what is missing and how to mend it")
+    .description(
+      "Says what was found on this machine, what is missing and the command that mends it. Exit code 1: diffcoder cannot run.",
+    )
     .option("--json", "print the report as JSON")
     .action(async (options: { json?: boolean }) => {
       const { doctorReport, formatReport } = await doctorModule();

@@ -1,53 +1,46 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import colors from "picocolors";
+import { doctorCommand } from "./doctor.js";
 import { describeError } from "./errors.js";
-
-// Commands are loaded when they are called: `diffcoder doctor` and `--help` must work without the addon and libtorch.
-const commands: { name: string; summary: string; load: () => Promise<Command> }[] = [
-  {
-    name: "quickstart",
-    summary: "train a small model on this machine's code through the whole curriculum, and try it",
-    load: async () => (await import("./quickstart.js")).quickstartCommand(),
-  },
-  {
-    name: "train",
-    summary: "run a curriculum from a .ts or .yaml file",
-    load: async () => (await import("./train.js")).trainCommand(),
-  },
-  {
-    name: "generate",
-    summary: "complete a prompt with a checkpoint, drawing the canvas as it denoises",
-    load: async () => (await import("./generate.js")).generateCommand(),
-  },
-  {
-    name: "doctor",
-    summary: "say what was found on this machine, what is missing and how to mend it",
-    load: async () => (await import("./doctor.js")).doctorCommand(),
-  },
-];
+import { generateCommand } from "./generate.js";
+import { quickstartCommand } from "./quickstart.js";
+import { setupCommand } from "./setup.js";
+import { trainCommand } from "./train.js";
 
 function packageVersion(): string {
   const manifest = new URL("../../package.json", import.meta.url);
   return (JSON.parse(readFileSync(manifest, "utf8")) as { version: string }).version;
 }
 
-async function main(argv: string[]): Promise<void> {
+/**
+ * All commands. Here they are only described: each loads what it runs on when it is called, because help must come at
+ * once, and on a machine where the addon is not built.
+ */
+function diffcoder(): Command {
   const program = new Command("diffcoder")
     .description(
       "Stable-DiffCoder on libtorch: train by the AR-then-diffusion curriculum, and generate by block diffusion.",
     )
     .version(packageVersion())
-    .showHelpAfterError("(--help shows what there is)");
-  const wanted = argv.slice(2).find((argument) => !argument.startsWith("-"));
-  for (const { name, summary, load } of commands) {
-    if (name === wanted) program.addCommand((await load()).summary(summary));
-    else program.command(name).description(summary).summary(summary).allowUnknownOption().allowExcessArguments();
+    .configureHelp({ subcommandTerm: (command) => command.name() })
+    .showHelpAfterError("(npx diffcoder --help shows what there is)");
+  for (const command of [quickstartCommand(), trainCommand(), generateCommand(), doctorCommand(), setupCommand()]) {
+    command.showHelpAfterError(`(npx diffcoder ${command.name()} --help shows how it is called)`);
+    program.addCommand(command);
   }
-  await program.parseAsync(argv);
+  return program;
 }
 
-main(process.argv).catch((error: unknown) => {
-  process.stderr.write(`${colors.red("error")} ${describeError(error)}\n`);
-  process.exitCode = 1;
+// A reader that has enough, such as `head`, is no error.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit();
 });
+
+diffcoder()
+  .parseAsync(process.argv)
+  .catch((error: unknown) => {
+    process.stderr.write(`${colors.red("error:")} ${describeError(error)}\n`);
+    process.exitCode = 1;
+  });

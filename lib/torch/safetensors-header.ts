@@ -15,6 +15,7 @@ export interface TensorInfo {
 }
 
 export interface Header {
+  /** In the order of their bytes. */
   infos: Map<string, TensorInfo>;
   metadata: Record<string, string>;
 }
@@ -57,17 +58,18 @@ export function parseHeader(path: string, total: number, read: (begin: number, l
   const data = 8 + length;
   if (data > total) throw malformed(path, `its header of ${length} bytes ends after the file (${total} bytes)`);
   const entries = parseJson(path, read(8, length));
-  const infos = new Map<string, TensorInfo>();
+  const infos: [string, TensorInfo][] = [];
   let metadata: Record<string, string> = {};
   for (const [name, value] of entries) {
     if (name === "__metadata__") {
       const parsed = metadataSchema.safeParse(value);
       if (!parsed.success) throw malformed(path, "__metadata__ is no map of strings");
       metadata = parsed.data;
-    } else infos.set(name, parseEntry(path, name, value, data));
+    } else infos.push([name, parseEntry(path, name, value, data)]);
   }
+  infos.sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end);
   checkLayout(path, infos, data, total);
-  return { infos, metadata };
+  return { infos: new Map(infos), metadata };
 }
 
 function parseJson(path: string, bytes: Uint8Array): [string, unknown][] {
@@ -114,9 +116,9 @@ function parseEntry(path: string, name: string, value: unknown, data: number): T
 }
 
 /** The tensors must fill the file's data without holes and overlaps. */
-function checkLayout(path: string, infos: ReadonlyMap<string, TensorInfo>, data: number, total: number): void {
+function checkLayout(path: string, infos: readonly [string, TensorInfo][], data: number, total: number): void {
   let position = data;
-  for (const [name, info] of [...infos].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
+  for (const [name, info] of infos) {
     if (info.begin !== position)
       throw malformed(path, `tensor ${JSON.stringify(name)} starts at byte ${info.begin}, not ${position}`);
     position = info.end;

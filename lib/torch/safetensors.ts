@@ -24,7 +24,7 @@ export class SafetensorsFile implements Disposable {
     this.metadata = metadata;
   }
 
-  /** The tensors' names, in the header's order. */
+  /** The tensors' names, in the order of their bytes. */
   keys(): string[] {
     return [...this.#infos.keys()];
   }

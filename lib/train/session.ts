@@ -224,8 +224,9 @@ export class Session {
     const tokenizer = model instanceof StableDiffCoder && model.hasTokenizer ? model.tokenizer.dir : undefined;
     const start = performance.now();
     if (this.#clock && this.#progress.step > 0) this.#progress.stageSeconds = this.#clock.seconds;
+    let path: string;
     try {
-      const path = await this.#store.save(name, {
+      path = await this.#store.save(name, {
         model: this.#model,
         filesFrom: tokenizer ?? (model instanceof StableDiffCoder ? model.path : undefined),
         optimizer: this.#optimizer?.instance ?? null,
@@ -233,15 +234,16 @@ export class Session {
         facts: this.#facts,
         versions: versions(),
       });
-      const { globalStep, stage } = this.#progress;
-      this.#saved = { globalStep, stage, at: performance.now(), path };
-      yield { type: "checkpoint", ...position, checkpoint: name, path, seconds: (performance.now() - start) / 1000 };
     } catch (error) {
       const message = (error as Error).message;
       if (strict) throw new TrainError("TRAIN_CHECKPOINT_WRITE", message, { cause: error });
       this.#saved.at = performance.now(); // not again with every step
       yield this.#warning("CHECKPOINT_WRITE", `${message}. Training goes on; earlier checkpoints are as they were`);
+      return;
     }
+    const { globalStep, stage } = this.#progress;
+    this.#saved = { globalStep, stage, at: performance.now(), path };
+    yield { type: "checkpoint", ...position, checkpoint: name, path, seconds: (performance.now() - start) / 1000 };
   }
 
   get #hasUnsaved(): boolean {

@@ -52,6 +52,17 @@ AttentionGradients plain_backward(const at::Tensor& grad, const at::Tensor& q, c
           per_key_head(at::matmul(p.transpose(2, 3), g))};
 }
 
+/// CUDA's flash backward, dense rows (undefined starts) or packed segments. It reads the log-sum-exp as contiguous without checking, and its
+/// random state only with dropout.
+AttentionGradients cuda_flash_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                       const at::Tensor& out, const at::Tensor& lse, const at::Tensor& starts, int64_t longest_q,
+                                       int64_t longest_k, double scale) {
+  const at::Tensor no_state = at::empty({2}, q.options().dtype(at::kUInt64));
+  auto [dq, dk, dv] = at::_flash_attention_backward(grad.contiguous(), q, k, v, out.contiguous(), lse.contiguous(), starts, starts, longest_q,
+                                                    longest_k, 0.0, /*is_causal=*/true, no_state, no_state, scale);
+  return {dq, dk, dv};
+}
+
 }  // namespace
 
 bool uses_cuda_flash(const at::Tensor& q) {
@@ -87,7 +98,19 @@ AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, 
         scale);
     return {dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)};
   }
+  if (uses_cuda_flash(q)) return cuda_flash_backward(grad, q, k, v, out, lse, {}, q.size(1), k.size(1), scale);
   return plain_backward(grad, q, k, v, out, lse, scale);
+}
+
+AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments, double scale) {
+  auto [out, lse, rng_state, unused, debug_mask] = at::_flash_attention_forward(
+      q, k, v, segments.starts, segments.starts, segments.longest, segments.longest, 0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+  return {out, lse};
+}
+
+AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                          const at::Tensor& out, const at::Tensor& lse, const Segments& segments, double scale) {
+  return cuda_flash_backward(grad, q, k, v, out, lse, segments.starts, segments.longest, segments.longest, scale);
 }
 
 }  // namespace diffcoder

@@ -5,7 +5,9 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <tuple>
+#include <optional>
+
+#include "packed_documents.h"
 
 namespace diffcoder {
 
@@ -27,6 +29,13 @@ AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, 
 
 /// Whether causal_forward on these tensors is CUDA's flash kernel, which also takes packed documents.
 bool uses_cuda_flash(const at::Tensor& q);
+
+/// The same for packed segments on CUDA: q, k, v and out [n, h, d], lse [h, n]; no position sees another segment.
+AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments, double scale);
+
+/// A query whose lse is +infinity gets and gives no gradient.
+AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                          const at::Tensor& out, const at::Tensor& lse, const Segments& segments, double scale);
 
 /// 1 / sqrt(d) unless given.
 double attention_scale(const at::Tensor& q, std::optional<double> scale);

@@ -87,7 +87,7 @@ void check_causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
   TORCH_CHECK_VALUE(q.size(1) == k.size(1), "causal_attention: q has ", q.size(1), " positions and k ", k.size(1));
 }
 
-at::Tensor causal_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::OptionalIntArrayRef boundaries,
+at::Tensor causal_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, c10::OptionalIntArrayRef boundaries,
                                       std::optional<double> scale) {
   check_causal_attention(q, k, v);
   const int64_t b = q.size(0), s = q.size(1);
@@ -98,7 +98,7 @@ at::Tensor causal_attention_reference(const at::Tensor& q, const at::Tensor& k, 
 }
 
 at::Tensor block_diffusion_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                                               at::OptionalIntArrayRef boundaries, std::optional<double> scale) {
+                                               c10::OptionalIntArrayRef boundaries, std::optional<double> scale) {
   check_block_diffusion_attention(q, k, v, block_size);
   const int64_t b = k.size(0), half = k.size(1) / 2;
   const Places at = places_of(documents_of("block_diffusion_attention_reference", boundaries, b, half), b, half, q);

@@ -3,16 +3,16 @@
 // Plain-operator twins of the attention operators, and their argument checks.
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/ArrayRef.h>
+#include <c10/util/OptionalArrayRef.h>
 
 #include <optional>
 
 namespace diffcoder {
 
 at::Tensor block_diffusion_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                                               at::OptionalIntArrayRef documents, std::optional<double> scale);
+                                               c10::OptionalIntArrayRef documents, std::optional<double> scale);
 
-at::Tensor causal_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::OptionalIntArrayRef documents,
+at::Tensor causal_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, c10::OptionalIntArrayRef documents,
                                       std::optional<double> scale);
 
 /// q [b, 2L or L, h, d], k and v [b, 2L, hkv, d], h a multiple of hkv, one floating dtype, one device; block_size >= 1.

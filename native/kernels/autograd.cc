@@ -1,10 +1,10 @@
 // Entry points and autograd of the elementwise operators: RMSNorm, rotary embedding, SwiGLU. Gradients are first order: asking for
 // a gradient of a gradient is an error, not a wrong number.
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/result_type.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "gradients.h"
 #include "ops.h"
 #include "reference.h"
 #include "registry.h"
@@ -16,19 +16,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-template <typename... Tensors>
-bool wants_gradient(const Tensors&... tensors) {
-  return at::GradMode::is_enabled() && (... || tensors.requires_grad());
-}
-
 bool has_kernels(const at::Tensor& x) { return x.is_cpu() || x.is_cuda(); }
 
 Kernels& kernels_of(const at::Tensor& x) { return kernels(x.device().type()); }
-
-/// Called in every backward: the kernels leave no graph, so a second derivative would silently be zero.
-void refuse_double_backward(const char* op) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), op, " has no second derivative (createGraph); use ", op, "_reference");
-}
 
 void check_floating(const char* op, const at::Tensor& t) {
   TORCH_CHECK_TYPE(at::isFloatingType(t.scalar_type()), op, ": needs floating tensors, got ", t.scalar_type());

@@ -55,11 +55,11 @@ struct Autocast {
     return diffcoder::linear_cross_entropy(hidden, weight, targets, row_weights, chunk_size, narrowed(hidden));
   }
   static at::Tensor block_diffusion_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                                              at::OptionalIntArrayRef documents, std::optional<double> scale) {
+                                              c10::OptionalIntArrayRef documents, std::optional<double> scale) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return diffcoder::block_diffusion_attention(cast(q), cast(k), cast(v), block_size, documents, scale);
   }
-  static at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::OptionalIntArrayRef documents,
+  static at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, c10::OptionalIntArrayRef documents,
                                      std::optional<double> scale) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return diffcoder::causal_attention(cast(q), cast(k), cast(v), documents, scale);
@@ -87,6 +87,8 @@ TORCH_LIBRARY(diffcoder, m) {
       &plain_linear_cross_entropy);
   m.def("block_diffusion_attention(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? scale=None) -> Tensor",
         &block_diffusion_attention);
+  m.def("block_diffusion_attention_merged(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? scale=None) -> Tensor",
+        &block_diffusion_attention_merged);
   m.def("causal_attention(Tensor q, Tensor k, Tensor v, int[]? documents=None, float? scale=None) -> Tensor", &causal_attention);
 
   m.def("rms_norm_reference(Tensor x, Tensor weight, float eps) -> Tensor", &rms_norm_reference);

@@ -6,7 +6,6 @@
 // The loss is a scalar, so dh and dW are known up to the incoming gradient when the forward pass has the chunk's logits at hand: they are made
 // there (three matrix products in all, nothing computed twice) and scaled in the backward pass.
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/dot.h>
@@ -17,6 +16,7 @@
 
 #include <algorithm>
 
+#include "gradients.h"
 #include "ops.h"
 #include "reference.h"
 #include "registry.h"
@@ -59,7 +59,8 @@ Result run(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor&
     }
     if (!want_weight) continue;
     if (!exact) {
-      const at::Tensor part = at::mm(z.t(), h);
+      // CUDA's products can write float32; the CPU's round to the operands' dtype, and are then added up in float32.
+      const at::Tensor part = z.is_cuda() ? at::mm(z.t(), h, acc) : at::mm(z.t(), h);
       first == 0 ? r.dweight.copy_(part) : r.dweight.add_(part);
     } else if (first == 0) {
       at::mm_out(r.dweight, z.t(), h);
@@ -94,7 +95,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "linear_cross_entropy has no second derivative (createGraph)");
+    refuse_double_backward("linear_cross_entropy");
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     const bool keep = torch::autograd::get_current_graph_task_keep_graph();
     const auto take = [&](const char* name, const char* dtype) -> at::Tensor {
@@ -133,7 +134,7 @@ std::tuple<at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden
   const at::ScalarType acc = dtype == at::kDouble ? at::kDouble : at::kFloat;
   if (row_weights.has_value()) row_weight = row_weights->to(acc).contiguous();
   const at::Tensor target = targets.contiguous();
-  if (at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad())) {
+  if (wants_gradient(hidden, weight)) {
     const variable_list results = LinearCrossEntropy::apply(hidden, weight, target, row_weight, chunk_size, dtype);
     return {results[0], results[1]};
   }

@@ -4,7 +4,7 @@
 // The dispatcher's public operators (library.cc) and their autocast forms (autocast.cc) both lead here.
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/ArrayRef.h>
+#include <c10/util/OptionalArrayRef.h>
 
 #include <optional>
 #include <tuple>
@@ -27,9 +27,13 @@ std::tuple<at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden
                                                         OptionalDtype compute_dtype);
 
 at::Tensor block_diffusion_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                                     at::OptionalIntArrayRef documents, std::optional<double> scale);
+                                     c10::OptionalIntArrayRef documents, std::optional<double> scale);
 
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::OptionalIntArrayRef documents,
+/// The same by causal flash calls and block parts on any device: what CUDA runs, testable on the CPU.
+at::Tensor block_diffusion_attention_merged(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
+                                            c10::OptionalIntArrayRef documents, std::optional<double> scale);
+
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, c10::OptionalIntArrayRef documents,
                             std::optional<double> scale);
 
 }  // namespace diffcoder

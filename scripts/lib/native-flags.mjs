@@ -19,18 +19,13 @@ export function nativeFiles(extension, root = projectRoot) {
     .sort();
 }
 
-/** The file of a library in one of the folders: its plain name, else the first with a version behind it. */
+/** The file of a library in the first folder that has it, under its plain name or with a version behind it. */
 function findLibrary(name, folders) {
-  for (const folder of folders) {
-    const plain = join(folder, libraryFile(name));
-    if (existsSync(plain)) return plain;
-  }
-  for (const folder of folders) {
-    if (!existsSync(folder)) continue;
-    const file = readdirSync(folder)
-      .filter((entry) => entry.startsWith(`${libraryFile(name)}.`))
-      .sort()[0];
-    if (file) return join(folder, file);
+  for (const folder of folders.filter((path) => existsSync(path))) {
+    const files = readdirSync(folder).filter(
+      (file) => file === libraryFile(name) || file.startsWith(`${libraryFile(name)}.`),
+    );
+    if (files.length > 0) return join(folder, files.sort()[0]);
   }
   return null;
 }

@@ -124,7 +124,8 @@ export class FakeCuda implements Disposable {
       enterAutocast: (device, enabled, code) => real.enterAutocast(isFake(device) ? "cpu" : device, enabled, code),
       leaveAutocast: (device, enabled, code) => real.leaveAutocast(isFake(device) ? "cpu" : device, enabled, code),
       createGenerator: (device, seed) => {
-        if (isFake(device)) throw new Error("a generator of the device: seeds would mean something else than on the CPU");
+        if (isFake(device))
+          throw new Error("a generator of the device: seeds would mean something else than on the CPU");
         return real.createGenerator(device, seed);
       },
       cudaDeviceCount: () => 1,

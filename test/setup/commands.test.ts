@@ -1,9 +1,18 @@
-import { existsSync, readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { exitCodeOf, finalLine, sum, tallyCheck, tallyVitest } from "../../scripts/lib/tally.mjs";
-import { cleanEnvironment, pretendBuilt, put, runScript, scratchCheckout, startScript } from "./scratch.js";
+import {
+  cleanEnvironment,
+  pretendBuilt,
+  put,
+  runScript,
+  scratchCheckout,
+  scratchFolder,
+  startScript,
+} from "./scratch.js";
 
 const lastLine = (text: string) => text.trimEnd().split("\n").at(-1);
 
@@ -114,6 +123,30 @@ describe("npm test", () => {
     const run = runScript(root, "scripts/test.mjs", [], cleanEnvironment({ LIBTORCH: "/nonexistent/libtorch" }));
     expect(run.err).toContain("[BAD_LIBTORCH]");
     expect([lastLine(run.out), run.status]).toEqual(["0 passed, 1 failed", 1]);
+  });
+});
+
+describe(".ci/run", () => {
+  it("is npm test without stdin, and names the benchmark data beside the checkout", () => {
+    const parent = scratchFolder();
+    const root = scratchCheckout(join(parent, "checkout"));
+    const env = { ...pretendBuilt(root), CI: "true" };
+    mkdirSync(join(parent, "shared", "data"), { recursive: true });
+    const expected = JSON.stringify(realpathSync(join(parent, "shared", "data")));
+    put(
+      join(root, "test", "data.test.ts"),
+      `import { expect, it } from "vitest";
+
+it("is there", () => expect(process.env.DIFFCODER_BENCHMARKS).toBe(${expected}));
+`,
+    );
+    const run = spawnSync(join(root, ".ci", "run"), {
+      cwd: parent,
+      env,
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    expect([lastLine(run.stdout), run.status]).toEqual(["3 passed, 0 failed", 0]);
   });
 });
 

@@ -60,7 +60,12 @@ describe("the flags of the addon", () => {
     const folder = fakeLibtorch(join(site, "torch"), { version: "2.12.0+cu130", cuda: true });
     const runtime = put(join(site, "nvidia", "cu13", "lib", "libcudart.so.13"));
     put(join(site, "nvidia", "cu13", "include", "cuda_runtime.h"));
-    const cuda = flagsOf(folder, { ...cleanEnvironment(), PATH: "/nonexistent" });
+    // The toolkit has one too; torch's own comes first.
+    const toolkit = scratchFolder();
+    put(join(toolkit, "bin", "nvcc"));
+    put(join(toolkit, "include", "cuda_runtime.h"));
+    put(join(toolkit, "lib64", "libcudart.so"));
+    const cuda = flagsOf(folder, cleanEnvironment({ CUDA_HOME: toolkit }));
     expect(cuda.libraries).toEqual(expect.arrayContaining([join(folder, "lib", libraryFile("torch_cuda")), runtime]));
     expect(cuda.ldFlags).toContain("-Wl,--no-as-needed");
     expect(cuda.defines).toContain("DIFFCODER_CUDA=1");

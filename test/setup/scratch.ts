@@ -3,9 +3,12 @@ import { spawn, spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { onTestFinished } from "vitest";
+import { onTestFinished, vi } from "vitest";
 import { libraryFile } from "../../scripts/lib/libtorch.mjs";
 import { projectRoot } from "../../scripts/lib/paths.mjs";
+
+// These tests run compilers, pip and vitest itself: on a busy machine that takes its time.
+vi.setConfig({ testTimeout: 240_000 });
 
 /** A folder that is removed when the test has finished. */
 export function scratchFolder(): string {
@@ -71,8 +74,7 @@ export function cleanEnvironment(extra: Record<string, string | undefined> = {})
 /**
  * A checkout with this project's scripts and settings, its npm packages, and nothing in native/, lib/ and test/ but what the test puts there.
  */
-export function scratchCheckout(): string {
-  const folder = scratchFolder();
+export function scratchCheckout(folder = scratchFolder()): string {
   const copied = ["scripts", "bin", "package.json", "package-lock.json", "tsconfig.json", "tsconfig.build.json"];
   for (const name of [
     ...copied,
@@ -81,6 +83,7 @@ export function scratchCheckout(): string {
     "biome.json",
     "CMakeLists.txt",
     ".clang-format",
+    ".ci",
   ]) {
     cpSync(join(projectRoot, name), join(folder, name), { recursive: true });
   }

@@ -268,7 +268,10 @@ describe("a full disk", () => {
 describe("a process killed while it saves", () => {
   const child = fileURLToPath(new URL("killed-child.ts", import.meta.url));
   const kill = (out: string, at: number) =>
-    spawnSync(process.execPath, ["--import", import.meta.resolve("tsx"), child, out, String(at)], { encoding: "utf8", timeout: 100_000 });
+    spawnSync(process.execPath, ["--import", import.meta.resolve("tsx"), child, out, String(at)], {
+      encoding: "utf8",
+      timeout: 100_000,
+    });
 
   // Of the checkpoint of step 4: before its folder, in the weights, between weights and optimiser, before the manifest is
   // complete, and before the rename that makes it count.

@@ -1,5 +1,8 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import * as torch from "../../lib/torch/index.js";
 import type { AutoregressiveStageOptions } from "../../lib/train/index.js";
@@ -170,6 +173,33 @@ describe("stopping", () => {
     expect(readdirSync(join(out, "checkpoints"))).toEqual(["step-000004"]);
   });
 
+  it("Ctrl-C finishes the step and saves, and the run goes on from there bit for bit", async () => {
+    const whole = await wholeRun();
+    const out = temporaryFolder();
+    const child = startChild([out]);
+    await child.hasPrinted("step 8");
+    child.process.kill("SIGINT");
+    await child.ended;
+    expect(child.process.exitCode, child.errors()).toBe(0);
+    const [, stoppedAt] = /aborted (\d+)\n$/.exec(child.output()) ?? [];
+    expect(child.errors()).toContain("stopping");
+    using model = tinyModel({ seed: 5 });
+    const events = await collect(tinyStages(), { model, out, seed: 3, sinks: [], resume: true });
+    expect(stepsOf(events).map(repeatable)).toEqual(whole.steps.slice(Number(stoppedAt)));
+    expect(bytesOf(model)).toBe(whole.weights);
+  });
+
+  it("a second Ctrl-C ends the process at once", async () => {
+    const child = startChild([temporaryFolder(), "hang"]);
+    await child.hasPrinted("step 3");
+    child.process.kill("SIGINT");
+    await new Promise((done) => setTimeout(done, 300));
+    expect(child.process.exitCode).toBeNull();
+    child.process.kill("SIGINT");
+    await child.ended;
+    expect(child.process.exitCode).toBe(130);
+  });
+
   it("Ctrl-C aborts the signal, once and without handlers left behind", () => {
     const before = process.listenerCount("SIGINT");
     {
@@ -181,3 +211,24 @@ describe("stopping", () => {
     expect(process.listenerCount("SIGINT")).toBe(before);
   });
 });
+
+function startChild(args: string[]) {
+  const script = fileURLToPath(new URL("interrupted-child.ts", import.meta.url));
+  const process_: ChildProcess = spawn(process.execPath, ["--import", import.meta.resolve("tsx"), script, ...args]);
+  let output = "";
+  let errors = "";
+  process_.stdout?.on("data", (data) => {
+    output += data;
+  });
+  process_.stderr?.on("data", (data) => {
+    errors += data;
+  });
+  const ended = once(process_, "close");
+  const hasPrinted = async (text: string) => {
+    while (!output.includes(text)) {
+      await Promise.race([ended, once(process_.stdout as NodeJS.ReadableStream, "data")]);
+      if (process_.exitCode !== null) throw new Error(`the child ended: ${errors}`);
+    }
+  };
+  return { process: process_, ended, hasPrinted, output: () => output, errors: () => errors };
+}

@@ -1,0 +1,51 @@
+import { readFileSync } from "node:fs";
+import { text as readAll } from "node:stream/consumers";
+import colors from "picocolors";
+import { confidenceThreshold, staticSchedule } from "../../diffusion/index.js";
+import { StableDiffCoder } from "../../model/index.js";
+import { type Completion, completeAutoregressively, completeByDiffusion, type Screen } from "../complete.js";
+import { CliError } from "../errors.js";
+import type { GenerateOptions } from "../generate.js";
+import { interruptible } from "../interruptible.js";
+
+/** Completes a prompt and shows it. */
+export async function generate(path: string, given: string | undefined, options: GenerateOptions): Promise<void> {
+  const { blockSize, steps, threshold, shift = false, maxTokens, temperature, topP, topK, seed } = options;
+  const text = await promptText(given, options);
+  using coder = await StableDiffCoder.fromPretrained(path, { device: options.device, dtype: options.dtype });
+  const { tokenizer } = coder;
+  const prompt = options.chat
+    ? tokenizer.encodeChat([{ role: "user", content: text }], { addGenerationPrompt: true })
+    : tokenizer.encode(text);
+  const screen: Screen | undefined = options.json
+    ? undefined
+    : { stream: process.stdout, live: options.canvas && process.stdout.isTTY === true, pause: options.pause };
+  await interruptible("Stopping. Once more ends at once.", async (signal) => {
+    const common = { maxTokens, temperature, topP, topK, seed, signal };
+    const commit = threshold === undefined ? staticSchedule({ steps }) : confidenceThreshold(threshold);
+    const completion = options.autoregressive
+      ? await completeAutoregressively(coder, prompt, common, screen)
+      : await completeByDiffusion(coder, prompt, { ...common, blockSize, commit, shift }, screen);
+    report(completion, options);
+    if (completion.finishReason === "abort") process.exitCode = 130;
+  });
+}
+
+async function promptText(given: string | undefined, { file }: GenerateOptions): Promise<string> {
+  if (file !== undefined && given !== undefined) throw new CliError("give a prompt or --file, not both");
+  if (given !== undefined) return given;
+  if (file !== undefined) return readFileSync(file, "utf8");
+  if (process.stdin.isTTY) throw new CliError("no prompt: give one, or --file PATH, or pipe it in");
+  return readAll(process.stdin);
+}
+
+function report({ text, tokens, forwards, seconds, finishReason }: Completion, { json }: GenerateOptions): void {
+  if (json) {
+    process.stdout.write(`${JSON.stringify({ text, tokens, forwards, seconds, finish_reason: finishReason })}\n`);
+    return;
+  }
+  const perForward = (tokens / Math.max(1, forwards)).toFixed(2);
+  const rate = (tokens / Math.max(seconds, 1e-9)).toFixed(1);
+  const facts = `${tokens} tokens, ${forwards} forwards (${perForward} tokens each), ${rate} tokens/s, ended by ${finishReason}`;
+  process.stderr.write(`${colors.dim(facts)}\n`);
+}

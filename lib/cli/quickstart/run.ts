@@ -1,0 +1,166 @@
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import colors from "picocolors";
+import { formatSummary, prepareData } from "../../data/index.js";
+import { confidenceThreshold } from "../../diffusion/index.js";
+import { StableDiffCoder, Tokenizer } from "../../model/index.js";
+import { Curriculum, defaultSinks, type TrainingSample, terminal } from "../../train/index.js";
+import { type Completion, completeAutoregressively, completeByDiffusion, type Screen } from "../complete.js";
+import { CliError } from "../errors.js";
+import { interruptible } from "../interruptible.js";
+import { progressLine } from "../progress-line.js";
+import type { QuickstartOptions } from "../quickstart.js";
+import { shownCommand, shownPath, shownSummary } from "../show.js";
+import { calibrate } from "./calibrate.js";
+import { autoregressive, bound, gzipBitsPerByte, heldOutText } from "./compare.js";
+import { BLOCK_SIZE, quickstartStages, stepsFor } from "./curriculum.js";
+import { heldOutPrompts, type Prompt } from "./prompts.js";
+import { checkRunFolder, moveAside } from "./run-folder.js";
+
+const TOKENIZER = fileURLToPath(new URL("../../../assets/tokenizer", import.meta.url));
+const LENGTH = 256;
+const NEW_TOKENS = 64;
+/** Shares of the time that are not training: preparing, measuring, writing. */
+const OVERHEAD = { share: 0.12, seconds: 20 };
+
+/** Trains, measures and tries a small model. */
+export async function quickstart(options: QuickstartOptions): Promise<void> {
+  const message = "Stopping, and saving what was learnt. Once more ends at once.";
+  await interruptible(message, (signal) => runQuickstart(options, signal));
+}
+
+async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): Promise<void> {
+  const began = performance.now();
+  const out = resolve(options.out);
+  const { device } = options;
+  checkRunFolder(out); // now, not after the data is read
+
+  heading("Data");
+  const tokenizer = Tokenizer.fromPretrained(TOKENIZER);
+  const data = await prepareData(
+    { length: LENGTH, ...(options.data && { paths: options.data }), seed: options.seed, fim: { rate: 0.1 } },
+    tokenizer,
+    { signal, onProgress: progressLine() },
+  );
+  say(shownSummary(formatSummary(data.summary)));
+  if (data.heldOut === undefined) {
+    throw new CliError("nothing could be held out of this text to measure on: give more files with --data");
+  }
+
+  heading("Training");
+  const remaining = options.minutes * 60 * (1 - OVERHEAD.share) - OVERHEAD.seconds - (performance.now() - began) / 1000;
+  const planned =
+    options.steps ?? stepsFor(Math.max(2, remaining), await calibrate(data, tokenizer, { device, signal }));
+  say(`steps: ${planned.compress} AR, ${planned.cpt} + ${planned.anneal} block diffusion (B = ${BLOCK_SIZE})`);
+  const previous = moveAside(out);
+  if (previous) say(`the earlier run is now in ${shownPath(previous)}`);
+  using coder = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: options.seed, device });
+  const prompts = heldOutPrompts(data, tokenizer, 3);
+  const write = {
+    every: Number.MAX_SAFE_INTEGER, // at the stage's end only
+    run: () => Promise.all(prompts.map((prompt) => asSample(coder, prompt, signal))),
+  };
+  const curriculum = new Curriculum(quickstartStages(data, planned, { sample: write, checkpoint: "final" }));
+  const run = curriculum.run({
+    model: coder,
+    out,
+    device,
+    seed: options.seed,
+    signal,
+    sinks: [...defaultSinks(out), terminal()],
+  });
+  for await (const event of run) {
+    if (event.type === "aborted") {
+      if (event.checkpoint) sayStopped(event.checkpoint);
+      process.exitCode = 130;
+      return;
+    }
+  }
+
+  heading("Held-out text, bits per byte (less is better)");
+  const checkpoints = join(out, "checkpoints");
+  using preAnneal = await StableDiffCoder.fromPretrained(join(checkpoints, "pre-anneal"), { device });
+  const text = heldOutText(data, tokenizer, 64 * LENGTH);
+  const ar = await autoregressive(preAnneal, text, { signal });
+  const diffusion = await bound(coder, text, { signal });
+  say(`${text.bytes.toLocaleString("en-US")} bytes that no stage has seen`);
+  row("gzip -9", gzipBitsPerByte(text).toFixed(3));
+  row("AR, pre-anneal checkpoint", ar.bitsPerByte.toFixed(3));
+  row(
+    "block diffusion, final (upper bound)",
+    `${diffusion.bitsPerByte.toFixed(3)} ± ${diffusion.standardError.toFixed(3)}`,
+  );
+
+  heading("Three held-out beginnings, completed");
+  const screen: Screen = { stream: process.stdout, live: process.stdout.isTTY === true, pause: 25 };
+  for (const prompt of prompts) {
+    say(colors.dim(`── ${prompt.document} ${"─".repeat(Math.max(3, 60 - prompt.document.length))}`));
+    const byDiffusion = await complete(coder, prompt, signal, screen);
+    signal.throwIfAborted();
+    const byAr = await completeAutoregressively(preAnneal, prompt.ids, {
+      maxTokens: byDiffusion.tokens,
+      stopIds: [],
+      signal,
+    });
+    say(
+      colors.dim(
+        `block diffusion: ${byDiffusion.tokens} tokens in ${byDiffusion.forwards} forwards; AR: ${byAr.tokens} in ${byAr.forwards}`,
+      ),
+    );
+  }
+  sayWhatNext(out, began);
+}
+
+/** Surest first, and all that are sure enough: the sampler that needs fewer forwards than tokens. */
+function complete(coder: StableDiffCoder, prompt: Prompt, signal: AbortSignal, screen?: Screen): Promise<Completion> {
+  const options = {
+    maxTokens: NEW_TOKENS,
+    blockSize: BLOCK_SIZE,
+    commit: confidenceThreshold(0.7),
+    stopIds: [],
+    signal,
+  };
+  return completeByDiffusion(coder, prompt.ids, options, screen);
+}
+
+async function asSample(coder: StableDiffCoder, prompt: Prompt, signal: AbortSignal): Promise<TrainingSample> {
+  const { text, tokens, forwards } = await complete(coder, prompt, signal);
+  return {
+    prompt: coder.tokenizer.decode(prompt.ids),
+    text,
+    note: `${prompt.document}: ${tokens} tokens in ${forwards} forwards`,
+  };
+}
+
+function sayStopped(checkpoint: string): void {
+  say("What was learnt can be tried, and npm start begins anew:");
+  say(`  ${shownCommand("npx", "diffcoder", "generate", shownPath(checkpoint), "def main(")}`);
+}
+
+function sayWhatNext(out: string, began: number): void {
+  const generate = ["npx", "diffcoder", "generate", shownPath(join(out, "checkpoints", "final")), "def main("];
+  heading("Done");
+  say(
+    `${((performance.now() - began) / 60_000).toFixed(1)} minutes. The report: ${shownPath(join(out, "report.html"))}`,
+  );
+  heading("What next");
+  const commands = [
+    ["complete something of your own", shownCommand(...generate)],
+    ["the same weights, token by token", shownCommand(...generate, "--autoregressive")],
+    ["train longer, on your own code", "npm start -- --minutes 60 --data ../my-project"],
+    ["a curriculum with your own objective", "npx diffcoder train examples/custom-curriculum.ts"],
+  ];
+  for (const [what, command] of commands) say(`  ${colors.dim(`${what}:`.padEnd(38))} ${command}`);
+}
+
+function heading(text: string): void {
+  process.stdout.write(`\n${colors.bold(text)}\n`);
+}
+
+function say(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
+
+function row(name: string, value: string): void {
+  say(`  ${name.padEnd(38)} ${value}`);
+}
