@@ -81,7 +81,9 @@ function accepts(argument: NativeArgument, kind: Seen): boolean {
   if (argument.list) {
     if (kind === Seen.EmptyArray) return true;
     if (kind === Seen.Integer || kind === Seen.Float)
-      return argument.length !== null && (argument.kind === "float" || (argument.kind === "int" && kind === Seen.Integer));
+      return (
+        argument.length !== null && (argument.kind === "float" || (argument.kind === "int" && kind === Seen.Integer))
+      );
     switch (argument.kind) {
       case "Tensor":
         return kind === Seen.TensorArray || (argument.elementOptional && kind === Seen.OptionalTensorArray);
@@ -198,7 +200,9 @@ class Overload {
     for (const [i, argument] of this.arguments.entries()) {
       const kind = seen(values[i]);
       if (accepts(argument, kind)) continue;
-      return kind === Seen.Undefined ? `'${argument.name}' is missing` : `'${argument.name}' cannot be ${describe(values[i])}`;
+      return kind === Seen.Undefined
+        ? `'${argument.name}' is missing`
+        : `'${argument.name}' cannot be ${describe(values[i])}`;
     }
     return places;
   }

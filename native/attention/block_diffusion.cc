@@ -1,8 +1,9 @@
 // Block-diffusion attention over [x_t ; x_0] (paper section 3.1).
 //
-// Position i of either half lies in block floor((i - document start) / B). A noisy query sees its own noisy block and the clean blocks before
-// it; a clean query sees clean blocks up to its own. On the CPU these are ranges of keys for one fused kernel (range_attention.h); on CUDA
-// two causal flash calls and small block parts (block_diffusion_merged.h). No 2L x 2L mask anywhere, and B is a run-time number.
+// Position i of either half lies in block floor((i - document start) / B). A noisy query sees its own noisy block and
+// the clean blocks before it; a clean query sees clean blocks up to its own. On the CPU these are ranges of keys for
+// one fused kernel (range_attention.h); on CUDA two causal flash calls and small block parts
+// (block_diffusion_merged.h). No 2L x 2L mask anywhere, and B is a run-time number.
 
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -30,12 +31,13 @@ struct Options {
 };
 
 AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Options& options) {
-  if (options.merged) return block_diffusion_merged_forward(q, k, v, options.block_size, options.documents, options.scale);
+  if (options.merged)
+    return block_diffusion_merged_forward(q, k, v, options.block_size, options.documents, options.scale);
   return range_attention_forward(q, k, v, options.ranges(q, k), options.scale);
 }
 
-AttentionGradients backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
-                            const Options& options) {
+AttentionGradients backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const AttentionResult& result, const Options& options) {
   if (options.merged) {
     return block_diffusion_merged_backward(grad, q, k, v, result, options.block_size, options.documents, options.scale);
   }
@@ -46,7 +48,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 struct BlockDiffusionAttention : torch::autograd::Function<BlockDiffusionAttention> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Options& options) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const Options& options) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     const AttentionResult result = diffcoder::forward(q, k, v, options);
     ctx->save_for_backward({q, k, v, result.out, result.lse});
@@ -63,8 +66,8 @@ struct BlockDiffusionAttention : torch::autograd::Function<BlockDiffusionAttenti
     const Options options{ctx->saved_data["block_size"].toInt(), unflatten(ctx->saved_data["documents"].toIntVector()),
                           ctx->saved_data["scale"].toDouble(), ctx->saved_data["merged"].toBool()};
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    const AttentionGradients g =
-        diffcoder::backward(with_contiguous_rows(grads[0]), saved[0], saved[1], saved[2], {saved[3], saved[4]}, options);
+    const AttentionGradients g = diffcoder::backward(with_contiguous_rows(grads[0]), saved[0], saved[1], saved[2],
+                                                     {saved[3], saved[4]}, options);
     return {g.q, g.k, g.v, {}};
   }
 };
@@ -73,15 +76,17 @@ at::Tensor attend(const at::Tensor& q_any, const at::Tensor& k_any, const at::Te
                   c10::OptionalIntArrayRef boundaries, std::optional<double> scale, bool merged) {
   check_block_diffusion_attention(q_any, k_any, v_any, block_size);
   const at::Tensor q = with_contiguous_rows(q_any), k = with_contiguous_rows(k_any), v = with_contiguous_rows(v_any);
-  const Options options{block_size, documents_of("block_diffusion_attention", boundaries, k.size(0), k.size(1) / 2), attention_scale(q, scale),
-                        merged};
+  const Options options{block_size, documents_of("block_diffusion_attention", boundaries, k.size(0), k.size(1) / 2),
+                        attention_scale(q, scale), merged};
   if (wants_gradient(q, k, v)) return BlockDiffusionAttention::apply(q, k, v, options);
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return forward(q, k, v, options).out;
 }
 
 /// CUDA's kernels hold a row in registers; longer ones take plain operators.
-bool has_kernel(const at::Tensor& q) { return q.dim() == 4 && q.size(3) <= kLargestHeadDim && (q.is_cpu() || q.is_cuda()); }
+bool has_kernel(const at::Tensor& q) {
+  return q.dim() == 4 && q.size(3) <= kLargestHeadDim && (q.is_cpu() || q.is_cuda());
+}
 
 }  // namespace
 
@@ -91,10 +96,11 @@ at::Tensor block_diffusion_attention(const at::Tensor& q, const at::Tensor& k, c
   return attend(q, k, v, block_size, documents, scale, !q.is_cpu());
 }
 
-at::Tensor block_diffusion_attention_merged(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                                            c10::OptionalIntArrayRef documents, std::optional<double> scale) {
-  TORCH_CHECK_NOT_IMPLEMENTED(has_kernel(q), "block_diffusion_attention_merged: on CPU and CUDA, head_dim up to ", kLargestHeadDim, ", got ",
-                              q.device(), " and ", q.sizes());
+at::Tensor block_diffusion_attention_merged(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                            int64_t block_size, c10::OptionalIntArrayRef documents,
+                                            std::optional<double> scale) {
+  TORCH_CHECK_NOT_IMPLEMENTED(has_kernel(q), "block_diffusion_attention_merged: on CPU and CUDA, head_dim up to ",
+                              kLargestHeadDim, ", got ", q.device(), " and ", q.sizes());
   return attend(q, k, v, block_size, documents, scale, true);
 }
 

@@ -33,8 +33,8 @@ Strided packed_lse(const at::Tensor& t, int64_t length) {
 }
 
 /// The sizes, and the tensors of a call as seen from one document's first noisy position.
-void describe(LocalBlocks& a, const Halves& halves, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
-              int64_t block_size, double scale) {
+void describe(LocalBlocks& a, const Halves& halves, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+              const AttentionResult& result, int64_t block_size, double scale) {
   a.q = strided(halves.noisy(q));
   a.k = strided(halves.noisy(k));
   a.v = strided(halves.noisy(v));
@@ -51,7 +51,8 @@ void describe(LocalBlocks& a, const Halves& halves, const at::Tensor& q, const a
   a.clean_queries = q.size(1) == k.size(1);
 }
 
-void describe_gradients(LocalBlocksBackward& a, const Halves& halves, const at::Tensor& grad, const AttentionGradients& total) {
+void describe_gradients(LocalBlocksBackward& a, const Halves& halves, const at::Tensor& grad,
+                        const AttentionGradients& total) {
   a.grad_out = strided(halves.noisy(grad));
   a.dq = strided(halves.noisy(total.q));
   a.dk = strided(halves.noisy(total.k));
@@ -59,8 +60,8 @@ void describe_gradients(LocalBlocksBackward& a, const Halves& halves, const at::
 }
 
 /// Each document by its own two causal calls; without boundaries that is two calls in all.
-void forward_documents(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size, const std::vector<Document>& documents,
-                       double scale, const AttentionResult& result) {
+void forward_documents(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
+                       const std::vector<Document>& documents, double scale, const AttentionResult& result) {
   for (const Document& document : documents) {
     const Halves halves{document, k.size(1) / 2};
     const int64_t shifted = document.length - block_size;  // noisy queries that a clean block precedes
@@ -80,8 +81,9 @@ void forward_documents(const at::Tensor& q, const at::Tensor& k, const at::Tenso
   }
 }
 
-void backward_documents(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
-                        int64_t block_size, const std::vector<Document>& documents, double scale, const AttentionGradients& total) {
+void backward_documents(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const AttentionResult& result, int64_t block_size, const std::vector<Document>& documents,
+                        double scale, const AttentionGradients& total) {
   for (const Document& document : documents) {
     const Halves halves{document, k.size(1) / 2};
     const int64_t shifted = document.length - block_size;
@@ -90,8 +92,8 @@ void backward_documents(const at::Tensor& grad, const at::Tensor& q, const at::T
     describe_gradients(a, halves, grad, total);
     AttentionGradients clean, noisy;
     if (a.clean_queries) {
-      clean = causal_backward(halves.clean(grad), halves.clean(q), halves.clean(k), halves.clean(v), halves.clean(result.out),
-                              halves.clean_lse(result.lse), scale);
+      clean = causal_backward(halves.clean(grad), halves.clean(q), halves.clean(k), halves.clean(v),
+                              halves.clean(result.out), halves.clean_lse(result.lse), scale);
     }
     if (shifted > 0) {
       const auto later = [&](const at::Tensor& t) { return halves.noisy(t).narrow(1, block_size, shifted); };
@@ -131,18 +133,22 @@ struct PackedCall {
   at::Tensor later(const at::Tensor& t) const { return flat(halves.noisy(t)).narrow(0, block_size, pairs); }
   at::Tensor earlier(const at::Tensor& t) const { return clean(t).narrow(0, 0, pairs); }
   /// [b, h, L] to [h, b * L].
-  at::Tensor flat_lse(const at::Tensor& half) const { return half.transpose(0, 1).reshape({half.size(1), batch * length}); }
+  at::Tensor flat_lse(const at::Tensor& half) const {
+    return half.transpose(0, 1).reshape({half.size(1), batch * length});
+  }
 };
 
-void forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size, const std::vector<Document>& documents,
-                    double scale, const AttentionResult& result) {
+void forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
+                    const std::vector<Document>& documents, double scale, const AttentionResult& result) {
   const PackedCall call(k, block_size, documents);
   LocalBlocks a;
   describe(a, call.halves, q, k, v, result, block_size, scale);
   a.documents = call.documents.places.const_data_ptr<int32_t>();
   AttentionResult clean, noisy;
-  if (a.clean_queries) clean = causal_forward_packed(call.clean(q), call.clean(k), call.clean(v), call.documents.documents, scale);
-  if (call.pairs > 0) noisy = causal_forward_packed(call.later(q), call.earlier(k), call.earlier(v), call.documents.shifted, scale);
+  if (a.clean_queries)
+    clean = causal_forward_packed(call.clean(q), call.clean(k), call.clean(v), call.documents.documents, scale);
+  if (call.pairs > 0)
+    noisy = causal_forward_packed(call.later(q), call.earlier(k), call.earlier(v), call.documents.shifted, scale);
   a.clean_out = packed(clean.out, call.length);
   a.clean_lse = packed_lse(clean.lse, call.length);
   a.noisy_out = packed(noisy.out, call.length);
@@ -150,8 +156,9 @@ void forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
   local_blocks_kernels(q.device().type()).forward(a, q.scalar_type());
 }
 
-void backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
-                     int64_t block_size, const std::vector<Document>& documents, double scale, const AttentionGradients& total) {
+void backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const AttentionResult& result, int64_t block_size, const std::vector<Document>& documents,
+                     double scale, const AttentionGradients& total) {
   const PackedCall call(k, block_size, documents);
   LocalBlocksBackward a;
   describe(a, call.halves, q, k, v, result, block_size, scale);
@@ -159,16 +166,18 @@ void backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tens
   a.documents = call.documents.places.const_data_ptr<int32_t>();
   AttentionGradients clean, noisy;
   if (a.clean_queries) {
-    clean = causal_backward_packed(call.clean(grad), call.clean(q), call.clean(k), call.clean(v), call.clean(result.out),
-                                   call.flat_lse(call.halves.clean_lse(result.lse)), call.documents.documents, scale);
+    clean =
+        causal_backward_packed(call.clean(grad), call.clean(q), call.clean(k), call.clean(v), call.clean(result.out),
+                               call.flat_lse(call.halves.clean_lse(result.lse)), call.documents.documents, scale);
   }
   if (call.pairs > 0) {
     // Pairs between documents: a log-sum-exp of +infinity makes their probabilities zero.
-    const at::Tensor lse = call.flat_lse(call.halves.noisy_lse(result.lse))
-                               .narrow(1, block_size, call.pairs)
-                               .masked_fill(call.documents.has_earlier.logical_not(), std::numeric_limits<double>::infinity());
-    noisy = causal_backward_packed(call.later(grad), call.later(q), call.earlier(k), call.earlier(v), call.later(result.out), lse,
-                                   call.documents.shifted, scale);
+    const at::Tensor lse =
+        call.flat_lse(call.halves.noisy_lse(result.lse))
+            .narrow(1, block_size, call.pairs)
+            .masked_fill(call.documents.has_earlier.logical_not(), std::numeric_limits<double>::infinity());
+    noisy = causal_backward_packed(call.later(grad), call.later(q), call.earlier(k), call.earlier(v),
+                                   call.later(result.out), lse, call.documents.shifted, scale);
   }
   a.clean_dq = packed(clean.q, call.length);
   a.clean_dk = packed(clean.k, call.length);
@@ -183,10 +192,12 @@ bool has_boundaries(const std::vector<Document>& documents) { return !documents.
 
 }  // namespace
 
-AttentionResult block_diffusion_merged_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                                               const std::vector<Document>& documents, double scale) {
+AttentionResult block_diffusion_merged_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                               int64_t block_size, const std::vector<Document>& documents,
+                                               double scale) {
   const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const AttentionResult result{at::empty(q.sizes(), q.options()), at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(acc))};
+  const AttentionResult result{at::empty(q.sizes(), q.options()),
+                               at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(acc))};
   if (q.numel() == 0) return result;
   if (uses_cuda_flash(q) && has_boundaries(documents)) {
     forward_packed(q, k, v, block_size, documents, scale, result);
@@ -196,10 +207,12 @@ AttentionResult block_diffusion_merged_forward(const at::Tensor& q, const at::Te
   return result;
 }
 
-AttentionGradients block_diffusion_merged_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                   const AttentionResult& result, int64_t block_size, const std::vector<Document>& documents,
+AttentionGradients block_diffusion_merged_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                                   const at::Tensor& v, const AttentionResult& result,
+                                                   int64_t block_size, const std::vector<Document>& documents,
                                                    double scale) {
-  const AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()), at::empty(v.sizes(), v.options())};
+  const AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()),
+                                 at::empty(v.sizes(), v.options())};
   if (q.numel() == 0) return total;
   if (uses_cuda_flash(q) && has_boundaries(documents)) {
     backward_packed(grad, q, k, v, result, block_size, documents, scale, total);

@@ -1,5 +1,5 @@
-// Causal self-attention, with optional isolated documents: the autoregressive stage's attention. On the CPU by ranges of keys
-// (range_attention.h), on CUDA by flash attention, packed where there are documents.
+// Causal self-attention, with optional isolated documents: the autoregressive stage's attention. On the CPU by ranges
+// of keys (range_attention.h), on CUDA by flash attention, packed where there are documents.
 
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -20,13 +20,20 @@ bool one_per_row(const std::vector<Document>& documents) { return documents.size
 /// [b, s, h, d] to [b * s, h, d] and back, [b, h, s] log-sum-exp to [h, b * s] and back.
 at::Tensor flat(const at::Tensor& t) { return t.reshape({t.size(0) * t.size(1), t.size(2), t.size(3)}); }
 at::Tensor flat_lse(const at::Tensor& t) { return t.transpose(0, 1).reshape({t.size(1), t.size(0) * t.size(2)}); }
-at::Tensor unflat(const at::Tensor& t, const at::Tensor& like) { return t.view({like.size(0), like.size(1), t.size(1), t.size(2)}); }
-at::Tensor unflat_lse(const at::Tensor& t, const at::Tensor& q) { return t.view({t.size(0), q.size(0), q.size(1)}).transpose(0, 1); }
+at::Tensor unflat(const at::Tensor& t, const at::Tensor& like) {
+  return t.view({like.size(0), like.size(1), t.size(1), t.size(2)});
+}
+at::Tensor unflat_lse(const at::Tensor& t, const at::Tensor& q) {
+  return t.view({t.size(0), q.size(0), q.size(1)}).transpose(0, 1);
+}
 
 at::Tensor part(const at::Tensor& t, const Document& d) { return t.narrow(0, d.row, 1).narrow(1, d.start, d.length); }
-at::Tensor part_lse(const at::Tensor& t, const Document& d) { return t.narrow(0, d.row, 1).narrow(2, d.start, d.length); }
+at::Tensor part_lse(const at::Tensor& t, const Document& d) {
+  return t.narrow(0, d.row, 1).narrow(2, d.start, d.length);
+}
 
-AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<Document>& documents, double scale) {
+AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const std::vector<Document>& documents, double scale) {
   if (q.is_cpu()) return range_attention_forward(q, k, v, causal_ranges(documents, q.size(0), q.size(1)), scale);
   const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   AttentionResult result;
@@ -46,21 +53,23 @@ AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tens
   return result;
 }
 
-AttentionGradients backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
-                            const std::vector<Document>& documents, double scale) {
-  if (q.is_cpu()) return range_attention_backward(grad, q, k, v, result, causal_ranges(documents, q.size(0), q.size(1)), scale);
+AttentionGradients backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const AttentionResult& result, const std::vector<Document>& documents, double scale) {
+  if (q.is_cpu())
+    return range_attention_backward(grad, q, k, v, result, causal_ranges(documents, q.size(0), q.size(1)), scale);
   if (q.numel() > 0 && one_per_row(documents)) return causal_backward(grad, q, k, v, result.out, result.lse, scale);
   if (q.numel() > 0 && uses_cuda_flash(q)) {
     const Segments segments = pack_documents(documents, q.size(0), q.size(1), 0, q.device()).documents;
-    const AttentionGradients packed =
-        causal_backward_packed(flat(grad), flat(q), flat(k), flat(v), flat(result.out), flat_lse(result.lse), segments, scale);
+    const AttentionGradients packed = causal_backward_packed(flat(grad), flat(q), flat(k), flat(v), flat(result.out),
+                                                             flat_lse(result.lse), segments, scale);
     return {unflat(packed.q, q), unflat(packed.k, k), unflat(packed.v, v)};
   }
-  AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()), at::empty(v.sizes(), v.options())};
+  AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()),
+                           at::empty(v.sizes(), v.options())};
   for (const Document& d : documents) {
     if (q.numel() == 0) break;
-    const AttentionGradients one =
-        causal_backward(part(grad, d), part(q, d), part(k, d), part(v, d), part(result.out, d), part_lse(result.lse, d), scale);
+    const AttentionGradients one = causal_backward(part(grad, d), part(q, d), part(k, d), part(v, d),
+                                                   part(result.out, d), part_lse(result.lse, d), scale);
     part(total.q, d).copy_(one.q);
     part(total.k, d).copy_(one.k);
     part(total.v, d).copy_(one.v);
@@ -86,16 +95,17 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
     refuse_double_backward("causal_attention");
     const variable_list saved = ctx->get_saved_variables();
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    const AttentionGradients g = diffcoder::backward(with_contiguous_rows(grads[0]), saved[0], saved[1], saved[2], {saved[3], saved[4]},
-                                                     unflatten(ctx->saved_data["documents"].toIntVector()), ctx->saved_data["scale"].toDouble());
+    const AttentionGradients g =
+        diffcoder::backward(with_contiguous_rows(grads[0]), saved[0], saved[1], saved[2], {saved[3], saved[4]},
+                            unflatten(ctx->saved_data["documents"].toIntVector()), ctx->saved_data["scale"].toDouble());
     return {g.q, g.k, g.v, {}, {}};
   }
 };
 
 }  // namespace
 
-at::Tensor causal_attention(const at::Tensor& q_any, const at::Tensor& k_any, const at::Tensor& v_any, c10::OptionalIntArrayRef boundaries,
-                            std::optional<double> scale) {
+at::Tensor causal_attention(const at::Tensor& q_any, const at::Tensor& k_any, const at::Tensor& v_any,
+                            c10::OptionalIntArrayRef boundaries, std::optional<double> scale) {
   check_causal_attention(q_any, k_any, v_any);
   if (!q_any.is_cpu() && !q_any.is_cuda()) return causal_attention_reference(q_any, k_any, v_any, boundaries, scale);
   const std::vector<Document> documents = documents_of("causal_attention", boundaries, q_any.size(0), q_any.size(1));

@@ -2,8 +2,8 @@
 
 // Documents packed into rows: boundaries are data, never a compiled mask.
 
-#include <c10/util/OptionalArrayRef.h>
 #include <c10/util/Exception.h>
+#include <c10/util/OptionalArrayRef.h>
 
 #include <cstdint>
 #include <optional>
@@ -16,22 +16,23 @@ struct Document {
   int64_t row = -1, start = 0, length = 0;
 };
 
-/// The documents of b rows of s positions. `boundaries` are cumulative starts over the flattened b * s positions, from 0 to b * s, each
-/// row's start among them; none, or none but the rows' own: one Document for all rows at once. Empty documents are dropped.
+/// The documents of b rows of s positions. `boundaries` are cumulative starts over the flattened b * s positions, from
+/// 0 to b * s, each row's start among them; none, or none but the rows' own: one Document for all rows at once. Empty
+/// documents are dropped.
 inline std::vector<Document> documents_of(const char* op, c10::OptionalIntArrayRef boundaries, int64_t b, int64_t s) {
   const std::vector<Document> whole_rows{{-1, 0, s}};
   if (!boundaries.has_value()) return whole_rows;
   const c10::IntArrayRef starts = *boundaries;
-  TORCH_CHECK_VALUE(starts.size() >= 1 && starts.front() == 0 && starts.back() == b * s, op, ": documents must run from 0 to ", b * s,
-                    " (batch * length), got ", starts);
+  TORCH_CHECK_VALUE(starts.size() >= 1 && starts.front() == 0 && starts.back() == b * s, op,
+                    ": documents must run from 0 to ", b * s, " (batch * length), got ", starts);
   std::vector<Document> documents;
   bool inside = false;
   for (size_t i = 0; i + 1 < starts.size(); ++i) {
     const int64_t start = starts[i], end = starts[i + 1];
     TORCH_CHECK_VALUE(start <= end, op, ": documents must not decrease, got ", start, " before ", end);
     if (start == end) continue;
-    TORCH_CHECK_VALUE(start / s == (end - 1) / s, op, ": the document ", start, "..", end, " crosses the end of a row of ", s,
-                      " positions; every row's start must be a boundary");
+    TORCH_CHECK_VALUE(start / s == (end - 1) / s, op, ": the document ", start, "..", end,
+                      " crosses the end of a row of ", s, " positions; every row's start must be a boundary");
     documents.push_back({start / s, start % s, end - start});
     inside = inside || end - start != s;
   }

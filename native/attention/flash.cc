@@ -14,10 +14,13 @@
 namespace diffcoder {
 namespace {
 
-/// [b, s, h, d] with h = key heads * group to [b, key heads, group * ..]: scores of every query head against its key head need k and v
-/// repeated over the group; expand makes that a view.
+/// [b, s, h, d] with h = key heads * group to [b, key heads, group * ..]: scores of every query head against its key
+/// head need k and v repeated over the group; expand makes that a view.
 at::Tensor grouped_heads(const at::Tensor& t, int64_t group) {
-  return t.transpose(1, 2).unsqueeze(2).expand({-1, -1, group, -1, -1}).reshape({t.size(0), t.size(2) * group, t.size(1), t.size(3)});
+  return t.transpose(1, 2)
+      .unsqueeze(2)
+      .expand({-1, -1, group, -1, -1})
+      .reshape({t.size(0), t.size(2) * group, t.size(1), t.size(3)});
 }
 
 at::Tensor causal_scores(const at::Tensor& q, const at::Tensor& k, double scale) {
@@ -36,11 +39,12 @@ AttentionResult plain_forward(const at::Tensor& q, const at::Tensor& k, const at
   return {out.to(q.scalar_type()).transpose(1, 2), lse};
 }
 
-AttentionGradients plain_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-                                  const at::Tensor& lse, double scale) {
+AttentionGradients plain_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const at::Tensor& out, const at::Tensor& lse, double scale) {
   const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const int64_t group = q.size(2) / k.size(2);
-  const at::Tensor qh = q.transpose(1, 2).to(acc), kh = grouped_heads(k.to(acc), group), vh = grouped_heads(v.to(acc), group);
+  const at::Tensor qh = q.transpose(1, 2).to(acc), kh = grouped_heads(k.to(acc), group),
+                   vh = grouped_heads(v.to(acc), group);
   const at::Tensor g = grad.transpose(1, 2).to(acc), o = out.transpose(1, 2).to(acc);
   const at::Tensor p = (causal_scores(qh, kh, scale) - lse.unsqueeze(-1)).exp();
   const at::Tensor delta = (g * o).sum(-1, true);
@@ -52,14 +56,15 @@ AttentionGradients plain_backward(const at::Tensor& grad, const at::Tensor& q, c
           per_key_head(at::matmul(p.transpose(2, 3), g))};
 }
 
-/// CUDA's flash backward, dense rows (undefined starts) or packed segments. It reads the log-sum-exp as contiguous without checking, and its
-/// random state only with dropout.
-AttentionGradients cuda_flash_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const at::Tensor& out, const at::Tensor& lse, const at::Tensor& starts, int64_t longest_q,
-                                       int64_t longest_k, double scale) {
+/// CUDA's flash backward, dense rows (undefined starts) or packed segments. It reads the log-sum-exp as contiguous
+/// without checking, and its random state only with dropout.
+AttentionGradients cuda_flash_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                       const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
+                                       const at::Tensor& starts, int64_t longest_q, int64_t longest_k, double scale) {
   const at::Tensor no_state = at::empty({2}, q.options().dtype(at::kUInt64));
-  auto [dq, dk, dv] = at::_flash_attention_backward(grad.contiguous(), q, k, v, out.contiguous(), lse.contiguous(), starts, starts, longest_q,
-                                                    longest_k, 0.0, /*is_causal=*/true, no_state, no_state, scale);
+  auto [dq, dk, dv] =
+      at::_flash_attention_backward(grad.contiguous(), q, k, v, out.contiguous(), lse.contiguous(), starts, starts,
+                                    longest_q, longest_k, 0.0, /*is_causal=*/true, no_state, no_state, scale);
   return {dq, dk, dv};
 }
 
@@ -74,42 +79,48 @@ double attention_scale(const at::Tensor& q, std::optional<double> scale) {
   return scale.has_value() ? *scale : 1.0 / std::sqrt(static_cast<double>(q.size(3)));
 }
 
-at::Tensor with_contiguous_rows(const at::Tensor& t) { return t.stride(-1) == 1 || t.size(-1) <= 1 ? t : t.contiguous(); }
+at::Tensor with_contiguous_rows(const at::Tensor& t) {
+  return t.stride(-1) == 1 || t.size(-1) <= 1 ? t : t.contiguous();
+}
 
 AttentionResult causal_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
   if (q.is_cpu()) {
-    const auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0,
-                                                                            /*is_causal=*/true, {}, scale);
+    const auto [out, lse] =
+        at::_scaled_dot_product_flash_attention_for_cpu(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0,
+                                                        /*is_causal=*/true, {}, scale);
     return {out.transpose(1, 2), lse};
   }
   if (uses_cuda_flash(q)) {
-    auto [out, lse, rng_state, unused, debug_mask] =
-        at::_flash_attention_forward(q, k, v, {}, {}, q.size(1), k.size(1), 0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+    auto [out, lse, rng_state, unused, debug_mask] = at::_flash_attention_forward(
+        q, k, v, {}, {}, q.size(1), k.size(1), 0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
     return {out, lse};
   }
   return plain_forward(q, k, v, scale);
 }
 
-AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                   const at::Tensor& out, const at::Tensor& lse, double scale) {
+AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                   const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse, double scale) {
   if (q.is_cpu()) {
     const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        grad.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2), lse, 0.0, /*is_causal=*/true, {},
-        scale);
+        grad.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2), lse, 0.0,
+        /*is_causal=*/true, {}, scale);
     return {dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)};
   }
   if (uses_cuda_flash(q)) return cuda_flash_backward(grad, q, k, v, out, lse, {}, q.size(1), k.size(1), scale);
   return plain_backward(grad, q, k, v, out, lse, scale);
 }
 
-AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments, double scale) {
-  auto [out, lse, rng_state, unused, debug_mask] = at::_flash_attention_forward(
-      q, k, v, segments.starts, segments.starts, segments.longest, segments.longest, 0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                      const Segments& segments, double scale) {
+  auto [out, lse, rng_state, unused, debug_mask] =
+      at::_flash_attention_forward(q, k, v, segments.starts, segments.starts, segments.longest, segments.longest, 0.0,
+                                   /*is_causal=*/true, /*return_debug_mask=*/false, scale);
   return {out, lse};
 }
 
-AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                          const at::Tensor& out, const at::Tensor& lse, const Segments& segments, double scale) {
+AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                          const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
+                                          const Segments& segments, double scale) {
   return cuda_flash_backward(grad, q, k, v, out, lse, segments.starts, segments.longest, segments.longest, scale);
 }
 

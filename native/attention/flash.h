@@ -1,7 +1,8 @@
 #pragma once
 
-// Causal attention that returns its log-sum-exp, and a backward pass that takes one: libtorch's flash attention where it has a kernel
-// (CPU: every floating dtype; CUDA: bfloat16 and float16), plain operators elsewhere. Tensors are [b, s, h, d]; h may be a multiple of k's heads.
+// Causal attention that returns its log-sum-exp, and a backward pass that takes one: libtorch's flash attention where
+// it has a kernel (CPU: every floating dtype; CUDA: bfloat16 and float16), plain operators elsewhere. Tensors are [b,
+// s, h, d]; h may be a multiple of k's heads.
 
 #include <ATen/core/Tensor.h>
 
@@ -13,7 +14,8 @@ namespace diffcoder {
 
 struct AttentionResult {
   at::Tensor out;  // [b, s, h, d]
-  at::Tensor lse;  // [b, h, s], natural logarithm of the scaled scores' sum of exponentials, float32 (float64 for float64)
+  at::Tensor
+      lse;  // [b, h, s], natural logarithm of the scaled scores' sum of exponentials, float32 (float64 for float64)
 };
 
 struct AttentionGradients {
@@ -23,19 +25,22 @@ struct AttentionGradients {
 /// softmax(scale * q k^T + causal mask) v with as many queries as keys.
 AttentionResult causal_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale);
 
-/// Gradients for the probabilities exp(scale * q k^T - lse); out and lse may be those of a softmax over more keys (merged results).
-AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                   const at::Tensor& out, const at::Tensor& lse, double scale);
+/// Gradients for the probabilities exp(scale * q k^T - lse); out and lse may be those of a softmax over more keys
+/// (merged results).
+AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                   const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse, double scale);
 
 /// Whether causal_forward on these tensors is CUDA's flash kernel, which also takes packed documents.
 bool uses_cuda_flash(const at::Tensor& q);
 
 /// The same for packed segments on CUDA: q, k, v and out [n, h, d], lse [h, n]; no position sees another segment.
-AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments, double scale);
+AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                      const Segments& segments, double scale);
 
 /// A query whose lse is +infinity gets and gives no gradient.
-AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                          const at::Tensor& out, const at::Tensor& lse, const Segments& segments, double scale);
+AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                          const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
+                                          const Segments& segments, double scale);
 
 /// 1 / sqrt(d) unless given.
 double attention_scale(const at::Tensor& q, std::optional<double> scale);

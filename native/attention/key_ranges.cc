@@ -7,13 +7,16 @@ namespace {
 
 KeyRanges make(int64_t first, int64_t count, bool per_row, int64_t batch, size_t ranges) {
   const std::vector<int32_t> blank(static_cast<size_t>(per_row ? batch * count : count));
-  return {first, count, per_row, std::vector<std::vector<int32_t>>(ranges, blank), std::vector<std::vector<int32_t>>(ranges, blank)};
+  return {first, count, per_row, std::vector<std::vector<int32_t>>(ranges, blank),
+          std::vector<std::vector<int32_t>>(ranges, blank)};
 }
 
 bool has_rows(const std::vector<Document>& documents) { return documents.front().row >= 0; }
 
 /// Where position i of the document lies in the arrays.
-size_t index_of(const Document& d, int64_t length, int64_t i) { return static_cast<size_t>(std::max<int64_t>(d.row, 0) * length + d.start + i); }
+size_t index_of(const Document& d, int64_t length, int64_t i) {
+  return static_cast<size_t>(std::max<int64_t>(d.row, 0) * length + d.start + i);
+}
 
 }  // namespace
 
@@ -30,8 +33,8 @@ std::vector<KeyRanges> causal_ranges(const std::vector<Document>& documents, int
   return {std::move(queries)};
 }
 
-std::vector<KeyRanges> block_diffusion_ranges(const std::vector<Document>& documents, int64_t batch, int64_t length, int64_t block_size,
-                                              bool clean_queries) {
+std::vector<KeyRanges> block_diffusion_ranges(const std::vector<Document>& documents, int64_t batch, int64_t length,
+                                              int64_t block_size, bool clean_queries) {
   if (documents.empty()) return {};
   KeyRanges noisy = make(0, length, has_rows(documents), batch, 2);
   KeyRanges clean = make(length, length, has_rows(documents), batch, 1);

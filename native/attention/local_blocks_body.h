@@ -1,9 +1,10 @@
 #pragma once
 
-// The arithmetic of local_blocks.h for one query or one key, written once for CUDA (a warp's lanes share a row) and the CPU (one lane).
+// The arithmetic of local_blocks.h for one query or one key, written once for CUDA (a warp's lanes share a row) and the
+// CPU (one lane).
 //
-// `Lanes` says how a row is shared: lanes.count lanes, this one is lanes.index, lanes.sum(x) adds a value over all of them. Each lane holds
-// the elements index, index + count, .. of a row. Accumulation in A: float, or double for double.
+// `Lanes` says how a row is shared: lanes.count lanes, this one is lanes.index, lanes.sum(x) adds a value over all of
+// them. Each lane holds the elements index, index + count, .. of a row. Accumulation in A: float, or double for double.
 
 #include <cmath>
 
@@ -24,7 +25,8 @@ DIFFCODER_HOST_DEVICE T* row_of(const Strided& t, int64_t b, int64_t s, int64_t 
   return static_cast<T*>(t.data) + b * t.b + s * t.s + h * t.h;
 }
 
-/// A row of up to kLargestHeadDim elements, this lane's share of it. Loops are unrolled with constant indices, so on CUDA it stays in registers.
+/// A row of up to kLargestHeadDim elements, this lane's share of it. Loops are unrolled with constant indices, so on
+/// CUDA it stays in registers.
 template <typename A, typename Lanes>
 struct Row {
   static constexpr int share = kLargestHeadDim / Lanes::count;
@@ -105,12 +107,15 @@ struct LocalKeys {
     }
   }
   DIFFCODER_HOST_DEVICE int64_t count() const { return last - first + own_last - own_first; }
-  DIFFCODER_HOST_DEVICE int64_t row(int64_t n) const { return n < last - first ? first + n : own_first + n - (last - first); }
+  DIFFCODER_HOST_DEVICE int64_t row(int64_t n) const {
+    return n < last - first ? first + n : own_first + n - (last - first);
+  }
 };
 
 /// Merges query i's causal part with its local keys into out and lse.
 template <typename T, typename A, typename Lanes>
-DIFFCODER_HOST_DEVICE void forward_query(const LocalBlocks& a, const Lanes& lanes, int64_t b, int64_t h, bool noisy, int64_t i) {
+DIFFCODER_HOST_DEVICE void forward_query(const LocalBlocks& a, const Lanes& lanes, int64_t b, int64_t h, bool noisy,
+                                         int64_t i) {
   const Place at(a, b, i);
   const int64_t row = noisy ? i : a.half + i, kv_head = h / (a.heads / a.kv_heads), d = a.head_dim;
   const Strided &part_out = noisy ? a.noisy_out : a.clean_out, &part_lse = noisy ? a.noisy_lse : a.clean_lse;
@@ -140,7 +145,8 @@ DIFFCODER_HOST_DEVICE void forward_query(const LocalBlocks& a, const Lanes& lane
 
 /// dq of query i: its causal part's, plus sum over local keys of P (D - delta) scale k.
 template <typename T, typename A, typename Lanes>
-DIFFCODER_HOST_DEVICE void backward_query(const LocalBlocksBackward& a, const Lanes& lanes, int64_t b, int64_t h, bool noisy, int64_t i) {
+DIFFCODER_HOST_DEVICE void backward_query(const LocalBlocksBackward& a, const Lanes& lanes, int64_t b, int64_t h,
+                                          bool noisy, int64_t i) {
   const Place at(a, b, i);
   const int64_t row = noisy ? i : a.half + i, kv_head = h / (a.heads / a.kv_heads), d = a.head_dim;
   Row<A, Lanes> q, grad, dq;
@@ -162,9 +168,11 @@ DIFFCODER_HOST_DEVICE void backward_query(const LocalBlocksBackward& a, const La
   dq.store(lanes, row_of<T>(a.dq, b, row, h), d);
 }
 
-/// dk and dv of key j of key head g: the causal parts', plus those of the local queries that see it, over the head's group.
+/// dk and dv of key j of key head g: the causal parts', plus those of the local queries that see it, over the head's
+/// group.
 template <typename T, typename A, typename Lanes>
-DIFFCODER_HOST_DEVICE void backward_key(const LocalBlocksBackward& a, const Lanes& lanes, int64_t b, int64_t g, bool noisy, int64_t j) {
+DIFFCODER_HOST_DEVICE void backward_key(const LocalBlocksBackward& a, const Lanes& lanes, int64_t b, int64_t g,
+                                        bool noisy, int64_t j) {
   const Place at(a, b, j);
   const int64_t row = noisy ? j : a.half + j, d = a.head_dim, group = a.heads / a.kv_heads;
   Row<A, Lanes> k, v, dk, dv;
@@ -180,8 +188,8 @@ DIFFCODER_HOST_DEVICE void backward_key(const LocalBlocksBackward& a, const Lane
     dk.add(lanes, row_of<T>(a.noisy_dk, b, j, g), d, A(1));
     dv.add(lanes, row_of<T>(a.noisy_dv, b, j, g), d, A(1));
   }
-  // Rows of the queries: clean ones of the same block before j, then noisy ones: the own block's for a noisy key, for a clean key those of
-  // the next block with a smaller place.
+  // Rows of the queries: clean ones of the same block before j, then noisy ones: the own block's for a noisy key, for a
+  // clean key those of the next block with a smaller place.
   const int64_t clean_first = a.half + at.block_first, clean_count = !noisy && a.clean_queries ? at.place : 0;
   const int64_t noisy_first = noisy ? at.block_first : at.block_last;
   const int64_t next_last = at.block_last + at.place < at.last ? at.block_last + at.place : at.last;

@@ -1,5 +1,5 @@
-// local_blocks_body.h on the CPU, one row at a time. CPU tensors take range_attention instead; this serves block_diffusion_attention_merged, so
-// that what CUDA runs can be tested without a GPU.
+// local_blocks_body.h on the CPU, one row at a time. CPU tensors take range_attention instead; this serves
+// block_diffusion_attention_merged, so that what CUDA runs can be tested without a GPU.
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>

@@ -1,4 +1,5 @@
-// local_blocks_body.h on CUDA: a warp takes one query or one key, its lanes share the row. No atomics: every output row has one writer.
+// local_blocks_body.h on CUDA: a warp takes one query or one key, its lanes share the row. No atomics: every output row
+// has one writer.
 
 #include <ATen/Dispatch.h>
 #include <c10/cuda/CUDAException.h>
@@ -21,7 +22,9 @@ struct Warp {
   }
 };
 
-__device__ __forceinline__ int64_t warp_index() { return static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / 32; }
+__device__ __forceinline__ int64_t warp_index() {
+  return static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / 32;
+}
 
 template <typename T, typename A>
 __global__ void __launch_bounds__(kWarpsPerBlock * 32) forward_queries(LocalBlocks a, int64_t items) {
@@ -47,7 +50,9 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32) backward_keys(LocalBlocks
   local::backward_key<T, A>(a, Warp{threadIdx.x % 32}, item.b, item.h, item.noisy, item.i);
 }
 
-unsigned int blocks_for(int64_t items) { return static_cast<unsigned int>((items + kWarpsPerBlock - 1) / kWarpsPerBlock); }
+unsigned int blocks_for(int64_t items) {
+  return static_cast<unsigned int>((items + kWarpsPerBlock - 1) / kWarpsPerBlock);
+}
 
 void forward(const LocalBlocks& a, at::ScalarType dtype) {
   const int64_t queries = local::query_items(a);

@@ -22,11 +22,13 @@ at::Tensor to_device(const std::vector<T>& values, at::ScalarType dtype, c10::De
 
 Segments segments_of(const std::vector<int32_t>& starts, c10::Device device) {
   Segments segments{to_device(starts, at::kInt, device), 0};
-  for (size_t i = 1; i < starts.size(); ++i) segments.longest = std::max<int64_t>(segments.longest, starts[i] - starts[i - 1]);
+  for (size_t i = 1; i < starts.size(); ++i)
+    segments.longest = std::max<int64_t>(segments.longest, starts[i] - starts[i - 1]);
   return segments;
 }
 
-PackedDocuments pack(const std::vector<Document>& documents, int64_t batch, int64_t length, int64_t block_size, c10::Device device) {
+PackedDocuments pack(const std::vector<Document>& documents, int64_t batch, int64_t length, int64_t block_size,
+                     c10::Device device) {
   const auto total = static_cast<size_t>(batch * length);
   std::vector<int32_t> starts{0}, shifted{0}, places(2 * total);
   const int64_t pairs = batch * length - block_size;
@@ -65,21 +67,23 @@ struct Request {
   c10::Stream stream;  // what was copied on one stream may not be there yet on another
 
   bool operator==(const Request& other) const {
-    return batch == other.batch && length == other.length && block_size == other.block_size && device == other.device && stream == other.stream &&
-           documents == other.documents;
+    return batch == other.batch && length == other.length && block_size == other.block_size && device == other.device &&
+           stream == other.stream && documents == other.documents;
   }
 };
 
 }  // namespace
 
-PackedDocuments pack_documents(const std::vector<Document>& documents, int64_t batch, int64_t length, int64_t block_size, c10::Device device) {
+PackedDocuments pack_documents(const std::vector<Document>& documents, int64_t batch, int64_t length,
+                               int64_t block_size, c10::Device device) {
   struct Latest {
     std::mutex mutex;
     std::optional<Request> request;
     PackedDocuments result;
   };
   static Latest& latest = *new Latest;  // never destroyed: its tensors must not outlive the driver at exit
-  const Request request{flatten(documents), batch, length, block_size, device, c10::impl::VirtualGuardImpl(device.type()).getStream(device)};
+  const Request request{flatten(documents), batch,  length,
+                        block_size,         device, c10::impl::VirtualGuardImpl(device.type()).getStream(device)};
   const std::lock_guard lock(latest.mutex);
   if (!latest.request.has_value() || !(*latest.request == request)) {
     latest.result = pack(documents, batch, length, block_size, device);

@@ -1,8 +1,9 @@
-// The backward pass of range_attention. With P = V::exp(scale q k^T - lse), delta = sum(grad * out) per query and D = grad v^T:
+// The backward pass of range_attention. With P = V::exp(scale q k^T - lse), delta = sum(grad * out) per query and D =
+// grad v^T:
 //   dS = P (D - delta)      dv = P^T grad      dq = scale dS k      dk = scale dS^T q
 //
-// Query tiles are shared out in a number of portions that depends on the problem only. A portion adds up its own dk and dv, portions are
-// then summed in order: no atomics, and the same bits on any number of threads.
+// Query tiles are shared out in a number of portions that depends on the problem only. A portion adds up its own dk and
+// dv, portions are then summed in order: no atomics, and the same bits on any number of threads.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -98,8 +99,8 @@ DIFFCODER_INLINE void add_key_gradients(const TileView<I>& view, const Workspace
 }
 
 template <typename I, typename A>
-DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& tile, int64_t b, int64_t h, A* dk_part, A* dv_part,
-                                    const Workspace<A>& w) {
+DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& tile, int64_t b, int64_t h, A* dk_part,
+                                    A* dv_part, const Workspace<A>& w) {
   using V = Simd<I, A>;
   constexpr int64_t kRows = I::rows;
   const int64_t dp = p.dp, padded = round_up(tile.rows, kRows), first = tile.ranges->first + tile.first;
@@ -143,7 +144,8 @@ DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& t
     }
   }
   const int64_t row_bytes = p.heads * p.d * static_cast<int64_t>(p.dq.element_size());
-  char* dq = static_cast<char*>(p.dq.data_ptr()) + ((b * p.queries + first) * p.heads + h) * p.d * static_cast<int64_t>(p.dq.element_size());
+  char* dq = static_cast<char*>(p.dq.data_ptr()) +
+             ((b * p.queries + first) * p.heads + h) * p.d * static_cast<int64_t>(p.dq.element_size());
   for (int64_t i = 0; i < tile.rows; ++i, dq += row_bytes) {
     A* row = w.dq + i * dp;
     for (int64_t k = 0; k < p.d; ++k) row[k] *= static_cast<A>(p.scale);
@@ -184,7 +186,8 @@ DIFFCODER_INLINE void store_key_gradients(const BackwardProblem& p, int64_t begi
       const int64_t element = static_cast<int64_t>(target->element_size());
       const int64_t b = key_head / p.kv_heads, h = key_head % p.kv_heads;
       char* row = static_cast<char*>(target->data_ptr()) + ((b * p.keys + first) * p.kv_heads + h) * p.d * element;
-      for (int64_t i = 0; i < n; ++i, row += p.kv_heads * p.d * element) write_any<I, A>(total + i * p.dp, target->scalar_type(), row, p.d);
+      for (int64_t i = 0; i < n; ++i, row += p.kv_heads * p.d * element)
+        write_any<I, A>(total + i * p.dp, target->scalar_type(), row, p.d);
     }
   }
 }
@@ -192,14 +195,18 @@ DIFFCODER_INLINE void store_key_gradients(const BackwardProblem& p, int64_t begi
 DIFFCODER_KERNEL(pack_float, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, float)
 DIFFCODER_KERNEL(pack_double, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, double)
 DIFFCODER_KERNEL(work_float, (const BackwardProblem& p, std::atomic<int64_t>& next), (p, next), backward_worker, float)
-DIFFCODER_KERNEL(work_double, (const BackwardProblem& p, std::atomic<int64_t>& next), (p, next), backward_worker, double)
-DIFFCODER_KERNEL(store_float, (const BackwardProblem& p, int64_t begin, int64_t end), (p, begin, end), store_key_gradients, float)
-DIFFCODER_KERNEL(store_double, (const BackwardProblem& p, int64_t begin, int64_t end), (p, begin, end), store_key_gradients, double)
+DIFFCODER_KERNEL(work_double, (const BackwardProblem& p, std::atomic<int64_t>& next), (p, next), backward_worker,
+                 double)
+DIFFCODER_KERNEL(store_float, (const BackwardProblem& p, int64_t begin, int64_t end), (p, begin, end),
+                 store_key_gradients, float)
+DIFFCODER_KERNEL(store_double, (const BackwardProblem& p, int64_t begin, int64_t end), (p, begin, end),
+                 store_key_gradients, double)
 
 }  // namespace
 
-AttentionGradients range_attention_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                            const AttentionResult& result, const std::vector<KeyRanges>& ranges, double scale) {
+AttentionGradients range_attention_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                            const at::Tensor& v, const AttentionResult& result,
+                                            const std::vector<KeyRanges>& ranges, double scale) {
   BackwardProblem p(q, k, v, ranges, scale);
   p.grad = grad;
   p.out = result.out;
@@ -217,10 +224,14 @@ AttentionGradients range_attention_backward(const at::Tensor& grad, const at::Te
   p.dk_parts = at::empty({key_heads, p.portions, p.key_tiles * kTile * p.dp}, options);
   p.dv_parts = at::empty({key_heads, p.portions, p.key_tiles * kTile * p.dp}, options);
   const bool wide = p.acc() == at::kDouble;
-  at::parallel_for(0, key_tiles, 4, [&](int64_t begin, int64_t end) { wide ? pack_double(p, begin, end) : pack_float(p, begin, end); });
+  at::parallel_for(0, key_tiles, 4,
+                   [&](int64_t begin, int64_t end) { wide ? pack_double(p, begin, end) : pack_float(p, begin, end); });
   std::atomic<int64_t> next{0};
-  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { wide ? work_double(p, next) : work_float(p, next); });
-  at::parallel_for(0, key_tiles, 4, [&](int64_t begin, int64_t end) { wide ? store_double(p, begin, end) : store_float(p, begin, end); });
+  at::parallel_for(0, at::get_num_threads(), 1,
+                   [&](int64_t, int64_t) { wide ? work_double(p, next) : work_float(p, next); });
+  at::parallel_for(0, key_tiles, 4, [&](int64_t begin, int64_t end) {
+    wide ? store_double(p, begin, end) : store_float(p, begin, end);
+  });
   return {p.dq, p.dk, p.dv};
 }
 

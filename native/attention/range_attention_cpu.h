@@ -1,6 +1,7 @@
 #pragma once
 
-// What the forward and the backward pass of range_attention share: the tiles of queries and keys, and the scores of a tile.
+// What the forward and the backward pass of range_attention share: the tiles of queries and keys, and the scores of a
+// tile.
 
 #include <ATen/core/Tensor.h>
 
@@ -36,9 +37,21 @@ struct RangeProblem {
   std::vector<QueryTile> tiles;
   at::Tensor k_transposed, v_transposed, k_rows, v_rows;  // [b, hkv, key_tiles, ...]; only those a pass needs
 
-  RangeProblem(const at::Tensor& q_, const at::Tensor& k_, const at::Tensor& v_, const std::vector<KeyRanges>& ranges, double scale_)
-      : q(q_), k(k_), v(v_), batch(q.size(0)), queries(q.size(1)), keys(k.size(1)), heads(q.size(2)), kv_heads(k.size(2)), d(q.size(3)),
-        dp(simd::round_up(d, 16)), key_tiles((keys + simd::kTile - 1) / simd::kTile), scale(scale_), tiles(query_tiles(ranges)) {}
+  RangeProblem(const at::Tensor& q_, const at::Tensor& k_, const at::Tensor& v_, const std::vector<KeyRanges>& ranges,
+               double scale_)
+      : q(q_),
+        k(k_),
+        v(v_),
+        batch(q.size(0)),
+        queries(q.size(1)),
+        keys(k.size(1)),
+        heads(q.size(2)),
+        kv_heads(k.size(2)),
+        d(q.size(3)),
+        dp(simd::round_up(d, 16)),
+        key_tiles((keys + simd::kTile - 1) / simd::kTile),
+        scale(scale_),
+        tiles(query_tiles(ranges)) {}
 
   at::ScalarType acc() const { return q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
@@ -50,11 +63,12 @@ struct RangeProblem {
 
 namespace simd {
 
-/// The part of a key tile that groups of I::rows queries see. Group g's scores are computed for keys j0[g]..j1[g] of the tile (none if equal).
+/// The part of a key tile that groups of I::rows queries see. Group g's scores are computed for keys j0[g]..j1[g] of
+/// the tile (none if equal).
 template <typename I>
 struct TileView {
   static constexpr int64_t kRows = I::rows, kGroups = kTile / kRows;
-  int32_t lo[kTile], hi[kTile];                              // of each query, absolute; equal if it sees nothing
+  int32_t lo[kTile], hi[kTile];                  // of each query, absolute; equal if it sees nothing
   int32_t group_lo[kGroups], group_hi[kGroups];  // union over the group, empty if equal
   int32_t inner_lo[kGroups], inner_hi[kGroups];  // intersection
   int32_t j0[kGroups], j1[kGroups];
@@ -99,7 +113,9 @@ struct TileView {
   }
 
   /// Whether every query of the group sees every key of its part of the tile.
-  DIFFCODER_INLINE bool all_seen(int64_t g, int32_t base) const { return inner_lo[g] <= base + j0[g] && inner_hi[g] >= base + j1[g]; }
+  DIFFCODER_INLINE bool all_seen(int64_t g, int32_t base) const {
+    return inner_lo[g] <= base + j0[g] && inner_hi[g] >= base + j1[g];
+  }
 };
 
 /// Puts `hidden` where a query of group g does not see the key. s: the group's rows of kTile scores.

@@ -27,7 +27,8 @@ DIFFCODER_INLINE void pack_keys(const RangeProblem& p, int64_t begin, int64_t en
     const int64_t b = key_head / p.kv_heads, h = key_head % p.kv_heads;
     pack_rows<I, A>(HeadRows(p.k, b, h), first, n, n, p.d, p.dp, A(1), buffer.data());
     pack_transposed<A>(buffer.data(), n, p.d, p.dp, RangeProblem::tile_of<A>(p.k_transposed, key_head, tile));
-    pack_rows<I, A>(HeadRows(p.v, b, h), first, n, kTile, p.d, p.dp, A(1), RangeProblem::tile_of<A>(p.v_rows, key_head, tile));
+    pack_rows<I, A>(HeadRows(p.v, b, h), first, n, kTile, p.d, p.dp, A(1),
+                    RangeProblem::tile_of<A>(p.v_rows, key_head, tile));
   }
 }
 
@@ -72,8 +73,8 @@ DIFFCODER_INLINE void update(A* s, int64_t j0, int64_t j1, int64_t row, int64_t 
 }
 
 template <typename I, typename A>
-DIFFCODER_INLINE void forward_tile(const RangeProblem& p, const QueryTile& tile, int64_t b, int64_t h, const at::Tensor& out, const at::Tensor& lse,
-                                   A* memory) {
+DIFFCODER_INLINE void forward_tile(const RangeProblem& p, const QueryTile& tile, int64_t b, int64_t h,
+                                   const at::Tensor& out, const at::Tensor& lse, A* memory) {
   constexpr int64_t kRows = I::rows;
   A *q = memory, *o = q + kTile * p.dp, *s = o + kTile * p.dp;
   const int64_t padded = round_up(tile.rows, kRows), first = tile.ranges->first + tile.first;
@@ -113,9 +114,11 @@ DIFFCODER_INLINE void forward_tile(const RangeProblem& p, const QueryTile& tile,
   }
 }
 
-/// Takes tiles from the shared counter until none is left: causal tiles differ in cost, so threads do not get fixed shares.
+/// Takes tiles from the shared counter until none is left: causal tiles differ in cost, so threads do not get fixed
+/// shares.
 template <typename I, typename A>
-DIFFCODER_INLINE void forward_worker(const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out, const at::Tensor& lse) {
+DIFFCODER_INLINE void forward_worker(const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out,
+                                     const at::Tensor& lse) {
   constexpr int64_t kRows = I::rows;
   std::vector<A> memory(static_cast<size_t>(2 * kTile * p.dp + kRows * kTile));
   const int64_t heads = p.batch * p.heads, items = heads * static_cast<int64_t>(p.tiles.size());
@@ -125,7 +128,8 @@ DIFFCODER_INLINE void forward_worker(const RangeProblem& p, std::atomic<int64_t>
   }
 }
 
-#define DIFFCODER_PARAMETERS (const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out, const at::Tensor& lse)
+#define DIFFCODER_PARAMETERS \
+  (const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out, const at::Tensor& lse)
 DIFFCODER_KERNEL(pack_float, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, float)
 DIFFCODER_KERNEL(pack_double, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, double)
 DIFFCODER_KERNEL(work_float, DIFFCODER_PARAMETERS, (p, next, out, lse), forward_worker, float)
@@ -133,8 +137,8 @@ DIFFCODER_KERNEL(work_double, DIFFCODER_PARAMETERS, (p, next, out, lse), forward
 
 }  // namespace
 
-AttentionResult range_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::vector<KeyRanges>& ranges,
-                                        double scale) {
+AttentionResult range_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                        const std::vector<KeyRanges>& ranges, double scale) {
   RangeProblem p(q, k, v, ranges, scale);
   const auto options = q.options().dtype(p.acc());
   AttentionResult result{at::empty(q.sizes(), q.options()), at::empty({p.batch, p.heads, p.queries}, options)};

@@ -1,4 +1,5 @@
-// Softmax cross-entropy over the rows of a chunk of logits, in place, on the CPU. Statistics in float32 (float64 for float64).
+// Softmax cross-entropy over the rows of a chunk of logits, in place, on the CPU. Statistics in float32 (float64 for
+// float64).
 //   nll_i = logsumexp(z_i) - z_i[t_i]        dz_i = w_i * (exp(z_i - logsumexp(z_i)) - one_hot(t_i))
 
 #include <ATen/Parallel.h>
@@ -42,18 +43,20 @@ DIFFCODER_INLINE void chunk_rows(const Chunk& c, int64_t begin, int64_t end) {
     static_cast<A*>(c.nll)[i] = lse - picked;
     if (!c.gradient) continue;
     const A w = c.row_weights == nullptr ? A(1) : static_cast<const A*>(c.row_weights)[i];
-    V::for_each(c.v, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) { store(z + k, V::exp(load(z + k) - lse) * w); });
+    V::for_each(c.v, [&](auto load, auto store, int64_t k)
+                         __attribute__((always_inline)) { store(z + k, V::exp(load(z + k) - lse) * w); });
     z[target] = static_cast<S>((std::exp(picked - lse) - A(1)) * w);
   }
 }
 
 DIFFCODER_KERNEL(rows_float, (const Chunk& c, int64_t begin, int64_t end), (c, begin, end), chunk_rows, float)
 DIFFCODER_KERNEL(rows_double, (const Chunk& c, int64_t begin, int64_t end), (c, begin, end), chunk_rows, double)
-DIFFCODER_KERNEL(rows_bfloat16, (const Chunk& c, int64_t begin, int64_t end), (c, begin, end), chunk_rows, c10::BFloat16)
+DIFFCODER_KERNEL(rows_bfloat16, (const Chunk& c, int64_t begin, int64_t end), (c, begin, end), chunk_rows,
+                 c10::BFloat16)
 DIFFCODER_KERNEL(rows_half, (const Chunk& c, int64_t begin, int64_t end), (c, begin, end), chunk_rows, c10::Half)
 
-void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& row_weights, bool gradient,
-                        const at::Tensor& nll) {
+void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& row_weights,
+                        bool gradient, const at::Tensor& nll) {
   const Chunk chunk{logits.data_ptr(),
                     logits.stride(0),
                     logits.size(1),
@@ -62,8 +65,8 @@ void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, con
                     nll.data_ptr(),
                     gradient};
   for (int64_t i = 0; i < targets.size(0); ++i) {
-    TORCH_CHECK_INDEX(chunk.targets[i] >= 0 && chunk.targets[i] < chunk.v, "linear_cross_entropy: target ", chunk.targets[i],
-                      " is outside the vocabulary of ", chunk.v);
+    TORCH_CHECK_INDEX(chunk.targets[i] >= 0 && chunk.targets[i] < chunk.v, "linear_cross_entropy: target ",
+                      chunk.targets[i], " is outside the vocabulary of ", chunk.v);
   }
   const auto kernel = by_dtype(logits.scalar_type(), &rows_float, &rows_double, &rows_bfloat16, &rows_half);
   at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) { kernel(chunk, begin, end); });

@@ -1,5 +1,5 @@
-// Softmax cross-entropy over the rows of a chunk of logits, in place, on CUDA; the formulas are those of cross_entropy_cpu.cc. A block
-// takes one row: it reads the row twice (maximum and sum in one pass) and writes it once.
+// Softmax cross-entropy over the rows of a chunk of logits, in place, on CUDA; the formulas are those of
+// cross_entropy_cpu.cc. A block takes one row: it reads the row twice (maximum and sum in one pass) and writes it once.
 
 #include <c10/macros/Macros.h>
 
@@ -12,8 +12,8 @@ namespace {
 using namespace cuda;
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) row_kernel(T* logits, int64_t stride, int64_t v, const int64_t* targets, const Acc<T>* row_weights,
-                                                       Acc<T>* nll, bool gradient) {
+__global__ void __launch_bounds__(kThreads) row_kernel(T* logits, int64_t stride, int64_t v, const int64_t* targets,
+                                                       const Acc<T>* row_weights, Acc<T>* nll, bool gradient) {
   using A = Acc<T>;
   __shared__ A shared[kThreads / 32];
   const int64_t row = blockIdx.x, target = targets[row];
@@ -44,14 +44,15 @@ __global__ void __launch_bounds__(kThreads) row_kernel(T* logits, int64_t stride
   }
 }
 
-void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& row_weights, bool gradient,
-                        const at::Tensor& nll) {
+void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& row_weights,
+                        bool gradient, const at::Tensor& nll) {
   if (logits.size(0) == 0) return;
   with_dtype(logits.scalar_type(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     row_kernel<T><<<static_cast<unsigned int>(logits.size(0)), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
         logits.mutable_data_ptr<T>(), logits.stride(0), logits.size(1), targets.const_data_ptr<int64_t>(),
-        row_weights.defined() ? row_weights.const_data_ptr<Acc<T>>() : nullptr, nll.mutable_data_ptr<Acc<T>>(), gradient);
+        row_weights.defined() ? row_weights.const_data_ptr<Acc<T>>() : nullptr, nll.mutable_data_ptr<Acc<T>>(),
+        gradient);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }

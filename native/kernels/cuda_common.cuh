@@ -31,7 +31,8 @@ struct Max {
   }
 };
 
-/// Combines a value over the block's kThreads threads; every thread gets the result. `shared` holds kThreads / 32 values.
+/// Combines a value over the block's kThreads threads; every thread gets the result. `shared` holds kThreads / 32
+/// values.
 template <typename A, typename Combine>
 __device__ __forceinline__ A block_reduce(A value, Combine combine, A* shared) {
   for (int offset = 16; offset > 0; offset /= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, offset));

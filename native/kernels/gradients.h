@@ -15,7 +15,8 @@ bool wants_gradient(const Tensors&... tensors) {
 
 /// Called in every backward: the kernels leave no graph, so a second derivative would silently be zero.
 inline void refuse_double_backward(const char* op) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), op, " has no second derivative (createGraph); use ", op, "_reference");
+  TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), op, " has no second derivative (createGraph); use ", op,
+                              "_reference");
 }
 
 }  // namespace diffcoder

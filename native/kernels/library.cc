@@ -11,37 +11,47 @@ namespace diffcoder {
 namespace {
 
 // Below autocast. Every operator decides there for itself:
-//   rms_norm, add_rms_norm   compute in float32 as always and write the normed result in autocast's dtype, ready for the matrix product that
+//   rms_norm, add_rms_norm   compute in float32 as always and write the normed result in autocast's dtype, ready for
+//   the matrix product that
 //                            follows; the sum keeps the residual stream's dtype
-//   linear_cross_entropy     its three matrix products in autocast's dtype, statistics and the weight's gradient in float32
-//   attention, swiglu        in autocast's dtype
-//   rotary                   x's dtype (no cast: the attention casts)
+//   linear_cross_entropy     its three matrix products in autocast's dtype, statistics and the weight's gradient in
+//   float32 attention, swiglu        in autocast's dtype rotary                   x's dtype (no cast: the attention
+//   casts)
 
-at::Tensor plain_rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) { return rms_norm(x, weight, eps, {}); }
+at::Tensor plain_rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  return rms_norm(x, weight, eps, {});
+}
 
-std::tuple<at::Tensor, at::Tensor> plain_add_rms_norm(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight, double eps) {
+std::tuple<at::Tensor, at::Tensor> plain_add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
+                                                      const at::Tensor& weight, double eps) {
   return add_rms_norm(x, residual, weight, eps, {});
 }
 
-std::tuple<at::Tensor, at::Tensor> plain_linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
-                                                              const std::optional<at::Tensor>& row_weights, int64_t chunk_size) {
+std::tuple<at::Tensor, at::Tensor> plain_linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+                                                              const at::Tensor& targets,
+                                                              const std::optional<at::Tensor>& row_weights,
+                                                              int64_t chunk_size) {
   return linear_cross_entropy(hidden, weight, targets, row_weights, chunk_size, {});
 }
 
 template <c10::DeviceType device>
 struct Autocast {
-  static constexpr c10::DispatchKey key = device == c10::DeviceType::CUDA ? c10::DispatchKey::AutocastCUDA : c10::DispatchKey::AutocastCPU;
+  static constexpr c10::DispatchKey key =
+      device == c10::DeviceType::CUDA ? c10::DispatchKey::AutocastCUDA : c10::DispatchKey::AutocastCPU;
 
   static at::ScalarType dtype() { return at::autocast::get_autocast_dtype(device); }
   /// float32, float16 and bfloat16 go to autocast's dtype; float64 stays.
   static at::Tensor cast(const at::Tensor& t) { return at::autocast::cached_cast(dtype(), t, device); }
-  static OptionalDtype narrowed(const at::Tensor& t) { return t.scalar_type() == at::kDouble ? OptionalDtype() : OptionalDtype(dtype()); }
+  static OptionalDtype narrowed(const at::Tensor& t) {
+    return t.scalar_type() == at::kDouble ? OptionalDtype() : OptionalDtype(dtype());
+  }
 
   static at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return diffcoder::rms_norm(x, weight, eps, narrowed(x));
   }
-  static std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight, double eps) {
+  static std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
+                                                         const at::Tensor& weight, double eps) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return diffcoder::add_rms_norm(x, residual, weight, eps, narrowed(x));
   }
@@ -49,18 +59,21 @@ struct Autocast {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return diffcoder::swiglu(cast(gate), cast(up));
   }
-  static std::tuple<at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
-                                                                 const std::optional<at::Tensor>& row_weights, int64_t chunk_size) {
+  static std::tuple<at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+                                                                 const at::Tensor& targets,
+                                                                 const std::optional<at::Tensor>& row_weights,
+                                                                 int64_t chunk_size) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return diffcoder::linear_cross_entropy(hidden, weight, targets, row_weights, chunk_size, narrowed(hidden));
   }
-  static at::Tensor block_diffusion_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                                              c10::OptionalIntArrayRef documents, std::optional<double> scale) {
+  static at::Tensor block_diffusion_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                              int64_t block_size, c10::OptionalIntArrayRef documents,
+                                              std::optional<double> scale) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return diffcoder::block_diffusion_attention(cast(q), cast(k), cast(v), block_size, documents, scale);
   }
-  static at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, c10::OptionalIntArrayRef documents,
-                                     std::optional<double> scale) {
+  static at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     c10::OptionalIntArrayRef documents, std::optional<double> scale) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return diffcoder::causal_attention(cast(q), cast(k), cast(v), documents, scale);
   }
@@ -79,28 +92,39 @@ struct Autocast {
 
 TORCH_LIBRARY(diffcoder, m) {
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", &plain_rms_norm);
-  m.def("add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor normed, Tensor sum)", &plain_add_rms_norm);
+  m.def("add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor normed, Tensor sum)",
+        &plain_add_rms_norm);
   m.def("rotary(Tensor x, Tensor cos, Tensor sin) -> Tensor", &rotary);
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor", &swiglu);
   m.def(
-      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor? row_weights, int chunk_size) -> (Tensor loss, Tensor nll)",
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor? row_weights, int chunk_size) -> "
+      "(Tensor loss, Tensor nll)",
       &plain_linear_cross_entropy);
-  m.def("block_diffusion_attention(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? scale=None) -> Tensor",
-        &block_diffusion_attention);
-  m.def("block_diffusion_attention_merged(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? scale=None) -> Tensor",
-        &block_diffusion_attention_merged);
-  m.def("causal_attention(Tensor q, Tensor k, Tensor v, int[]? documents=None, float? scale=None) -> Tensor", &causal_attention);
+  m.def(
+      "block_diffusion_attention(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? "
+      "scale=None) -> Tensor",
+      &block_diffusion_attention);
+  m.def(
+      "block_diffusion_attention_merged(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? "
+      "scale=None) -> Tensor",
+      &block_diffusion_attention_merged);
+  m.def("causal_attention(Tensor q, Tensor k, Tensor v, int[]? documents=None, float? scale=None) -> Tensor",
+        &causal_attention);
 
   m.def("rms_norm_reference(Tensor x, Tensor weight, float eps) -> Tensor", &rms_norm_reference);
-  m.def("add_rms_norm_reference(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor normed, Tensor sum)", &add_rms_norm_reference);
+  m.def("add_rms_norm_reference(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor normed, Tensor sum)",
+        &add_rms_norm_reference);
   m.def("rotary_reference(Tensor x, Tensor cos, Tensor sin) -> Tensor", &rotary_reference);
   m.def("swiglu_reference(Tensor gate, Tensor up) -> Tensor", &swiglu_reference);
   m.def(
-      "linear_cross_entropy_reference(Tensor hidden, Tensor weight, Tensor targets, Tensor? row_weights, int chunk_size) -> (Tensor loss, "
+      "linear_cross_entropy_reference(Tensor hidden, Tensor weight, Tensor targets, Tensor? row_weights, int "
+      "chunk_size) -> (Tensor loss, "
       "Tensor nll)",
       &linear_cross_entropy_reference);
-  m.def("block_diffusion_attention_reference(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? scale=None) -> Tensor",
-        &block_diffusion_attention_reference);
+  m.def(
+      "block_diffusion_attention_reference(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? "
+      "scale=None) -> Tensor",
+      &block_diffusion_attention_reference);
   m.def("causal_attention_reference(Tensor q, Tensor k, Tensor v, int[]? documents=None, float? scale=None) -> Tensor",
         &causal_attention_reference);
 }

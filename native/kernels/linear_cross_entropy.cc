@@ -1,10 +1,11 @@
-// Cross-entropy of a linear layer's outputs without the outputs: the rows are taken in chunks, so logits [n, v] never exist whole.
+// Cross-entropy of a linear layer's outputs without the outputs: the rows are taken in chunks, so logits [n, v] never
+// exist whole.
 //
 //   z = h W^T      nll_i = logsumexp(z_i) - z_i[t_i]      loss = sum_i w_i nll_i
 //   dz_i = w_i (softmax(z_i) - one_hot(t_i))              dh = dz W        dW = dz^T h
 //
-// The loss is a scalar, so dh and dW are known up to the incoming gradient when the forward pass has the chunk's logits at hand: they are made
-// there (three matrix products in all, nothing computed twice) and scaled in the backward pass.
+// The loss is a scalar, so dh and dW are known up to the incoming gradient when the forward pass has the chunk's logits
+// at hand: they are made there (three matrix products in all, nothing computed twice) and scaled in the backward pass.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
@@ -33,8 +34,8 @@ struct Result {
 };
 
 /// hidden and weight in the dtype that the matrix products run in.
-Result run(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const std::optional<at::Tensor>& row_weights,
-           int64_t chunk_size, bool want_hidden, bool want_weight) {
+Result run(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+           const std::optional<at::Tensor>& row_weights, int64_t chunk_size, bool want_hidden, bool want_weight) {
   const int64_t n = hidden.size(0), v = weight.size(0), d = hidden.size(1);
   const at::ScalarType acc = hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const auto acc_options = hidden.options().dtype(acc);
@@ -51,7 +52,8 @@ Result run(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor&
     at::Tensor z = buffer.narrow(0, 0, rows);
     at::mm_out(z, h, weight.t());
     kernels(hidden.device().type())
-        .cross_entropy_rows(z, targets.narrow(0, first, rows), row_weights ? row_weights->narrow(0, first, rows) : at::Tensor(),
+        .cross_entropy_rows(z, targets.narrow(0, first, rows),
+                            row_weights ? row_weights->narrow(0, first, rows) : at::Tensor(),
                             want_hidden || want_weight, r.nll.narrow(0, first, rows));
     if (want_hidden) {
       at::Tensor dh = r.dhidden.narrow(0, first, rows);
@@ -80,11 +82,12 @@ at::Tensor scaled(at::Tensor grad, const at::Tensor& scale, at::ScalarType dtype
 }
 
 struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
-                               const std::optional<at::Tensor>& row_weights, int64_t chunk_size, at::ScalarType compute_dtype) {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
+                               const at::Tensor& targets, const std::optional<at::Tensor>& row_weights,
+                               int64_t chunk_size, at::ScalarType compute_dtype) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    Result r = run(hidden.to(compute_dtype), weight.to(compute_dtype), targets, row_weights, chunk_size, hidden.requires_grad(),
-                   weight.requires_grad());
+    Result r = run(hidden.to(compute_dtype), weight.to(compute_dtype), targets, row_weights, chunk_size,
+                   hidden.requires_grad(), weight.requires_grad());
     // Not saved variables: the backward pass may hand them on without a copy, and they hold no part of the graph.
     ctx->saved_data["dhidden"] = r.dhidden;
     ctx->saved_data["dweight"] = r.dweight;
@@ -100,7 +103,9 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     const bool keep = torch::autograd::get_current_graph_task_keep_graph();
     const auto take = [&](const char* name, const char* dtype) -> at::Tensor {
       c10::IValue& slot = ctx->saved_data[name];
-      TORCH_CHECK(!slot.isNone(), "linear_cross_entropy: its gradients were freed by an earlier backward pass; pass retainGraph to keep them");
+      TORCH_CHECK(
+          !slot.isNone(),
+          "linear_cross_entropy: its gradients were freed by an earlier backward pass; pass retainGraph to keep them");
       at::Tensor grad = slot.toTensor();
       if (!grad.defined()) return grad;
       if (!keep) slot = c10::IValue();
@@ -113,18 +118,24 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
-                                                        const std::optional<at::Tensor>& row_weights, int64_t chunk_size,
-                                                        OptionalDtype compute_dtype) {
+std::tuple<at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+                                                        const at::Tensor& targets,
+                                                        const std::optional<at::Tensor>& row_weights,
+                                                        int64_t chunk_size, OptionalDtype compute_dtype) {
   constexpr const char* op = "linear_cross_entropy";
-  TORCH_CHECK_VALUE(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1), op, ": hidden must be [n, d] and weight [v, d], got ",
-                    hidden.sizes(), " and ", weight.sizes());
-  TORCH_CHECK_VALUE(targets.dim() == 1 && targets.size(0) == hidden.size(0) && targets.scalar_type() == at::kLong, op, ": targets must be int64 [",
-                    hidden.size(0), "], got ", targets.scalar_type(), " ", targets.sizes());
-  TORCH_CHECK_VALUE(!row_weights.has_value() || row_weights->sizes() == targets.sizes(), op, ": row_weights must be [", hidden.size(0), "]");
-  TORCH_CHECK_VALUE(!row_weights.has_value() || !row_weights->requires_grad(), op, ": no gradient is made for row_weights");
-  TORCH_CHECK_TYPE(at::isFloatingType(hidden.scalar_type()) && (compute_dtype.has_value() || hidden.scalar_type() == weight.scalar_type()), op,
-                   ": hidden and weight must have one floating dtype, got ", hidden.scalar_type(), " and ", weight.scalar_type());
+  TORCH_CHECK_VALUE(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1), op,
+                    ": hidden must be [n, d] and weight [v, d], got ", hidden.sizes(), " and ", weight.sizes());
+  TORCH_CHECK_VALUE(targets.dim() == 1 && targets.size(0) == hidden.size(0) && targets.scalar_type() == at::kLong, op,
+                    ": targets must be int64 [", hidden.size(0), "], got ", targets.scalar_type(), " ",
+                    targets.sizes());
+  TORCH_CHECK_VALUE(!row_weights.has_value() || row_weights->sizes() == targets.sizes(), op, ": row_weights must be [",
+                    hidden.size(0), "]");
+  TORCH_CHECK_VALUE(!row_weights.has_value() || !row_weights->requires_grad(), op,
+                    ": no gradient is made for row_weights");
+  TORCH_CHECK_TYPE(at::isFloatingType(hidden.scalar_type()) &&
+                       (compute_dtype.has_value() || hidden.scalar_type() == weight.scalar_type()),
+                   op, ": hidden and weight must have one floating dtype, got ", hidden.scalar_type(), " and ",
+                   weight.scalar_type());
   TORCH_CHECK_VALUE(chunk_size >= 1, op, ": chunk_size must be at least 1, got ", chunk_size);
   const at::ScalarType dtype = compute_dtype.value_or(hidden.scalar_type());
   if (!hidden.is_cpu() && !hidden.is_cuda()) {

@@ -21,7 +21,8 @@ at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& weight, dou
   return (wide * (mean_square + eps).rsqrt() * weight.to(acc)).to(x.scalar_type());
 }
 
-std::tuple<at::Tensor, at::Tensor> add_rms_norm_reference(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight, double eps) {
+std::tuple<at::Tensor, at::Tensor> add_rms_norm_reference(const at::Tensor& x, const at::Tensor& residual,
+                                                          const at::Tensor& weight, double eps) {
   const at::Tensor sum = x + residual;
   return {rms_norm_reference(sum, weight, eps), sum};
 }
@@ -39,8 +40,10 @@ at::Tensor swiglu_reference(const at::Tensor& gate, const at::Tensor& up) {
   return (at::silu(gate.to(acc)) * up.to(acc)).to(at::result_type(gate, up));
 }
 
-std::tuple<at::Tensor, at::Tensor> linear_cross_entropy_reference(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
-                                                                  const std::optional<at::Tensor>& row_weights, int64_t) {
+std::tuple<at::Tensor, at::Tensor> linear_cross_entropy_reference(const at::Tensor& hidden, const at::Tensor& weight,
+                                                                  const at::Tensor& targets,
+                                                                  const std::optional<at::Tensor>& row_weights,
+                                                                  int64_t) {
   const at::ScalarType acc = compute_dtype(hidden);
   const at::Tensor log_probability = at::matmul(hidden, weight.t()).to(acc).log_softmax(-1);
   const at::Tensor nll = -log_probability.gather(1, targets.unsqueeze(1)).squeeze(1);

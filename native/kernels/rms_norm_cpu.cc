@@ -41,7 +41,8 @@ DIFFCODER_INLINE void forward_rows(const Forward& f, int64_t begin, int64_t end)
     if (f.residual) {
       const A* r = read_row<I, A>(f.residual, i, other, d);
       A* sum = row_target<A>(f.sum, i, out);
-      V::for_each(d, [&](auto load, auto store, int64_t k) __attribute__((always_inline)) { store(sum + k, load(s + k) + load(r + k)); });
+      V::for_each(d, [&](auto load, auto store, int64_t k)
+                         __attribute__((always_inline)) { store(sum + k, load(s + k) + load(r + k)); });
       write_row<I, A>(f.sum, i, sum, d);
       s = read_row<I, A>(f.sum, i, in, d);  // normalise what is stored: the backward sees the same numbers
     }
@@ -63,9 +64,8 @@ DIFFCODER_INLINE void forward_rows(const Forward& f, int64_t begin, int64_t end)
     const A rstd = A(1) / std::sqrt(total / static_cast<A>(d) + static_cast<A>(f.eps));
     static_cast<A*>(f.rstd)[i] = rstd;
     A* y = row_target<A>(f.y, i, out);
-    V::for_each(d, [&](auto load, auto store, int64_t j) __attribute__((always_inline)) {
-      store(y + j, load(s + j) * rstd * load(weight + j));
-    });
+    V::for_each(d, [&](auto load, auto store, int64_t j)
+                       __attribute__((always_inline)) { store(y + j, load(s + j) * rstd * load(weight + j)); });
     write_row<I, A>(f.y, i, y, d);
   }
 }
@@ -98,7 +98,8 @@ DIFFCODER_INLINE void backward_rows(const Backward& b, int64_t begin, int64_t en
         store(dw + k, load(dw + k) + gx * rstd);
       });
     } else {
-      V::for_each(d, [&](auto load, auto, int64_t k) __attribute__((always_inline)) { dots += load(g + k) * load(x + k) * load(w + k); });
+      V::for_each(d, [&](auto load, auto, int64_t k)
+                         __attribute__((always_inline)) { dots += load(g + k) * load(x + k) * load(w + k); });
     }
     const A c = V::reduce_add(dots) / static_cast<A>(d) * rstd * rstd * rstd;
     A* dx = row_target<A>(b.dx, i, out);
@@ -118,13 +119,17 @@ DIFFCODER_INLINE void backward_rows(const Backward& b, int64_t begin, int64_t en
 
 DIFFCODER_KERNEL(forward_float, (const Forward& f, int64_t begin, int64_t end), (f, begin, end), forward_rows, float)
 DIFFCODER_KERNEL(forward_double, (const Forward& f, int64_t begin, int64_t end), (f, begin, end), forward_rows, double)
-DIFFCODER_KERNEL(backward_float, (const Backward& b, int64_t begin, int64_t end, void* dw), (b, begin, end, dw), backward_rows, float)
-DIFFCODER_KERNEL(backward_double, (const Backward& b, int64_t begin, int64_t end, void* dw), (b, begin, end, dw), backward_rows, double)
+DIFFCODER_KERNEL(backward_float, (const Backward& b, int64_t begin, int64_t end, void* dw), (b, begin, end, dw),
+                 backward_rows, float)
+DIFFCODER_KERNEL(backward_double, (const Backward& b, int64_t begin, int64_t end, void* dw), (b, begin, end, dw),
+                 backward_rows, double)
 
-at::ScalarType accumulation_dtype(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType accumulation_dtype(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight, double eps,
-                                                       at::ScalarType dtype) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x, const at::Tensor& residual,
+                                                       const at::Tensor& weight, double eps, at::ScalarType dtype) {
   const int64_t n = x.size(0), d = x.size(1);
   at::Tensor sum;
   if (residual.defined()) sum = at::empty({n, d}, x.options().dtype(at::result_type(x, residual)));
@@ -132,30 +137,45 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x, cons
   const at::Tensor w = weight.to(acc).contiguous();
   at::Tensor y = at::empty({n, d}, x.options().dtype(dtype));
   at::Tensor rstd = at::empty({n}, x.options().dtype(acc));
-  Forward f{RowSpan(x),  residual.defined() ? RowSpan(residual) : RowSpan(), residual.defined() ? RowSpan(sum) : RowSpan(), RowSpan(y),
-            w.const_data_ptr(), rstd.data_ptr(), d, eps};
+  Forward f{RowSpan(x),
+            residual.defined() ? RowSpan(residual) : RowSpan(),
+            residual.defined() ? RowSpan(sum) : RowSpan(),
+            RowSpan(y),
+            w.const_data_ptr(),
+            rstd.data_ptr(),
+            d,
+            eps};
   at::parallel_for(0, n, std::max<int64_t>(1, 16384 / std::max<int64_t>(d, 1)), [&](int64_t begin, int64_t end) {
     acc == at::kDouble ? forward_double(f, begin, end) : forward_float(f, begin, end);
   });
   return {y, sum, rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& grad_sum, const at::Tensor& x, const at::Tensor& weight,
-                                            const at::Tensor& rstd, bool want_weight) {
+std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& grad_sum, const at::Tensor& x,
+                                            const at::Tensor& weight, const at::Tensor& rstd, bool want_weight) {
   const int64_t n = x.size(0), d = x.size(1);
   const at::ScalarType acc = rstd.scalar_type();
   const at::Tensor w = weight.to(acc).contiguous();
   at::Tensor dx = at::empty({n, d}, x.options());
-  Backward b{RowSpan(grad), grad_sum.defined() ? RowSpan(grad_sum) : RowSpan(), RowSpan(x), RowSpan(dx), w.const_data_ptr(), rstd.const_data_ptr(),
-             nullptr, d};
-  // The rows are cut into a number of chunks that does not depend on the threads: the weight's gradient is the same on any machine.
+  Backward b{RowSpan(grad),
+             grad_sum.defined() ? RowSpan(grad_sum) : RowSpan(),
+             RowSpan(x),
+             RowSpan(dx),
+             w.const_data_ptr(),
+             rstd.const_data_ptr(),
+             nullptr,
+             d};
+  // The rows are cut into a number of chunks that does not depend on the threads: the weight's gradient is the same on
+  // any machine.
   const int64_t chunks = std::clamp<int64_t>(n / 32, 1, 16);
   const int64_t rows = (n + chunks - 1) / chunks;
   at::Tensor partial;
   if (want_weight) partial = at::empty({chunks, d}, rstd.options()).zero_();
   at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
-      void* dw = want_weight ? static_cast<char*>(partial.data_ptr()) + c * d * static_cast<int64_t>(partial.element_size()) : nullptr;
+      void* dw = want_weight
+                     ? static_cast<char*>(partial.data_ptr()) + c * d * static_cast<int64_t>(partial.element_size())
+                     : nullptr;
       const int64_t first = std::min(n, c * rows), last = std::min(n, (c + 1) * rows);
       acc == at::kDouble ? backward_double(b, first, last, dw) : backward_float(b, first, last, dw);
     }

@@ -1,5 +1,6 @@
-// RMSNorm on CUDA, forward and backward, with the residual addition fused in; the formulas are those of rms_norm_cpu.cc.
-// A block takes one row. The weight's gradient is summed over chunks of rows first, so that no atomics are needed.
+// RMSNorm on CUDA, forward and backward, with the residual addition fused in; the formulas are those of
+// rms_norm_cpu.cc. A block takes one row. The weight's gradient is summed over chunks of rows first, so that no atomics
+// are needed.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/result_type.h>
@@ -16,8 +17,9 @@ using namespace cuda;
 
 /// x in X; residual and their sum in S (S = X and no residual: the sum is x itself); y in Y.
 template <typename X, typename S, typename Y>
-__global__ void __launch_bounds__(kThreads) forward_row(const X* x, int64_t x_stride, const S* residual, int64_t residual_stride, S* sum,
-                                                        const Acc<S>* weight, Y* y, Acc<S>* rstd, int64_t d, Acc<S> eps) {
+__global__ void __launch_bounds__(kThreads)
+    forward_row(const X* x, int64_t x_stride, const S* residual, int64_t residual_stride, S* sum, const Acc<S>* weight,
+                Y* y, Acc<S>* rstd, int64_t d, Acc<S> eps) {
   using A = Acc<S>;
   __shared__ A shared[kThreads / 32];
   const int64_t row = blockIdx.x;
@@ -37,14 +39,16 @@ __global__ void __launch_bounds__(kThreads) forward_row(const X* x, int64_t x_st
   const A r = A(1) / ::sqrt(squares / static_cast<A>(d) + eps);
   if (threadIdx.x == 0) rstd[row] = r;
   for (int64_t k = threadIdx.x; k < d; k += kThreads) {
-    const A value = residual != nullptr ? static_cast<A>(sum[row * d + k]) : static_cast<A>(x[k]);  // written by this thread above
+    const A value =
+        residual != nullptr ? static_cast<A>(sum[row * d + k]) : static_cast<A>(x[k]);  // written by this thread above
     y[k] = static_cast<Y>(value * r * weight[k]);
   }
 }
 
 template <typename G, typename S>
-__global__ void __launch_bounds__(kThreads) backward_row(const G* grad, int64_t grad_stride, const S* grad_sum, int64_t grad_sum_stride, const S* x,
-                                                         int64_t x_stride, const Acc<S>* weight, const Acc<S>* rstd, S* dx, int64_t d) {
+__global__ void __launch_bounds__(kThreads)
+    backward_row(const G* grad, int64_t grad_stride, const S* grad_sum, int64_t grad_sum_stride, const S* x,
+                 int64_t x_stride, const Acc<S>* weight, const Acc<S>* rstd, S* dx, int64_t d) {
   using A = Acc<S>;
   __shared__ A shared[kThreads / 32];
   const int64_t row = blockIdx.x;
@@ -65,8 +69,9 @@ constexpr int kColumns = 32, kRowLanes = kThreads / kColumns;
 
 /// partial[chunk][k] = sum over the chunk's rows of grad * x * rstd; a block takes kColumns columns of one chunk.
 template <typename G, typename S>
-__global__ void __launch_bounds__(kThreads) weight_partials(const G* grad, int64_t grad_stride, const S* x, int64_t x_stride, const Acc<S>* rstd,
-                                                            Acc<S>* partial, int64_t n, int64_t d, int64_t rows) {
+__global__ void __launch_bounds__(kThreads)
+    weight_partials(const G* grad, int64_t grad_stride, const S* x, int64_t x_stride, const Acc<S>* rstd,
+                    Acc<S>* partial, int64_t n, int64_t d, int64_t rows) {
   using A = Acc<S>;
   __shared__ A shared[kRowLanes][kColumns];
   const int column = threadIdx.x % kColumns, lane = threadIdx.x / kColumns;
@@ -90,8 +95,10 @@ at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kD
 /// Calls fn(x type, sum type) for the pairs that have a kernel: equal dtypes, or 16-bit x into a float32 sum.
 template <typename F>
 void with_pair(at::ScalarType narrow, at::ScalarType wide, const F& fn) {
-  if (wide == at::kFloat && narrow == at::kBFloat16) return fn(static_cast<c10::BFloat16*>(nullptr), static_cast<float*>(nullptr));
-  if (wide == at::kFloat && narrow == at::kHalf) return fn(static_cast<c10::Half*>(nullptr), static_cast<float*>(nullptr));
+  if (wide == at::kFloat && narrow == at::kBFloat16)
+    return fn(static_cast<c10::BFloat16*>(nullptr), static_cast<float*>(nullptr));
+  if (wide == at::kFloat && narrow == at::kHalf)
+    return fn(static_cast<c10::Half*>(nullptr), static_cast<float*>(nullptr));
   with_dtype(wide, [&](auto* type) { fn(type, type); });
 }
 
@@ -99,8 +106,8 @@ bool has_pair(at::ScalarType narrow, at::ScalarType wide) {
   return narrow == wide || (wide == at::kFloat && (narrow == at::kBFloat16 || narrow == at::kHalf));
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x_any, const at::Tensor& residual_any, const at::Tensor& weight, double eps,
-                                                       at::ScalarType dtype) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x_any, const at::Tensor& residual_any,
+                                                       const at::Tensor& weight, double eps, at::ScalarType dtype) {
   const int64_t n = x_any.size(0), d = x_any.size(1);
   const at::ScalarType sum_dtype = residual_any.defined() ? at::result_type(x_any, residual_any) : x_any.scalar_type();
   const at::ScalarType acc = accumulation_dtype(sum_dtype);
@@ -121,8 +128,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x_any, 
         if constexpr (std::is_same_v<S, std::remove_pointer_t<decltype(same_type)>>) {
           forward_row<X, S, Y><<<static_cast<unsigned int>(n), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
               x.const_data_ptr<X>(), x.stride(0), residual.defined() ? residual.const_data_ptr<S>() : nullptr,
-              residual.defined() ? residual.stride(0) : 0, sum.defined() ? sum.mutable_data_ptr<S>() : nullptr, w.const_data_ptr<Acc<S>>(),
-              y.mutable_data_ptr<Y>(), rstd.mutable_data_ptr<Acc<S>>(), d, static_cast<Acc<S>>(eps));
+              residual.defined() ? residual.stride(0) : 0, sum.defined() ? sum.mutable_data_ptr<S>() : nullptr,
+              w.const_data_ptr<Acc<S>>(), y.mutable_data_ptr<Y>(), rstd.mutable_data_ptr<Acc<S>>(), d,
+              static_cast<Acc<S>>(eps));
           C10_CUDA_KERNEL_LAUNCH_CHECK();
         }
       });
@@ -131,8 +139,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x_any, 
   return {y.to(dtype), sum, rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_any, const at::Tensor& grad_sum_any, const at::Tensor& x,
-                                            const at::Tensor& weight, const at::Tensor& rstd, bool want_weight) {
+std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_any, const at::Tensor& grad_sum_any,
+                                            const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+                                            bool want_weight) {
   const int64_t n = x.size(0), d = x.size(1);
   const at::ScalarType dtype = x.scalar_type(), acc = rstd.scalar_type();
   const at::Tensor w = weight.to(acc).contiguous();
@@ -153,8 +162,9 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_any, const at
       C10_CUDA_KERNEL_LAUNCH_CHECK();
       if (!want_weight) return;
       const dim3 grid(static_cast<unsigned int>((d + kColumns - 1) / kColumns), static_cast<unsigned int>(chunks));
-      weight_partials<G, S><<<grid, kThreads, 0, stream>>>(grad.const_data_ptr<G>(), grad.stride(0), x.const_data_ptr<S>(), x.stride(0),
-                                                           rstd.const_data_ptr<Acc<S>>(), partial.mutable_data_ptr<Acc<S>>(), n, d, rows);
+      weight_partials<G, S><<<grid, kThreads, 0, stream>>>(
+          grad.const_data_ptr<G>(), grad.stride(0), x.const_data_ptr<S>(), x.stride(0), rstd.const_data_ptr<Acc<S>>(),
+          partial.mutable_data_ptr<Acc<S>>(), n, d, rows);
       C10_CUDA_KERNEL_LAUNCH_CHECK();
     });
   }

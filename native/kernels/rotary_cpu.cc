@@ -19,8 +19,8 @@ struct Turn {
   const void *x, *cos, *sin;
   void* y;
   int64_t s, h, half;
-  int64_t x_b, x_s, x_h;        // distances in elements
-  int64_t angle_b, angle_s;     // of cos and sin alike
+  int64_t x_b, x_s, x_h;     // distances in elements
+  int64_t angle_b, angle_s;  // of cos and sin alike
   bool inverse;
 };
 
@@ -50,7 +50,8 @@ DIFFCODER_INLINE void turn_positions(const Turn& t, int64_t begin, int64_t end) 
 
 DIFFCODER_KERNEL(turn_float, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions, float)
 DIFFCODER_KERNEL(turn_double, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions, double)
-DIFFCODER_KERNEL(turn_bfloat16, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions, c10::BFloat16)
+DIFFCODER_KERNEL(turn_bfloat16, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions,
+                 c10::BFloat16)
 DIFFCODER_KERNEL(turn_half, (const Turn& t, int64_t begin, int64_t end), (t, begin, end), turn_positions, c10::Half)
 
 at::Tensor rotary(const at::Tensor& x_any, const at::Tensor& cos_any, const at::Tensor& sin_any, bool inverse) {

@@ -20,7 +20,8 @@ template <typename T>
 __global__ void turn_pairs(const T* x, const Acc<T>* cos, const Acc<T>* sin, Acc<T> sign, T* y, Sizes z) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= z.b * z.s * z.h * z.half) return;
-  const int64_t k = index % z.half, h = index / z.half % z.h, s = index / z.half / z.h % z.s, b = index / z.half / z.h / z.s;
+  const int64_t k = index % z.half, h = index / z.half % z.h, s = index / z.half / z.h % z.s,
+                b = index / z.half / z.h / z.s;
   const T* row = x + b * z.x_b + s * z.x_s + h * z.x_h;
   T* out = y + ((b * z.s + s) * z.h + h) * 2 * z.half;
   const int64_t angle = b * z.angle_b + s * z.half + k;
@@ -36,12 +37,13 @@ at::Tensor rotary(const at::Tensor& x_any, const at::Tensor& cos_any, const at::
   at::Tensor y = at::empty(x.sizes(), x.options());
   if (y.numel() == 0) return y;
   const int64_t half = x.size(3) / 2;
-  const Sizes sizes{x.size(0), x.size(1), x.size(2), half, x.stride(0), x.stride(1), x.stride(2), cos.size(0) == 1 ? 0 : x.size(1) * half};
+  const Sizes sizes{x.size(0),   x.size(1),   x.size(2),   half,
+                    x.stride(0), x.stride(1), x.stride(2), cos.size(0) == 1 ? 0 : x.size(1) * half};
   with_dtype(x.scalar_type(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     turn_pairs<T><<<blocks_for(y.numel() / 2), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-        x.const_data_ptr<T>(), cos.const_data_ptr<Acc<T>>(), sin.const_data_ptr<Acc<T>>(), static_cast<Acc<T>>(inverse ? -1 : 1),
-        y.mutable_data_ptr<T>(), sizes);
+        x.const_data_ptr<T>(), cos.const_data_ptr<Acc<T>>(), sin.const_data_ptr<Acc<T>>(),
+        static_cast<Acc<T>>(inverse ? -1 : 1), y.mutable_data_ptr<T>(), sizes);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return y;

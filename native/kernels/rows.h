@@ -1,7 +1,8 @@
 #pragma once
 
-// Rows of any floating dtype seen as rows of the accumulation type: float rows are used where they lie, others go through a buffer
-// that stays in the first-level cache. This keeps kernels with mixed dtypes free of a template for every combination.
+// Rows of any floating dtype seen as rows of the accumulation type: float rows are used where they lie, others go
+// through a buffer that stays in the first-level cache. This keeps kernels with mixed dtypes free of a template for
+// every combination.
 
 #include <ATen/core/Tensor.h>
 
@@ -9,7 +10,8 @@
 
 namespace diffcoder {
 
-/// The tensor as [n, d] with contiguous rows (any distance between them); copies only if its layout leaves no other way.
+/// The tensor as [n, d] with contiguous rows (any distance between them); copies only if its layout leaves no other
+/// way.
 inline at::Tensor as_rows(const at::Tensor& t) {
   const int64_t d = t.size(-1);
   at::Tensor rows = t.dim() == 2 ? t : t.reshape({d == 0 ? 0 : t.numel() / d, d});
@@ -49,13 +51,15 @@ namespace simd {
 template <typename I, typename S>
 DIFFCODER_INLINE void widen(const char* source, Acc<S>* out, int64_t n) {
   const S* p = reinterpret_cast<const S*>(source);
-  Simd<I, Acc<S>>::for_each(n, [&](auto load, auto store, int64_t i) __attribute__((always_inline)) { store(out + i, load(p + i)); });
+  Simd<I, Acc<S>>::for_each(
+      n, [&](auto load, auto store, int64_t i) __attribute__((always_inline)) { store(out + i, load(p + i)); });
 }
 
 template <typename I, typename S>
 DIFFCODER_INLINE void narrow(const Acc<S>* in, char* target, int64_t n) {
   S* p = reinterpret_cast<S*>(target);
-  Simd<I, Acc<S>>::for_each(n, [&](auto load, auto store, int64_t i) __attribute__((always_inline)) { store(p + i, load(in + i)); });
+  Simd<I, Acc<S>>::for_each(
+      n, [&](auto load, auto store, int64_t i) __attribute__((always_inline)) { store(p + i, load(in + i)); });
 }
 
 template <typename A>
@@ -63,7 +67,8 @@ inline constexpr at::ScalarType kDtype = at::kFloat;
 template <>
 inline constexpr at::ScalarType kDtype<double> = at::kDouble;
 
-/// n elements of `dtype` at `row` in the accumulation type A: in place if they are stored so, else converted into `buffer`.
+/// n elements of `dtype` at `row` in the accumulation type A: in place if they are stored so, else converted into
+/// `buffer`.
 template <typename I, typename A>
 DIFFCODER_INLINE const A* read_any(const char* row, at::ScalarType dtype, A* buffer, int64_t n) {
   if (dtype == kDtype<A>) return reinterpret_cast<const A*>(row);

@@ -2,9 +2,9 @@
 
 // Portable vectors for the CPU kernels.
 //
-// A kernel is written once as an always-inline template over the instruction set, with GCC and Clang vector extensions of that set's width.
-// DIFFCODER_KERNEL makes one function per set and picks the best for the machine when it is first called. So a single binary runs on any
-// x86-64, and the same code compiles on arm64 (NEON is its baseline).
+// A kernel is written once as an always-inline template over the instruction set, with GCC and Clang vector extensions
+// of that set's width. DIFFCODER_KERNEL makes one function per set and picks the best for the machine when it is first
+// called. So a single binary runs on any x86-64, and the same code compiles on arm64 (NEON is its baseline).
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
@@ -31,7 +31,8 @@
 
 namespace diffcoder::simd {
 
-// Instruction sets: the vectors' bytes and the rows of four-by-something micro-kernels (tile.h) that its registers allow.
+// Instruction sets: the vectors' bytes and the rows of four-by-something micro-kernels (tile.h) that its registers
+// allow.
 struct Baseline {  // SSE2, NEON
   static constexpr int bytes = 16, rows = 4;
 };
@@ -42,33 +43,40 @@ struct Avx512 {
   static constexpr int bytes = 64, rows = 8;
 };
 
-// DIFFCODER_KERNEL(name, (parameters), (arguments), body): void name(parameters), which calls body<I>(arguments) compiled for the best
-// instruction set I. `body` may be a template-id's beginning: DIFFCODER_KERNEL(f, (int n), (n), work<DIFFCODER_ISA, float>).
+// DIFFCODER_KERNEL(name, (parameters), (arguments), body): void name(parameters), which calls body<I>(arguments)
+// compiled for the best instruction set I. `body` may be a template-id's beginning: DIFFCODER_KERNEL(f, (int n), (n),
+// work<DIFFCODER_ISA, float>).
 #if defined(__x86_64__) && defined(__GNUC__)
-/// 0 baseline, 1 AVX2, 2 AVX-512: the machine's best, or less where the environment's DIFFCODER_CPU says "baseline" or "avx2".
+/// 0 baseline, 1 AVX2, 2 AVX-512: the machine's best, or less where the environment's DIFFCODER_CPU says "baseline" or
+/// "avx2".
 inline int instruction_set() {
   static const int best = [] {
     const char* limit = std::getenv("DIFFCODER_CPU");
-    const int most = limit == nullptr ? 2 : std::strcmp(limit, "baseline") == 0 ? 0 : std::strcmp(limit, "avx2") == 0 ? 1 : 2;
+    const int most = limit == nullptr                      ? 2
+                     : std::strcmp(limit, "baseline") == 0 ? 0
+                     : std::strcmp(limit, "avx2") == 0     ? 1
+                                                           : 2;
     __builtin_cpu_init();
     if (most == 0) return 0;
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
-    return most == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vl")
+    return most == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
                ? 2
                : 1;
   }();
   return best;
 }
-#define DIFFCODER_KERNEL(name, parameters, arguments, body, ...)                                                              \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))) void name##_avx512 parameters {                      \
-    body<::diffcoder::simd::Avx512 __VA_OPT__(, ) __VA_ARGS__> arguments;                                                     \
-  }                                                                                                                           \
-  __attribute__((target("avx2,fma"))) void name##_avx2 parameters { body<::diffcoder::simd::Avx2 __VA_OPT__(, ) __VA_ARGS__> arguments; } \
-  void name##_baseline parameters { body<::diffcoder::simd::Baseline __VA_OPT__(, ) __VA_ARGS__> arguments; }                 \
-  void name parameters {                                                                                                      \
-    const int best = ::diffcoder::simd::instruction_set();                                                                    \
-    best == 2 ? name##_avx512 arguments : best == 1 ? name##_avx2 arguments : name##_baseline arguments;                      \
+#define DIFFCODER_KERNEL(name, parameters, arguments, body, ...)                                              \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))) void name##_avx512 parameters {      \
+    body<::diffcoder::simd::Avx512 __VA_OPT__(, ) __VA_ARGS__> arguments;                                     \
+  }                                                                                                           \
+  __attribute__((target("avx2,fma"))) void name##_avx2 parameters {                                           \
+    body<::diffcoder::simd::Avx2 __VA_OPT__(, ) __VA_ARGS__> arguments;                                       \
+  }                                                                                                           \
+  void name##_baseline parameters { body<::diffcoder::simd::Baseline __VA_OPT__(, ) __VA_ARGS__> arguments; } \
+  void name parameters {                                                                                      \
+    const int best = ::diffcoder::simd::instruction_set();                                                    \
+    best == 2 ? name##_avx512 arguments : best == 1 ? name##_avx2 arguments : name##_baseline arguments;      \
   }
 #else
 #define DIFFCODER_KERNEL(name, parameters, arguments, body, ...) \
@@ -155,8 +163,9 @@ struct Simd {
     for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
   }
 
-  /// body(load, store, offset) for every whole vector of a row of n elements, then once for the tail. `load(p)` and `store(p, v)` take
-  /// pointers to the vector's first element and deal with the tail; lanes beyond the end read as zero.
+  /// body(load, store, offset) for every whole vector of a row of n elements, then once for the tail. `load(p)` and
+  /// `store(p, v)` take pointers to the vector's first element and deal with the tail; lanes beyond the end read as
+  /// zero.
   template <typename Body>
   static DIFFCODER_INLINE void for_each(int64_t n, Body&& body) {
     int64_t i = 0;
@@ -183,7 +192,8 @@ struct Simd {
   }
 
   /// exp(x) within 2 units in the last place: 0 below -88, infinity above 88.4, NaN stays NaN.
-  /// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by a polynomial of degree 6 (Cephes' coefficients), times 2^n by its exponent bits.
+  /// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by a polynomial of degree 6 (Cephes' coefficients), times 2^n by its
+  /// exponent bits.
   static DIFFCODER_INLINE Vec exp(Vec x) {
     if constexpr (sizeof(A) == 4) {
       using Int = typename detail::VectorOf<int32_t, I::bytes>::type;

@@ -54,8 +54,8 @@ DIFFCODER_INLINE void backward_rows(const Spans& a, int64_t begin, int64_t end) 
   }
 }
 
-#define DIFFCODER_SWIGLU(name, S)                                                                                      \
-  DIFFCODER_KERNEL(forward_##name, (const Spans& a, int64_t begin, int64_t end), (a, begin, end), forward_rows, S)     \
+#define DIFFCODER_SWIGLU(name, S)                                                                                  \
+  DIFFCODER_KERNEL(forward_##name, (const Spans& a, int64_t begin, int64_t end), (a, begin, end), forward_rows, S) \
   DIFFCODER_KERNEL(backward_##name, (const Spans& a, int64_t begin, int64_t end), (a, begin, end), backward_rows, S)
 DIFFCODER_SWIGLU(float, float)
 DIFFCODER_SWIGLU(double, double)
@@ -75,7 +75,8 @@ at::Tensor forward(const at::Tensor& gate, const at::Tensor& up) {
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& gate, const at::Tensor& up) {
   at::Tensor dgate = at::empty(gate.sizes(), gate.options()), dup = at::empty(up.sizes(), up.options());
   const Spans spans{RowSpan(gate), RowSpan(up), RowSpan(grad), RowSpan(dgate), RowSpan(dup), gate.size(1)};
-  const auto kernel = by_dtype(gate.scalar_type(), &backward_float, &backward_double, &backward_bfloat16, &backward_half);
+  const auto kernel =
+      by_dtype(gate.scalar_type(), &backward_float, &backward_double, &backward_bfloat16, &backward_half);
   at::parallel_for(0, gate.size(0), grain(spans.d), [&](int64_t begin, int64_t end) { kernel(spans, begin, end); });
   return {dgate, dup};
 }

@@ -11,7 +11,8 @@ namespace {
 using namespace cuda;
 
 template <typename T>
-__global__ void forward_elements(const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, T* out, int64_t n, int64_t d) {
+__global__ void forward_elements(const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, T* out, int64_t n,
+                                 int64_t d) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= n * d) return;
   const int64_t row = index / d, k = index % d;
@@ -20,8 +21,8 @@ __global__ void forward_elements(const T* gate, int64_t gate_stride, const T* up
 }
 
 template <typename T>
-__global__ void backward_elements(const T* grad, int64_t grad_stride, const T* gate, int64_t gate_stride, const T* up, int64_t up_stride,
-                                  T* dgate, T* dup, int64_t n, int64_t d) {
+__global__ void backward_elements(const T* grad, int64_t grad_stride, const T* gate, int64_t gate_stride, const T* up,
+                                  int64_t up_stride, T* dgate, T* dup, int64_t n, int64_t d) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= n * d) return;
   const int64_t row = index / d, k = index % d;
@@ -37,7 +38,8 @@ at::Tensor forward(const at::Tensor& gate, const at::Tensor& up) {
   with_dtype(gate.scalar_type(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     forward_elements<T><<<blocks_for(out.numel()), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-        gate.const_data_ptr<T>(), gate.stride(0), up.const_data_ptr<T>(), up.stride(0), out.mutable_data_ptr<T>(), gate.size(0), gate.size(1));
+        gate.const_data_ptr<T>(), gate.stride(0), up.const_data_ptr<T>(), up.stride(0), out.mutable_data_ptr<T>(),
+        gate.size(0), gate.size(1));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return out;
@@ -49,8 +51,8 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Te
   with_dtype(gate.scalar_type(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     backward_elements<T><<<blocks_for(dgate.numel()), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-        grad.const_data_ptr<T>(), grad.stride(0), gate.const_data_ptr<T>(), gate.stride(0), up.const_data_ptr<T>(), up.stride(0),
-        dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>(), gate.size(0), gate.size(1));
+        grad.const_data_ptr<T>(), grad.stride(0), gate.const_data_ptr<T>(), gate.stride(0), up.const_data_ptr<T>(),
+        up.stride(0), dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>(), gate.size(0), gate.size(1));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return {dgate, dup};

@@ -25,7 +25,9 @@ describe("backward", () => {
       x.mul(3).backward(torch.tensor([1, 10]));
       expect(x.grad?.tolist()).toEqual([3, 30]);
       expect(() => x.mul(3).backward()).toThrowError(torchError("TORCH_ERROR", /scalar outputs/, "backward"));
-      expect(() => x.mul(3).backward(torch.ones([3]))).toThrowError(torchError("TORCH_ERROR", /got \[3\] but expected shape compatible with \[2\]/));
+      expect(() => x.mul(3).backward(torch.ones([3]))).toThrowError(
+        torchError("TORCH_ERROR", /got \[3\] but expected shape compatible with \[2\]/),
+      );
     });
   });
 
@@ -45,14 +47,18 @@ describe("backward", () => {
       y.backward(null, { retainGraph: true });
       y.backward();
       expect(x.grad?.tolist()).toEqual([8]);
-      expect(() => y.backward()).toThrowError(torchError("TORCH_ERROR", /backward through the graph a second time/, "backward"));
+      expect(() => y.backward()).toThrowError(
+        torchError("TORCH_ERROR", /backward through the graph a second time/, "backward"),
+      );
     });
   });
 
   it("needs something that records", () => {
     torch.scope(() => {
       expect(() => torch.tensor(1).backward()).toThrowError(torchError("TORCH_ERROR", /does not require grad/));
-      expect(() => torch.grad([torch.tensor(1)], [leaf(1)])).toThrowError(torchError("TORCH_ERROR", /does not require grad/));
+      expect(() => torch.grad([torch.tensor(1)], [leaf(1)])).toThrowError(
+        torchError("TORCH_ERROR", /does not require grad/),
+      );
     });
   });
 
@@ -65,7 +71,9 @@ describe("backward", () => {
       y.mul(z).sum().backward();
       expect(y.grad?.tolist()).toEqual([3, 6]);
       expect(z.grad).toBeNull();
-      expect(() => torch.tensor(1).retainGrad()).toThrowError(torchError("TORCH_ERROR", /requires_grad=False/, "retainGrad"));
+      expect(() => torch.tensor(1).retainGrad()).toThrowError(
+        torchError("TORCH_ERROR", /requires_grad=False/, "retainGrad"),
+      );
     });
   });
 
@@ -91,7 +99,13 @@ describe("backward", () => {
           const x = torch.tensor(values, { dtype: "float64", requiresGrad: true });
           const [gradient] = torch.grad([f(x)], [x]);
           for (const [i] of values.entries()) {
-            const at = (h: number) => f(torch.tensor(values.map((v, j) => (i === j ? v + h : v)), { dtype: "float64" })).item();
+            const at = (h: number) =>
+              f(
+                torch.tensor(
+                  values.map((v, j) => (i === j ? v + h : v)),
+                  { dtype: "float64" },
+                ),
+              ).item();
             expect(gradient?.index(i).item()).toBeCloseTo((at(1e-5) - at(-1e-5)) / 2e-5, 5);
           }
         });
@@ -136,7 +150,9 @@ describe("grad", () => {
     torch.scope(() => {
       const x = leaf([1]);
       const y = leaf([1]);
-      expect(() => torch.grad([x.sum()], [x, y])).toThrowError(torchError("TORCH_ERROR", /appears to not have been used/, "grad"));
+      expect(() => torch.grad([x.sum()], [x, y])).toThrowError(
+        torchError("TORCH_ERROR", /appears to not have been used/, "grad"),
+      );
       const [gx, gy] = torch.grad([x.sum()], [x, y], { allowUnused: true });
       expect(gx?.tolist()).toEqual([1]);
       expect(gy).toBeNull();
@@ -292,9 +308,17 @@ describe("modes", () => {
     ["autocast", <T>(fn: () => T) => torch.autocast({ device: "cpu" }, fn)],
   ])("%s ends with an exception, which passes unchanged, and refuses async functions", (name, mode) => {
     const problem = new Error("mine");
-    expect(thrownBy(() => mode(() => { throw problem; }))).toBe(problem);
+    expect(
+      thrownBy(() =>
+        mode(() => {
+          throw problem;
+        }),
+      ),
+    ).toBe(problem);
     expect(torch.isGradEnabled()).toBe(true);
-    expect(() => mode(async () => 1)).toThrowError(torchError("TORCH_SCOPE", new RegExp(`^${name}\\(fn\\): fn must be synchronous`)));
+    expect(() => mode(async () => 1)).toThrowError(
+      torchError("TORCH_SCOPE", new RegExp(`^${name}\\(fn\\): fn must be synchronous`)),
+    );
     expect(() => mode(() => Promise.reject(problem))).toThrowError(torchError("TORCH_SCOPE"));
     torch.scope(() => {
       expect(torch.isGradEnabled()).toBe(true);
@@ -313,7 +337,9 @@ describe("modes", () => {
       expect(y.requiresGrad).toBe(false);
       expect(y.isInference()).toBe(true);
       expect(() => y.version).toThrowError(torchError("TORCH_ERROR", /version counter/, "version"));
-      expect(() => x.mul(y).sum().backward()).toThrowError(torchError("TORCH_ERROR", /Inference tensors cannot be saved/, "mul"));
+      expect(() => x.mul(y).sum().backward()).toThrowError(
+        torchError("TORCH_ERROR", /Inference tensors cannot be saved/, "mul"),
+      );
       expect(y.add(1).tolist()).toEqual([3, 5]);
     });
   });
@@ -337,11 +363,17 @@ describe("autocast", () => {
 
   it("gives parameters gradients of their own dtype", () => {
     torch.scope(() => {
-      const weight = leaf([[1, 2], [3, 4]]);
+      const weight = leaf([
+        [1, 2],
+        [3, 4],
+      ]);
       const loss = torch.autocast({ device: "cpu" }, () => torch.ones([1, 2]).matmul(weight).sum());
       loss.backward();
       expect(weight.grad?.dtype).toBe("float32");
-      expect(weight.grad?.tolist()).toEqual([[1, 1], [1, 1]]);
+      expect(weight.grad?.tolist()).toEqual([
+        [1, 1],
+        [1, 1],
+      ]);
     });
   });
 
@@ -353,7 +385,12 @@ describe("autocast", () => {
       expect(product()).toBe(1);
       torch.noGrad(() => weight.fill_(2));
       expect(product()).toBe(2);
-      expect(() => torch.autocast({ device: "cpu" }, () => { one.matmul(weight); throw new Error("out"); })).toThrow("out");
+      expect(() =>
+        torch.autocast({ device: "cpu" }, () => {
+          one.matmul(weight);
+          throw new Error("out");
+        }),
+      ).toThrow("out");
       torch.noGrad(() => weight.fill_(3));
       expect(product()).toBe(3);
     });
@@ -361,8 +398,12 @@ describe("autocast", () => {
 
   it("refuses what is no lower precision, and devices without it", () => {
     for (const dtype of ["float32", "int64"] as const)
-      expect(() => torch.autocast({ device: "cpu", dtype }, () => 1)).toThrowError(torchError("TORCH_TYPE", /no lower precision/));
-    expect(() => torch.autocast({ device: "meta" }, () => 1)).toThrowError(torchError("TORCH_ERROR", /autocast/, "autocast"));
+      expect(() => torch.autocast({ device: "cpu", dtype }, () => 1)).toThrowError(
+        torchError("TORCH_TYPE", /no lower precision/),
+      );
+    expect(() => torch.autocast({ device: "meta" }, () => 1)).toThrowError(
+      torchError("TORCH_ERROR", /autocast/, "autocast"),
+    );
     expect(() => torch.autocast({ device: "nonsense" }, () => 1)).toThrowError(torchError("TORCH_ERROR", /nonsense/));
   });
 });

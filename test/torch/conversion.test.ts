@@ -117,22 +117,38 @@ describe("tensor(data)", () => {
     ["256 as uint8", [256], { dtype: "uint8" }, "TORCH_VALUE", /256 does not fit into uint8/],
     ["-1 as uint8", [-1], { dtype: "uint8" }, "TORCH_VALUE", /-1 does not fit into uint8/],
     ["2^63 as int64", [2n ** 63n], {}, "TORCH_VALUE", /9223372036854775808 does not fit into int64/],
-    ["an unknown dtype", [1], { dtype: "float31" as "float32" }, "TORCH_ARGUMENT", /unknown dtype "float31": one of .*bfloat16/],
+    [
+      "an unknown dtype",
+      [1],
+      { dtype: "float31" as "float32" },
+      "TORCH_ARGUMENT",
+      /unknown dtype "float31": one of .*bfloat16/,
+    ],
     ["an unknown device", [1], { device: "tpu9" }, "TORCH_ARGUMENT", /argument 'device' is no device/],
     ["a gradient for integers", [1n], { requiresGrad: true }, "TORCH_ERROR", /floating point/],
   ])("refuses %s", (_, data, options, code, message) => {
-    expect(leftBehind(() => torch.scope(() => {
-      expect(() => torch.tensor(data as torch.TensorData, options)).toThrowError(torchError(code, message));
-    }))).toBe(0);
+    expect(
+      leftBehind(() =>
+        torch.scope(() => {
+          expect(() => torch.tensor(data as torch.TensorData, options)).toThrowError(torchError(code, message));
+        }),
+      ),
+    ).toBe(0);
   });
 
   it("refuses shapes that are not the data's, before it allocates", () => {
     const data = new Float32Array(4);
     for (const shape of [[5], [2, 3], [1e12], [2 ** 60, 2 ** 60], [], [0]])
-      expect(() => torch.fromTypedArray(data, shape)).toThrowError(torchError("TORCH_VALUE", /has .* elements, the data has 4/));
+      expect(() => torch.fromTypedArray(data, shape)).toThrowError(
+        torchError("TORCH_VALUE", /has .* elements, the data has 4/),
+      );
     for (const shape of [[-4], [4.5], [nan], [-2, -2]])
-      expect(() => torch.fromTypedArray(data, shape)).toThrowError(torchError("TORCH_VALUE", /sizes are integers from 0/));
-    expect(() => torch.fromTypedArray(data, new Array(65).fill(1).concat(4))).toThrowError(torchError("TORCH_VALUE", /64 dimensions/));
+      expect(() => torch.fromTypedArray(data, shape)).toThrowError(
+        torchError("TORCH_VALUE", /sizes are integers from 0/),
+      );
+    expect(() => torch.fromTypedArray(data, new Array(65).fill(1).concat(4))).toThrowError(
+      torchError("TORCH_VALUE", /64 dimensions/),
+    );
     const deep = Array.from({ length: 100 }).reduce<unknown>((inner) => [inner], 1) as torch.TensorData;
     expect(() => torch.tensor(deep)).toThrowError(torchError("TORCH_VALUE", /64 dimensions/));
   });
@@ -171,9 +187,22 @@ describe("back to JavaScript", () => {
   it("reads views, transposes and expanded tensors in row-major order", () => {
     torch.scope(() => {
       const x = torch.arange(12).view([3, 4]);
-      expect(x.t().tolist()).toEqual([[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]);
+      expect(x.t().tolist()).toEqual([
+        [0, 4, 8],
+        [1, 5, 9],
+        [2, 6, 10],
+        [3, 7, 11],
+      ]);
       expect(x.index(torch.slice(1), torch.slice(0, 4, 2)).toTypedArray()).toEqual(BigInt64Array.of(4n, 6n, 8n, 10n));
-      expect(torch.tensor([[1], [2]]).expand([2, 2]).tolist()).toEqual([[1, 1], [2, 2]]);
+      expect(
+        torch
+          .tensor([[1], [2]])
+          .expand([2, 2])
+          .tolist(),
+      ).toEqual([
+        [1, 1],
+        [2, 2],
+      ]);
     });
   });
 
@@ -202,7 +231,9 @@ describe("back to JavaScript", () => {
       expect(await torch.tensor([1.5], { dtype: "bf16" }).toTypedArrayAsync()).toEqual(Float32Array.of(1.5));
       expect(await torch.tensor(3n).itemAsync()).toBe(3);
       await expect(torch.tensor([1, 2]).itemAsync()).rejects.toThrowError(torchError("TORCH_VALUE", /2 elements/));
-      await expect(torch.tensor([1], { dtype: "complex64" }).toTypedArrayAsync()).rejects.toThrowError(torchError("TORCH_TYPE"));
+      await expect(torch.tensor([1], { dtype: "complex64" }).toTypedArrayAsync()).rejects.toThrowError(
+        torchError("TORCH_TYPE"),
+      );
     });
   });
 
@@ -213,7 +244,9 @@ describe("back to JavaScript", () => {
       expect(() => complex.index(0).item()).toThrowError(torchError("TORCH_VALUE", /complex/));
       expect(() => torch.tensor([1, 2]).item()).toThrowError(torchError("TORCH_VALUE", /2 elements/, "item"));
       expect(() => torch.empty([0]).item()).toThrowError(torchError("TORCH_VALUE", /0 elements/));
-      expect(() => torch.empty([2], { device: "meta" }).toTypedArray()).toThrowError(torchError("TORCH_NOT_IMPLEMENTED", /meta/));
+      expect(() => torch.empty([2], { device: "meta" }).toTypedArray()).toThrowError(
+        torchError("TORCH_NOT_IMPLEMENTED", /meta/),
+      );
     });
   });
 
@@ -290,7 +323,10 @@ describe("creation", () => {
       expect(torch.full([2], 7, { dtype: "int32" }).dtype).toBe("int32");
       expect(torch.randint(0, 5, [3]).dtype).toBe("int64");
       expect(torch.randperm(5).dtype).toBe("int64");
-      expect(torch.eye(2).tolist()).toEqual([[1, 0], [0, 1]]);
+      expect(torch.eye(2).tolist()).toEqual([
+        [1, 0],
+        [0, 1],
+      ]);
       expect(torch.eye(1, 3).shape).toEqual([1, 3]);
       expect(torch.linspace(0, 1, 5).tolist()).toEqual([0, 0.25, 0.5, 0.75, 1]);
       expect(torch.zeros([], { requiresGrad: true }).requiresGrad).toBe(true);
@@ -364,13 +400,17 @@ describe("properties", () => {
       ["uint32", 0, 2 ** 32 - 1],
     ) as fc.Arbitrary<[torch.DType, number, number]>;
     fc.assert(
-      fc.property(bits, fc.oneof(fc.double(), fc.integer(), fc.integer({ min: -300, max: 300 })), ([dtype, low, high], value) => {
-        const whole = Math.trunc(value);
-        if (whole >= low && whole <= high) {
-          using tensor = torch.tensor([value], { dtype });
-          expect(tensor.item()).toBe(whole + 0);
-        } else expect(() => torch.tensor([value], { dtype })).toThrowError(torchError("TORCH_VALUE"));
-      }),
+      fc.property(
+        bits,
+        fc.oneof(fc.double(), fc.integer(), fc.integer({ min: -300, max: 300 })),
+        ([dtype, low, high], value) => {
+          const whole = Math.trunc(value);
+          if (whole >= low && whole <= high) {
+            using tensor = torch.tensor([value], { dtype });
+            expect(tensor.item()).toBe(whole + 0);
+          } else expect(() => torch.tensor([value], { dtype })).toThrowError(torchError("TORCH_VALUE"));
+        },
+      ),
     );
   });
 

@@ -42,7 +42,9 @@ describe.each([
       const y = square(x);
       expect(y.tolist()).toEqual([1, 4, 9]);
       expect([y.requiresGrad, y.isLeaf]).toEqual([true, false]);
-      y.mul(torch.tensor([1, 10, 100])).sum().backward();
+      y.mul(torch.tensor([1, 10, 100]))
+        .sum()
+        .backward();
       expect(gradOf(x).tolist()).toEqual([2, 40, 600]);
     });
   });
@@ -125,7 +127,9 @@ describe.each([
       // Only the first output is used: the second one's gradient is null, and so is its input's.
       x.grad = null;
       y.grad = null;
-      f(2, x, { negate: false }, y, torch.tensor([1n]))[0].sum().backward();
+      f(2, x, { negate: false }, y, torch.tensor([1n]))[0]
+        .sum()
+        .backward();
       expect(gradOf(x).tolist()).toEqual([2]);
       expect(y.grad).toBeNull();
     });
@@ -134,22 +138,31 @@ describe.each([
   it("one gradient per tensor is enough, any other number is an error", () => {
     torch.scope(() => {
       const gradients = (list: (Tensor | null)[]) =>
-        torch.defineFunction({ forward: (_, x: Tensor, n: number, y: Tensor) => x.mul(n).mul(y), backward: () => list });
+        torch.defineFunction({
+          forward: (_, x: Tensor, n: number, y: Tensor) => x.mul(n).mul(y),
+          backward: () => list,
+        });
       const x = leaf([1]);
       const y = leaf([1]);
-      gradients([torch.tensor([3]), torch.tensor([4])])(x, 2, y).sum().backward();
+      gradients([torch.tensor([3]), torch.tensor([4])])(x, 2, y)
+        .sum()
+        .backward();
       expect([gradOf(x).item(), gradOf(y).item()]).toEqual([3, 4]);
       for (const list of [[], [null], [null, null, null, null]])
         expect(() => gradients(list)(x, 2, y).sum().backward()).toThrowError(
           torchError("TORCH_ARGUMENT", /backward returned \d gradients for 3 inputs/),
         );
       const two = leaf([1, 1]);
-      expect(() => gradients([torch.ones([3]), null])(two, 2, y).sum().backward()).toThrowError(
-        torchError("TORCH_ERROR", /invalid gradient at index 0/),
-      );
-      expect(() => gradients([5 as unknown as Tensor, null])(x, 2, y).sum().backward()).toThrowError(
-        torchError("TORCH_TYPE", /must return tensors or null/),
-      );
+      expect(() =>
+        gradients([torch.ones([3]), null])(two, 2, y)
+          .sum()
+          .backward(),
+      ).toThrowError(torchError("TORCH_ERROR", /invalid gradient at index 0/));
+      expect(() =>
+        gradients([5 as unknown as Tensor, null])(x, 2, y)
+          .sum()
+          .backward(),
+      ).toThrowError(torchError("TORCH_TYPE", /must return tensors or null/));
       const gone = torch.tensor([1]);
       gone.dispose();
       expect(() => gradients([gone, null])(x, 2, y).sum().backward()).toThrowError(torchError("TORCH_DISPOSED"));
@@ -158,7 +171,15 @@ describe.each([
 
   it("passes exceptions through unchanged, whatever they are", () => {
     torch.scope(() => {
-      for (const problem of [new Error("mine"), new TypeError("typed"), "text", 42, null, undefined, { any: "thing" }]) {
+      for (const problem of [
+        new Error("mine"),
+        new TypeError("typed"),
+        "text",
+        42,
+        null,
+        undefined,
+        { any: "thing" },
+      ]) {
         const bad = torch.defineFunction({
           forward: (_, x: Tensor) => x.clone(),
           backward() {
@@ -191,7 +212,11 @@ describe.each([
         forward: (_, x: Tensor) => x.clone(),
         backward: (_, gradient) => (gradient as Tensor).matmul(torch.ones([3, 3])),
       });
-      expect(() => bad(leaf([[1, 2]])).sum().backward()).toThrowError(torchError("TORCH_ERROR", /^matmul: /, "matmul"));
+      expect(() =>
+        bad(leaf([[1, 2]]))
+          .sum()
+          .backward(),
+      ).toThrowError(torchError("TORCH_ERROR", /^matmul: /, "matmul"));
     });
   });
 
@@ -235,7 +260,9 @@ describe.each([
       fourth(x).sum().backward();
       expect(gradOf(x).item()).toBe(32);
       x.grad = null;
-      square(square(square(x))).sum().backward();
+      square(square(square(x)))
+        .sum()
+        .backward();
       expect(gradOf(x).item()).toBe(8 * 2 ** 7);
     });
   });
@@ -255,7 +282,9 @@ describe.each([
           },
         });
       const x = leaf([1, 2]);
-      recomputed((t) => square(t).mul(3))(x).sum().backward();
+      recomputed((t) => square(t).mul(3))(x)
+        .sum()
+        .backward();
       expect(gradOf(x).tolist()).toEqual([6, 12]);
       x.grad = null;
       const inner = recomputed((t) => square(t));
@@ -280,13 +309,19 @@ describe.each([
     torch.scope(() => {
       const constant = torch.tensor([7]);
       const identity = torch.defineFunction({ forward: (_, x: Tensor) => x, backward: (_, g) => (g as Tensor).mul(3) });
-      const flat = torch.defineFunction({ forward: (_, x: Tensor) => x.view([-1]), backward: (_, g) => (g as Tensor).view([1, 2]) });
+      const flat = torch.defineFunction({
+        forward: (_, x: Tensor) => x.view([-1]),
+        backward: (_, g) => (g as Tensor).view([1, 2]),
+      });
       const fixed = torch.defineFunction({ forward: (_, _x: Tensor) => constant, backward: (_, g) => g });
       const x = leaf([[1, 2]]);
       identity(x).sum().backward();
       expect(gradOf(x).tolist()).toEqual([[3, 3]]);
       expect(x.isLeaf).toBe(true);
-      flat(x).mul(torch.tensor([1, 5])).sum().backward();
+      flat(x)
+        .mul(torch.tensor([1, 5]))
+        .sum()
+        .backward();
       expect(gradOf(x).tolist()).toEqual([[4, 8]]);
       const y = leaf([1]);
       fixed(y).sum().backward();

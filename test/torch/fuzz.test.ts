@@ -10,7 +10,10 @@ const folder = scratchFolder();
 it.each([1, 2])("survives, seed %i", { timeout: 120_000 }, async (seed) => {
   const trace = join(folder, `trace-${seed}`);
   const { status, signal, output } = await runChild("fuzz.ts", [trace, String(seed), "6"]);
-  expect([status, signal], `the last call was ${readFileSync(trace, "utf8")}\n${output.slice(-2000)}`).toEqual([0, null]);
+  expect([status, signal], `the last call was ${readFileSync(trace, "utf8")}\n${output.slice(-2000)}`).toEqual([
+    0,
+    null,
+  ]);
   const { operators, calls, left, codes } = JSON.parse(output.trim().split("\n").at(-1) as string);
   expect(operators).toBeGreaterThan(700);
   expect(calls).toBeGreaterThan(6000);

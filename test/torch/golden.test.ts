@@ -31,7 +31,8 @@ const fixture = JSON.parse(readFileSync(new URL("../fixtures/torch/operators.jso
   indexing: { index: unknown[]; shape: number[]; values: number[]; isView: boolean; written: number[] }[];
 };
 
-const toNumber = (value: Value) => (typeof value === "string" ? Number(value.replace("inf", "Infinity")) : Number(value));
+const toNumber = (value: Value) =>
+  typeof value === "string" ? Number(value.replace("inf", "Infinity")) : Number(value);
 
 function load({ tensor, dtype }: TensorRef): torch.Tensor {
   const dump = fixture.pool[tensor];
@@ -52,7 +53,8 @@ function decode(value: unknown, grad: boolean, made: torch.Tensor[]): unknown {
 
 function find(name: string): (...args: unknown[]) => unknown {
   let target: unknown = torch;
-  for (const part of name.replace("nn.functional.", "").split(".")) target = (target as Record<string, unknown>)[camelCase(part)];
+  for (const part of name.replace("nn.functional.", "").split("."))
+    target = (target as Record<string, unknown>)[camelCase(part)];
   expect(target, `torch.${name}`).toBeTypeOf("function");
   return target as (...args: unknown[]) => unknown;
 }
@@ -69,19 +71,28 @@ function expectTensor(actual: torch.Tensor, expected: Dump, what: string): void 
   const exact = !(actual.isFloatingPoint() || actual.isComplex());
   const relative = exact ? 0 : (tolerance[expected.dtype] ?? 2e-5);
   for (const [i, want] of wanted.entries()) {
-    const close = Object.is(values[i], want) || values[i] === want || Math.abs(values[i] - want) <= relative * Math.max(1, Math.abs(want));
+    const close =
+      Object.is(values[i], want) ||
+      values[i] === want ||
+      Math.abs(values[i] - want) <= relative * Math.max(1, Math.abs(want));
     if (!close) expect.fail(`${what}: element ${i} is ${values[i]}, Python has ${want}`);
   }
 }
 
 const weights = (like: torch.Tensor) =>
-  torch.tensor(Array.from({ length: like.numel() }, (_, i) => (i % 7) * 0.25 - 0.5), { dtype: like.dtype }).view(like.shape);
+  torch
+    .tensor(
+      Array.from({ length: like.numel() }, (_, i) => (i % 7) * 0.25 - 0.5),
+      { dtype: like.dtype },
+    )
+    .view(like.shape);
 
 function run(one: Case): void {
   const made: torch.Tensor[] = [];
   const grad = one.grads !== undefined;
   const args = one.args.map((arg) => decode(arg, grad, made));
-  const named = one.named && Object.fromEntries(Object.entries(one.named).map(([key, value]) => [key, decode(value, grad, made)]));
+  const named =
+    one.named && Object.fromEntries(Object.entries(one.named).map(([key, value]) => [key, decode(value, grad, made)]));
   if (grad && one.inplace) args[0] = (args[0] as torch.Tensor).mul(1);
   const all = named ? [...args, named] : args;
   let result: unknown;
@@ -105,7 +116,8 @@ function run(one: Case): void {
   const losses = floating.map((tensor) => tensor.mul(weights(tensor)).sum());
   const loss = losses.reduce((sum, term) => sum.add(term));
   const gradients = torch.grad([loss], made);
-  for (const [i, expected] of one.grads.entries()) expectTensor(gradients[i] as torch.Tensor, expected, `gradient ${i}`);
+  for (const [i, expected] of one.grads.entries())
+    expectTensor(gradients[i] as torch.Tensor, expected, `gradient ${i}`);
 }
 
 describe("operators agree with Python's torch", () => {

@@ -71,7 +71,12 @@ describe("properties", () => {
           let count = 0;
           const whole = torch.arange(size(shape), { dtype: "float32" }).view(shape);
           const part = whole.index(...indices);
-          expect(part.tolist()).toEqual(model(nested(shape, () => count++), full));
+          expect(part.tolist()).toEqual(
+            model(
+              nested(shape, () => count++),
+              full,
+            ),
+          );
           whole.add_(100);
           if (part.numel() > 0) expect(part.amin().item()).toBeGreaterThanOrEqual(100);
         });
@@ -85,7 +90,10 @@ describe("properties", () => {
       fc.property(cases, fc.boolean(), ({ shape, indices }, accumulate) => {
         torch.scope(() => {
           const whole = torch.zeros(shape);
-          const chosen = torch.arange(size(shape)).view(shape).index(...indices);
+          const chosen = torch
+            .arange(size(shape))
+            .view(shape)
+            .index(...indices);
           const value = torch.arange(chosen.numel(), { dtype: "float32" }).add(1).view(chosen.shape);
           whole.indexPut_(indices, value, accumulate);
           const expected = new Float32Array(size(shape));
@@ -101,16 +109,19 @@ describe("properties", () => {
   it("tensors of indices take rows in their order, and accumulate counts repeats", () => {
     const rows = fc.integer({ min: 1, max: 5 });
     fc.assert(
-      fc.property(rows.chain((n) => fc.tuple(fc.constant(n), fc.array(fc.integer({ min: -n, max: n - 1 }), { maxLength: 8 }))), ([n, picks]) => {
-        torch.scope(() => {
-          const table = torch.arange(n * 2, { dtype: "float32" }).view([n, 2]);
-          const ids = torch.tensor(picks, { dtype: "int64" });
-          const wrapped = picks.map((i) => (i < 0 ? i + n : i));
-          expect(table.index(ids).tolist()).toEqual(wrapped.map((i) => [2 * i, 2 * i + 1]));
-          const counts = torch.zeros([n]).indexPut_([ids], 1, true);
-          expect(counts.tolist()).toEqual(Array.from({ length: n }, (_, i) => wrapped.filter((j) => j === i).length));
-        });
-      }),
+      fc.property(
+        rows.chain((n) => fc.tuple(fc.constant(n), fc.array(fc.integer({ min: -n, max: n - 1 }), { maxLength: 8 }))),
+        ([n, picks]) => {
+          torch.scope(() => {
+            const table = torch.arange(n * 2, { dtype: "float32" }).view([n, 2]);
+            const ids = torch.tensor(picks, { dtype: "int64" });
+            const wrapped = picks.map((i) => (i < 0 ? i + n : i));
+            expect(table.index(ids).tolist()).toEqual(wrapped.map((i) => [2 * i, 2 * i + 1]));
+            const counts = torch.zeros([n]).indexPut_([ids], 1, true);
+            expect(counts.tolist()).toEqual(Array.from({ length: n }, (_, i) => wrapped.filter((j) => j === i).length));
+          });
+        },
+      ),
     );
   });
 
@@ -136,7 +147,10 @@ describe("assignment", () => {
       x.indexPut_([0], torch.tensor([1, 2, 3]));
       x.indexPut_([1, torch.slice(1)], torch.tensor([9]));
       x.indexPut_([1, 0], torch.tensor([[[7]]]));
-      expect(x.tolist()).toEqual([[1, 2, 3], [7, 9, 9]]);
+      expect(x.tolist()).toEqual([
+        [1, 2, 3],
+        [7, 9, 9],
+      ]);
       const flags = torch.zeros([2], { dtype: "bool" }).indexPut_([1], true);
       expect(flags.tolist()).toEqual([0, 1]);
       const big = torch.zeros([1], { dtype: "int64" }).indexPut_([0], 2n ** 60n + 1n);
@@ -150,7 +164,9 @@ describe("assignment", () => {
       const value = torch.tensor([10], { requiresGrad: true });
       const y = x.mul(2);
       y.indexPut_([torch.slice(1, 2)], value);
-      y.mul(torch.tensor([1, 5, 7])).sum().backward();
+      y.mul(torch.tensor([1, 5, 7]))
+        .sum()
+        .backward();
       expect(x.grad?.tolist()).toEqual([2, 0, 14]);
       expect(value.grad?.tolist()).toEqual([5]);
     });
@@ -159,15 +175,25 @@ describe("assignment", () => {
   it("index carries the gradient", () => {
     torch.scope(() => {
       const x = torch.arange(6, { dtype: "float32" }).view([2, 3]).requiresGrad_();
-      x.index(torch.tensor([1n, 1n, 0n]), torch.slice(0, 2)).sum().backward();
-      expect(x.grad?.tolist()).toEqual([[1, 1, 0], [2, 2, 0]]);
+      x.index(torch.tensor([1n, 1n, 0n]), torch.slice(0, 2))
+        .sum()
+        .backward();
+      expect(x.grad?.tolist()).toEqual([
+        [1, 1, 0],
+        [2, 2, 0],
+      ]);
     });
   });
 });
 
 describe("errors", () => {
   it.each<[string, unknown[], torch.TorchErrorCode, RegExp]>([
-    ["a number past the end", [3], "TORCH_INDEX", /index 3 is out of bounds for dimension 0 with size 3\n {2}called with Tensor\(\[3, ?4\]/],
+    [
+      "a number past the end",
+      [3],
+      "TORCH_INDEX",
+      /index 3 is out of bounds for dimension 0 with size 3\n {2}called with Tensor\(\[3, ?4\]/,
+    ],
     ["a negative number past the start", [0, -5], "TORCH_INDEX", /index -5 is out of bounds for dimension 1/],
     ["too many indices", [0, 0, 0], "TORCH_INDEX", /too many indices/],
     ["two ellipses", ["...", 0, "..."], "TORCH_INDEX", /"\.\.\." appears twice/],
@@ -179,7 +205,12 @@ describe("errors", () => {
     ["a tensor of floats", [torch.tensor([0.5])], "TORCH_INDEX", /tensors used as indices must be/],
     ["a mask of another size", [torch.tensor([true])], "TORCH_INDEX", /shape of the mask \[1\]/],
     ["an index tensor past the end", [torch.tensor([5n])], "TORCH_INDEX", /index 5 is out of bounds/],
-    ["index tensors that do not broadcast", [torch.tensor([0n, 1n]), torch.tensor([0n, 1n, 2n])], "TORCH_INDEX", /broadcast/],
+    [
+      "index tensors that do not broadcast",
+      [torch.tensor([0n, 1n]), torch.tensor([0n, 1n, 2n])],
+      "TORCH_INDEX",
+      /broadcast/,
+    ],
     ["2,000 indices", new Array(2000).fill(null), "TORCH_INDEX", /too many indices/],
   ])("%s", (_, indices, code, message) => {
     expect(
@@ -194,8 +225,10 @@ describe("errors", () => {
   });
 
   it("slice() refuses steps that are not positive, and bounds that are no integers", () => {
-    for (const step of [0, -1, 0.5, Number.NaN]) expect(() => torch.slice(0, 1, step)).toThrowError(torchError("TORCH_VALUE"));
-    for (const end of [0.5, Number.NaN, "1"]) expect(() => torch.slice(0, end as number)).toThrowError(torchError("TORCH_ARGUMENT"));
+    for (const step of [0, -1, 0.5, Number.NaN])
+      expect(() => torch.slice(0, 1, step)).toThrowError(torchError("TORCH_VALUE"));
+    for (const end of [0.5, Number.NaN, "1"])
+      expect(() => torch.slice(0, end as number)).toThrowError(torchError("TORCH_ARGUMENT"));
     torch.scope(() => {
       const x = torch.arange(3);
       expect(x.index(torch.slice(-1e300, 1e300)).tolist()).toEqual([0, 1, 2]);
@@ -207,7 +240,9 @@ describe("errors", () => {
       const x = torch.zeros([3]);
       const ids = torch.tensor([0n]);
       ids.dispose();
-      expect(() => x.index(ids)).toThrowError(torchError("TORCH_DISPOSED", /index 0 is a tensor that was disposed/, "index"));
+      expect(() => x.index(ids)).toThrowError(
+        torchError("TORCH_DISPOSED", /index 0 is a tensor that was disposed/, "index"),
+      );
       const value = torch.tensor([1]);
       value.dispose();
       expect(() => x.indexPut_([0], value)).toThrowError(torchError("TORCH_DISPOSED", /Tensor\(disposed\)/));
@@ -217,8 +252,12 @@ describe("errors", () => {
   it("a value that does not fit", () => {
     torch.scope(() => {
       const x = torch.zeros([3, 4]);
-      expect(() => x.indexPut_([0], torch.zeros([3]))).toThrowError(torchError("TORCH_ERROR", /Tensor\(\[3, ?4\].*Tensor\(\[3\]/s));
-      expect(() => x.indexPut_([0], "1" as unknown as number)).toThrowError(torchError("TORCH_ARGUMENT", /must be a number/));
+      expect(() => x.indexPut_([0], torch.zeros([3]))).toThrowError(
+        torchError("TORCH_ERROR", /Tensor\(\[3, ?4\].*Tensor\(\[3\]/s),
+      );
+      expect(() => x.indexPut_([0], "1" as unknown as number)).toThrowError(
+        torchError("TORCH_ARGUMENT", /must be a number/),
+      );
       expect(() => x.indexPut_([torch.tensor([0n])], torch.zeros([1, 4], { dtype: "float64" }))).toThrowError(
         torchError("TORCH_ERROR", /dtypes match/),
       );

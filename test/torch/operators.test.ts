@@ -17,7 +17,8 @@ const generatedFolder = join(root, "lib", "torch", "generated");
 
 const fromJavaScript = (overload: NativeOverload) =>
   overload.arguments.every(
-    ({ kind, list }) => kind !== "unsupported" && !(list && ["dtype", "layout", "device", "memory_format", "Generator"].includes(kind)),
+    ({ kind, list }) =>
+      kind !== "unsupported" && !(list && ["dtype", "layout", "device", "memory_format", "Generator"].includes(kind)),
   ) && overload.returns.every(({ kind }) => kind !== "unsupported");
 
 describe("the dispatcher", () => {
@@ -51,7 +52,10 @@ describe("the dispatcher", () => {
       const x = torch.tensor([1, 2]);
       expect(torch.operatorNames()).toContain("aten::_foreach_add");
       const [a, b] = torch.ops.aten._foreach_add([x, x], 1) as torch.Tensor[];
-      expect([a.tolist(), b.tolist()]).toEqual([[2, 3], [2, 3]]);
+      expect([a.tolist(), b.tolist()]).toEqual([
+        [2, 3],
+        [2, 3],
+      ]);
       expect(torch.ops.aten._foreach_add_([x], [x])).toBeUndefined();
       expect(x.tolist()).toEqual([2, 4]);
       expect(torch.ops.prims.sin).toBeTypeOf("function");
@@ -101,21 +105,41 @@ describe("arguments", () => {
         () => torch.ops.aten.sum(x, [1], true, { dtype: null }),
       ])
         expect((call() as torch.Tensor).tolist()).toEqual(expected);
-      expect(torch.div(x, 2, { roundingMode: "floor" }).tolist()).toEqual(torch.ops.aten.div(x, 2, { rounding_mode: "floor" }) && [[0, 0, 1], [1, 2, 2]]);
+      expect(torch.div(x, 2, { roundingMode: "floor" }).tolist()).toEqual(
+        torch.ops.aten.div(x, 2, { rounding_mode: "floor" }) && [
+          [0, 0, 1],
+          [1, 2, 2],
+        ],
+      );
       expect(x.std(undefined, { correction: 0 }).shape).toEqual([]);
     });
   });
 
   it("the overload follows the arguments, call by call", () => {
     torch.scope(() => {
-      const x = torch.tensor([[1, 5], [7, 3]]);
+      const x = torch.tensor([
+        [1, 5],
+        [7, 3],
+      ]);
       for (let i = 0; i < 3; i++) {
         expect(torch.max(x).item()).toBe(7);
         expect(torch.max(x, 1)[0].tolist()).toEqual([5, 7]);
-        expect(torch.max(x, torch.tensor(4)).tolist()).toEqual([[4, 5], [7, 4]]);
-        expect(x.pow(2).tolist()).toEqual([[1, 25], [49, 9]]);
-        expect(torch.pow(2, x).tolist()).toEqual([[2, 32], [128, 8]]);
-        expect(x.pow(torch.tensor([1, 2])).tolist()).toEqual([[1, 25], [7, 9]]);
+        expect(torch.max(x, torch.tensor(4)).tolist()).toEqual([
+          [4, 5],
+          [7, 4],
+        ]);
+        expect(x.pow(2).tolist()).toEqual([
+          [1, 25],
+          [49, 9],
+        ]);
+        expect(torch.pow(2, x).tolist()).toEqual([
+          [2, 32],
+          [128, 8],
+        ]);
+        expect(x.pow(torch.tensor([1, 2])).tolist()).toEqual([
+          [1, 25],
+          [7, 9],
+        ]);
         expect(x.split(1).length).toBe(2);
         expect(x.split([2, 0], 1)[1].shape).toEqual([2, 0]);
         expect(x.sum().item()).toBe(16);
@@ -133,7 +157,9 @@ describe("arguments", () => {
       expect(torch.avgPool2d(image, [2, 1]).shape).toEqual([1, 1, 2, 4]);
       expect(torch.tensorSplit(torch.arange(6), 3).length).toBe(3);
       expect(torch.tensorSplit(torch.arange(6), [2]).length).toBe(2);
-      expect(() => torch.zeros(4 as unknown as number[])).toThrowError(torchError("TORCH_ARGUMENT", /'size' cannot be 4/));
+      expect(() => torch.zeros(4 as unknown as number[])).toThrowError(
+        torchError("TORCH_ARGUMENT", /'size' cannot be 4/),
+      );
     });
   });
 
@@ -180,18 +206,31 @@ describe("the generated types", () => {
     expect(names.length).toBeGreaterThan(450);
     for (const name of names) {
       const overloads = native.overloads(`aten::${name}`);
-      expect(overloads.some((overload) => overload.arguments.some((argument) => argument.name === "self")), name).toBe(true);
-      expect((torch.Tensor.prototype as unknown as Record<string, unknown>)[camelCase(name)], name).toBeTypeOf("function");
+      expect(
+        overloads.some((overload) => overload.arguments.some((argument) => argument.name === "self")),
+        name,
+      ).toBe(true);
+      expect((torch.Tensor.prototype as unknown as Record<string, unknown>)[camelCase(name)], name).toBeTypeOf(
+        "function",
+      );
     }
   });
 
   it("every function has an operator, and is exported", () => {
-    const modules: Record<string, object> = { "functions.ts": torch, "linalg.ts": torch.linalg, "fft.ts": torch.fft, "special.ts": torch.special };
+    const modules: Record<string, object> = {
+      "functions.ts": torch,
+      "linalg.ts": torch.linalg,
+      "fft.ts": torch.fft,
+      "special.ts": torch.special,
+    };
     let count = 0;
     for (const [file, module] of Object.entries(modules)) {
       for (const { name, operator } of named(file)) {
         expect(native.overloads(operator).length, operator).toBeGreaterThan(0);
-        expect((module as Record<string, unknown>)[name.replace(/_$/, "")] ?? (module as Record<string, unknown>)[name], name).toBeTypeOf("function");
+        expect(
+          (module as Record<string, unknown>)[name.replace(/_$/, "")] ?? (module as Record<string, unknown>)[name],
+          name,
+        ).toBeTypeOf("function");
         count++;
       }
     }
@@ -202,15 +241,25 @@ describe("the generated types", () => {
   const stamp = join(root, "build", "diffcoder.stamp.json");
   const libtorch = existsSync(stamp) ? (JSON.parse(readFileSync(stamp, "utf8")).identity.libtorch as string) : "";
   const yaml = join(dirname(libtorch), "torchgen", "packaged", "ATen", "native", "native_functions.yaml");
-  it.runIf(torch.build().torch.startsWith("2.13") && existsSync(yaml))("are what the generator makes of this libtorch", () => {
-    const out = mkdtempSync(join(tmpdir(), "diffcoder-generated-"));
-    try {
-      const tsx = createRequire(import.meta.url).resolve("tsx");
-      execFileSync(process.execPath, ["--import", tsx, join(root, "scripts", "generate-operators.ts"), yaml, "2.13", out], { cwd: root });
-      for (const file of readdirSync(generatedFolder))
-        expect(readFileSync(join(out, file), "utf8") === readFileSync(join(generatedFolder, file), "utf8"), `${file} is stale`).toBe(true);
-    } finally {
-      rmSync(out, { recursive: true, force: true });
-    }
-  });
+  it.runIf(torch.build().torch.startsWith("2.13") && existsSync(yaml))(
+    "are what the generator makes of this libtorch",
+    () => {
+      const out = mkdtempSync(join(tmpdir(), "diffcoder-generated-"));
+      try {
+        const tsx = createRequire(import.meta.url).resolve("tsx");
+        execFileSync(
+          process.execPath,
+          ["--import", tsx, join(root, "scripts", "generate-operators.ts"), yaml, "2.13", out],
+          { cwd: root },
+        );
+        for (const file of readdirSync(generatedFolder))
+          expect(
+            readFileSync(join(out, file), "utf8") === readFileSync(join(generatedFolder, file), "utf8"),
+            `${file} is stale`,
+          ).toBe(true);
+      } finally {
+        rmSync(out, { recursive: true, force: true });
+      }
+    },
+  );
 });

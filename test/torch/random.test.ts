@@ -136,7 +136,10 @@ describe("Generator", () => {
     generator.dispose();
     generator.dispose();
     expect(() => torch.rand([2], { generator })).toThrowError(
-      expect.objectContaining({ code: "TORCH_DISPOSED", message: expect.stringMatching(/^rand: argument 'generator'/) }),
+      expect.objectContaining({
+        code: "TORCH_DISPOSED",
+        message: expect.stringMatching(/^rand: argument 'generator'/),
+      }),
     );
     expect(() => generator.manualSeed(1)).toThrowError(expect.objectContaining({ code: "TORCH_DISPOSED" }));
     expect(() => generator.getState()).toThrowError(expect.objectContaining({ code: "TORCH_DISPOSED" }));

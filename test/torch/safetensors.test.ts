@@ -1,5 +1,15 @@
 // Files of Python's safetensors and ours are the same bytes; broken ones are refused, whatever is broken.
-import { closeSync, existsSync, ftruncateSync, openSync, readdirSync, readFileSync, statSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
@@ -14,17 +24,20 @@ const fresh = () => join(folder, `${count++}.safetensors`);
 
 /** The tensors of scripts/fixtures/torch_safetensors.py. */
 function goldenTensors(): Record<string, torch.Tensor> {
-  const names = "uint8 int8 int16 uint16 int32 uint32 int64 uint64 float16 bfloat16 float32 float64 float8_e5m2 float8_e4m3fn";
-  const tensors: Record<string, torch.Tensor> = {};
+  const names =
+    "uint8 int8 int16 uint16 int32 uint32 int64 uint64 float16 bfloat16 float32 float64 float8_e5m2 float8_e4m3fn";
+  const tensors: Record<string, torch.Tensor> = { ﬀ: torch.ones([1]) };
   for (const dtype of names.split(" ") as torch.DType[])
     tensors[`of.${dtype}`] = torch.tensor([0, 1, 2, 3, 4, 5], { dtype }).view([2, 3]);
-  tensors["of.bool"] = torch.tensor([[false, true, false], [true, false, true]]);
+  tensors["of.bool"] = torch.tensor([
+    [false, true, false],
+    [true, false, true],
+  ]);
   tensors.scalar = torch.tensor(2.5);
   tensors.nothing = torch.zeros([0, 4]);
   tensors.odd = torch.tensor([1, 2, 3], { dtype: "uint8" });
   tensors["12"] = torch.tensor([12n]);
   tensors['quote " \\ é 漢 \u{1f600}'] = torch.tensor([-1.5, Number.POSITIVE_INFINITY]);
-  tensors["ﬀ"] = torch.ones([1]);
   return tensors;
 }
 
@@ -73,15 +86,33 @@ describe("agrees with Python's safetensors", () => {
 
 describe("round trips", () => {
   it("of anything with a dtype that the format has", () => {
-    const dtypes = fc.constantFrom<torch.DType>("float32", "float64", "int64", "uint8", "bool", "bfloat16", "float16", "int16");
+    const dtypes = fc.constantFrom<torch.DType>(
+      "float32",
+      "float64",
+      "int64",
+      "uint8",
+      "bool",
+      "bfloat16",
+      "float16",
+      "int16",
+    );
     const entries = fc.uniqueArray(
-      fc.record({ name: fc.string({ unit: "grapheme", maxLength: 12 }), dtype: dtypes, shape: fc.array(fc.nat(3), { maxLength: 3 }) }),
+      fc.record({
+        name: fc.string({ unit: "grapheme", maxLength: 12 }),
+        dtype: dtypes,
+        shape: fc.array(fc.nat(3), { maxLength: 3 }),
+      }),
       { selector: (entry) => entry.name, maxLength: 6 },
     );
-    const metadata = fc.dictionary(fc.string({ maxLength: 8 }), fc.string({ unit: "grapheme", maxLength: 8 }), { maxKeys: 3 });
+    const metadata = fc.dictionary(fc.string({ maxLength: 8 }), fc.string({ unit: "grapheme", maxLength: 8 }), {
+      maxKeys: 3,
+    });
     fc.assert(
       fc.property(entries, metadata, (list, meta) => {
-        fc.pre(list.every((entry) => !["__metadata__", "__proto__"].includes(entry.name)) && !Object.hasOwn(meta, "__proto__"));
+        fc.pre(
+          list.every((entry) => !["__metadata__", "__proto__"].includes(entry.name)) &&
+            !Object.hasOwn(meta, "__proto__"),
+        );
         torch.scope(() => {
           const tensors = Object.fromEntries(
             list.map(({ name, dtype, shape }, i) => [name, torch.randn(shape).add(i).mul(10).to(dtype)]),
@@ -107,9 +138,16 @@ describe("round trips", () => {
       const x = torch.arange(6, { dtype: "float32" }).view([2, 3]).requiresGrad_();
       torch.saveSafetensors(path, { t: x.t(), part: x.index(torch.slice(), 1), wide: x.index(0).expand([2, 3]) });
       using file = torch.openSafetensors(path);
-      expect(file.get("t").tolist()).toEqual([[0, 3], [1, 4], [2, 5]]);
+      expect(file.get("t").tolist()).toEqual([
+        [0, 3],
+        [1, 4],
+        [2, 5],
+      ]);
       expect(file.get("part").tolist()).toEqual([1, 4]);
-      expect(file.get("wide").tolist()).toEqual([[0, 1, 2], [0, 1, 2]]);
+      expect(file.get("wide").tolist()).toEqual([
+        [0, 1, 2],
+        [0, 1, 2],
+      ]);
     });
   });
 
@@ -154,7 +192,9 @@ describe("the mapped file", () => {
   it("of 200 MB costs no memory until it is read", () => {
     const path = fresh();
     const elements = 50 * 2 ** 20;
-    const header = Buffer.from(JSON.stringify({ big: { dtype: "F32", shape: [elements], data_offsets: [0, elements * 4] } }).padEnd(96));
+    const header = Buffer.from(
+      JSON.stringify({ big: { dtype: "F32", shape: [elements], data_offsets: [0, elements * 4] } }).padEnd(96),
+    );
     const fd = openSync(path, "w");
     const prefix = Buffer.alloc(8);
     prefix.writeBigUInt64LE(BigInt(header.length));
@@ -173,7 +213,13 @@ describe("the mapped file", () => {
 
   it("misaligned tensors are read all the same", () => {
     torch.scope(() => {
-      const path = write({ a: { dtype: "U8", shape: [3], data_offsets: [0, 3] }, b: { dtype: "F32", shape: [2], data_offsets: [3, 11] } }, 11);
+      const path = write(
+        {
+          a: { dtype: "U8", shape: [3], data_offsets: [0, 3] },
+          b: { dtype: "F32", shape: [2], data_offsets: [3, 11] },
+        },
+        11,
+      );
       using file = torch.openSafetensors(path);
       const bits = new Float32Array(Uint8Array.of(1, 1, 1, 1, 1, 1, 1, 1).buffer);
       expect(file.get("b").toTypedArray()).toEqual(bits);
@@ -194,7 +240,8 @@ describe("broken files are TORCH_FORMAT", () => {
         for (let length = whole.length - 1; length >= 0; length--) {
           ftruncateSync(fd, length);
           const error = thrownBy(() => open(path)) as torch.TorchError;
-          if (error.code !== "TORCH_FORMAT" || !error.message.includes("is not a whole safetensors file")) wrong.push([length, error]);
+          if (error.code !== "TORCH_FORMAT" || !error.message.includes("is not a whole safetensors file"))
+            wrong.push([length, error]);
         }
       });
       closeSync(fd);
@@ -239,8 +286,18 @@ describe("broken files are TORCH_FORMAT", () => {
     ["the same bytes twice", { a: entry("U8", [2], [0, 2]), b: entry("U8", [2], [0, 2]) }, 2, /starts at byte/],
     ["metadata that is no map", { __metadata__: 5 }, 0, /__metadata__/],
     ["metadata with a number", { __metadata__: { a: 1 } }, 0, /__metadata__/],
-    ["a name twice", '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1, /1 names appear more than once/],
-    ["a name twice, once escaped", '{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"\\u0061":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', 0, /more than once/],
+    [
+      "a name twice",
+      '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+      1,
+      /1 names appear more than once/,
+    ],
+    [
+      "a name twice, once escaped",
+      '{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"\\u0061":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
+      0,
+      /more than once/,
+    ],
   ])("%s", (_, header, data, message) => {
     const path = write(header, data);
     expect(leftBehind(() => expect(() => open(path)).toThrowError(torchError("TORCH_FORMAT", message)))).toBe(0);
@@ -255,7 +312,9 @@ describe("broken files are TORCH_FORMAT", () => {
     torch.scope(() => {
       const path = fresh();
       const names = ['a":{', "}", "[", ":", '\\"', "\\", "a:b", "{}"];
-      torch.saveSafetensors(path, Object.fromEntries(names.map((name, i) => [name, torch.tensor(i)])), { '":{': '}:"' });
+      torch.saveSafetensors(path, Object.fromEntries(names.map((name, i) => [name, torch.tensor(i)])), {
+        '":{': '}:"',
+      });
       using file = torch.openSafetensors(path);
       expect(file.keys().sort()).toEqual(names.sort());
     });
@@ -266,25 +325,30 @@ describe("broken files are TORCH_FORMAT", () => {
     const headerEnd = 8 + Number(whole.readBigUInt64LE());
     const path = fresh();
     fc.assert(
-      fc.property(fc.array(fc.tuple(fc.nat(headerEnd - 1), fc.integer({ min: 1, max: 255 })), { minLength: 1, maxLength: 4 }), (flips) => {
-        const bytes = Buffer.from(whole);
-        for (const [at, bits] of flips) bytes[at] ^= bits;
-        writeFileSync(path, bytes);
-        torch.scope(() => {
-          try {
-            using file = torch.openSafetensors(path);
-            for (const name of file.keys()) file.get(name).toTypedArray();
-          } catch (error) {
-            expect(error).toEqual(torchError("TORCH_FORMAT"));
-          }
-        });
-      }),
+      fc.property(
+        fc.array(fc.tuple(fc.nat(headerEnd - 1), fc.integer({ min: 1, max: 255 })), { minLength: 1, maxLength: 4 }),
+        (flips) => {
+          const bytes = Buffer.from(whole);
+          for (const [at, bits] of flips) bytes[at] ^= bits;
+          writeFileSync(path, bytes);
+          torch.scope(() => {
+            try {
+              using file = torch.openSafetensors(path);
+              for (const name of file.keys()) file.get(name).toTypedArray();
+            } catch (error) {
+              expect(error).toEqual(torchError("TORCH_FORMAT"));
+            }
+          });
+        },
+      ),
       { numRuns: 400 },
     );
   });
 
   it("what cannot be opened is TORCH_IO", () => {
-    expect(() => open(join(folder, "none"))).toThrowError(torchError("TORCH_IO", /none: No such file/, "openSafetensors"));
+    expect(() => open(join(folder, "none"))).toThrowError(
+      torchError("TORCH_IO", /none: No such file/, "openSafetensors"),
+    );
     expect(() => open(folder)).toThrowError(torchError("TORCH_IO", /not a regular file/));
     expect(() => open("/dev/null")).toThrowError(torchError("TORCH_IO", /not a regular file/));
     expect(() => open(fileURLToPath(import.meta.url))).toThrowError(torchError("TORCH_FORMAT"));
@@ -298,9 +362,15 @@ describe("saving", () => {
     torch.scope(() => {
       const path = fresh();
       const x = torch.ones([1]);
-      expect(() => torch.saveSafetensors(path, { x: x.to("complex64") })).toThrowError(torchError("TORCH_TYPE", /x: the format has no dtype for complex64/));
-      expect(() => torch.saveSafetensors(path, { __metadata__: x })).toThrowError(torchError("TORCH_VALUE", /__metadata__/));
-      expect(() => torch.saveSafetensors(path, { x }, { n: 5 as unknown as string })).toThrowError(torchError("TORCH_VALUE", /map of strings/));
+      expect(() => torch.saveSafetensors(path, { x: x.to("complex64") })).toThrowError(
+        torchError("TORCH_TYPE", /x: the format has no dtype for complex64/),
+      );
+      expect(() => torch.saveSafetensors(path, { __metadata__: x })).toThrowError(
+        torchError("TORCH_VALUE", /__metadata__/),
+      );
+      expect(() => torch.saveSafetensors(path, { x }, { n: 5 as unknown as string })).toThrowError(
+        torchError("TORCH_VALUE", /map of strings/),
+      );
       const gone = torch.ones([1]);
       gone.dispose();
       expect(() => torch.saveSafetensors(path, { gone })).toThrowError(torchError("TORCH_DISPOSED"));
@@ -314,9 +384,13 @@ describe("saving", () => {
       torch.saveSafetensors(path, { x: torch.ones([2]) });
       const before = readFileSync(path);
       // The format has no such dtype on this device: the header is built, the bytes fail.
-      expect(() => torch.saveSafetensors(path, { x: torch.ones([2]), y: torch.empty([2], { device: "meta" }) })).toThrowError(torchError("TORCH_NOT_IMPLEMENTED"));
+      expect(() =>
+        torch.saveSafetensors(path, { x: torch.ones([2]), y: torch.empty([2], { device: "meta" }) }),
+      ).toThrowError(torchError("TORCH_NOT_IMPLEMENTED"));
       expect(readFileSync(path).equals(before)).toBe(true);
-      expect(() => torch.saveSafetensors(join(folder, "no", "folder"), {})).toThrowError(torchError("TORCH_IO", /no such file or directory/));
+      expect(() => torch.saveSafetensors(join(folder, "no", "folder"), {})).toThrowError(
+        torchError("TORCH_IO", /no such file or directory/),
+      );
       expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
       const error = thrownBy(() => torch.saveSafetensors(folder, { x: torch.ones([1]) })) as Error;
       expect(error).toEqual(torchError("TORCH_IO", /saveSafetensors: /));
@@ -330,7 +404,11 @@ describe("saving", () => {
     torch.scope(() => torch.saveSafetensors(path, { x: torch.ones([4]) }));
     const before = readFileSync(path);
     // A limit on the size of files stands in for the disk: writes beyond 64 KB fail.
-    const { status, output } = await runChild("full-disk.ts", [path], ["bash", "-c", `trap '' XFSZ; ulimit -f 64; exec "$@"`, "bash"]);
+    const { status, output } = await runChild(
+      "full-disk.ts",
+      [path],
+      ["bash", "-c", `trap '' XFSZ; ulimit -f 64; exec "$@"`, "bash"],
+    );
     expect(status, output).toBe(0);
     expect(output).toMatch(/TORCH_IO saveSafetensors: .*full\.safetensors: EFBIG/);
     expect(readFileSync(path).equals(before)).toBe(true);

@@ -45,7 +45,13 @@ describe("scope(fn)", () => {
         text: "kept",
         none: null,
       }));
-      const all = [result.list[0], (result.list[1] as torch.Tensor[])[0], result.map.get("a"), [...result.set][0], result.bare.t];
+      const all = [
+        result.list[0],
+        (result.list[1] as torch.Tensor[])[0],
+        result.map.get("a"),
+        [...result.set][0],
+        result.bare.t,
+      ];
       expect(all.map((tensor) => (tensor as torch.Tensor).item())).toEqual([1, 2, 3, 4, 5]);
       expect(result.text).toBe("kept");
     });
@@ -140,7 +146,11 @@ describe("scope(fn)", () => {
         dispose: fc.boolean(),
         throws: fc.boolean(),
         returns: fc.boolean(),
-        children: fc.oneof({ depthSize: "small", withCrossShrink: true }, fc.constant<Node[]>([]), fc.array(tie("tree"), { maxLength: 3 })),
+        children: fc.oneof(
+          { depthSize: "small", withCrossShrink: true },
+          fc.constant<Node[]>([]),
+          fc.array(tie("tree"), { maxLength: 3 }),
+        ),
       }),
     }));
     fc.assert(
@@ -491,7 +501,10 @@ describe("dispose", () => {
         expect(error.message).toMatch(/^\w+: .*disposed/);
       }
       expect(thrownBy(() => gone.add(x))).toEqual(
-        torchError("TORCH_DISPOSED", /^add: argument 'self' is a tensor that was disposed\n {2}called with Tensor\(disposed\), Tensor\(\[1\]/),
+        torchError(
+          "TORCH_DISPOSED",
+          /^add: argument 'self' is a tensor that was disposed\n {2}called with Tensor\(disposed\), Tensor\(\[1\]/,
+        ),
       );
     });
   });
@@ -509,13 +522,17 @@ describe("dispose", () => {
       stale.add(handle);
     }
     using fresh = made(7);
-    for (const handle of stale) expect(thrownBy(() => native.numel(handle))).toEqual(expect.objectContaining({ code: "TORCH_DISPOSED" }));
+    for (const handle of stale)
+      expect(thrownBy(() => native.numel(handle))).toEqual(expect.objectContaining({ code: "TORCH_DISPOSED" }));
     for (const handle of [...stale].slice(0, 100)) expect(native.free(handle)).toBe(false);
     expect(fresh.item()).toBe(7);
   });
 
   it("numbers that never were handles are no tensors", () => {
     for (const handle of [0, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 24 - 1, 2 ** 53, 1e300])
-      expect(thrownBy(() => native.numel(handle)), String(handle)).toEqual(expect.objectContaining({ code: "TORCH_DISPOSED" }));
+      expect(
+        thrownBy(() => native.numel(handle)),
+        String(handle),
+      ).toEqual(expect.objectContaining({ code: "TORCH_DISPOSED" }));
   });
 });

@@ -50,7 +50,11 @@ export interface Finished {
 }
 
 /** Runs a file of test/torch/children/ in a Node of its own: for what may crash, or must not be disturbed. */
-export function runChild(name: string, args: readonly string[] = [], command: readonly string[] = []): Promise<Finished> {
+export function runChild(
+  name: string,
+  args: readonly string[] = [],
+  command: readonly string[] = [],
+): Promise<Finished> {
   const file = fileURLToPath(new URL(`./children/${name}`, import.meta.url));
   expect(existsSync(file)).toBe(true);
   const [program, ...rest] = [...command, process.execPath, "--import", tsx, file, ...args];

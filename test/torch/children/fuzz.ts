@@ -1,8 +1,8 @@
 // Calls public operators with arguments of the right kinds and nonsensical values. No call may end the process, leak, or
 // throw anything but a TorchError. Before each call its text goes to the file named by the first argument.
 import { ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
-import * as torch from "../../../lib/torch/index.js";
 import { methodNames } from "../../../lib/torch/generated/methods.js";
+import * as torch from "../../../lib/torch/index.js";
 import { type NativeArgument, native } from "../../../lib/torch/native.js";
 import { crashes } from "./fuzz-crashes.js";
 
@@ -15,7 +15,11 @@ torch.setNumThreads(1);
 torch.manualSeed(1);
 
 const generated = (file: string) =>
-  [...readFileSync(new URL(`../../../lib/torch/generated/${file}.ts`, import.meta.url), "utf8").matchAll(/"aten::(\w+)"/g)].map((match) => match[1]);
+  [
+    ...readFileSync(new URL(`../../../lib/torch/generated/${file}.ts`, import.meta.url), "utf8").matchAll(
+      /"aten::(\w+)"/g,
+    ),
+  ].map((match) => match[1]);
 const names = [...new Set([...methodNames.split(" "), ...["functions", "linalg", "fft", "special"].flatMap(generated)])]
   .filter((name) => !Object.hasOwn(crashes, name))
   .sort();
@@ -26,7 +30,13 @@ const dtypes = ["float32", "float64", "int64", "bool", "bfloat16", "int32", "uin
 function tensor(): torch.Tensor {
   const shape = pick(shapes);
   const dtype = pick(dtypes);
-  const base = torch.arange(shape.reduce((a, b) => a * b, 1), { dtype: "float32" }).sub(3).view(shape);
+  const base = torch
+    .arange(
+      shape.reduce((a, b) => a * b, 1),
+      { dtype: "float32" },
+    )
+    .sub(3)
+    .view(shape);
   const made = base.to(dtype);
   switch (random.below(8)) {
     case 0:
@@ -45,7 +55,18 @@ function tensor(): torch.Tensor {
 // Sizes either stay small or cannot be allocated.
 const integers = [0, 1, 2, 3, -1, -2, 5, -7, 100, 2 ** 40, -(2 ** 40), 2 ** 52];
 const numbers = [0, 1, -1, 0.5, 2, Number.NaN, Number.POSITIVE_INFINITY, -1e308, 1e-45];
-const strings = ["", "none", "mean", "sum", "linear", "ij,jk->ik", "\u0000", "reflect", "no such thing", "é".repeat(50)];
+const strings = [
+  "",
+  "none",
+  "mean",
+  "sum",
+  "linear",
+  "ij,jk->ik",
+  "\u0000",
+  "reflect",
+  "no such thing",
+  "é".repeat(50),
+];
 
 function value(argument: NativeArgument): unknown {
   if (argument.optional && random.below(3) === 0) return null;
@@ -101,13 +122,20 @@ for (let round = 0; round < Number(rounds); round++) {
       torch.scope(() => {
         const args = overload.arguments.filter((argument) => !argument.keywordOnly).map(value);
         const named = Object.fromEntries(
-          overload.arguments.filter((argument) => argument.keywordOnly).map((argument) => [argument.name, value(argument)]),
+          overload.arguments
+            .filter((argument) => argument.keywordOnly)
+            .map((argument) => [argument.name, value(argument)]),
         );
         // Sometimes one argument too few, or one of another kind.
         if (random.below(10) === 0) args.pop();
-        if (random.below(20) === 0 && args.length > 0) args[random.below(args.length)] = pick([null, undefined, {}, "text", [[1]], Symbol.iterator]);
+        if (random.below(20) === 0 && args.length > 0)
+          args[random.below(args.length)] = pick([null, undefined, {}, "text", [[1]], Symbol.iterator]);
         ftruncateSync(log, 0);
-        writeSync(log, `${name}.${overload.overload}(${args.map((item) => (typeof item === "symbol" ? "symbol" : show(item))).join(", ")}; ${Object.entries(named).map(([k, v]) => `${k}=${show(v)}`)})\n`, 0);
+        writeSync(
+          log,
+          `${name}.${overload.overload}(${args.map((item) => (typeof item === "symbol" ? "symbol" : show(item))).join(", ")}; ${Object.entries(named).map(([k, v]) => `${k}=${show(v)}`)})\n`,
+          0,
+        );
         calls++;
         try {
           torch.ops.aten[name](...args, named);
@@ -115,7 +143,8 @@ for (let round = 0; round < Number(rounds); round++) {
         } catch (error) {
           if (!(error instanceof torch.TorchError)) throw error;
           codes.set(error.code, (codes.get(error.code) ?? 0) + 1);
-          if (/Exception raised from|frame #\d|0x[0-9a-f]{8,}/.test(error.message)) throw new Error(`a backtrace: ${error.message}`);
+          if (/Exception raised from|frame #\d|0x[0-9a-f]{8,}/.test(error.message))
+            throw new Error(`a backtrace: ${error.message}`);
           if (error.operator !== name) throw new Error(`${name} is called ${error.operator}: ${error.message}`);
         }
       });

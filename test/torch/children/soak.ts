@@ -68,4 +68,6 @@ for (let round = 0; round < rounds; round++) {
   peak = Math.max(peak, process.memoryUsage().rss);
 }
 const end = { rss: process.memoryUsage().rss, ...torch.memory() };
-console.log(JSON.stringify({ operators: rounds * (perRound / 5) * 25, start, end, grown: (peak - start.rss) / 2 ** 20 }));
+console.log(
+  JSON.stringify({ operators: rounds * (perRound / 5) * 25, start, end, grown: (peak - start.rss) / 2 ** 20 }),
+);

@@ -40,7 +40,8 @@ if (!isMainThread) {
   }
   parentPort?.postMessage({ value: work(seed), tensors: torch.memory().tensors });
 } else {
-  const start = (data: object) => new Worker(new URL("./workers.mjs", import.meta.url), { workerData: data, execArgv: [] });
+  const start = (data: object) =>
+    new Worker(new URL("./workers.mjs", import.meta.url), { workerData: data, execArgv: [] });
   const mine = torch.ones([3]);
 
   const workers = [1, 2].map((seed) => start({ seed, loop: false, served: false }));
