@@ -51,8 +51,10 @@ export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Ob
 
     const wanted = shift ? shiftedRows(packed, corruption.positions, blockSize) : corruption.positions;
     const input = noisyThenClean(batch, corruption.noisy);
-    const [ids, rows, targets] = uploadIntegers([input, wanted, corruption.targets], device);
-    const weights = uploadFloats(corruption.weights, device);
+    const numRows = paddedRows(corruption.numMasked);
+    const padded = [padTo(wanted, numRows), padTo(corruption.targets, numRows)];
+    const [ids, rows, targets] = uploadIntegers([input, ...padded], device);
+    const weights = uploadFloats(padTo(corruption.weights, numRows), device);
 
     const plan = blockDiffusionPlan(batch.length, blockSize, { documents, rows, cleanQueries: shift, device });
     const hidden = model.forward(ids.view([batch.batch, 2 * batch.length]), plan);
@@ -64,6 +66,22 @@ export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Ob
     const normalizer = settings.normalizer === "tokens" ? corruption.numMaskable : corruption.numMasked;
     return { loss, normalizer, metrics: { u_max: ramp.uMax, ...corruptionMetrics(corruption, nll) } };
   };
+}
+
+/**
+ * How many rows of the last layer and the head to compute for `count` masked tokens: that, rounded up. The number is
+ * another one in each step, and libraries of matrix products compile and keep a kernel for each shape they meet.
+ */
+function paddedRows(count: number): number {
+  return count <= 128 ? 2 ** Math.ceil(Math.log2(Math.max(1, count))) : Math.ceil(count / 128) * 128;
+}
+
+/** Zeros behind: row 0 once more, for a target that weighs nothing. */
+function padTo<T extends Int32Array | Float32Array>(values: T, length: number): T {
+  if (values.length === 0 || values.length === length) return values;
+  const padded = new (values.constructor as new (length: number) => T)(length);
+  padded.set(values);
+  return padded;
 }
 
 /** Moves the warmup to this step. While it warms, weight, clip and forced token follow its own switches (Eq. 10). */
@@ -121,6 +139,6 @@ function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, 
     masked_share: numMasked / Math.max(1, numMaskable),
     empty_blocks: emptyBlocks / Math.max(1, numBlocks),
     fallback_blocks: fallbackBlocks / Math.max(1, numBlocks),
-    masked_nll: nll.sum().div(Math.max(1, numMasked)),
+    masked_nll: nll.narrow(0, 0, numMasked).sum().div(Math.max(1, numMasked)),
   };
 }
