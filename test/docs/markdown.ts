@@ -30,8 +30,11 @@ export interface Table {
 
 export const read = (document: string): string => readFileSync(join(root, document), "utf8");
 
-/** The comment that a line is, "" if it is none. */
-const markOf = (line: string | undefined): string => line?.match(/^<!-- (.*) -->$/)?.[1] ?? "";
+/** The comment in the line before line `i`, or before the blank line there; "" if there is none. */
+function markAbove(lines: readonly string[], i: number): string {
+  const above = lines[i - 1]?.trim() === "" ? lines[i - 2] : lines[i - 1];
+  return above?.match(/^ *<!-- (.*) -->$/)?.[1] ?? "";
+}
 
 export function blocksOf(document: string): Block[] {
   const lines = read(document).split("\n");
@@ -42,7 +45,7 @@ export function blocksOf(document: string): Block[] {
     const end = lines.indexOf(`${fence[1]}\`\`\``, i + 1);
     if (end < 0) throw new Error(`${document}:${i + 1}: a block that does not end`);
     const text = lines.slice(i + 1, end).map((line) => line.slice(fence[1].length));
-    blocks.push({ document, line: i + 1, language: fence[2], mark: markOf(lines[i - 1]), text: text.join("\n") });
+    blocks.push({ document, line: i + 1, language: fence[2], mark: markAbove(lines, i), text: text.join("\n") });
     i = end;
   }
   return blocks;
@@ -53,7 +56,7 @@ export function tablesOf(document: string): Table[] {
   const tables: Table[] = [];
   for (let i = 0; i < lines.length; i++) {
     if (!lines[i].startsWith("|")) continue;
-    const mark = markOf(lines[i - 1]);
+    const mark = markAbove(lines, i);
     const rows: string[][] = [];
     for (; lines[i]?.startsWith("|"); i++)
       rows.push(

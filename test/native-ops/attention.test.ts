@@ -129,7 +129,11 @@ describe("what a query cannot see does not touch it", () => {
   /** The tensor with new numbers at positions from..to of both halves. */
   const changed = (t: Tensor, from: number, to: number): Tensor => {
     const copy = t.clone();
-    for (const half of [0, shape.length]) copy.narrow(1, half + from, to - from).mul_(-3).add_(0.5);
+    for (const half of [0, shape.length])
+      copy
+        .narrow(1, half + from, to - from)
+        .mul_(-3)
+        .add_(0.5);
     return copy;
   };
 
@@ -145,20 +149,29 @@ describe("what a query cannot see does not touch it", () => {
     const documents = [0, 33, 70];
     const before = forward(q, k, v, documents);
     const after = forward(q, changed(k, 0, 33), changed(v, 0, 33), documents);
-    for (const half of [0, 70]) expect(same(before.narrow(1, half + 33, 37), after.narrow(1, half + 33, 37))).toBe(true);
+    for (const half of [0, 70])
+      expect(same(before.narrow(1, half + 33, 37), after.narrow(1, half + 33, 37))).toBe(true);
   });
 
-  it("another row of the batch, to the bit, forward and backward", () => {
+  it("another row of the batch: forward to the bit, gradients up to the order of a sum", () => {
     const all = inputs({ ...shape, batch: 3 }, 140, 140, "float32");
     const call = attention("block_diffusion_attention", 4, null, null);
     const seed = normal([3, 140, 4, 16], "float32", 9);
     const gradients = (rows: [number, number]) => {
-      const part = all.map((t) => t.narrow(0, ...rows).detach().requiresGrad_());
+      const part = all.map((t) =>
+        t
+          .narrow(0, ...rows)
+          .detach()
+          .requiresGrad_(),
+      );
       const out = call(...part) as Tensor;
-      return [out, ...torch.grad(out, part, { gradOutputs: [seed.narrow(0, ...rows)] })] as Tensor[];
+      return [out, ...torch.grad([out], part, { gradOutputs: [seed.narrow(0, ...rows)] })] as Tensor[];
     };
     const [together, alone] = [gradients([0, 3]), gradients([1, 1])];
-    together.forEach((t, i) => expect(same(t.narrow(0, 1, 1), alone[i])).toBe(true));
+    expect(same(together[0].narrow(0, 1, 1), alone[0])).toBe(true);
+    together.forEach((t, i) => {
+      expect(t.narrow(0, 1, 1).sub(alone[i]).abs().amax().item()).toBeLessThan(1e-5);
+    });
   });
 
   it("the number of threads, to the bit", () => {
@@ -171,7 +184,9 @@ describe("what a query cannot see does not touch it", () => {
         return run(call, qkv);
       });
       expect(same(one.outputs[0], three.outputs[0])).toBe(true);
-      one.gradients.forEach((g, i) => expect(same(g as Tensor, three.gradients[i] as Tensor)).toBe(true));
+      one.gradients.forEach((g, i) => {
+        expect(same(g as Tensor, three.gradients[i] as Tensor)).toBe(true);
+      });
     } finally {
       torch.setNumThreads(threads);
     }
@@ -190,7 +205,8 @@ describe("layouts and modes", () => {
     for (const suffix of ["", "_merged"]) {
       const [actual, expected] = [suffix, "_reference"].map(
         (end): Call =>
-          (t) => diffcoder[`block_diffusion_attention${end}`](...parts(t), 4, null, null) as Tensor,
+          (t) =>
+            diffcoder[`block_diffusion_attention${end}`](...parts(t), 4, null, null) as Tensor,
       );
       expect(compare(actual, expected, [fused])).toBeLessThan(1e-12);
     }
@@ -219,24 +235,30 @@ describe("layouts and modes", () => {
       () => diffcoder.block_diffusion_attention(...qkv, 4, null, null) as Tensor,
     );
     expect(out.dtype).toBe("bfloat16");
-    expect(torch.grad(out.sum(), qkv).map((g) => (g as Tensor).dtype)).toEqual(["float32", "float32", "float32"]);
+    expect(torch.grad([out.sum()], qkv).map((g) => (g as Tensor).dtype)).toEqual(["float32", "float32", "float32"]);
   });
 
-  it.each(["block_diffusion_attention", "block_diffusion_attention_merged"])("takes no rows and no positions: %s", (op) => {
-    for (const [batch, length] of [
-      [0, 8],
-      [2, 0],
-    ]) {
-      const qkv = inputs({ ...shape, batch }, 2 * length, 2 * length, "float32").map((t) => t.requiresGrad_());
-      const out = attention(op, 4, null, null)(...qkv) as Tensor;
-      expect(out.shape).toEqual([batch, 2 * length, 4, 16]);
-      expect(torch.grad(out.sum(), qkv).map((g) => (g as Tensor).shape)).toEqual(qkv.map((t) => t.shape));
-    }
-  });
+  it.each(["block_diffusion_attention", "block_diffusion_attention_merged"])(
+    "takes no rows and no positions: %s",
+    (op) => {
+      for (const [batch, length] of [
+        [0, 8],
+        [2, 0],
+      ]) {
+        const qkv = inputs({ ...shape, batch }, 2 * length, 2 * length, "float32").map((t) => t.requiresGrad_());
+        const out = attention(op, 4, null, null)(...qkv) as Tensor;
+        expect(out.shape).toEqual([batch, 2 * length, 4, 16]);
+        expect(torch.grad([out.sum()], qkv).map((g) => (g as Tensor).shape)).toEqual(qkv.map((t) => t.shape));
+      }
+    },
+  );
 
   it("says what is wrong with its arguments", () => {
     const [q, k, v] = inputs(shape, 40, 40, "float32");
-    const call = (...args: unknown[]) => () => diffcoder.block_diffusion_attention(...args);
+    const call =
+      (...args: unknown[]) =>
+      () =>
+        diffcoder.block_diffusion_attention(...args);
     expect(call(q, k, v, 0)).toThrow(/block_size must be at least 1, got 0/);
     expect(call(q, k, v, 4, [0, 20])).toThrow(/documents must run from 0 to 40/);
     expect(call(q, k, v, 4, [0, 30, 40])).toThrow(/0\.\.30 crosses the end of a row of 20/);
@@ -246,12 +268,14 @@ describe("layouts and modes", () => {
     expect(call(q.narrow(2, 0, 3), k, v, 4)).toThrow(/3 query heads are no multiple of 2/);
     expect(call(q.double(), k, v, 4)).toThrow(/one floating dtype/);
     expect(call(q, k, v.narrow(3, 0, 8), 4)).toThrow(/k and v differ in shape/);
-    expect(() => diffcoder.causal_attention(q, k.narrow(1, 0, 39), v.narrow(1, 0, 39))).toThrow(/40 positions and k 39/);
+    expect(() => diffcoder.causal_attention(q, k.narrow(1, 0, 39), v.narrow(1, 0, 39))).toThrow(
+      /40 positions and k 39/,
+    );
   });
 
   it("refuses a second derivative instead of giving zero", () => {
     const qkv = inputs(shape, 40, 40, "float32").map((t) => t.requiresGrad_());
     const out = attention("block_diffusion_attention", 4, null, null)(...qkv) as Tensor;
-    expect(() => torch.grad(out.sum(), qkv, { createGraph: true })).toThrow(/no second derivative/);
+    expect(() => torch.grad([out.sum()], qkv, { createGraph: true })).toThrow(/no second derivative/);
   });
 });

@@ -6,7 +6,10 @@ import { type Call, compare, DTYPES, type Dtype, diffcoder, normal, run, same, T
 const call = (name: string, ...more: unknown[]): Call => {
   return (...inputs) => diffcoder[name](...inputs, ...more) as Tensor | Tensor[];
 };
-const twins = (name: string, ...more: unknown[]): [Call, Call] => [call(name, ...more), call(`${name}_reference`, ...more)];
+const twins = (name: string, ...more: unknown[]): [Call, Call] => [
+  call(name, ...more),
+  call(`${name}_reference`, ...more),
+];
 
 /** The same values, with the last dimension not contiguous. */
 const scattered = (t: Tensor) => (t.ndim < 2 ? t : t.transpose(0, -1).contiguous().transpose(0, -1));
@@ -30,7 +33,11 @@ describe.each(DTYPES)("%s", (dtype) => {
       const pair = twins("add_rms_norm", 1e-6);
       expect(compare(...pair, inputs), `[${shape}]`).toBeLessThan(TOLERANCE[dtype]);
       for (const one of [0, 1]) {
-        const [actual, expected] = pair.map((f): Call => (...args) => (f(...args) as Tensor[])[one]);
+        const [actual, expected] = pair.map(
+          (f): Call =>
+            (...args) =>
+              (f(...args) as Tensor[])[one],
+        );
         expect(compare(actual, expected, inputs), `[${shape}] ${one}`).toBeLessThan(TOLERANCE[dtype]);
       }
     }
@@ -64,7 +71,8 @@ describe.each(DTYPES)("%s", (dtype) => {
         const inputs = [normal([b, s, h, d], dtype, 6)];
         const [actual, expected] = ["rotary", "rotary_reference"].map(
           (name): Call =>
-            (x) => diffcoder[name](x, angles.cos(), angles.sin()) as Tensor,
+            (x) =>
+              diffcoder[name](x, angles.cos(), angles.sin()) as Tensor,
         );
         expect(compare(actual, expected, inputs)).toBeLessThan(TOLERANCE[dtype]);
         expect(compare(actual, expected, inputs, scattered)).toBeLessThan(TOLERANCE[dtype]);
@@ -84,7 +92,10 @@ describe("values at the edges", () => {
     const error = actual.sub(expected).abs().div(expected.abs().clamp(1e-30)).amax().item();
     expect(error).toBeLessThan(6e-7);
     const odd = torch.tensor([Number.NaN, Number.POSITIVE_INFINITY]);
-    expect((diffcoder.swiglu(odd, torch.onesLike(odd)) as Tensor).tolist()).toEqual([Number.NaN, Number.POSITIVE_INFINITY]);
+    expect((diffcoder.swiglu(odd, torch.onesLike(odd)) as Tensor).tolist()).toEqual([
+      Number.NaN,
+      Number.POSITIVE_INFINITY,
+    ]);
   });
 
   it("bfloat16 results are rounded to nearest even, NaN stays NaN", () => {
@@ -122,7 +133,11 @@ describe("mixed dtypes and autocast", () => {
   });
 
   it("norms write autocast's dtype and keep the residual stream's", () => {
-    const [x, residual, weight] = [normal([4, 32], "float32", 1), normal([4, 32], "float32", 2), normal([32], "float32", 3)];
+    const [x, residual, weight] = [
+      normal([4, 32], "float32", 1),
+      normal([4, 32], "float32", 2),
+      normal([32], "float32", 3),
+    ];
     const leaves = [x, residual, weight].map((t) => t.requiresGrad_());
     const [normed, sum] = autocast(() => diffcoder.add_rms_norm(...leaves, 1e-6) as Tensor[]);
     expect([normed.dtype, sum.dtype]).toEqual(["bfloat16", "float32"]);
@@ -146,9 +161,9 @@ describe("gradients", () => {
   it("skip what is frozen", () => {
     const x = normal([4, 32], "float32", 1).requiresGrad_();
     const weight = normal([32], "float32", 2);
-    const [dx] = torch.grad((diffcoder.rms_norm(x, weight, 1e-6) as Tensor).sum(), [x]) as Tensor[];
+    const [dx] = torch.grad([(diffcoder.rms_norm(x, weight, 1e-6) as Tensor).sum()], [x]) as Tensor[];
     const y = x.detach().requiresGrad_();
-    const [dy] = torch.grad((diffcoder.rms_norm_reference(y, weight, 1e-6) as Tensor).sum(), [y]) as Tensor[];
+    const [dy] = torch.grad([(diffcoder.rms_norm_reference(y, weight, 1e-6) as Tensor).sum()], [y]) as Tensor[];
     expect(dx.sub(dy).abs().amax().item()).toBeLessThan(1e-5);
   });
 
@@ -169,9 +184,10 @@ describe("gradients", () => {
   it.each(["rms_norm", "add_rms_norm", "swiglu", "rotary"])("refuse a second derivative: %s", (name) => {
     const x = normal([1, 4, 1, 8], "float32", 1).requiresGrad_();
     const [flat, angle] = [normal([8], "float32", 2), normal([4, 4], "float32", 3)];
-    const more = { rms_norm: [flat, 1e-6], add_rms_norm: [x, flat, 1e-6], swiglu: [x], rotary: [angle, angle] }[name] ?? [];
+    const more =
+      { rms_norm: [flat, 1e-6], add_rms_norm: [x, flat, 1e-6], swiglu: [x], rotary: [angle, angle] }[name] ?? [];
     const [out] = [diffcoder[name](x, ...more) as Tensor | Tensor[]].flat();
-    expect(() => torch.grad(out.sum(), [x], { createGraph: true })).toThrow(/no second derivative/);
+    expect(() => torch.grad([out.sum()], [x], { createGraph: true })).toThrow(/no second derivative/);
   });
 });
 
@@ -183,10 +199,16 @@ describe("arguments", () => {
     expect(() => diffcoder.rms_norm(torch.ones([2, 3], { dtype: "int64" }), normal([3], "float32", 2), 1e-6)).toThrow(
       /floating/,
     );
-    expect(() => diffcoder.add_rms_norm(x, x.narrow(0, 0, 1), normal([8], "float32", 2), 1e-6)).toThrow(/differ in shape/);
+    expect(() => diffcoder.add_rms_norm(x, x.narrow(0, 0, 1), normal([8], "float32", 2), 1e-6)).toThrow(
+      /differ in shape/,
+    );
     expect(() => diffcoder.swiglu(x, x.narrow(3, 0, 4))).toThrow(/differ in shape/);
-    expect(() => diffcoder.rotary(x, angle.narrow(0, 0, 3), angle.narrow(0, 0, 3))).toThrow(/\[positions, head_dim \/ 2\]/);
-    expect(() => diffcoder.rotary(x, angle.detach().requiresGrad_(), angle)).toThrow(/no gradient is made for cos and sin/);
+    expect(() => diffcoder.rotary(x, angle.narrow(0, 0, 3), angle.narrow(0, 0, 3))).toThrow(
+      /\[positions, head_dim \/ 2\]/,
+    );
+    expect(() => diffcoder.rotary(x, angle.detach().requiresGrad_(), angle)).toThrow(
+      /no gradient is made for cos and sin/,
+    );
     expect(() => diffcoder.rotary(x.narrow(3, 0, 7), angle, angle)).toThrow(/even head_dim/);
   });
 });

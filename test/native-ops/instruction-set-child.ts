@@ -16,7 +16,11 @@ for (const dtype of DTYPES) {
   };
   const [x, y, weight] = [normal([3, 5, 67], dtype, 1), normal([3, 5, 67], dtype, 2), normal([67], dtype, 3)];
   const angle = normal([70, 10], "float32", 4);
-  const [q, k, v] = [normal([2, 70, 4, 20], dtype, 5), normal([2, 70, 2, 20], dtype, 6), normal([2, 70, 2, 20], dtype, 7)];
+  const [q, k, v] = [
+    normal([2, 70, 4, 20], dtype, 5),
+    normal([2, 70, 2, 20], dtype, 6),
+    normal([2, 70, 2, 20], dtype, 7),
+  ];
   const targets = torch.randint(0, 67, [15], { generator: new torch.Generator({ seed: 1 }) });
   pairs("rms_norm", [x, weight], 1e-6);
   pairs("add_rms_norm", [x, y, weight], 1e-6);

@@ -62,16 +62,18 @@ describe("linear_cross_entropy", () => {
     const call = loss("linear_cross_entropy", targets, rowWeights, 16);
     const gradients = (factor: number) => {
       const inputs = leaves();
-      return torch.grad((call(...inputs) as Tensor[])[0].mul(factor), inputs) as Tensor[];
+      return torch.grad([(call(...inputs) as Tensor[])[0].mul(factor)], inputs) as Tensor[];
     };
     const [once, thrice] = [gradients(1), gradients(3)];
-    once.forEach((g, i) => expect(thrice[i].sub(g.mul(3)).abs().amax().item()).toBeLessThan(1e-4));
+    once.forEach((g, i) => {
+      expect(thrice[i].sub(g.mul(3)).abs().amax().item()).toBeLessThan(1e-4);
+    });
   });
 
   it("differentiates only what asks for it", () => {
     const frozen = leaves()[0];
     const [total] = diffcoder.linear_cross_entropy(frozen, weight, targets, null, 16) as Tensor[];
-    const [dHidden] = torch.grad(total, [frozen]) as Tensor[];
+    const [dHidden] = torch.grad([total], [frozen]) as Tensor[];
     const both = run(loss("linear_cross_entropy", targets, null, 16), [hidden, weight]);
     expect(dHidden.shape).toEqual((both.gradients[0] as Tensor).shape);
     expect((diffcoder.linear_cross_entropy(hidden, weight, targets, null, 16) as Tensor[])[0].requiresGrad).toBe(false);
@@ -87,10 +89,12 @@ describe("linear_cross_entropy", () => {
   it("can be differentiated again with retainGraph, and says so without", () => {
     const inputs = leaves();
     const [total] = diffcoder.linear_cross_entropy(...inputs, targets, null, 16) as Tensor[];
-    const first = torch.grad(total, inputs, { retainGraph: true }) as Tensor[];
-    const second = torch.grad(total, inputs) as Tensor[];
-    first.forEach((g, i) => expect(g.sub(second[i]).abs().amax().item()).toBe(0));
-    expect(() => torch.grad(total, inputs)).toThrow(/freed by an earlier backward pass/);
+    const first = torch.grad([total], inputs, { retainGraph: true }) as Tensor[];
+    const second = torch.grad([total], inputs) as Tensor[];
+    first.forEach((g, i) => {
+      expect(g.sub(second[i]).abs().amax().item()).toBe(0);
+    });
+    expect(() => torch.grad([total], inputs)).toThrow(/freed by an earlier backward pass/);
   });
 
   it("under autocast multiplies in bfloat16 and keeps float32 for losses and the weight's gradient", () => {
@@ -99,7 +103,7 @@ describe("linear_cross_entropy", () => {
       { device: "cpu", dtype: "bfloat16" },
       () => diffcoder.linear_cross_entropy(...inputs, targets, null, 16) as Tensor[],
     );
-    const gradients = torch.grad(total, inputs) as Tensor[];
+    const gradients = torch.grad([total], inputs) as Tensor[];
     expect([total, nll, ...gradients].map((t) => t.dtype)).toEqual(["float32", "float32", "float32", "float32"]);
     const exact = run(loss("linear_cross_entropy", targets, null, 16), [hidden, weight]);
     expect(Math.abs(total.item() / exact.outputs[0].item() - 1)).toBeLessThan(1e-2);
@@ -111,7 +115,10 @@ describe("linear_cross_entropy", () => {
     const [small, whole] = [4, 256].map(
       (chunk) => run(loss("linear_cross_entropy", many.targets, null, chunk), inputs).gradients[1] as Tensor,
     );
-    const exact = run(loss("linear_cross_entropy_reference", many.targets, null, 1), inputs.map((t) => t.double()));
+    const exact = run(
+      loss("linear_cross_entropy_reference", many.targets, null, 1),
+      inputs.map((t) => t.double()),
+    );
     const expected = exact.gradients[1] as Tensor;
     const error = (t: Tensor) => t.double().sub(expected).abs().amax().item() / expected.abs().amax().item();
     expect(error(small)).toBeLessThan(1e-2);
@@ -119,7 +126,10 @@ describe("linear_cross_entropy", () => {
   });
 
   it("names a target outside the vocabulary, and other mistakes", () => {
-    const call = (...args: unknown[]) => () => diffcoder.linear_cross_entropy(...args);
+    const call =
+      (...args: unknown[]) =>
+      () =>
+        diffcoder.linear_cross_entropy(...args);
     const bad = targets.clone();
     bad.narrow(0, 17, 1).fill_(300);
     expect(call(hidden, weight, bad, null, 16)).toThrow(/target 300 is outside the vocabulary of 300/);
@@ -128,7 +138,9 @@ describe("linear_cross_entropy", () => {
     expect(call(hidden, weight.narrow(1, 0, 8), targets, null, 16)).toThrow(/\[n, d\] and weight \[v, d\]/);
     expect(call(hidden, weight, targets.int(), null, 16)).toThrow(/targets must be int64/);
     expect(call(hidden, weight, targets, rowWeights.narrow(0, 0, 3), 16)).toThrow(/row_weights must be \[40\]/);
-    expect(call(hidden, weight, targets, rowWeights.detach().requiresGrad_(), 16)).toThrow(/no gradient is made for row_weights/);
+    expect(call(hidden, weight, targets, rowWeights.detach().requiresGrad_(), 16)).toThrow(
+      /no gradient is made for row_weights/,
+    );
     expect(call(hidden, weight.double(), targets, null, 16)).toThrow(/one floating dtype/);
   });
 });

@@ -31,7 +31,10 @@ export function run(call: Call, inputs: Tensor[], view: (input: Tensor) => Tenso
   const gradients = torch.grad(
     recorded,
     leaves.filter((leaf) => leaf.requiresGrad),
-    { gradOutputs: recorded.map((output, i) => normal(output.shape, output.dtype as Dtype, 100 + i)), allowUnused: true },
+    {
+      gradOutputs: recorded.map((output, i) => normal(output.shape, output.dtype as Dtype, 100 + i)),
+      allowUnused: true,
+    },
   );
   return { outputs: outputs.map((output) => output.detach()), gradients };
 }
@@ -51,7 +54,10 @@ export function difference(actual: Tensor, expected: Tensor): number {
 export function compare(actual: Call, expected: Call, inputs: Tensor[], view?: (input: Tensor) => Tensor): number {
   return torch.scope(() => {
     const [a, b] = [run(actual, inputs, view), run(expected, inputs, view)];
-    const pairs = [...a.outputs.map((output, i) => [output, b.outputs[i]]), ...a.gradients.map((g, i) => [g, b.gradients[i]])];
+    const pairs = [
+      ...a.outputs.map((output, i) => [output, b.outputs[i]]),
+      ...a.gradients.map((g, i) => [g, b.gradients[i]]),
+    ];
     return Math.max(
       ...pairs.map(([x, y]) => {
         if (x === null || y === null) return x === y ? 0 : Number.POSITIVE_INFINITY;
