@@ -1,7 +1,9 @@
 #include "block_diffusion_merged.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "local_blocks.h"
@@ -9,40 +11,127 @@
 namespace diffcoder {
 namespace {
 
-/// Positions start..start+length of one row, or of every row, in both halves.
+/// The halves of [b, 2L (or L), h, d] tensors and of [b, h, 2L (or L)] log-sum-exps.
 struct Halves {
-  const Document& document;
-  int64_t half;  // L
+  int64_t length;  // L
 
-  at::Tensor rows(const at::Tensor& t) const { return document.row < 0 ? t : t.narrow(0, document.row, 1); }
-  at::Tensor noisy(const at::Tensor& t) const { return rows(t).narrow(1, document.start, document.length); }
-  at::Tensor clean(const at::Tensor& t) const { return rows(t).narrow(1, half + document.start, document.length); }
-  /// The same for a [b, h, s] log-sum-exp.
-  at::Tensor noisy_lse(const at::Tensor& t) const { return rows(t).narrow(2, document.start, document.length); }
-  at::Tensor clean_lse(const at::Tensor& t) const { return rows(t).narrow(2, half + document.start, document.length); }
+  at::Tensor noisy(const at::Tensor& t) const { return t.narrow(1, 0, length); }
+  at::Tensor clean(const at::Tensor& t) const { return t.narrow(1, length, length); }
+  at::Tensor noisy_lse(const at::Tensor& t) const { return t.narrow(2, 0, length); }
+  at::Tensor clean_lse(const at::Tensor& t) const { return t.narrow(2, length, length); }
 };
 
-/// A packed [b * s, h, d] tensor, or an [h, b * s] log-sum-exp, addressed by row and position.
-Strided packed(const at::Tensor& t, int64_t length) {
-  if (!t.defined()) return {};
+/// Results or gradients of the two causal calls, and how to find a row and position in them.
+template <typename T>
+struct Parts {
+  T clean, noisy;
+};
+
+// --- Every row one document: the causal calls take the halves as they lie. ---
+
+Parts<AttentionResult> forward_rows(const Halves& halves, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                    int64_t block_size, double scale, bool clean_queries) {
+  Parts<AttentionResult> parts;
+  if (clean_queries) parts.clean = causal_forward(halves.clean(q), halves.clean(k), halves.clean(v), scale);
+  const int64_t shifted = halves.length - block_size;  // noisy queries that a clean block precedes
+  if (shifted <= 0) return parts;
+  const auto earlier = [&](const at::Tensor& t) { return halves.clean(t).narrow(1, 0, shifted); };
+  parts.noisy = causal_forward(halves.noisy(q).narrow(1, block_size, shifted), earlier(k), earlier(v), scale);
+  return parts;
+}
+
+Parts<AttentionGradients> backward_rows(const Halves& halves, const at::Tensor& grad, const at::Tensor& q,
+                                        const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
+                                        int64_t block_size, double scale, bool clean_queries) {
+  Parts<AttentionGradients> parts;
+  if (clean_queries) {
+    parts.clean = causal_backward(halves.clean(grad), halves.clean(q), halves.clean(k), halves.clean(v),
+                                  halves.clean(result.out), halves.clean_lse(result.lse), scale);
+  }
+  const int64_t shifted = halves.length - block_size;
+  if (shifted <= 0) return parts;
+  const auto later = [&](const at::Tensor& t) { return halves.noisy(t).narrow(1, block_size, shifted); };
+  const auto earlier = [&](const at::Tensor& t) { return halves.clean(t).narrow(1, 0, shifted); };
+  parts.noisy = causal_backward(later(grad), later(q), earlier(k), earlier(v), later(result.out),
+                                halves.noisy_lse(result.lse).narrow(2, block_size, shifted), scale);
+  return parts;
+}
+
+// --- Documents: the halves are packed to [b * L, h, d], a view for one row, a copy for more. ---
+
+struct Packing {
+  Halves halves;
+  int64_t batch, block_size;
+  PackedDocuments documents;
+
+  int64_t pairs() const { return std::max<int64_t>(batch * halves.length - block_size, 0); }  // of the shifted sequence
+  at::Tensor flat(const at::Tensor& half) const {
+    return half.reshape({batch * halves.length, half.size(2), half.size(3)});
+  }
+  at::Tensor clean(const at::Tensor& t) const { return flat(halves.clean(t)); }
+  at::Tensor later(const at::Tensor& t) const { return flat(halves.noisy(t)).narrow(0, block_size, pairs()); }
+  at::Tensor earlier(const at::Tensor& t) const { return clean(t).narrow(0, 0, pairs()); }
+  /// [b, h, L] to [h, b * L].
+  at::Tensor flat_lse(const at::Tensor& half) const {
+    return half.transpose(0, 1).reshape({half.size(1), batch * halves.length});
+  }
+};
+
+Parts<AttentionResult> forward_packed(const Packing& pack, const at::Tensor& q, const at::Tensor& k,
+                                      const at::Tensor& v, double scale, bool clean_queries) {
+  Parts<AttentionResult> parts;
+  if (clean_queries) {
+    parts.clean = causal_forward_packed(pack.clean(q), pack.clean(k), pack.clean(v), pack.documents.documents, scale);
+  }
+  if (pack.pairs() > 0) {
+    parts.noisy = causal_forward_packed(pack.later(q), pack.earlier(k), pack.earlier(v), pack.documents.shifted, scale);
+  }
+  return parts;
+}
+
+Parts<AttentionGradients> backward_packed(const Packing& pack, const at::Tensor& grad, const at::Tensor& q,
+                                          const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
+                                          double scale, bool clean_queries) {
+  Parts<AttentionGradients> parts;
+  if (clean_queries) {
+    parts.clean =
+        causal_backward_packed(pack.clean(grad), pack.clean(q), pack.clean(k), pack.clean(v), pack.clean(result.out),
+                               pack.flat_lse(pack.halves.clean_lse(result.lse)), pack.documents.documents, scale);
+  }
+  if (pack.pairs() > 0) {
+    // Pairs between documents: a log-sum-exp of +infinity makes their probabilities zero.
+    const at::Tensor lse =
+        pack.flat_lse(pack.halves.noisy_lse(result.lse))
+            .narrow(1, pack.block_size, pack.pairs())
+            .masked_fill(pack.documents.has_earlier.logical_not(), std::numeric_limits<double>::infinity());
+    parts.noisy = causal_backward_packed(pack.later(grad), pack.later(q), pack.earlier(k), pack.earlier(v),
+                                         pack.later(result.out), lse, pack.documents.shifted, scale);
+  }
+  return parts;
+}
+
+// --- Addresses for the block kernel. ---
+
+/// A part by row and position: [b, s, h, d] as it is, packed [b * s, h, d] by rows of `length`.
+Strided part(const at::Tensor& t, int64_t length) {
+  if (!t.defined() || t.dim() == 4) return strided(t);
   return {const_cast<void*>(t.const_data_ptr()), length * t.stride(0), t.stride(0), t.stride(1)};
 }
-Strided packed_lse(const at::Tensor& t, int64_t length) {
-  if (!t.defined()) return {};
+/// The same for [b, h, s] and [h, b * s] log-sum-exps.
+Strided part_lse(const at::Tensor& t, int64_t length) {
+  if (!t.defined() || t.dim() == 3) return strided_lse(t);
   return {const_cast<void*>(t.const_data_ptr()), length * t.stride(1), t.stride(1), t.stride(0)};
 }
 
-/// The sizes, and the tensors of a call as seen from one document's first noisy position.
-void describe(LocalBlocks& a, const Halves& halves, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+void describe(LocalBlocks& a, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
               const AttentionResult& result, int64_t block_size, double scale) {
-  a.q = strided(halves.noisy(q));
-  a.k = strided(halves.noisy(k));
-  a.v = strided(halves.noisy(v));
-  a.out = strided(halves.noisy(result.out));
-  a.lse = strided_lse(halves.noisy_lse(result.lse));
-  a.batch = halves.document.row < 0 ? q.size(0) : 1;
-  a.length = halves.document.length;
-  a.half = halves.half;
+  a.q = strided(q);
+  a.k = strided(k);
+  a.v = strided(v);
+  a.out = strided(result.out);
+  a.lse = strided_lse(result.lse);
+  a.batch = q.size(0);
+  a.length = a.half = k.size(1) / 2;
   a.heads = q.size(2);
   a.kv_heads = k.size(2);
   a.head_dim = q.size(3);
@@ -51,144 +140,12 @@ void describe(LocalBlocks& a, const Halves& halves, const at::Tensor& q, const a
   a.clean_queries = q.size(1) == k.size(1);
 }
 
-void describe_gradients(LocalBlocksBackward& a, const Halves& halves, const at::Tensor& grad,
-                        const AttentionGradients& total) {
-  a.grad_out = strided(halves.noisy(grad));
-  a.dq = strided(halves.noisy(total.q));
-  a.dk = strided(halves.noisy(total.k));
-  a.dv = strided(halves.noisy(total.v));
+bool has_boundaries(const std::vector<Document>& documents) { return documents.front().row >= 0; }
+
+Packing packing(const at::Tensor& k, int64_t block_size, const std::vector<Document>& documents) {
+  const int64_t length = k.size(1) / 2;
+  return {{length}, k.size(0), block_size, pack_documents(documents, k.size(0), length, block_size, k.device())};
 }
-
-/// Each document by its own two causal calls; without boundaries that is two calls in all.
-void forward_documents(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                       const std::vector<Document>& documents, double scale, const AttentionResult& result) {
-  for (const Document& document : documents) {
-    const Halves halves{document, k.size(1) / 2};
-    const int64_t shifted = document.length - block_size;  // noisy queries that a clean block precedes
-    LocalBlocks a;
-    describe(a, halves, q, k, v, result, block_size, scale);
-    AttentionResult clean, noisy;
-    if (a.clean_queries) clean = causal_forward(halves.clean(q), halves.clean(k), halves.clean(v), scale);
-    if (shifted > 0) {
-      noisy = causal_forward(halves.noisy(q).narrow(1, block_size, shifted), halves.clean(k).narrow(1, 0, shifted),
-                             halves.clean(v).narrow(1, 0, shifted), scale);
-    }
-    a.clean_out = strided(clean.out);
-    a.clean_lse = strided_lse(clean.lse);
-    a.noisy_out = strided(noisy.out);
-    a.noisy_lse = strided_lse(noisy.lse);
-    local_blocks_kernels(q.device().type()).forward(a, q.scalar_type());
-  }
-}
-
-void backward_documents(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                        const AttentionResult& result, int64_t block_size, const std::vector<Document>& documents,
-                        double scale, const AttentionGradients& total) {
-  for (const Document& document : documents) {
-    const Halves halves{document, k.size(1) / 2};
-    const int64_t shifted = document.length - block_size;
-    LocalBlocksBackward a;
-    describe(a, halves, q, k, v, result, block_size, scale);
-    describe_gradients(a, halves, grad, total);
-    AttentionGradients clean, noisy;
-    if (a.clean_queries) {
-      clean = causal_backward(halves.clean(grad), halves.clean(q), halves.clean(k), halves.clean(v),
-                              halves.clean(result.out), halves.clean_lse(result.lse), scale);
-    }
-    if (shifted > 0) {
-      const auto later = [&](const at::Tensor& t) { return halves.noisy(t).narrow(1, block_size, shifted); };
-      const auto earlier = [&](const at::Tensor& t) { return halves.clean(t).narrow(1, 0, shifted); };
-      noisy = causal_backward(later(grad), later(q), earlier(k), earlier(v), later(result.out),
-                              halves.noisy_lse(result.lse).narrow(2, block_size, shifted), scale);
-    }
-    a.clean_dq = strided(clean.q);
-    a.clean_dk = strided(clean.k);
-    a.clean_dv = strided(clean.v);
-    a.noisy_dq = strided(noisy.q);
-    a.noisy_dk = strided(noisy.k);
-    a.noisy_dv = strided(noisy.v);
-    local_blocks_kernels(q.device().type()).backward(a, q.scalar_type());
-  }
-}
-
-/// A call whose documents are packed: all of them in two variable-length causal calls.
-struct PackedCall {
-  const Document rows{-1, 0, 0};
-  int64_t batch, length, block_size, pairs;  // pairs: length of the shifted sequence
-  PackedDocuments documents;
-  Halves halves;
-
-  PackedCall(const at::Tensor& k, int64_t block, const std::vector<Document>& boundaries)
-      : rows{-1, 0, k.size(1) / 2},
-        batch(k.size(0)),
-        length(k.size(1) / 2),
-        block_size(block),
-        pairs(batch * length - block),
-        documents(pack_documents(boundaries, batch, length, block, k.device())),
-        halves{rows, length} {}
-
-  /// [b, L, h, d] to [b * L, h, d]: a view for one row, a copy of the half for more.
-  at::Tensor flat(const at::Tensor& half) const { return half.reshape({batch * length, half.size(2), half.size(3)}); }
-  at::Tensor clean(const at::Tensor& t) const { return flat(halves.clean(t)); }
-  at::Tensor later(const at::Tensor& t) const { return flat(halves.noisy(t)).narrow(0, block_size, pairs); }
-  at::Tensor earlier(const at::Tensor& t) const { return clean(t).narrow(0, 0, pairs); }
-  /// [b, h, L] to [h, b * L].
-  at::Tensor flat_lse(const at::Tensor& half) const {
-    return half.transpose(0, 1).reshape({half.size(1), batch * length});
-  }
-};
-
-void forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t block_size,
-                    const std::vector<Document>& documents, double scale, const AttentionResult& result) {
-  const PackedCall call(k, block_size, documents);
-  LocalBlocks a;
-  describe(a, call.halves, q, k, v, result, block_size, scale);
-  a.documents = call.documents.places.const_data_ptr<int32_t>();
-  AttentionResult clean, noisy;
-  if (a.clean_queries)
-    clean = causal_forward_packed(call.clean(q), call.clean(k), call.clean(v), call.documents.documents, scale);
-  if (call.pairs > 0)
-    noisy = causal_forward_packed(call.later(q), call.earlier(k), call.earlier(v), call.documents.shifted, scale);
-  a.clean_out = packed(clean.out, call.length);
-  a.clean_lse = packed_lse(clean.lse, call.length);
-  a.noisy_out = packed(noisy.out, call.length);
-  a.noisy_lse = packed_lse(noisy.lse, call.length);
-  local_blocks_kernels(q.device().type()).forward(a, q.scalar_type());
-}
-
-void backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     const AttentionResult& result, int64_t block_size, const std::vector<Document>& documents,
-                     double scale, const AttentionGradients& total) {
-  const PackedCall call(k, block_size, documents);
-  LocalBlocksBackward a;
-  describe(a, call.halves, q, k, v, result, block_size, scale);
-  describe_gradients(a, call.halves, grad, total);
-  a.documents = call.documents.places.const_data_ptr<int32_t>();
-  AttentionGradients clean, noisy;
-  if (a.clean_queries) {
-    clean =
-        causal_backward_packed(call.clean(grad), call.clean(q), call.clean(k), call.clean(v), call.clean(result.out),
-                               call.flat_lse(call.halves.clean_lse(result.lse)), call.documents.documents, scale);
-  }
-  if (call.pairs > 0) {
-    // Pairs between documents: a log-sum-exp of +infinity makes their probabilities zero.
-    const at::Tensor lse =
-        call.flat_lse(call.halves.noisy_lse(result.lse))
-            .narrow(1, block_size, call.pairs)
-            .masked_fill(call.documents.has_earlier.logical_not(), std::numeric_limits<double>::infinity());
-    noisy = causal_backward_packed(call.later(grad), call.later(q), call.earlier(k), call.earlier(v),
-                                   call.later(result.out), lse, call.documents.shifted, scale);
-  }
-  a.clean_dq = packed(clean.q, call.length);
-  a.clean_dk = packed(clean.k, call.length);
-  a.clean_dv = packed(clean.v, call.length);
-  a.noisy_dq = packed(noisy.q, call.length);
-  a.noisy_dk = packed(noisy.k, call.length);
-  a.noisy_dv = packed(noisy.v, call.length);
-  local_blocks_kernels(q.device().type()).backward(a, q.scalar_type());
-}
-
-bool has_boundaries(const std::vector<Document>& documents) { return !documents.empty() && documents.front().row >= 0; }
 
 }  // namespace
 
@@ -199,11 +156,23 @@ AttentionResult block_diffusion_merged_forward(const at::Tensor& q, const at::Te
   const AttentionResult result{at::empty(q.sizes(), q.options()),
                                at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(acc))};
   if (q.numel() == 0) return result;
-  if (uses_cuda_flash(q) && has_boundaries(documents)) {
-    forward_packed(q, k, v, block_size, documents, scale, result);
+  const c10::DeviceGuard on_device(q.device());
+  LocalBlocks a;
+  describe(a, q, k, v, result, block_size, scale);
+  Packing pack{{a.length}, a.batch, block_size, {}};
+  Parts<AttentionResult> parts;
+  if (has_boundaries(documents)) {
+    pack = packing(k, block_size, documents);
+    a.documents = pack.documents.places.const_data_ptr<int32_t>();
+    parts = forward_packed(pack, q, k, v, scale, a.clean_queries);
   } else {
-    forward_documents(q, k, v, block_size, documents, scale, result);
+    parts = forward_rows(pack.halves, q, k, v, block_size, scale, a.clean_queries);
   }
+  a.clean_out = part(parts.clean.out, a.length);
+  a.clean_lse = part_lse(parts.clean.lse, a.length);
+  a.noisy_out = part(parts.noisy.out, a.length);
+  a.noisy_lse = part_lse(parts.noisy.lse, a.length);
+  local_blocks_kernels(q.device().type()).forward(a, q.scalar_type());
   return result;
 }
 
@@ -214,11 +183,29 @@ AttentionGradients block_diffusion_merged_backward(const at::Tensor& grad, const
   const AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()),
                                  at::empty(v.sizes(), v.options())};
   if (q.numel() == 0) return total;
-  if (uses_cuda_flash(q) && has_boundaries(documents)) {
-    backward_packed(grad, q, k, v, result, block_size, documents, scale, total);
+  const c10::DeviceGuard on_device(q.device());
+  LocalBlocksBackward a;
+  describe(a, q, k, v, result, block_size, scale);
+  a.grad_out = strided(grad);
+  a.dq = strided(total.q);
+  a.dk = strided(total.k);
+  a.dv = strided(total.v);
+  Packing pack{{a.length}, a.batch, block_size, {}};
+  Parts<AttentionGradients> parts;
+  if (has_boundaries(documents)) {
+    pack = packing(k, block_size, documents);
+    a.documents = pack.documents.places.const_data_ptr<int32_t>();
+    parts = backward_packed(pack, grad, q, k, v, result, scale, a.clean_queries);
   } else {
-    backward_documents(grad, q, k, v, result, block_size, documents, scale, total);
+    parts = backward_rows(pack.halves, grad, q, k, v, result, block_size, scale, a.clean_queries);
   }
+  a.clean_dq = part(parts.clean.q, a.length);
+  a.clean_dk = part(parts.clean.k, a.length);
+  a.clean_dv = part(parts.clean.v, a.length);
+  a.noisy_dq = part(parts.noisy.q, a.length);
+  a.noisy_dk = part(parts.noisy.k, a.length);
+  a.noisy_dv = part(parts.noisy.v, a.length);
+  local_blocks_kernels(q.device().type()).backward(a, q.scalar_type());
   return total;
 }
 

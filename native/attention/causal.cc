@@ -2,6 +2,8 @@
 // of keys (range_attention.h), on CUDA by flash attention, packed where there are documents.
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <vector>
@@ -27,54 +29,29 @@ at::Tensor unflat_lse(const at::Tensor& t, const at::Tensor& q) {
   return t.view({t.size(0), q.size(0), q.size(1)}).transpose(0, 1);
 }
 
-at::Tensor part(const at::Tensor& t, const Document& d) { return t.narrow(0, d.row, 1).narrow(1, d.start, d.length); }
-at::Tensor part_lse(const at::Tensor& t, const Document& d) {
-  return t.narrow(0, d.row, 1).narrow(2, d.start, d.length);
-}
-
 AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const std::vector<Document>& documents, double scale) {
   if (q.is_cpu()) return range_attention_forward(q, k, v, causal_ranges(documents, q.size(0), q.size(1)), scale);
-  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  AttentionResult result;
-  if (q.numel() > 0 && one_per_row(documents)) return causal_forward(q, k, v, scale);
-  if (q.numel() > 0 && uses_cuda_flash(q)) {
-    const Segments segments = pack_documents(documents, q.size(0), q.size(1), 0, q.device()).documents;
-    const AttentionResult packed = causal_forward_packed(flat(q), flat(k), flat(v), segments, scale);
-    return {unflat(packed.out, q), unflat_lse(packed.lse, q)};
-  }
-  result = {at::empty(q.sizes(), q.options()), at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(acc))};
-  for (const Document& d : documents) {
-    if (q.numel() == 0) break;
-    const AttentionResult one = causal_forward(part(q, d), part(k, d), part(v, d), scale);
-    part(result.out, d).copy_(one.out);
-    part_lse(result.lse, d).copy_(one.lse);
-  }
-  return result;
+  if (q.numel() == 0) return {at::empty(q.sizes(), q.options()), at::empty({0}, q.options())};
+  const c10::DeviceGuard on_device(q.device());
+  if (one_per_row(documents)) return causal_forward(q, k, v, scale);
+  const Segments segments = pack_documents(documents, q.size(0), q.size(1), 0, q.device()).documents;
+  const AttentionResult packed = causal_forward_packed(flat(q), flat(k), flat(v), segments, scale);
+  return {unflat(packed.out, q), unflat_lse(packed.lse, q)};
 }
 
 AttentionGradients backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const AttentionResult& result, const std::vector<Document>& documents, double scale) {
-  if (q.is_cpu())
+  if (q.is_cpu()) {
     return range_attention_backward(grad, q, k, v, result, causal_ranges(documents, q.size(0), q.size(1)), scale);
-  if (q.numel() > 0 && one_per_row(documents)) return causal_backward(grad, q, k, v, result.out, result.lse, scale);
-  if (q.numel() > 0 && uses_cuda_flash(q)) {
-    const Segments segments = pack_documents(documents, q.size(0), q.size(1), 0, q.device()).documents;
-    const AttentionGradients packed = causal_backward_packed(flat(grad), flat(q), flat(k), flat(v), flat(result.out),
-                                                             flat_lse(result.lse), segments, scale);
-    return {unflat(packed.q, q), unflat(packed.k, k), unflat(packed.v, v)};
   }
-  AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()),
-                           at::empty(v.sizes(), v.options())};
-  for (const Document& d : documents) {
-    if (q.numel() == 0) break;
-    const AttentionGradients one = causal_backward(part(grad, d), part(q, d), part(k, d), part(v, d),
-                                                   part(result.out, d), part_lse(result.lse, d), scale);
-    part(total.q, d).copy_(one.q);
-    part(total.k, d).copy_(one.k);
-    part(total.v, d).copy_(one.v);
-  }
-  return total;
+  if (q.numel() == 0) return {at::zeros_like(q), at::zeros_like(k), at::zeros_like(v)};
+  const c10::DeviceGuard on_device(q.device());
+  if (one_per_row(documents)) return causal_backward(grad, q, k, v, result.out, result.lse, scale);
+  const Segments segments = pack_documents(documents, q.size(0), q.size(1), 0, q.device()).documents;
+  const AttentionGradients packed = causal_backward_packed(flat(grad), flat(q), flat(k), flat(v), flat(result.out),
+                                                           flat_lse(result.lse), segments, scale);
+  return {unflat(packed.q, q), unflat(packed.k, k), unflat(packed.v, v)};
 }
 
 using torch::autograd::AutogradContext;

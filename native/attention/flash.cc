@@ -68,11 +68,17 @@ AttentionGradients cuda_flash_backward(const at::Tensor& grad, const at::Tensor&
   return {dq, dk, dv};
 }
 
+/// body(first, length) for every segment.
+template <typename Body>
+void for_segments(const Segments& segments, const Body& body) {
+  for (size_t i = 1; i < segments.host.size(); ++i) body(segments.host[i - 1], segments.host[i] - segments.host[i - 1]);
+}
+
 }  // namespace
 
 bool uses_cuda_flash(const at::Tensor& q) {
   const at::ScalarType dtype = q.scalar_type();
-  return q.is_cuda() && (dtype == at::kBFloat16 || dtype == at::kHalf) && q.size(3) % 8 == 0 && q.size(3) <= 256;
+  return q.is_cuda() && (dtype == at::kBFloat16 || dtype == at::kHalf) && q.size(-1) % 8 == 0 && q.size(-1) <= 256;
 }
 
 double attention_scale(const at::Tensor& q, std::optional<double> scale) {
@@ -80,7 +86,12 @@ double attention_scale(const at::Tensor& q, std::optional<double> scale) {
 }
 
 at::Tensor with_contiguous_rows(const at::Tensor& t) {
-  return t.stride(-1) == 1 || t.size(-1) <= 1 ? t : t.contiguous();
+  bool usable = t.stride(-1) == 1 || t.size(-1) <= 1;
+  if (uses_cuda_flash(t)) {  // its loads are 16 bytes wide
+    usable = usable && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
+    for (int64_t i = 0; i < 3; ++i) usable = usable && (t.size(i) <= 1 || t.stride(i) % 8 == 0);
+  }
+  return usable ? t : t.clone(at::MemoryFormat::Contiguous);
 }
 
 AttentionResult causal_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
@@ -112,16 +123,41 @@ AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, 
 
 AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                       const Segments& segments, double scale) {
-  auto [out, lse, rng_state, unused, debug_mask] =
-      at::_flash_attention_forward(q, k, v, segments.starts, segments.starts, segments.longest, segments.longest, 0.0,
-                                   /*is_causal=*/true, /*return_debug_mask=*/false, scale);
-  return {out, lse};
+  if (uses_cuda_flash(q)) {
+    auto [out, lse, rng_state, unused, debug_mask] =
+        at::_flash_attention_forward(q, k, v, segments.starts, segments.starts, segments.longest, segments.longest, 0.0,
+                                     /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+    return {out, lse};
+  }
+  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const AttentionResult result{at::empty(q.sizes(), q.options()),
+                               at::empty({q.size(1), q.size(0)}, q.options().dtype(acc))};
+  for_segments(segments, [&](int64_t first, int64_t n) {
+    const auto part = [&](const at::Tensor& t) { return t.narrow(0, first, n).unsqueeze(0); };
+    const AttentionResult one = causal_forward(part(q), part(k), part(v), scale);
+    part(result.out).copy_(one.out);
+    result.lse.narrow(1, first, n).copy_(one.lse.squeeze(0));
+  });
+  return result;
 }
 
 AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
                                           const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                                           const Segments& segments, double scale) {
-  return cuda_flash_backward(grad, q, k, v, out, lse, segments.starts, segments.longest, segments.longest, scale);
+  if (uses_cuda_flash(q)) {
+    return cuda_flash_backward(grad, q, k, v, out, lse, segments.starts, segments.longest, segments.longest, scale);
+  }
+  const AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()),
+                                 at::empty(v.sizes(), v.options())};
+  for_segments(segments, [&](int64_t first, int64_t n) {
+    const auto part = [&](const at::Tensor& t) { return t.narrow(0, first, n).unsqueeze(0); };
+    const AttentionGradients one =
+        causal_backward(part(grad), part(q), part(k), part(v), part(out), lse.narrow(1, first, n).unsqueeze(0), scale);
+    part(total.q).copy_(one.q);
+    part(total.k).copy_(one.k);
+    part(total.v).copy_(one.v);
+  });
+  return total;
 }
 
 }  // namespace diffcoder

@@ -30,10 +30,11 @@ AttentionResult causal_forward(const at::Tensor& q, const at::Tensor& k, const a
 AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
                                    const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse, double scale);
 
-/// Whether causal_forward on these tensors is CUDA's flash kernel, which also takes packed documents.
+/// Whether causal_forward on these tensors, packed or not, is CUDA's flash kernel.
 bool uses_cuda_flash(const at::Tensor& q);
 
-/// The same for packed segments on CUDA: q, k, v and out [n, h, d], lse [h, n]; no position sees another segment.
+/// The same for packed segments: q, k, v and out [n, h, d], lse [h, n]; no position sees another segment. One call on
+/// CUDA's flash kernel, elsewhere one per segment.
 AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                       const Segments& segments, double scale);
 
@@ -45,7 +46,8 @@ AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tens
 /// 1 / sqrt(d) unless given.
 double attention_scale(const at::Tensor& q, std::optional<double> scale);
 
-/// The tensor, with a contiguous last dimension.
+/// The [b, s, h, d] tensor laid out as the kernels take it: contiguous d, and for CUDA's flash kernel aligned rows.
+/// Mostly the tensor itself.
 at::Tensor with_contiguous_rows(const at::Tensor& t);
 
 }  // namespace diffcoder

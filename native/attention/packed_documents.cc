@@ -21,7 +21,7 @@ at::Tensor to_device(const std::vector<T>& values, at::ScalarType dtype, c10::De
 }
 
 Segments segments_of(const std::vector<int32_t>& starts, c10::Device device) {
-  Segments segments{to_device(starts, at::kInt, device), 0};
+  Segments segments{to_device(starts, at::kInt, device), starts, 0};
   for (size_t i = 1; i < starts.size(); ++i)
     segments.longest = std::max<int64_t>(segments.longest, starts[i] - starts[i - 1]);
   return segments;

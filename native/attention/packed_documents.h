@@ -1,6 +1,6 @@
 #pragma once
 
-// Documents as CUDA's variable-length flash attention wants them: cumulative lengths on the device, over the flattened
+// Documents as variable-length flash attention wants them: cumulative lengths on the device, over the flattened
 // [b * s] positions.
 
 #include <ATen/core/Tensor.h>
@@ -13,8 +13,9 @@ namespace diffcoder {
 
 /// Consecutive segments of a packed sequence.
 struct Segments {
-  at::Tensor starts;    // int32 [n + 1] on the device, from 0 to the packed length
-  int64_t longest = 0;  // the longest segment
+  at::Tensor starts;          // int32 [n + 1] on the device, from 0 to the packed length
+  std::vector<int32_t> host;  // the same on the host
+  int64_t longest = 0;        // the longest segment
 };
 
 struct PackedDocuments {

@@ -2,13 +2,15 @@
 // grad v^T:
 //   dS = P (D - delta)      dv = P^T grad      dq = scale dS k      dk = scale dS^T q
 //
-// Query tiles are shared out in a number of portions that depends on the problem only. A portion adds up its own dk and
-// dv, portions are then summed in order: no atomics, and the same bits on any number of threads.
+// A head's query tiles are cut in portions that depend on the length alone. A portion adds up its own dk and dv,
+// portions are then summed in order. So the bits depend neither on the number of threads nor on the rest of the batch,
+// and nothing needs atomics.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 #include <atomic>
+#include <utility>
 #include <vector>
 
 #include "range_attention.h"
@@ -19,19 +21,48 @@ namespace {
 
 using namespace simd;
 
-/// Work pieces (batch * key heads * portions) that are enough for many threads; more would only cost memory.
-constexpr int64_t kPieces = 16;
+/// dk and dv of all key tiles in the making: [key_tiles][kTile][dp] each. A tile's numbers count once it is touched.
+template <typename A>
+struct KeySums {
+  A *dk, *dv;
+  uint8_t* touched;  // [key_tiles]
+
+  /// The tile's sums, zero when first asked for.
+  DIFFCODER_INLINE std::pair<A*, A*> tile(int64_t t, int64_t size) const {
+    if (!touched[t]) {
+      touched[t] = 1;
+      std::fill(dk + t * size, dk + (t + 1) * size, A(0));
+      std::fill(dv + t * size, dv + (t + 1) * size, A(0));
+    }
+    return {dk + t * size, dv + t * size};
+  }
+
+  /// Adds what `more` has touched.
+  DIFFCODER_INLINE void add(const KeySums& more, int64_t first, int64_t last, int64_t size) const {
+    for (int64_t t = first; t < last; ++t) {
+      if (!more.touched[t]) continue;
+      const auto [to_k, to_v] = tile(t, size);
+      for (int64_t i = 0; i < size; ++i) to_k[i] += more.dk[t * size + i];
+      for (int64_t i = 0; i < size; ++i) to_v[i] += more.dv[t * size + i];
+    }
+  }
+};
 
 struct BackwardProblem : RangeProblem {
   at::Tensor grad, out, lse;
   at::Tensor dq, dk, dv;
-  at::Tensor dk_parts, dv_parts;  // [b * hkv, portions, key_tiles * kTile * dp]
-  int64_t portions = 1;
+  int64_t portions = 1;  // of a head's query tiles
+  bool apart = false;    // whether portions are pieces of work of their own: where there are few heads for the threads
+  at::Tensor dk_sums, dv_sums, touched;  // [b * hkv * (apart ? portions : 1), ...]
   using RangeProblem::RangeProblem;
 
+  int64_t tile_size() const { return simd::kTile * dp; }
+
   template <typename A>
-  A* part(const at::Tensor& parts, int64_t key_head, int64_t portion) const {
-    return static_cast<A*>(parts.data_ptr()) + (key_head * portions + portion) * parts.size(2);
+  KeySums<A> sums(int64_t index) const {
+    const int64_t size = key_tiles * tile_size();
+    return {static_cast<A*>(dk_sums.data_ptr()) + index * size, static_cast<A*>(dv_sums.data_ptr()) + index * size,
+            touched.data_ptr<uint8_t>() + index * key_tiles};
   }
 };
 
@@ -66,7 +97,7 @@ struct Workspace {
   }
 };
 
-/// Probabilities and dS of the group's four rows: p holds scores, ds the products grad v^T.
+/// Probabilities and dS of the group's rows: p holds scores, ds the products grad v^T.
 template <typename I, typename A>
 DIFFCODER_INLINE void differentiate(A* p, A* ds, int64_t j0, int64_t j1, const A* lse, const A* delta) {
   using V = Simd<I, A>;
@@ -99,8 +130,8 @@ DIFFCODER_INLINE void add_key_gradients(const TileView<I>& view, const Workspace
 }
 
 template <typename I, typename A>
-DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& tile, int64_t b, int64_t h, A* dk_part,
-                                    A* dv_part, const Workspace<A>& w) {
+DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& tile, int64_t b, int64_t h,
+                                    const KeySums<A>& sums, const Workspace<A>& w) {
   using V = Simd<I, A>;
   constexpr int64_t kRows = I::rows;
   const int64_t dp = p.dp, padded = round_up(tile.rows, kRows), first = tile.ranges->first + tile.first;
@@ -140,7 +171,8 @@ DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& t
         differentiate<I, A>(s, ds, j0, j1, lse + row, delta + row);
         row_product<I, A, true>(ds + j0, kTile, 1, k_rows + j0 * dp, dp, j1 - j0, dp, w.dq + row * dp, dp);
       }
-      add_key_gradients<I, A>(view, w, dp, dk_part + t * kTile * dp, dv_part + t * kTile * dp);
+      const auto [dk, dv] = sums.tile(t, p.tile_size());
+      add_key_gradients<I, A>(view, w, dp, dk, dv);
     }
   }
   const int64_t row_bytes = p.heads * p.d * static_cast<int64_t>(p.dq.element_size());
@@ -153,41 +185,56 @@ DIFFCODER_INLINE void backward_tile(const BackwardProblem& p, const QueryTile& t
   }
 }
 
+/// One portion: a run of the query tiles, for every query head of the key head.
 template <typename I, typename A>
-DIFFCODER_INLINE void backward_worker(const BackwardProblem& p, std::atomic<int64_t>& next) {
-  const Workspace<A> w(p.dp);
-  const int64_t group = p.heads / p.kv_heads, pieces = p.batch * p.kv_heads * p.portions;
-  for (int64_t piece = next++; piece < pieces; piece = next++) {
-    const int64_t portion = piece % p.portions, key_head = piece / p.portions;
-    A *dk = p.part<A>(p.dk_parts, key_head, portion), *dv = p.part<A>(p.dv_parts, key_head, portion);
-    std::fill(dk, dk + p.dk_parts.size(2), A(0));
-    std::fill(dv, dv + p.dv_parts.size(2), A(0));
-    // Every portions-th tile: later tiles see more keys, so neighbours cost about the same.
-    for (size_t t = static_cast<size_t>(portion); t < p.tiles.size(); t += static_cast<size_t>(p.portions)) {
-      for (int64_t i = 0; i < group; ++i) {
-        backward_tile<I, A>(p, p.tiles[t], key_head / p.kv_heads, key_head % p.kv_heads * group + i, dk, dv, w);
-      }
+DIFFCODER_INLINE void backward_portion(const BackwardProblem& p, int64_t key_head, int64_t portion,
+                                       const KeySums<A>& sums, const Workspace<A>& w) {
+  const int64_t tiles = static_cast<int64_t>(p.tiles.size()), group = p.heads / p.kv_heads;
+  const int64_t first = portion * tiles / p.portions, last = (portion + 1) * tiles / p.portions;
+  for (int64_t t = first; t < last; ++t) {
+    for (int64_t i = 0; i < group; ++i) {
+      backward_tile<I, A>(p, p.tiles[static_cast<size_t>(t)], key_head / p.kv_heads, key_head % p.kv_heads * group + i,
+                          sums, w);
     }
   }
 }
 
-/// Sums the portions of key tiles begin..end (over all key heads) and stores them as dk and dv.
+template <typename I, typename A>
+DIFFCODER_INLINE void backward_worker(const BackwardProblem& p, std::atomic<int64_t>& next) {
+  const Workspace<A> w(p.dp);
+  const int64_t size = p.key_tiles * p.tile_size(), per_piece = p.apart ? 1 : p.portions;
+  const int64_t pieces = p.batch * p.kv_heads * p.portions / per_piece;
+  std::vector<A> memory(static_cast<size_t>(per_piece > 1 ? 2 * size : 0));
+  std::vector<uint8_t> touched(static_cast<size_t>(p.key_tiles));
+  const KeySums<A> own{memory.data(), memory.data() + size, touched.data()};
+  for (int64_t piece = next++; piece < pieces; piece = next++) {
+    const KeySums<A> total = p.template sums<A>(piece);
+    for (int64_t n = 0; n < per_piece; ++n) {
+      const int64_t index = piece * per_piece + n;
+      std::fill(touched.begin(), touched.end(), 0);
+      backward_portion<I, A>(p, index / p.portions, index % p.portions, n == 0 ? total : own, w);
+      if (n > 0) total.add(own, 0, p.key_tiles, p.tile_size());
+    }
+  }
+}
+
+/// Stores key tiles begin..end (over all key heads) as dk and dv, their portions summed.
 template <typename I, typename A>
 DIFFCODER_INLINE void store_key_gradients(const BackwardProblem& p, int64_t begin, int64_t end) {
   for (int64_t index = begin; index < end; ++index) {
-    const int64_t tile = index % p.key_tiles, key_head = index / p.key_tiles, size = kTile * p.dp;
+    const int64_t tile = index % p.key_tiles, key_head = index / p.key_tiles;
     const int64_t first = tile * kTile, n = std::min(kTile, p.keys - first);
-    for (const auto& [parts, target] : {std::pair{&p.dk_parts, &p.dk}, std::pair{&p.dv_parts, &p.dv}}) {
-      A* total = p.part<A>(*parts, key_head, 0) + tile * size;
-      for (int64_t portion = 1; portion < p.portions; ++portion) {
-        const A* more = p.part<A>(*parts, key_head, portion) + tile * size;
-        for (int64_t k = 0; k < size; ++k) total[k] += more[k];
-      }
+    const KeySums<A> total = p.template sums<A>(p.apart ? key_head * p.portions : key_head);
+    for (int64_t portion = 1; p.apart && portion < p.portions; ++portion) {
+      total.add(p.template sums<A>(key_head * p.portions + portion), tile, tile + 1, p.tile_size());
+    }
+    const auto [dk, dv] = total.tile(tile, p.tile_size());
+    for (const auto& [sum, target] : {std::pair{dk, &p.dk}, std::pair{dv, &p.dv}}) {
       const int64_t element = static_cast<int64_t>(target->element_size());
       const int64_t b = key_head / p.kv_heads, h = key_head % p.kv_heads;
       char* row = static_cast<char*>(target->data_ptr()) + ((b * p.keys + first) * p.kv_heads + h) * p.d * element;
       for (int64_t i = 0; i < n; ++i, row += p.kv_heads * p.d * element)
-        write_any<I, A>(total + i * p.dp, target->scalar_type(), row, p.d);
+        write_any<I, A>(sum + i * p.dp, target->scalar_type(), row, p.d);
     }
   }
 }
@@ -217,12 +264,15 @@ AttentionGradients range_attention_backward(const at::Tensor& grad, const at::Te
   if (q.numel() == 0) return {p.dq, p.dk, p.dv};
   const auto options = q.options().dtype(p.acc());
   const int64_t key_heads = p.batch * p.kv_heads, key_tiles = key_heads * p.key_tiles;
-  p.portions = std::clamp<int64_t>(kPieces / key_heads, 1, static_cast<int64_t>(p.tiles.size()));
+  p.portions = std::clamp<int64_t>(static_cast<int64_t>(p.tiles.size()) / 16, 1, 4);
+  p.apart = p.portions > 1 && key_heads < 2 * at::get_num_threads();
   p.k_transposed = at::empty({key_heads, p.key_tiles, p.d * kTile}, options);
   p.v_transposed = at::empty({key_heads, p.key_tiles, p.d * kTile}, options);
   p.k_rows = at::empty({key_heads, p.key_tiles, kTile * p.dp}, options);
-  p.dk_parts = at::empty({key_heads, p.portions, p.key_tiles * kTile * p.dp}, options);
-  p.dv_parts = at::empty({key_heads, p.portions, p.key_tiles * kTile * p.dp}, options);
+  const int64_t sums = p.apart ? key_heads * p.portions : key_heads;
+  p.dk_sums = at::empty({sums, p.key_tiles * p.tile_size()}, options);
+  p.dv_sums = at::empty({sums, p.key_tiles * p.tile_size()}, options);
+  p.touched = at::empty({sums, p.key_tiles}, options.dtype(at::kByte)).zero_();
   const bool wide = p.acc() == at::kDouble;
   at::parallel_for(0, key_tiles, 4,
                    [&](int64_t begin, int64_t end) { wide ? pack_double(p, begin, end) : pack_float(p, begin, end); });

@@ -68,7 +68,7 @@ void check_attention(const char* op, const at::Tensor& q, const at::Tensor& k, c
   TORCH_CHECK_VALUE(k.sizes() == v.sizes(), op, ": k and v differ in shape: ", k.sizes(), " and ", v.sizes());
   TORCH_CHECK_VALUE(q.size(0) == k.size(0) && q.size(3) == k.size(3), op, ": q ", q.sizes(), " and k ", k.sizes(),
                     " differ in batch or head_dim");
-  TORCH_CHECK_VALUE(k.size(2) > 0 && q.size(2) % k.size(2) == 0, op, ": ", q.size(2),
+  TORCH_CHECK_VALUE(k.size(2) > 0 && q.size(2) > 0 && q.size(2) % k.size(2) == 0, op, ": ", q.size(2),
                     " query heads are no multiple of ", k.size(2), " key heads");
   TORCH_CHECK_VALUE(q.size(3) > 0, op, ": head_dim is 0");
   TORCH_CHECK_TYPE(

@@ -46,6 +46,7 @@ __global__ void __launch_bounds__(kThreads) row_kernel(T* logits, int64_t stride
 
 void cross_entropy_rows(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& row_weights,
                         bool gradient, const at::Tensor& nll) {
+  const c10::cuda::CUDAGuard on_device(logits.device());
   if (logits.size(0) == 0) return;
   with_dtype(logits.scalar_type(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

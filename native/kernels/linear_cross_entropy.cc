@@ -9,7 +9,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/dot.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
@@ -70,7 +69,7 @@ Result run(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor&
       at::addmm_out(r.dweight, r.dweight, z.t(), h);
     }
   }
-  r.loss = row_weights ? at::dot(r.nll, *row_weights) : r.nll.sum();
+  r.loss = row_weights ? (r.nll * *row_weights).sum() : r.nll.sum();
   return r;
 }
 

@@ -108,6 +108,7 @@ bool has_pair(at::ScalarType narrow, at::ScalarType wide) {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x_any, const at::Tensor& residual_any,
                                                        const at::Tensor& weight, double eps, at::ScalarType dtype) {
+  const c10::cuda::CUDAGuard on_device(x_any.device());
   const int64_t n = x_any.size(0), d = x_any.size(1);
   const at::ScalarType sum_dtype = residual_any.defined() ? at::result_type(x_any, residual_any) : x_any.scalar_type();
   const at::ScalarType acc = accumulation_dtype(sum_dtype);
@@ -142,6 +143,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x_any, 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_any, const at::Tensor& grad_sum_any,
                                             const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
                                             bool want_weight) {
+  const c10::cuda::CUDAGuard on_device(x.device());
   const int64_t n = x.size(0), d = x.size(1);
   const at::ScalarType dtype = x.scalar_type(), acc = rstd.scalar_type();
   const at::Tensor w = weight.to(acc).contiguous();

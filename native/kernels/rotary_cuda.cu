@@ -31,6 +31,7 @@ __global__ void turn_pairs(const T* x, const Acc<T>* cos, const Acc<T>* sin, Acc
 }
 
 at::Tensor rotary(const at::Tensor& x_any, const at::Tensor& cos_any, const at::Tensor& sin_any, bool inverse) {
+  const c10::cuda::CUDAGuard on_device(x_any.device());
   const at::Tensor x = x_any.stride(3) == 1 ? x_any : x_any.contiguous();
   const at::ScalarType acc = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor cos = cos_any.to(acc).contiguous(), sin = sin_any.to(acc).contiguous();

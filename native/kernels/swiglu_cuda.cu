@@ -33,6 +33,7 @@ __global__ void backward_elements(const T* grad, int64_t grad_stride, const T* g
 }
 
 at::Tensor forward(const at::Tensor& gate, const at::Tensor& up) {
+  const c10::cuda::CUDAGuard on_device(gate.device());
   at::Tensor out = at::empty(gate.sizes(), gate.options());
   if (out.numel() == 0) return out;
   with_dtype(gate.scalar_type(), [&](auto* type) {
@@ -46,6 +47,7 @@ at::Tensor forward(const at::Tensor& gate, const at::Tensor& up) {
 }
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& gate, const at::Tensor& up) {
+  const c10::cuda::CUDAGuard on_device(gate.device());
   at::Tensor dgate = at::empty(gate.sizes(), gate.options()), dup = at::empty(up.sizes(), up.options());
   if (dgate.numel() == 0) return {dgate, dup};
   with_dtype(gate.scalar_type(), [&](auto* type) {

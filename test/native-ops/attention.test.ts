@@ -153,43 +153,49 @@ describe("what a query cannot see does not touch it", () => {
       expect(same(before.narrow(1, half + 33, 37), after.narrow(1, half + 33, 37))).toBe(true);
   });
 
-  it("another row of the batch: forward to the bit, gradients up to the order of a sum", () => {
-    const all = inputs({ ...shape, batch: 3 }, 140, 140, "float32");
-    const call = attention("block_diffusion_attention", 4, null, null);
-    const seed = normal([3, 140, 4, 16], "float32", 9);
-    const gradients = (rows: [number, number]) => {
-      const part = all.map((t) =>
-        t
-          .narrow(0, ...rows)
-          .detach()
-          .requiresGrad_(),
-      );
-      const out = call(...part) as Tensor;
-      return [out, ...torch.grad([out], part, { gradOutputs: [seed.narrow(0, ...rows)] })] as Tensor[];
-    };
-    const [together, alone] = [gradients([0, 3]), gradients([1, 1])];
-    expect(same(together[0].narrow(0, 1, 1), alone[0])).toBe(true);
-    together.forEach((t, i) => {
-      expect(t.narrow(0, 1, 1).sub(alone[i]).abs().amax().item()).toBeLessThan(1e-5);
+  // 1030 positions: long enough that the backward pass sums a head's key gradients in several portions.
+  describe.each([70, 1030])("with %i positions", (length) => {
+    const documents = [0, 33, length, length + 40, 2 * length, 3 * length];
+    const all = inputs({ batch: 3, length, heads: 2, keyHeads: 1, headDim: 8 }, 2 * length, 2 * length, "float32");
+    const call = attention("block_diffusion_attention", 4, documents, null);
+
+    it("another row of the batch, to the bit, forward and backward", () => {
+      const seed = normal([3, 2 * length, 2, 8], "float32", 9);
+      const outcome = (rows: [number, number], documents: number[]) => {
+        const part = all.map((t) => t.narrow(0, rows[0], rows[1]).detach().requiresGrad_());
+        const out = attention("block_diffusion_attention", 4, documents, null)(...part) as Tensor;
+        const gradOutputs = [seed.narrow(0, rows[0], rows[1])];
+        return [out, ...torch.grad([out], part, { gradOutputs })] as Tensor[];
+      };
+      const [together, alone] = [outcome([0, 3], documents), outcome([1, 1], [0, 40, length])];
+      together.forEach((t, i) => {
+        expect(same(t.narrow(0, 1, 1), alone[i])).toBe(true);
+      });
+    });
+
+    it("the number of threads, to the bit", () => {
+      const threads = torch.getNumThreads();
+      try {
+        const [one, three] = [1, 3].map((n) => {
+          torch.setNumThreads(n);
+          return run(call, all);
+        });
+        expect(same(one.outputs[0], three.outputs[0])).toBe(true);
+        one.gradients.forEach((g, i) => {
+          expect(same(g as Tensor, three.gradients[i] as Tensor)).toBe(true);
+        });
+      } finally {
+        torch.setNumThreads(threads);
+      }
     });
   });
 
-  it("the number of threads, to the bit", () => {
-    const qkv = inputs({ ...shape, batch: 2 }, 140, 140, "float32");
-    const call = attention("block_diffusion_attention", 4, [0, 33, 70, 140], null);
-    const threads = torch.getNumThreads();
-    try {
-      const [one, three] = [1, 3].map((n) => {
-        torch.setNumThreads(n);
-        return run(call, qkv);
-      });
-      expect(same(one.outputs[0], three.outputs[0])).toBe(true);
-      one.gradients.forEach((g, i) => {
-        expect(same(g as Tensor, three.gradients[i] as Tensor)).toBe(true);
-      });
-    } finally {
-      torch.setNumThreads(threads);
-    }
+  it("and long sequences have the dense mask's result too", () => {
+    const qkv = inputs({ batch: 1, length: 1030, heads: 2, keyHeads: 1, headDim: 8 }, 2060, 2060, "float64");
+    const [actual, expected] = ["", "_reference"].map((end) =>
+      attention(`block_diffusion_attention${end}`, 4, null, null),
+    );
+    expect(compare(actual, expected, qkv)).toBeLessThan(1e-12);
   });
 });
 
