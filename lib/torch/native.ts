@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { TorchError } from "./errors.js";
 import type { Scalar } from "./scalar.js";
@@ -136,7 +136,7 @@ function calmOpenMP(): void {
 }
 
 function load(): Native {
-  const path = process.env.DIFFCODER_ADDON ?? join(packageRoot(), "build", "Release", "diffcoder.node");
+  const path = resolve(process.env.DIFFCODER_ADDON ?? join(packageRoot(), "build", "Release", "diffcoder.node"));
   if (!existsSync(path)) {
     throw new TorchError(
       "TORCH_LOAD",

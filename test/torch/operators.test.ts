@@ -176,6 +176,31 @@ describe("arguments", () => {
     });
   });
 
+  it("lists of scalars, booleans and optional tensors", () => {
+    torch.scope(() => {
+      const x = torch.tensor([1, 2]);
+      const [a, b] = torch.ops.aten._foreach_add([x, x], [1, 0.5]) as torch.Tensor[];
+      expect([a.tolist(), b.tolist()]).toEqual([
+        [2, 3],
+        [1.5, 2.5],
+      ]);
+      const image = torch.ones([1, 1, 3, 3]);
+      const kernel = torch.ones([1, 1, 2, 2]);
+      const gradient = torch.ones([1, 1, 2, 2]);
+      const sizes = [[1, 1], [0, 0], [1, 1], false, [0, 0], 1];
+      const [input, weight, bias] = torch.ops.aten.convolution_backward(gradient, image, kernel, null, ...sizes, [
+        true,
+        false,
+        true,
+      ]) as (torch.Tensor | null)[];
+      expect(input?.shape).toEqual([1, 1, 3, 3]);
+      expect(weight).toBeNull();
+      expect(bias?.tolist()).toEqual([4]);
+      const table = torch.arange(6).view([2, 3]);
+      expect((torch.ops.aten.index(table, [null, torch.tensor([2n])]) as torch.Tensor).tolist()).toEqual([[2], [5]]);
+    });
+  });
+
   it("lists longer than the shared scratch memory", () => {
     torch.scope(() => {
       const many = Array.from({ length: 5000 }, (_, i) => torch.tensor([i]));

@@ -52,8 +52,8 @@ function tensor(): torch.Tensor {
   }
 }
 
-// Sizes either stay small or cannot be allocated.
-const integers = [0, 1, 2, 3, -1, -2, 5, -7, 100, 2 ** 40, -(2 ** 40), 2 ** 52];
+// Sizes stay small: all combinations of 17 fill the memory, and loops over 2^40 windows of nothing do not end.
+const integers = [0, 1, 2, 3, -1, -2, 5, -7, 6, -(2 ** 40)];
 const numbers = [0, 1, -1, 0.5, 2, Number.NaN, Number.POSITIVE_INFINITY, -1e308, 1e-45];
 const strings = [
   "",
