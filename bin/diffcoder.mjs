@@ -18,7 +18,7 @@ if (command === "setup") {
 } else if (!isThere("dist/cli/main.js")) {
   console.error(`diffcoder is not compiled yet. Run: ${setupCommand}`);
   process.exitCode = 1;
-} else if (!process.env.DIFFCODER_ADDON && !isThere("build/Release/diffcoder.node") && needsAddon(command)) {
+} else if (!isThere("build/Release/diffcoder.node") && needsAddon(command)) {
   console.error(
     `The native addon is not built yet. Run: ${setupCommand}\n(npx diffcoder doctor says what this machine lacks.)`,
   );

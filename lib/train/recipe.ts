@@ -7,7 +7,6 @@ import {
   type DataOptionsInput,
   dataOptionsSchema,
   Loader,
-  type PreparedData,
   type PrepareProgress,
   prepareData,
   SftDataset,
@@ -152,11 +151,10 @@ async function openData(
     const { records, ...options } = recordsSchema.parse(data);
     return new Loader(SftDataset.load(records, { seed, ...options, tokenizer }), { seed: options.seed ?? seed });
   }
-  const prepared: PreparedData = await prepareData({ seed, ...(data as DataOptionsInput) }, tokenizer, {
+  return await prepareData({ seed, ...(data as DataOptionsInput) }, tokenizer, {
     onProgress,
     signal,
   });
-  return prepared.loader;
 }
 
 type Recipe = z.output<typeof recipeSchema>;

@@ -11,6 +11,7 @@ export class Screen {
   #cells: string[][] = [[]];
   #row = 0;
   #column = 0;
+  #wraps = true;
 
   constructor(columns: number, rows: number) {
     this.#columns = columns;
@@ -41,8 +42,10 @@ export class Screen {
 
   #put(character: string): void {
     if (this.#column >= this.#columns) {
-      this.#column = 0;
-      this.#lineFeed();
+      if (this.#wraps) {
+        this.#column = 0;
+        this.#lineFeed();
+      } else this.#column = this.#columns - 1; // what does not fit is written over the last column
     }
     this.#cells[this.#row][this.#column++] = character;
   }
@@ -76,7 +79,8 @@ export class Screen {
     } else if (kind === "K" && (numbers === "" || numbers === "0")) line.length = Math.min(line.length, this.#column);
     else if (kind === "K") this.#cells[this.#row] = [];
     else if (numbers === "?25") this.cursorVisible = kind === "h";
-    else if (numbers !== "?7") this.unknown.push(sequence); // ?7: whether long lines wrap
+    else if (numbers === "?7") this.#wraps = kind === "h";
+    else this.unknown.push(sequence);
     while (this.#cells.length <= this.#row) this.#cells.push([]);
   }
 }

@@ -71,6 +71,7 @@ describe("train", () => {
     expect(ended.code, ended.stderr).toBe(0);
     for (const line of [
       /^reading .*said\.yaml$/m,
+      /^data: \d+ documents, .* MB/m,
       /parameters \(2 layers of 64/,
       /^stage 1\/1: only/m,
       /^saved .*final$/m,
