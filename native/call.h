@@ -99,5 +99,8 @@ void defineAutograd(napi_env env, napi_value exports);
 void defineRandom(napi_env env, napi_value exports);
 void defineFiles(napi_env env, napi_value exports);
 void defineDevices(napi_env env, napi_value exports);
+void defineStores(napi_env env, napi_value exports);
+void defineGroups(napi_env env, napi_value exports);
+void defineCollectives(napi_env env, napi_value exports);
 
 }  // namespace diffcoder

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "call.h"
+#include "distributed/state.h"
 #include "operator_registry.h"
 
 namespace diffcoder {
@@ -94,7 +95,10 @@ void JsThread::close() {
   collected_.clear();
 }
 
-Environment::Environment() : operators(std::make_unique<OperatorRegistry>()), scratch(kScratchSize) {}
+Environment::Environment()
+    : operators(std::make_unique<OperatorRegistry>()),
+      distributed(std::make_unique<DistributedState>()),
+      scratch(kScratchSize) {}
 
 Environment::~Environment() {
   tensors = {};  // with them go their graphs, whose callbacks still belong to this thread

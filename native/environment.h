@@ -65,6 +65,7 @@ class JsThread {
 };
 
 class OperatorRegistry;
+struct DistributedState;
 
 struct Environment {
   Environment();
@@ -79,6 +80,7 @@ struct Environment {
   HandleTable<at::Tensor> tensors;
   HandleTable<at::Generator> generators;
   std::unique_ptr<OperatorRegistry> operators;
+  std::unique_ptr<DistributedState> distributed;
   // Shared with JavaScript as a Float64Array: shapes, strides and lists pass through it without allocation.
   static constexpr size_t kScratchSize = 4096;
   std::vector<double> scratch;

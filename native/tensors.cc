@@ -2,6 +2,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -177,6 +178,25 @@ napi_value isContiguous(Call& call) { return call.make(call.tensor(0).is_contigu
 napi_value storageOffset(Call& call) { return call.make(static_cast<double>(call.tensor(0).storage_offset())); }
 napi_value isSame(Call& call) { return call.make(call.tensor(0).is_same(call.tensor(1))); }
 
+// (tensor, bytes): gives the storage's memory back, or takes new memory, whose content is anything. The tensor and its
+// views stay what they are; none of them may be used while the memory is smaller than theirs.
+napi_value resizeStorage(Call& call) {
+  const at::Tensor& tensor = call.tensor(0);
+  c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
+  const size_t bytes = static_cast<size_t>(call.number(1));
+  if (storage->nbytes() == bytes) return nullptr;
+  if (!storage->allocator())
+    throw CodedError("TORCH_VALUE", "the storage has no allocator: it is not the tensor's own");
+  const c10::OptionalDeviceGuard onDevice(tensor.device());
+  // Nothing first: old and new memory must not be there at once.
+  storage->set_data_ptr_noswap(at::DataPtr(nullptr, tensor.device()));
+  storage->set_nbytes(0);
+  if (bytes == 0) return nullptr;
+  storage->set_data_ptr_noswap(storage->allocator()->allocate(bytes));
+  storage->set_nbytes(bytes);
+  return nullptr;
+}
+
 // Another handle of the same tensor.
 napi_value share(Call& call) { return call.handle(call.tensor(0)); }
 
@@ -223,6 +243,7 @@ void defineTensors(napi_env env, napi_value exports) {
   define<isContiguous>(env, exports, "isContiguous");
   define<storageOffset>(env, exports, "storageOffset");
   define<isSame>(env, exports, "isSame");
+  define<resizeStorage>(env, exports, "resizeStorage");
   define<share>(env, exports, "share");
   define<freeTensor>(env, exports, "free");
   define<freeMany>(env, exports, "freeMany");

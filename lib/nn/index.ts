@@ -1,4 +1,5 @@
 export { AdamW, type AdamWOptions } from "./adamw.js";
+export { checkpoint } from "./checkpoint.js";
 export { NnError, type NnErrorCode, type ShapeMismatch, StateDictError } from "./errors.js";
 export * as functional from "./functional.js";
 export { clipGradNorm, gradNorm, scaleGradients } from "./gradients.js";
@@ -32,3 +33,4 @@ export {
   warmupStableDecay,
 } from "./schedule.js";
 export { SGD, type SGDOptions } from "./sgd.js";
+export { wrapForward } from "./wrap-forward.js";

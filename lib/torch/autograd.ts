@@ -1,4 +1,4 @@
-import { type DTypeLike, dtypes, toDType } from "./dtype.js";
+import { type DTypeLike, dtypeOfCode, dtypes, toDType } from "./dtype.js";
 import { guard, TorchError } from "./errors.js";
 import { native } from "./native.js";
 import { liveHandle, Tensor } from "./tensor.js";
@@ -78,6 +78,15 @@ export function autocast<T>(options: AutocastOptions, fn: () => T): T {
   } finally {
     native.leaveAutocast(device, before.enabled, before.dtype);
   }
+}
+
+/** The autocast in force on a device, to run something under the same one later. */
+export function currentAutocast(device: string): Required<AutocastOptions> {
+  const kind = device.split(":")[0];
+  const { code } = dtypes.bfloat16;
+  const { enabled, dtype } = guard("currentAutocast", () => native.enterAutocast(kind, false, code));
+  native.leaveAutocast(kind, enabled, dtype);
+  return { device: kind, enabled, dtype: dtypeOfCode(dtype) };
 }
 
 export interface GradOptions {

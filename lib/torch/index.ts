@@ -5,7 +5,16 @@
 import "./methods.js";
 
 export type { AutocastOptions, GradOptions } from "./autograd.js";
-export { autocast, backward, enableGrad, grad, inferenceMode, isGradEnabled, noGrad } from "./autograd.js";
+export {
+  autocast,
+  backward,
+  currentAutocast,
+  enableGrad,
+  grad,
+  inferenceMode,
+  isGradEnabled,
+  noGrad,
+} from "./autograd.js";
 export type { TensorOptions } from "./creation.js";
 export {
   arange,
@@ -58,3 +67,4 @@ export { keep, openScope, type Scope, scope } from "./scope.js";
 export { Slice, slice } from "./slice.js";
 export { type NestedNumbers, Tensor, type ToOptions } from "./tensor.js";
 export type { TensorData } from "./tensor-data.js";
+export { type TensorTree, tensorTree } from "./tree.js";

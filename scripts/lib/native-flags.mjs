@@ -78,6 +78,7 @@ export function nativeFlags(libtorch, { env = process.env, root = projectRoot, p
       "NAPI_CPP_EXCEPTIONS",
       "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
       "BUILDING_NODE_EXTENSION",
+      "USE_C10D_GLOO",
       ...(libtorch.cuda ? ["DIFFCODER_CUDA=1", "USE_CUDA", "USE_C10D_NCCL"] : []),
     ],
     cxxFlags: [
@@ -87,6 +88,7 @@ export function nativeFlags(libtorch, { env = process.env, root = projectRoot, p
       "-Wall",
       "-Wextra",
       "-Wno-unused-parameter",
+      `-idirafter${join(root, "native", "distributed", "stand-ins")}`, // see the README there
       ...(linux ? ["-fopenmp"] : []),
     ],
     cudaFlags: ["--expt-relaxed-constexpr", "--expt-extended-lambda", "-Xcompiler=-fPIC,-fvisibility=hidden"],

@@ -13,11 +13,15 @@ const below: Record<string, string[]> = {
   model: ["torch", "nn", "distributed"],
   diffusion: ["torch", "nn", "distributed", "model"],
   data: ["torch", "nn", "distributed", "model"],
-  train: ["torch", "nn", "distributed", "model", "diffusion", "data"],
-  engine: ["torch", "nn", "distributed", "model", "diffusion", "data"],
-  server: ["torch", "nn", "distributed", "model", "diffusion", "data", "train", "engine"],
-  eval: ["torch", "nn", "distributed", "model", "diffusion", "data", "train", "engine"],
-  cli: ["torch", "nn", "distributed", "model", "diffusion", "data", "train", "engine", "server", "eval"],
+  parallel: ["torch", "nn", "distributed", "model", "diffusion", "data"],
+  train: ["torch", "nn", "distributed", "model", "diffusion", "data", "parallel"],
+  engine: ["torch", "nn", "distributed", "model", "diffusion", "data", "parallel"],
+  server: ["torch", "nn", "distributed", "model", "diffusion", "data", "parallel", "train", "engine"],
+  eval: ["torch", "nn", "distributed", "model", "diffusion", "data", "parallel", "train", "engine"],
+  cli: [
+    ...["torch", "nn", "distributed", "model", "diffusion", "data", "parallel"],
+    ...["train", "engine", "server", "eval"],
+  ],
 };
 const layers = Object.keys(below);
 

@@ -1,0 +1,167 @@
+import { type Module, wrapForward } from "../../nn/index.js";
+import * as torch from "../../torch/index.js";
+import type { ProcessGroup } from "../process-group.js";
+import type { LocalTensor } from "../tensor-slice.js";
+import { parameterSlots } from "./parameter-slot.js";
+import { Buckets, ReplicatedUnit } from "./replicated-unit.js";
+import { ShardedUnit } from "./sharded-unit.js";
+import type { Unit } from "./unit.js";
+
+type Tensor = torch.Tensor;
+type Segment = Module & { forward(...args: never[]): unknown };
+
+export interface DataParallelOptions {
+  /** Parameters, gradients and optimiser state are sharded over this group; null: whole everywhere. */
+  shard: ProcessGroup | null;
+  /** Gradients are summed over this group; with `shard` that is hybrid sharding. */
+  replicate: ProcessGroup | null;
+  /** Sharded parameters are gathered, and computed with, in this dtype. Gradients are always reduced in float32. */
+  gatherDtype?: torch.DType;
+  /** false: gathered parameters stay from forward to backward: more memory, a third less communication. Default true. */
+  reshardAfterForward?: boolean;
+  /** Bytes of gradients that replicas send together. Default 25 MiB, as in PyTorch. */
+  bucketBytes?: number;
+}
+
+/**
+ * Data-parallel training of a model that is a list of segments: torch's replicate (DDP), fully_shard (FSDP2) and both
+ * together. Around each segment's forward and backward its {@link Unit} gathers parameters and sends gradients away, so
+ * that both overlap with the computation of its neighbours. What belongs to no segment (embedding, last norm, head) is one
+ * unit that stays whole from its first use until {@link finish}.
+ *
+ * A step is: `backward` of every micro-batch's loss, the last with `isLast`, then `finish`.
+ */
+export class DataParallel {
+  readonly #units: Unit[];
+  readonly #root: Unit;
+  readonly #unwrap: (() => void)[] = [];
+  #isLast = true;
+  /** Units whose gradients of the micro-batch at hand are on their way. */
+  readonly #done = new Set<Unit>();
+
+  /**
+   * @param segments in the order of their forward; each is called once in a forward pass
+   * @throws DistributedError DISTRIBUTED_ARGUMENT for a segment whose parameters differ in dtype
+   */
+  constructor(model: Segment, segments: readonly Segment[], options: DataParallelOptions) {
+    const make = unitMaker(options);
+    this.#units = segments.map((segment) => make(namedWithin(model, segment)));
+    this.#root = make(parameterSlots(model, segments));
+    this.#unwrap.push(wrapForward(model, (forward) => this.#aroundModel(forward)));
+    for (const [i, segment] of segments.entries()) {
+      this.#unwrap.push(wrapForward(segment, (forward) => this.#around(i, forward)));
+    }
+  }
+
+  /** The whole model: what belongs to no segment is there from now on. */
+  #aroundModel(forward: Segment["forward"]): Segment["forward"] {
+    return (...args) => {
+      this.#root.beforeForward();
+      this.#units[0]?.prefetch();
+      return forward(...args);
+    };
+  }
+
+  /** One segment, with its unit's four moments. */
+  #around(index: number, forward: Segment["forward"]): Segment["forward"] {
+    const unit = this.#units[index];
+    return (...args) => {
+      unit.beforeForward();
+      this.#units[index + 1]?.prefetch();
+      if (!torch.isGradEnabled()) {
+        const result = forward(...args);
+        unit.afterForward();
+        return result;
+      }
+      const inputs = torch.tensorTree(args, (tensor) => tensor.requiresGrad);
+      const after = onBackward(() => this.#afterBackward(index));
+      const result = forward(...(inputs.rebuild(after(inputs.tensors)) as never[]));
+      unit.afterForward();
+      const outputs = torch.tensorTree(result, (tensor) => tensor.requiresGrad);
+      const before = onBackward(() => this.#beforeBackward(index));
+      return outputs.rebuild(before(outputs.tensors));
+    };
+  }
+
+  #beforeBackward(index: number): void {
+    this.#units[index].beforeBackward();
+    this.#units[index - 1]?.prefetch();
+  }
+
+  #afterBackward(index: number): void {
+    const unit = this.#units[index];
+    if (this.#done.has(unit)) return;
+    this.#done.add(unit);
+    unit.afterBackward(this.#isLast);
+    const later = this.#units[index + 1];
+    if (later instanceof ShardedUnit) later.settle();
+  }
+
+  /**
+   * Backward of one micro-batch. A loss that depends on no parameter (a micro-batch without targets) still takes part in
+   * what the other ranks do.
+   */
+  backward(loss: Tensor, { isLast }: { isLast: boolean }): void {
+    this.#isLast = isLast;
+    this.#done.clear();
+    if (loss.requiresGrad) loss.backward();
+    for (let index = this.#units.length - 1; index >= 0; index--) {
+      if (this.#done.has(this.#units[index])) continue;
+      if (!loss.requiresGrad) this.#beforeBackward(index);
+      this.#afterBackward(index);
+    }
+    this.#root.afterBackward(isLast);
+  }
+
+  /** Waits for all gradients: they are then on this rank's parameters, summed over all ranks and micro-batches. */
+  finish(): void {
+    for (let index = this.#units.length - 1; index >= 0; index--) this.#units[index].finish();
+    this.#root.finish();
+    this.release();
+  }
+
+  /** Gives the memory of gathered parameters back, after a forward without a backward. */
+  release(): void {
+    for (const unit of this.#units) unit.release();
+    this.#root.release();
+  }
+
+  /** This rank's part of every parameter. The tensors are those that the optimiser updates. */
+  local(): LocalTensor[] {
+    return [this.#root, ...this.#units].flatMap((unit) => unit.local());
+  }
+
+  dispose(): void {
+    for (const unwrap of this.#unwrap.reverse()) unwrap();
+    for (const unit of [this.#root, ...this.#units]) unit[Symbol.dispose]();
+  }
+}
+
+function unitMaker(options: DataParallelOptions) {
+  const { shard, replicate, gatherDtype, reshardAfterForward = true, bucketBytes = 25 * 2 ** 20 } = options;
+  if (shard) {
+    return (slots: ReturnType<typeof parameterSlots>) =>
+      new ShardedUnit(slots, { shard, replicate, gatherDtype, reshardAfterForward });
+  }
+  const buckets = new Buckets(replicate, bucketBytes);
+  const isOwner = !replicate || replicate.rank === 0;
+  return (slots: ReturnType<typeof parameterSlots>) => new ReplicatedUnit(slots, buckets, isOwner);
+}
+
+/** A segment's parameters under their names in the model. */
+function namedWithin(model: Module, segment: Module): ReturnType<typeof parameterSlots> {
+  const names = new Map(Array.from(model.namedParameters(), ([name, tensor]) => [tensor, name]));
+  return parameterSlots(segment).map((slot) => ({ ...slot, name: names.get(slot.tensor) ?? slot.name }));
+}
+
+/** Passes tensors through, and calls back when all their gradients are there, before these go on. */
+function onBackward(callback: () => void): (tensors: readonly Tensor[]) => Tensor[] {
+  const pass = torch.defineFunction<Tensor[], Tensor[]>({
+    forward: (_, ...tensors) => tensors,
+    backward: (_, ...gradients) => {
+      callback();
+      return gradients;
+    },
+  });
+  return (tensors) => (tensors.length > 0 ? pass(...tensors) : []);
+}

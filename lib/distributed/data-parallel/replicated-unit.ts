@@ -1,0 +1,106 @@
+import * as torch from "../../torch/index.js";
+import type { ProcessGroup } from "../process-group.js";
+import { type LocalTensor, wholeSlice } from "../tensor-slice.js";
+import type { Work } from "../work.js";
+import type { ParameterSlot } from "./parameter-slot.js";
+import { gradientsOf, type Unit } from "./unit.js";
+
+type Tensor = torch.Tensor;
+
+/**
+ * Gradients on their way to all ranks, several units' together: many small messages cost more than one large one
+ * (torch.nn.parallel.DistributedDataParallel's bucket_cap_mb).
+ */
+export class Buckets {
+  readonly #group: ProcessGroup | null;
+  readonly #limit: number;
+  #waiting: Tensor[] = [];
+  #bytes = 0;
+  #works: { work: Work; gradients: Tensor[] }[] = [];
+
+  /** @param group null for a rank without replicas: gradients stay where they are */
+  constructor(group: ProcessGroup | null, bytes: number) {
+    this.#group = group;
+    this.#limit = bytes;
+  }
+
+  add(gradients: readonly Tensor[]): void {
+    if (!this.#group) return;
+    for (const gradient of gradients) {
+      this.#waiting.push(torch.keep(gradient));
+      this.#bytes += gradient.numel() * 4;
+    }
+    if (this.#bytes >= this.#limit) this.#send(this.#group);
+  }
+
+  #send(group: ProcessGroup): void {
+    const byDtype = new Map<string, Tensor[]>();
+    for (const gradient of this.#waiting) {
+      const list = byDtype.get(gradient.dtype) ?? [];
+      byDtype.set(gradient.dtype, list);
+      list.push(gradient);
+    }
+    for (const gradients of byDtype.values()) {
+      this.#works.push({ work: group.allReduce(gradients), gradients });
+    }
+    this.#waiting = [];
+    this.#bytes = 0;
+  }
+
+  finish(): void {
+    if (this.#group && this.#waiting.length > 0) this.#send(this.#group);
+    for (const { work, gradients } of this.#works) {
+      work.wait();
+      for (const gradient of gradients) gradient.dispose();
+    }
+    this.#works = [];
+  }
+}
+
+/** Whole parameters on every rank; gradients are summed while the backward of earlier units goes on. */
+export class ReplicatedUnit implements Unit {
+  readonly #slots: readonly ParameterSlot[];
+  readonly #trainable: Tensor[];
+  readonly #buckets: Buckets;
+  readonly #isOwner: boolean;
+
+  /** @param isOwner whether this rank is the one of its replicas that writes checkpoints */
+  constructor(slots: readonly ParameterSlot[], buckets: Buckets, isOwner: boolean) {
+    this.#slots = slots;
+    this.#trainable = slots.map(({ tensor }) => tensor).filter((tensor) => tensor.requiresGrad);
+    this.#buckets = buckets;
+    this.#isOwner = isOwner;
+  }
+
+  prefetch(): void {}
+  beforeForward(): void {}
+  afterForward(): void {}
+  beforeBackward(): void {}
+  release(): void {}
+
+  afterBackward(isLast: boolean): void {
+    if (!isLast) return;
+    torch.scope(() =>
+      torch.noGrad(() => {
+        const gradients = gradientsOf(this.#trainable).map((gradient) => gradient.contiguous());
+        for (const [i, parameter] of this.#trainable.entries()) parameter.grad = gradients[i];
+        this.#buckets.add(gradients);
+      }),
+    );
+  }
+
+  finish(): void {
+    this.#buckets.finish();
+  }
+
+  local(): LocalTensor[] {
+    return this.#slots.map(({ name, tensor }) => ({
+      name,
+      tensor,
+      slice: wholeSlice(tensor.shape),
+      owned: this.#isOwner,
+    }));
+  }
+
+  [Symbol.dispose](): void {}
+}

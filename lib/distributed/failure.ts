@@ -1,0 +1,40 @@
+import { asTorchError } from "../torch/errors.js";
+import { DistributedError } from "./errors.js";
+
+/**
+ * What c10d and Gloo throw as an error of ours: a timeout, a peer that is gone, or the error as it is where it is about
+ * an argument. Gloo has nothing but texts to tell them by.
+ */
+export function asDistributedError(error: unknown, what: string): unknown {
+  if (error instanceof DistributedError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  const first = message
+    .split("\n")[0]
+    .replace(/^\[[^\]]*\]\s*/, "") // the file and line of c10d or Gloo
+    .replace(/\s*This is typically caused by.*/, "");
+  if (/timed?[- ]?out|timeout/i.test(message)) {
+    return new DistributedError("DISTRIBUTED_TIMEOUT", `${what}: ${first}`, { cause: error });
+  }
+  if (/connection|connect|socket|broken pipe|peer|network|remote|recv|EOF|store is gone/i.test(message)) {
+    return new DistributedError("DISTRIBUTED_PEER", `${what}: ${first}`, { cause: error });
+  }
+  return asTorchError(error, what);
+}
+
+/** Runs a native call of c10d. */
+export function guarded<T>(what: string, run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    throw asDistributedError(error, what);
+  }
+}
+
+/** Awaits one. */
+export async function guardedAsync<T>(what: string, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    throw asDistributedError(error, what);
+  }
+}

@@ -1,0 +1,46 @@
+import { DistributedError } from "./errors.js";
+import type { World } from "./world.js";
+
+/** How long survivors wait for each other's sign of life. */
+const SIGN_OF_LIFE_SECONDS = 5;
+
+/**
+ * After a failure: tells the others what happened here, or finds out which of them failed. Whoever still runs leaves a
+ * sign of life in the store; whoever does not within a few seconds is gone or hangs.
+ *
+ * @param error what ended this process's part
+ * @returns an error that names the ranks at fault; `error` itself where it is this process's own
+ */
+export async function explainFailure(world: World, error: unknown): Promise<unknown> {
+  const isFollow =
+    error instanceof DistributedError && ["DISTRIBUTED_PEER", "DISTRIBUTED_TIMEOUT"].includes(error.code);
+  const { rank, size, store, environment } = world;
+  const others = Array.from({ length: size }, (_, i) => i).filter((i) => i !== rank);
+  try {
+    if (!isFollow) {
+      store.set(`failed/${rank}`, String(error instanceof Error ? error.message : error));
+      return error;
+    }
+    store.set(`alive/${rank}`, "1");
+    const deadline = performance.now() + SIGN_OF_LIFE_SECONDS * 1000;
+    const unheard = () => others.filter((i) => !store.check([`alive/${i}`]) && !store.check([`failed/${i}`]));
+    while (unheard().length > 0 && performance.now() < deadline) await new Promise((done) => setTimeout(done, 50));
+    const causes: string[] = [];
+    for (const i of others) {
+      if (store.check([`failed/${i}`])) causes.push(`rank ${i} failed: ${await store.getText(`failed/${i}`, 1)}`);
+    }
+    const gone = unheard();
+    if (gone.length > 0) {
+      const who = gone.length === 1 ? `rank ${gone[0]} is` : `ranks ${gone.join(", ")} are`;
+      causes.push(`${who} gone or stuck: no sign of life for ${SIGN_OF_LIFE_SECONDS} s`);
+    }
+    if (causes.length === 0) return error;
+    return new DistributedError(error.code, `${causes.join("; ")} (${error.message})`, { cause: error });
+  } catch (storeError) {
+    if (!isFollow) return error;
+    const where = `${environment.masterAddr}:${environment.masterPort}`;
+    const holder = environment.storeIsHosted ? "the launcher" : "rank 0";
+    const message = `${holder}, which holds the store at ${where}, is gone (${(error as Error).message})`;
+    return new DistributedError("DISTRIBUTED_PEER", message, { cause: storeError });
+  }
+}

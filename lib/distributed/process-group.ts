@@ -1,0 +1,370 @@
+import * as torch from "../torch/index.js";
+import { DistributedError } from "./errors.js";
+import { guarded, guardedAsync } from "./failure.js";
+import { c10d, type NativeId } from "./native.js";
+import { DEFAULT_TIMEOUT, PrefixStore, type Store } from "./store.js";
+import { communication, Work } from "./work.js";
+
+export type Backend = "gloo" | "nccl";
+export type ReduceOperation = "sum" | "avg" | "product" | "min" | "max" | "band" | "bor" | "bxor";
+
+type Tensor = torch.Tensor;
+
+export interface ProcessGroupOptions {
+  backend?: Backend;
+  /** Of every collective, in seconds. */
+  timeout?: number;
+  /** The same in all members; distinguishes groups that share a store. */
+  name?: string;
+  /** The members' ranks in the world; default 0 .. size - 1. */
+  ranks?: readonly number[];
+  /** The group's CUDA device, for barriers. */
+  device?: string;
+}
+
+/**
+ * Processes that communicate: torch.distributed.ProcessGroup, with Gloo for tensors on the CPU and NCCL for CUDA. Ranks in
+ * all calls count within the group. Tensors must be contiguous; all members call the same collectives in the same order.
+ *
+ * Every collective gives a {@link Work}: `group.allReduce(x).wait()` or `await group.allReduce(x)`.
+ */
+export class ProcessGroup {
+  readonly rank: number;
+  readonly size: number;
+  readonly backend: Backend;
+  readonly name: string;
+  /** The members' ranks in the world, in the order of their ranks here. */
+  readonly ranks: readonly number[];
+  readonly #store: Store;
+  readonly #device: string | undefined;
+  readonly #subgroups = new Map<string, number>();
+  #timeout: number;
+  #id: NativeId;
+
+  private constructor(id: NativeId, store: Store, rank: number, size: number, options: Required<ProcessGroupOptions>) {
+    this.#id = id;
+    this.#store = store;
+    this.rank = rank;
+    this.size = size;
+    this.backend = options.backend;
+    this.name = options.name;
+    this.ranks = options.ranks;
+    this.#timeout = options.timeout;
+    this.#device = options.device || undefined;
+  }
+
+  /**
+   * Makes a group with the other members, and waits for them.
+   *
+   * @throws DistributedError DISTRIBUTED_TIMEOUT naming the members that did not come
+   */
+  static async create(
+    store: Store,
+    rank: number,
+    size: number,
+    options: ProcessGroupOptions = {},
+  ): Promise<ProcessGroup> {
+    const { backend = "gloo", timeout = DEFAULT_TIMEOUT, name = "world", device = "" } = options;
+    const ranks = options.ranks ?? Array.from({ length: size }, (_, i) => i);
+    if (!Number.isInteger(size) || size < 1 || !Number.isInteger(rank) || rank < 0 || rank >= size) {
+      throw new DistributedError("DISTRIBUTED_ARGUMENT", `group '${name}': rank ${rank} of ${size}`);
+    }
+    if (backend === "nccl" && !c10d.hasNccl()) {
+      throw new DistributedError(
+        "DISTRIBUTED_ARGUMENT",
+        "NCCL needs a CUDA build of libtorch: this one is for the CPU",
+      );
+    }
+    const own = new PrefixStore(`group/${name}`, store);
+    const what = `joining group '${name}' as rank ${rank} of ${size}`;
+    const keys = ranks.map((_, i) => `joined/${i}`);
+    guarded(what, () => own.set(keys[rank], "1"));
+    try {
+      const id = await c10d.createGroup(backend, own.id, rank, size, timeout, name);
+      return new ProcessGroup(id, own, rank, size, { backend, timeout, name, ranks, device });
+    } catch (error) {
+      const missing = missingOf(own, keys, ranks);
+      if (missing.length === 0) return await guardedAsync(what, () => Promise.reject(error));
+      const who = `${missing.length === 1 ? "rank" : "ranks"} ${missing.join(", ")} of ${size}`;
+      const message = `${what}: ${who} did not come within ${timeout} s`;
+      throw new DistributedError("DISTRIBUTED_TIMEOUT", message, { cause: error });
+    }
+  }
+
+  /** For the library: the group's number in the addon. */
+  get id(): NativeId {
+    if (this.#id === 0) {
+      throw new DistributedError("DISTRIBUTED_STATE", `the process group '${this.name}' was destroyed`);
+    }
+    return this.#id;
+  }
+
+  /** Seconds that a collective may take. */
+  get timeout(): number {
+    return this.#timeout;
+  }
+
+  set timeout(seconds: number) {
+    guarded("ProcessGroup.timeout", () => c10d.setGroupTimeout(this.id, seconds));
+    this.#timeout = seconds;
+  }
+
+  /**
+   * A group of some of this one's members. Only they call it, all with the same list.
+   *
+   * @param ranks ranks in this group; this process's own must be among them
+   */
+  async subgroup(ranks: readonly number[], options: { backend?: Backend; name?: string } = {}): Promise<ProcessGroup> {
+    const rank = ranks.indexOf(this.rank);
+    if (rank < 0 || new Set(ranks).size !== ranks.length || ranks.some((r) => !(r >= 0 && r < this.size))) {
+      const message = `subgroup [${ranks}]: distinct ranks below ${this.size} with this one, ${this.rank}, among them`;
+      throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
+    }
+    const key = `${options.name ?? ""}[${ranks.join(",")}]`;
+    const count = this.#subgroups.get(key) ?? 0;
+    this.#subgroups.set(key, count + 1);
+    return await ProcessGroup.create(this.#store, rank, ranks.length, {
+      backend: options.backend ?? this.backend,
+      timeout: this.#timeout,
+      name: count === 0 ? key : `${key}#${count}`,
+      ranks: ranks.map((r) => this.ranks[r]),
+      device: this.#device,
+    });
+  }
+
+  /** Reduces a tensor, or several of one dtype, in place on all members. */
+  allReduce(tensors: Tensor | readonly Tensor[], { op = "sum" }: { op?: ReduceOperation } = {}): Work {
+    const list: readonly Tensor[] = tensors instanceof torch.Tensor ? [tensors] : tensors;
+    return this.#start("allReduce", 2 * this.#share(bytesOf(list)), (id) =>
+      c10d.allReduce(
+        id,
+        list.map(({ handle }) => handle),
+        op,
+      ),
+    );
+  }
+
+  /** Copies `src`'s tensor into everybody's. */
+  broadcast(tensor: Tensor, { src = 0 }: { src?: number } = {}): Work {
+    this.#checkRank("broadcast", src);
+    const bytes = this.rank === src ? bytesOf([tensor]) : 0;
+    return this.#start("broadcast", bytes, (id) => c10d.broadcast(id, tensor.handle, src));
+  }
+
+  /** Reduces into `dst`'s tensor. Elsewhere the content is anything afterwards. */
+  reduce(tensor: Tensor, { dst = 0, op = "sum" }: { dst?: number; op?: ReduceOperation } = {}): Work {
+    this.#checkRank("reduce", dst);
+    return this.#start("reduce", bytesOf([tensor]), (id) => c10d.reduce(id, tensor.handle, dst, op));
+  }
+
+  /** Everybody's `input`, in the order of ranks, into `output`: torch.distributed.all_gather_into_tensor. */
+  allGather(output: Tensor, input: Tensor): Work {
+    this.#checkSizes("allGather", output, input);
+    return this.#start("allGather", (this.size - 1) * bytesOf([input]), (id) =>
+      c10d.allGather(id, output.handle, input.handle),
+    );
+  }
+
+  /** Everybody's `input` into one tensor each: torch.distributed.all_gather. */
+  allGatherList(outputs: readonly Tensor[], input: Tensor): Work {
+    this.#checkCount("allGatherList", outputs);
+    return this.#start("allGatherList", (this.size - 1) * bytesOf([input]), (id) =>
+      c10d.allGatherList(
+        id,
+        outputs.map(({ handle }) => handle),
+        input.handle,
+      ),
+    );
+  }
+
+  /** The own part of the reduced `input`, which has one part a rank: torch.distributed.reduce_scatter_tensor. */
+  reduceScatter(output: Tensor, input: Tensor, { op = "sum" }: { op?: ReduceOperation } = {}): Work {
+    this.#checkSizes("reduceScatter", input, output);
+    return this.#start("reduceScatter", this.#share(bytesOf([input])), (id) =>
+      c10d.reduceScatter(id, output.handle, input.handle, op),
+    );
+  }
+
+  /** Everybody's `input` into `outputs` on `dst`; elsewhere `outputs` is left out. */
+  gather(input: Tensor, { dst = 0, outputs = [] }: { dst?: number; outputs?: readonly Tensor[] } = {}): Work {
+    this.#checkRank("gather", dst);
+    if (this.rank === dst) this.#checkCount("gather", outputs);
+    return this.#start("gather", this.rank === dst ? 0 : bytesOf([input]), (id) =>
+      c10d.gather(id, this.rank === dst ? outputs.map(({ handle }) => handle) : [], input.handle, dst),
+    );
+  }
+
+  /** `src`'s `inputs`, one a rank, into everybody's `output`; elsewhere `inputs` is left out. */
+  scatter(output: Tensor, { src = 0, inputs = [] }: { src?: number; inputs?: readonly Tensor[] } = {}): Work {
+    this.#checkRank("scatter", src);
+    if (this.rank === src) this.#checkCount("scatter", inputs);
+    return this.#start("scatter", this.rank === src ? bytesOf(inputs) : 0, (id) =>
+      c10d.scatter(id, output.handle, this.rank === src ? inputs.map(({ handle }) => handle) : [], src),
+    );
+  }
+
+  /**
+   * Part i of `input` goes to rank i, into the part of its `output` for this rank: all_to_all_single.
+   *
+   * @param splits sizes of the parts along dimension 0; absent: equal ones
+   */
+  allToAll(
+    output: Tensor,
+    input: Tensor,
+    { outputSplits = [], inputSplits = [] }: { outputSplits?: readonly number[]; inputSplits?: readonly number[] } = {},
+  ): Work {
+    return this.#start("allToAll", this.#share(bytesOf([input])), (id) =>
+      c10d.allToAll(id, output.handle, input.handle, outputSplits, inputSplits),
+    );
+  }
+
+  /** Sends to one rank, which receives with the same tag. */
+  send(tensor: Tensor, dst: number, tag = 0): Work {
+    this.#checkRank("send", dst);
+    return this.#start("send", bytesOf([tensor]), (id) => c10d.send(id, tensor.handle, dst, tag));
+  }
+
+  /** Receives into a tensor; without `src` from any rank, which `wait()` gives then (Gloo only). */
+  recv(tensor: Tensor, src?: number, tag = 0): Work {
+    if (src !== undefined) this.#checkRank("recv", src);
+    return this.#start("recv", 0, (id) => c10d.receive(id, tensor.handle, src ?? -1, tag));
+  }
+
+  /** Waits until all members are here. */
+  barrier(): Work {
+    const index = this.backend === "nccl" ? Number(this.#device?.split(":")[1] ?? 0) : -1;
+    return this.#start("barrier", 0, (id) => c10d.barrier(id, index));
+  }
+
+  /**
+   * A barrier that says who is missing: torch.distributed.monitored_barrier. Gloo only.
+   *
+   * @throws DistributedError DISTRIBUTED_TIMEOUT naming all ranks of the world that did not come
+   */
+  async monitoredBarrier(timeout = this.#timeout): Promise<void> {
+    const key = `barrier/${this.#nextBarrier++}`;
+    this.#store.set(`${key}/${this.rank}`, "1");
+    try {
+      await guardedAsync("monitoredBarrier", () => c10d.monitoredBarrier(this.id, timeout));
+    } catch (error) {
+      const keys = this.ranks.map((_, i) => `${key}/${i}`);
+      const missing = missingOf(this.#store, keys, this.ranks);
+      if (missing.length === 0) throw error;
+      const who = `${missing.length === 1 ? "rank" : "ranks"} ${missing.join(", ")}`;
+      const message = `monitoredBarrier of '${this.name}': ${who} did not come within ${timeout} s`;
+      throw new DistributedError("DISTRIBUTED_TIMEOUT", message, { cause: error });
+    }
+  }
+  #nextBarrier = 0;
+
+  /** Everybody's value, by rank: torch.distributed.all_gather_object, for small JSON. Gloo only. */
+  async allGatherObject<T>(value: T): Promise<T[]> {
+    const bytes = new TextEncoder().encode(JSON.stringify(value ?? null));
+    let room = SMALL_OBJECT;
+    for (;;) {
+      const gathered = await this.#exchange(bytes, room);
+      const lengths = gathered.map((part) => new DataView(part.buffer, part.byteOffset).getUint32(0, true));
+      const most = Math.max(...lengths);
+      if (most <= room) {
+        const decoder = new TextDecoder();
+        return gathered.map((part, i) => JSON.parse(decoder.decode(part.subarray(4, 4 + lengths[i]))) as T);
+      }
+      room = most; // everybody sees the same lengths, and comes again with as much room
+    }
+  }
+
+  /** `src`'s value on all ranks, for small JSON. Gloo only. */
+  async broadcastObject<T>(value: T, { src = 0 }: { src?: number } = {}): Promise<T> {
+    const all = await this.allGatherObject(this.rank === src ? value : null);
+    return all[src] as T;
+  }
+
+  async #exchange(bytes: Uint8Array, room: number): Promise<Uint8Array[]> {
+    const own = new Uint8Array(4 + room);
+    new DataView(own.buffer).setUint32(0, bytes.length, true);
+    own.set(bytes.subarray(0, room), 4);
+    const input = torch.keep(torch.tensor(own));
+    const output = torch.keep(torch.empty([this.size * own.length], { dtype: "uint8" }));
+    try {
+      await this.allGather(output, input);
+      const all = output.toTypedArray() as Uint8Array;
+      return this.ranks.map((_, i) => all.subarray(i * own.length, (i + 1) * own.length));
+    } finally {
+      input.dispose();
+      output.dispose();
+    }
+  }
+
+  /** Ends the group: no collective may be under way. */
+  async destroy(): Promise<void> {
+    if (this.#id === 0) return;
+    const id = this.#id;
+    this.#id = 0;
+    await c10d.destroyGroup(id);
+    this.#store.dispose();
+  }
+
+  /**
+   * Gives the group up after a failure, without waiting for anybody. NCCL ends what is under way; with Gloo, what is under
+   * way ends with its timeout, in a thread of its own.
+   */
+  abort(): void {
+    if (this.#id === 0) return;
+    const id = this.#id;
+    this.#id = 0;
+    c10d.abortGroup(id);
+  }
+
+  #start(what: string, bytes: number, run: (id: NativeId) => NativeId): Work {
+    const title = `${what} in group '${this.name}'`;
+    const work = new Work(
+      guarded(title, () => run(this.id)),
+      title,
+    );
+    communication.bytes += bytes;
+    return work;
+  }
+
+  /** What a ring algorithm sends of so many bytes: each rank all but its own part. */
+  #share(bytes: number): number {
+    return (bytes * (this.size - 1)) / this.size;
+  }
+
+  #checkRank(what: string, rank: number): void {
+    if (Number.isInteger(rank) && rank >= 0 && rank < this.size) return;
+    throw new DistributedError("DISTRIBUTED_ARGUMENT", `${what}: rank ${rank} is not in a group of ${this.size}`);
+  }
+
+  #checkCount(what: string, tensors: readonly Tensor[]): void {
+    if (tensors.length === this.size) return;
+    throw new DistributedError("DISTRIBUTED_ARGUMENT", `${what}: ${tensors.length} tensors for ${this.size} ranks`);
+  }
+
+  #checkSizes(what: string, whole: Tensor, part: Tensor): void {
+    const [all, one] = [whole.numel(), part.numel()];
+    if (all === one * this.size) return;
+    const message = `${what}: ${all} elements are not ${this.size} ranks times ${one}`;
+    throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
+  }
+}
+
+/** Objects of up to so many bytes cross in one collective. */
+const SMALL_OBJECT = 1020;
+
+function bytesOf(tensors: readonly Tensor[]): number {
+  return tensors.reduce((sum, tensor) => sum + tensor.numel() * itemSize(tensor), 0);
+}
+
+function itemSize(tensor: Tensor): number {
+  const { dtype } = tensor;
+  return /64/.test(dtype) ? 8 : /32/.test(dtype) ? 4 : /16/.test(dtype) ? 2 : 1;
+}
+
+/** The ranks whose key is not there. A store that does not answer tells nothing. */
+function missingOf(store: Store, keys: readonly string[], ranks: readonly number[]): number[] {
+  try {
+    return ranks.filter((_, i) => !store.check([keys[i]]));
+  } catch {
+    return [];
+  }
+}

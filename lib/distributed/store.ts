@@ -1,0 +1,137 @@
+import { DistributedError } from "./errors.js";
+import { guarded, guardedAsync } from "./failure.js";
+import { c10d, type NativeId } from "./native.js";
+
+/** Seconds that connecting and waiting take at most, unless said otherwise. */
+export const DEFAULT_TIMEOUT = 300;
+
+/**
+ * The small memory of keys and values through which processes find each other: torch.distributed.Store. Values are
+ * bytes; strings are taken as UTF-8.
+ */
+export abstract class Store implements Disposable {
+  #id: NativeId;
+
+  protected constructor(id: NativeId) {
+    this.#id = id;
+  }
+
+  /** For the library: the store's number in the addon. */
+  get id(): NativeId {
+    if (this.#id === 0) throw new DistributedError("DISTRIBUTED_STATE", "the store was closed");
+    return this.#id;
+  }
+
+  set(key: string, value: string | Uint8Array): void {
+    guarded(`Store.set('${key}')`, () => c10d.storeSet(this.id, key, value));
+  }
+
+  /**
+   * The value of a key, once some process has set it.
+   *
+   * @param timeout seconds
+   * @throws DistributedError DISTRIBUTED_TIMEOUT
+   */
+  async get(key: string, timeout = DEFAULT_TIMEOUT): Promise<Uint8Array> {
+    return await guardedAsync(`Store.get('${key}')`, () => c10d.storeGet(this.id, key, timeout));
+  }
+
+  /** {@link get} as text. */
+  async getText(key: string, timeout = DEFAULT_TIMEOUT): Promise<string> {
+    return new TextDecoder().decode(await this.get(key, timeout));
+  }
+
+  /** Waits until all keys are set. */
+  async wait(keys: readonly string[], timeout = DEFAULT_TIMEOUT): Promise<void> {
+    await guardedAsync(`Store.wait([${keys.join(", ")}])`, () => c10d.storeWait(this.id, keys, timeout));
+  }
+
+  /** Whether all keys are set. Does not wait. */
+  check(keys: readonly string[]): boolean {
+    return guarded("Store.check", () => c10d.storeCheck(this.id, keys));
+  }
+
+  /** Adds to a counter, which begins at 0, and gives what it is then. */
+  add(key: string, amount: number): number {
+    return guarded(`Store.add('${key}')`, () => c10d.storeAdd(this.id, key, amount));
+  }
+
+  /** Whether there was such a key. */
+  deleteKey(key: string): boolean {
+    return guarded(`Store.deleteKey('${key}')`, () => c10d.storeDelete(this.id, key));
+  }
+
+  /** Sets a key if it holds `expected` ("" for one that is not set), and gives what it holds then. */
+  compareSet(key: string, expected: string | Uint8Array, desired: string | Uint8Array): Uint8Array {
+    return guarded(`Store.compareSet('${key}')`, () => c10d.storeCompareSet(this.id, key, expected, desired));
+  }
+
+  numKeys(): number {
+    return guarded("Store.numKeys", () => c10d.storeNumKeys(this.id));
+  }
+
+  dispose(): void {
+    if (this.#id !== 0) c10d.closeStore(this.#id);
+    this.#id = 0;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** A store that one process serves over TCP: torch.distributed.TCPStore. */
+export class TCPStore extends Store {
+  readonly host: string;
+
+  private constructor(id: NativeId, host: string) {
+    super(id);
+    this.host = host;
+  }
+
+  /**
+   * Serves a store, or connects to the one that another process serves and waits for it.
+   *
+   * @param options.port 0 with `isServer`: any free one, see {@link port}
+   * @param options.timeout seconds
+   * @throws DistributedError DISTRIBUTED_TIMEOUT when nobody serves there, DISTRIBUTED_PEER when the port is taken
+   */
+  static async connect(options: {
+    host: string;
+    port: number;
+    isServer?: boolean;
+    timeout?: number;
+  }): Promise<TCPStore> {
+    const { host, port, isServer = false, timeout = DEFAULT_TIMEOUT } = options;
+    if (!Number.isInteger(port) || port < 0 || port > 65535) {
+      throw new DistributedError("DISTRIBUTED_ARGUMENT", `TCPStore: ${port} is no port`);
+    }
+    const what = `TCPStore ${isServer ? "at" : "connecting to"} ${host}:${port}`;
+    return new TCPStore(await guardedAsync(what, () => c10d.tcpStore(host, port, isServer, timeout)), host);
+  }
+
+  get port(): number {
+    return guarded("TCPStore.port", () => c10d.tcpStorePort(this.id));
+  }
+}
+
+/** A store in a file that all processes can write: torch.distributed.FileStore. */
+export class FileStore extends Store {
+  constructor(path: string, worldSize = 0) {
+    super(guarded("FileStore", () => c10d.fileStore(path, worldSize)));
+  }
+}
+
+/** A store in this process's memory. */
+export class HashStore extends Store {
+  constructor() {
+    super(c10d.hashStore());
+  }
+}
+
+/** A part of another store, whose keys all begin with a prefix: torch.distributed.PrefixStore. */
+export class PrefixStore extends Store {
+  constructor(prefix: string, store: Store) {
+    super(c10d.prefixStore(prefix, store.id));
+  }
+}

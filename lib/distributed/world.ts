@@ -1,0 +1,99 @@
+import * as torch from "../torch/index.js";
+import { DistributedError } from "./errors.js";
+import { type LaunchEnvironment, readLaunchEnvironment } from "./launch-environment.js";
+import { c10d } from "./native.js";
+import { type Backend, ProcessGroup } from "./process-group.js";
+import { DEFAULT_TIMEOUT, PrefixStore, type Store, TCPStore } from "./store.js";
+
+/** All processes of a job, as one of them sees it. */
+export interface World {
+  readonly rank: number;
+  readonly size: number;
+  readonly localRank: number;
+  readonly environment: LaunchEnvironment;
+  /** Where this process computes: "cuda:LOCAL_RANK" with NCCL, "cpu" with Gloo. */
+  readonly device: string;
+  readonly store: Store;
+  /** Collectives of tensors on {@link device}. */
+  readonly group: ProcessGroup;
+  /** A group over Gloo for host memory and small objects. It waits behind no gradient. */
+  readonly control: ProcessGroup;
+}
+
+export interface InitOptions {
+  /** Default: NCCL where CUDA and NCCL are, else Gloo. */
+  backend?: Backend;
+  /** Seconds that joining, and then every collective, may take. Default 300. */
+  timeout?: number;
+  /** Default: what the launcher set, see {@link readLaunchEnvironment}. */
+  environment?: LaunchEnvironment;
+}
+
+let current: World | undefined;
+
+/** The world that {@link initProcessGroup} joined; undefined in a process of its own. */
+export function world(): World | undefined {
+  return current;
+}
+
+/**
+ * Joins the other processes of a job: torch.distributed.init_process_group. Rank 0 serves the store through which all
+ * meet, unless the launcher does. With NCCL the process takes the CUDA device of its local rank.
+ *
+ * @throws DistributedError DISTRIBUTED_ENVIRONMENT when no launcher set this process's rank, DISTRIBUTED_STATE when it
+ *   joined already, DISTRIBUTED_TIMEOUT naming the ranks that did not come
+ */
+export async function initProcessGroup(options: InitOptions = {}): Promise<World> {
+  if (current) throw new DistributedError("DISTRIBUTED_STATE", "initProcessGroup was called already");
+  const environment = options.environment ?? readLaunchEnvironment();
+  if (!environment) {
+    const hint = "start the program with `npx diffcoder launch`, torchrun or srun";
+    throw new DistributedError("DISTRIBUTED_ENVIRONMENT", `no launcher set this process's rank: ${hint}`);
+  }
+  const { timeout = DEFAULT_TIMEOUT } = options;
+  const { rank, worldSize: size, localRank, masterAddr, masterPort, restartCount, storeIsHosted } = environment;
+  const backend = options.backend ?? (torch.cuda.isAvailable() && c10d.hasNccl() ? "nccl" : "gloo");
+  const device = backend === "nccl" ? takeDevice(localRank) : "cpu";
+  const isServer = rank === 0 && !storeIsHosted;
+  const base = await connect({ host: masterAddr, port: masterPort, isServer, timeout });
+  // A store that a launcher keeps still has the keys of the attempt before.
+  const store = new PrefixStore(`diffcoder/${restartCount}`, base);
+  const control = await ProcessGroup.create(store, rank, size, { backend: "gloo", timeout, name: "control" });
+  const group = await ProcessGroup.create(store, rank, size, { backend, timeout, name: "world", device });
+  current = { rank, size, localRank, environment, device, store, group, control };
+  return current;
+}
+
+function takeDevice(localRank: number): string {
+  const count = torch.cuda.deviceCount();
+  if (localRank >= count) {
+    const message = `local rank ${localRank} has no CUDA device of its own: ${count} are visible`;
+    throw new DistributedError(
+      "DISTRIBUTED_ENVIRONMENT",
+      `${message}. Start ${count} processes a machine, or use "gloo"`,
+    );
+  }
+  torch.cuda.setDevice(localRank);
+  return `cuda:${localRank}`;
+}
+
+async function connect(options: { host: string; port: number; isServer: boolean; timeout: number }): Promise<TCPStore> {
+  try {
+    return await TCPStore.connect(options);
+  } catch (error) {
+    if (options.isServer) throw error;
+    const where = `${options.host}:${options.port}`;
+    const message = `rank 0's store at ${where} did not answer within ${options.timeout} s: is rank 0 running, and the port open?`;
+    throw new DistributedError("DISTRIBUTED_TIMEOUT", message, { cause: error });
+  }
+}
+
+/** Leaves the world: all its groups must be idle. Others must not be waiting for this process. */
+export async function destroyProcessGroup(): Promise<void> {
+  const leaving = current;
+  current = undefined;
+  if (!leaving) return;
+  await leaving.group.destroy();
+  await leaving.control.destroy();
+  leaving.store.dispose();
+}

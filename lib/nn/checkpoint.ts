@@ -1,0 +1,43 @@
+import type { Tensor } from "../torch/index.js";
+import * as torch from "../torch/index.js";
+
+/**
+ * Runs a function without keeping what its gradient needs, and again when that is asked for: activation checkpointing,
+ * torch.utils.checkpoint. Memory of one call's activations against a second forward.
+ *
+ * Arguments and results may be tensors or arrays and plain objects with tensors in them. The function must do the same
+ * again, under the same autocast; gradients of parameters that it uses are added to their `.grad`. Where no argument
+ * requires a gradient it just runs.
+ */
+export function checkpoint<Args extends unknown[], Result>(fn: (...args: Args) => Result): (...args: Args) => Result {
+  return (...args) => {
+    const given = torch.tensorTree(args, (tensor) => tensor.requiresGrad);
+    if (!torch.isGradEnabled() || given.tensors.length === 0) return fn(...args);
+    const autocast = torch.currentAutocast(given.tensors[0].device);
+    let result: torch.TensorTree<Result> | undefined;
+
+    const run = torch.defineFunction<Tensor[], Tensor[]>({
+      forward(context, ...inputs) {
+        context.saveForBackward(...inputs);
+        result = torch.tensorTree(fn(...given.rebuild(inputs)));
+        return result.tensors;
+      },
+      backward(context, ...gradients) {
+        const inputs = context.saved.map((tensor) => tensor.detach().requiresGrad_());
+        const outputs = torch.enableGrad(() =>
+          torch.autocast(autocast, () => torch.tensorTree(fn(...given.rebuild(inputs))).tensors),
+        );
+        const wanted = outputs.flatMap((output, i) =>
+          gradients[i] && output.requiresGrad ? [[output, gradients[i]] as const] : [],
+        );
+        torch.backward(
+          wanted.map(([output]) => output),
+          wanted.map(([, gradient]) => gradient),
+        );
+        return inputs.map((input) => input.grad);
+      },
+    });
+    const outputs = run(...given.tensors);
+    return (result as torch.TensorTree<Result>).rebuild(outputs);
+  };
+}
