@@ -59,6 +59,7 @@ export {
   noiseConfigSchema,
   noiseFromConfig,
   noiseSchema,
+  type Metric,
   type Objective,
   type ObjectiveContext,
   type ObjectiveResult,

@@ -5,7 +5,7 @@ import { blockDiffusionPlan } from "./attention-plan.js";
 import { documentsOfRow, type TokenBatch } from "./batch.js";
 import { type Corruption, corrupt } from "./corruption.js";
 import { noiseSchema } from "./noise.js";
-import type { Objective, ObjectiveContext } from "./objective.js";
+import type { Metric, Objective, ObjectiveContext } from "./objective.js";
 import { parseOptions } from "./options.js";
 import { resolveMaskId } from "./token-ids.js";
 import { uploadFloats, uploadIntegers } from "./upload.js";
@@ -133,12 +133,12 @@ export function shiftedRows(batch: TokenBatch, positions: Int32Array, blockSize:
 }
 
 /** The counts of a corruption as shares, and the plain cross-entropy of a masked token. */
-function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, number | Tensor> {
+function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, Metric> {
   const { numMasked, numMaskable, numBlocks, emptyBlocks, fallbackBlocks } = corruption;
   return {
-    masked_share: numMasked / Math.max(1, numMaskable),
-    empty_blocks: emptyBlocks / Math.max(1, numBlocks),
-    fallback_blocks: fallbackBlocks / Math.max(1, numBlocks),
-    masked_nll: nll.narrow(0, 0, numMasked).sum().div(Math.max(1, numMasked)),
+    masked_share: { total: numMasked, count: numMaskable },
+    empty_blocks: { total: emptyBlocks, count: numBlocks },
+    fallback_blocks: { total: fallbackBlocks, count: numBlocks },
+    masked_nll: { total: nll.narrow(0, 0, numMasked).sum(), count: numMasked },
   };
 }

@@ -56,7 +56,7 @@ export {
   noiseFromConfig,
   noiseSchema,
 } from "./noise.js";
-export type { Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
+export type { Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { generateBlocks } from "./sampler.js";
 export { supervisedObjective } from "./supervised.js";
 export { type DrawKey, sampleToken, type TokenChoice, type TokenChoiceOptions } from "./token-choice.js";

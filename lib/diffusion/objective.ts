@@ -16,13 +16,19 @@ export interface ObjectiveContext {
   gradNorm?: number;
 }
 
+/**
+ * A number to be logged. `{ total, count }` is a mean over what a micro-batch counts: totals and counts are summed over
+ * micro-batches and processes before they are divided. A plain number is weighted by the micro-batch's normaliser.
+ */
+export type Metric = number | Tensor | { total: number | Tensor; count: number };
+
 /** What an objective gives back for one micro-batch. */
 export interface ObjectiveResult {
   /** float32 scalar: the loss summed over the micro-batch. */
   loss: Tensor;
   /** This micro-batch's share of the global count the summed loss is divided by. */
   normalizer: number;
-  metrics: Record<string, number | Tensor>;
+  metrics: Record<string, Metric>;
 }
 
 /**

@@ -12,6 +12,15 @@ const SIGN_OF_LIFE_SECONDS = 5;
  * @returns an error that names the ranks at fault; `error` itself where it is this process's own
  */
 export async function explainFailure(world: World, error: unknown): Promise<unknown> {
+  if (explained.has(error as object)) return error;
+  const cause = await explain(world, error);
+  if (typeof cause === "object" && cause !== null) explained.add(cause);
+  return cause;
+}
+
+const explained = new WeakSet<object>();
+
+async function explain(world: World, error: unknown): Promise<unknown> {
   const isFollow =
     error instanceof DistributedError && ["DISTRIBUTED_PEER", "DISTRIBUTED_TIMEOUT"].includes(error.code);
   const { rank, size, store, environment } = world;

@@ -3,6 +3,36 @@ export const CONFIG_FILE = "config.json";
 export const WEIGHTS_FILE = "model.safetensors";
 export const INDEX_FILE = "model.safetensors.index.json";
 
+/** Files that a training checkpoint has besides. */
+export const OPTIMIZER_FILE = "optimizer.safetensors";
+export const TRAINER_FILE = "trainer.json";
+export const MANIFEST_FILE = "manifest.json";
+
+/** The file of one rank's slices, for a checkpoint that several processes wrote: shard-00002-of-00004.safetensors. */
+export function shardFile(rank: number, worldSize: number): string {
+  return `shard-${padIndex(rank)}-of-${padIndex(worldSize)}.safetensors`;
+}
+
+/** Whether a file is one of {@link shardFile}: in these, tensors have their full names, `model/...` and `optimizer/...`. */
+export function isShardFile(name: string): boolean {
+  return /^shard-\d+-of-\d+\.safetensors$/.test(name);
+}
+
+/** The name of one of several files with weights in Hugging Face layout, counted from 0. */
+export function weightsPart(index: number, count: number): string {
+  return count === 1 ? WEIGHTS_FILE : `model-${padIndex(index + 1)}-of-${padIndex(count)}.safetensors`;
+}
+
+export const padIndex = (index: number) => String(index).padStart(5, "0");
+
+/** What a tensor of a checkpoint is: weights have their Hugging Face name, optimiser state is `<parameter>.<slot>`. */
+export type TensorKind = "model" | "optimizer";
+
+/** The name of a tensor in a manifest and in shards. */
+export function fullName(kind: TensorKind, name: string): string {
+  return `${kind}/${name}`;
+}
+
 /**
  * The Hugging Face name of a decoder's parameter: `layers.0.selfAttn.qProj.weight` is
  * `model.layers.0.self_attn.q_proj.weight`, and only `lmHead` lives outside `model.`.

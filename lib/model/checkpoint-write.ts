@@ -1,8 +1,9 @@
 import { copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { DTypeLike, Tensor } from "../torch/index.js";
+import { byteLength, itemSize } from "../torch/bytes.js";
+import type { DType, DTypeLike } from "../torch/index.js";
 import * as torch from "../torch/index.js";
-import { CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, weightName } from "./checkpoint-layout.js";
+import { CONFIG_FILE, INDEX_FILE, weightName, weightsPart } from "./checkpoint-layout.js";
 import type { DecoderConfig } from "./config.js";
 import { type ConfigJson, toConfigJson } from "./config-json.js";
 import type { Decoder } from "./decoder.js";
@@ -18,6 +19,12 @@ export interface SaveCheckpointOptions {
   /** Weights are split into files of at most this many bytes; default 5e9. */
   maxShardBytes?: number;
 }
+
+/** Largest file of weights, in bytes, unless somebody asks for another. */
+export const MAX_SHARD_BYTES = 5e9;
+
+/** What model.safetensors says of itself: transformers wants it. */
+export const WEIGHTS_METADATA = { format: "pt" };
 
 const SIDE_FILES: readonly string[] = [...TOKENIZER_FILES, "generation_config.json"];
 
@@ -42,84 +49,79 @@ export async function writeCheckpoint(
   folder: string,
   options: SaveCheckpointOptions = {},
 ): Promise<void> {
-  const { dtype, filesFrom, maxShardBytes = 5e9 } = options;
-  const copied = filesFrom ? copySideFiles(filesFrom, folder) : [];
-  await writeWeights(model, folder, maxShardBytes, dtype);
-  const [first] = model.parameters();
-  const written = dtype ? torch.toDType(dtype) : first?.dtype;
-  const json = toConfigJson({ ...model.config, dtype: written as DecoderConfig["dtype"] });
-  // Code that is not there cannot be imported; the architecture itself needs none.
-  if (!copied.some((name) => name.endsWith(".py"))) delete json.auto_map;
-  writeJson(join(folder, CONFIG_FILE), json);
-  if (!copied.includes("generation_config.json")) {
-    writeJson(join(folder, "generation_config.json"), generationConfig(model.config));
-  }
-}
-
-function copySideFiles(from: string, to: string): string[] {
-  if (!existsSync(from)) return [];
-  const names = readdirSync(from).filter((name) => SIDE_FILES.includes(name) || name.endsWith(".py"));
-  for (const name of names) copyFileSync(join(from, name), join(to, name));
-  return names;
-}
-
-interface Shard {
-  tensors: [name: string, tensor: Tensor][];
-  bytes: number;
-}
-
-async function writeWeights(
-  model: Decoder,
-  folder: string,
-  maxShardBytes: number,
-  dtype: DTypeLike | undefined,
-): Promise<void> {
-  const shards = splitWeights(model, maxShardBytes, dtype);
-  const single = shards.length === 1;
-  const weightMap: Record<string, string> = {};
-  let total = 0;
-  for (const [i, shard] of shards.entries()) {
-    const file = single ? WEIGHTS_FILE : `model-${pad(i + 1)}-of-${pad(shards.length)}.safetensors`;
+  const { dtype, filesFrom, maxShardBytes = MAX_SHARD_BYTES } = options;
+  const copied = filesFrom ? sideFiles(filesFrom) : [];
+  for (const name of copied) copyFileSync(join(filesFrom as string, name), join(folder, name));
+  const weights = Array.from(model.namedParameters(), ([parameter, tensor]) => {
+    const name = weightName(parameter);
+    const bytes = dtype ? tensor.numel() * itemSize(torch.toDType(dtype)) : byteLength(tensor);
+    return { name, tensor, bytes };
+  });
+  const layout = layOutWeights(weights, maxShardBytes);
+  for (const { file, tensors } of layout.files) {
     torch.scope(() =>
       torch.noGrad(() => {
-        const tensors = shard.tensors.map(([name, tensor]) => [name, dtype ? tensor.to(dtype) : tensor] as const);
-        torch.saveSafetensors(join(folder, file), Object.fromEntries(tensors), { format: "pt" });
+        const entries = tensors.map(({ name, tensor }) => [name, dtype ? tensor.to(dtype) : tensor] as const);
+        torch.saveSafetensors(join(folder, file), Object.fromEntries(entries), WEIGHTS_METADATA);
       }),
     );
-    for (const [name] of shard.tensors) weightMap[name] = file;
-    total += shard.bytes;
     await new Promise((done) => setImmediate(done));
   }
-  if (!single) writeJson(join(folder, INDEX_FILE), { metadata: { total_size: total }, weight_map: weightMap });
+  if (layout.index !== undefined) writeFileSync(join(folder, INDEX_FILE), layout.index);
+  const written = dtype ? torch.toDType(dtype) : weights[0]?.tensor.dtype;
+  for (const [name, text] of configTexts(model.config, written, copied)) writeFileSync(join(folder, name), text);
 }
 
-/** Fills files in the order of the parameters; a tensor larger than the limit gets a file of its own. */
-function splitWeights(model: Decoder, maxShardBytes: number, dtype: DTypeLike | undefined): Shard[] {
-  const shards: Shard[] = [];
-  let shard: Shard | undefined;
-  for (const [parameter, tensor] of model.namedParameters()) {
-    const bytes = tensor.numel() * bytesPerElement(dtype ?? tensor.dtype);
-    if (!shard || shard.bytes + bytes > maxShardBytes) {
+/** The names of the files in a folder that go with a model's weights. */
+export function sideFiles(folder: string): string[] {
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder).filter((name) => SIDE_FILES.includes(name) || name.endsWith(".py"));
+}
+
+/** The texts of config.json and generation_config.json, by name, for a folder that has the side files `copied`. */
+export function configTexts(config: DecoderConfig, dtype: DType, copied: readonly string[]): [string, string][] {
+  const json = toConfigJson({ ...config, dtype: dtype as DecoderConfig["dtype"] });
+  // Code that is not there cannot be imported; the architecture itself needs none.
+  if (!copied.some((name) => name.endsWith(".py"))) delete json.auto_map;
+  const texts: [string, string][] = [[CONFIG_FILE, jsonText(json)]];
+  if (!copied.includes("generation_config.json")) {
+    texts.push(["generation_config.json", jsonText(generationConfig(config))]);
+  }
+  return texts;
+}
+
+/** Which weights go into which file, and the text of the index if there are several. */
+export interface WeightsLayout<W> {
+  files: { file: string; tensors: W[] }[];
+  index?: string;
+}
+
+/** Fills files in the order of the weights; a tensor larger than the limit gets a file of its own. */
+export function layOutWeights<W extends { name: string; bytes: number }>(
+  weights: readonly W[],
+  maxShardBytes: number,
+): WeightsLayout<W> {
+  const shards: { tensors: W[]; bytes: number }[] = [];
+  for (const weight of weights) {
+    let shard = shards.at(-1);
+    if (!shard || shard.bytes + weight.bytes > maxShardBytes) {
       shard = { tensors: [], bytes: 0 };
       shards.push(shard);
     }
-    shard.tensors.push([weightName(parameter), tensor]);
-    shard.bytes += bytes;
+    shard.tensors.push(weight);
+    shard.bytes += weight.bytes;
   }
-  return shards;
-}
-
-function bytesPerElement(dtype: DTypeLike): number {
-  const name = torch.toDType(dtype);
-  return name === "float64" ? 8 : name === "float32" ? 4 : 2;
+  const files = shards.map(({ tensors }, i) => ({ file: weightsPart(i, shards.length), tensors }));
+  if (files.length <= 1) return { files };
+  const weightMap = Object.fromEntries(files.flatMap(({ file, tensors }) => tensors.map(({ name }) => [name, file])));
+  const total = shards.reduce((sum, { bytes }) => sum + bytes, 0);
+  return { files, index: jsonText({ metadata: { total_size: total }, weight_map: weightMap }) };
 }
 
 function generationConfig(config: DecoderConfig): ConfigJson {
   return { bos_token_id: config.bosTokenId, eos_token_id: config.eosTokenId, pad_token_id: config.padTokenId };
 }
 
-function writeJson(path: string, value: unknown): void {
-  writeFileSync(path, `${JSON.stringify(value, null, 2)}\n`);
+export function jsonText(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
 }
-
-const pad = (index: number) => String(index).padStart(5, "0");

@@ -30,10 +30,10 @@ export async function replaceFolder(target: string, write: (folder: string) => v
     for (const file of readdirSync(staging, { recursive: true, withFileTypes: true })) {
       if (file.isFile()) flush(join(file.parentPath, file.name));
     }
-    flush(staging);
-    swap(staging, folder);
+    commitFolder(staging, folder);
   } catch (error) {
     rmSync(staging, { recursive: true, force: true });
+    if (error instanceof CheckpointError) throw error;
     const reason = error instanceof Error ? error.message : String(error);
     throw new CheckpointError("CHECKPOINT_WRITE", `cannot save ${folder}: ${reason}`, { cause: error });
   }
@@ -52,7 +52,12 @@ function removeAbandoned(folder: string): void {
   }
 }
 
-function swap(staging: string, folder: string): void {
+/**
+ * Puts a folder whose files are on disk in the place of another, or of none. From the second rename on it counts; before,
+ * the other one does.
+ */
+export function commitFolder(staging: string, folder: string): void {
+  flush(staging);
   const previous = previousFolder(folder);
   if (existsSync(folder)) {
     rmSync(previous, { recursive: true, force: true });
@@ -82,8 +87,8 @@ export function stagedFolder(target: string): string {
   return existsSync(previous) ? previous : folder;
 }
 
-// Without it a rename can reach the disk before the bytes it names do.
-function flush(path: string): void {
+/** Waits until a file or folder is on disk: without it a rename can get there before the bytes it names. */
+export function flush(path: string): void {
   const descriptor = openSync(path, "r");
   try {
     fsyncSync(descriptor);

@@ -1,12 +1,15 @@
 import { mkdirSync } from "node:fs";
-import { join } from "node:path";
-import { Decoder } from "../model/index.js";
+import { join as joinPath } from "node:path";
+import { explainFailure, initProcessGroup, readLaunchEnvironment, type World, world } from "../distributed/index.js";
+import { type Decoder, StableDiffCoder } from "../model/index.js";
+import { ParallelModel } from "../parallel/index.js";
+import * as torch from "../torch/index.js";
 import { TrainError } from "./errors.js";
 import type { FailedEvent, TrainEvent } from "./events.js";
 import { parseOptions } from "./options.js";
-import { planStages } from "./plan.js";
+import { type PlannedStage, planStages } from "./plan.js";
 import { RunLock } from "./run-lock.js";
-import { type RunOptions, runOptionsSchema } from "./run-options.js";
+import { type RunOptions, type RunSettings, runOptionsSchema } from "./run-options.js";
 import { Session } from "./session.js";
 import { jsonl } from "./sinks/jsonl.js";
 import { report } from "./sinks/report.js";
@@ -31,30 +34,86 @@ export class Curriculum {
    * The folder `out` gets checkpoints, and by default metrics.jsonl and report.html. With `resume` a run goes on from the
    * newest whole checkpoint, on the CPU bit for bit as if it had never stopped.
    *
-   * @throws TrainError, and whatever an objective, a hook or the data throws
+   * In a process that a launcher started (`diffcoder launch`, torchrun, srun) the run is that of all of them: each calls
+   * this alike and reads the events to their end, and `parallel` says how the model lies over them. Events are the same in
+   * all; sinks and the folder's common files belong to rank 0.
+   *
+   * @throws TrainError, DistributedError naming the process at fault, and whatever an objective, a hook or the data throws
    */
   async *run(options: RunOptions): AsyncGenerator<TrainEvent, void, void> {
     const settings = parseOptions("Curriculum.run", runOptionsSchema, options);
-    const { model, out, seed } = settings;
-    const planned = planStages(this.stages, seed, model instanceof Decoder ? model.config : model.model.config);
-    if (out !== undefined) mkdirSync(out, { recursive: true });
-    using _lock = out === undefined ? undefined : RunLock.acquire(out);
-    await using sinks = new Sinks(settings.sinks ?? (out === undefined ? [] : defaultSinks(out)));
-    const session = new Session(planned, settings);
-    let failed = false;
+    const planned = planStages(this.stages, settings.seed, decoderOf(settings.model).config);
+    const joined = await join(settings);
     try {
-      for await (const event of session.events()) {
-        const problem = await sinks.write(event);
-        yield event;
-        if (problem) yield problem;
-      }
+      yield* run(planned, settings, joined);
     } catch (error) {
-      failed = true;
-      await sinks.write({ type: "failed", globalStep: session.globalStep, message: (error as Error).message });
-      throw error;
-    } finally {
-      await finish(session, sinks, failed);
+      throw joined ? await explainFailure(joined, error) : error;
     }
+  }
+}
+
+/** A run of stages that are worked out, with the processes that were joined. */
+async function* run(
+  planned: readonly PlannedStage[],
+  settings: RunSettings,
+  joined: World | undefined,
+): AsyncGenerator<TrainEvent, void, void> {
+  const { model, out, sinks: chosen, device = joined?.device } = settings;
+  const restarted = joined !== undefined && joined.environment.restartCount > 0;
+  settings.resume ||= restarted;
+  if (out !== undefined) mkdirSync(out, { recursive: true });
+  const isMain = joined === undefined || joined.rank === 0;
+  using _lock = out === undefined || !isMain ? undefined : RunLock.acquire(out, { restarted });
+  await using sinks = new Sinks(isMain ? (chosen ?? (out === undefined ? [] : defaultSinks(out))) : []);
+  if (device !== undefined && !sameDevice(device, model.device)) model.to({ device });
+  const parallel = await ParallelModel.lay(decoderOf(model), settings.parallel, joined);
+  checkShares(planned, parallel);
+  const session = new Session(planned, settings, parallel);
+  let failed = false;
+  try {
+    for await (const event of session.events()) {
+      const problem = await sinks.write(event);
+      yield event;
+      if (problem) yield problem;
+    }
+  } catch (error) {
+    failed = true;
+    const cause = joined ? await explainFailure(joined, error) : error;
+    await sinks.write({ type: "failed", globalStep: session.globalStep, message: (cause as Error).message });
+    throw cause;
+  } finally {
+    await finish(session, sinks, failed);
+    if (failed) parallel.abort();
+    else await parallel.dispose();
+  }
+}
+
+/** The processes that a launcher started with this one, if it did. */
+async function join({ parallel }: RunSettings): Promise<World | undefined> {
+  if (world()) return world();
+  if (!readLaunchEnvironment()) return undefined;
+  return await initProcessGroup({ backend: parallel.backend, timeout: parallel.timeouts.init });
+}
+
+function decoderOf(model: RunSettings["model"]): Decoder {
+  return model instanceof StableDiffCoder ? model.model : model;
+}
+
+function sameDevice(a: string, b: string): boolean {
+  const full = (device: string) => (device === "cuda" ? `cuda:${torch.cuda.currentDevice()}` : device);
+  return full(a) === full(b);
+}
+
+/** Every process must have something to do in every micro-batch: they meet in each. */
+function checkShares(planned: readonly PlannedStage[], { data }: ParallelModel): void {
+  for (const { stage } of planned) {
+    const least = data.size * stage.accumulation;
+    if (stage.batchSize >= least) continue;
+    const message = `stage '${stage.name}': batchSize ${stage.batchSize} is less than ${data.size} data-parallel processes`;
+    throw new TrainError(
+      "TRAIN_OPTIONS",
+      `${message} times accumulation ${stage.accumulation}; give at least ${least}`,
+    );
   }
 }
 
@@ -64,7 +123,7 @@ export class Curriculum {
  */
 async function finish(session: Session, sinks: Sinks, failed: boolean): Promise<void> {
   try {
-    const events = await session.close();
+    const events = await session.close({ failed });
     for (const event of events) await sinks.write(event);
     const unsaved = events.find((event) => event.type === "warning");
     if (unsaved) throw new TrainError("TRAIN_CHECKPOINT_WRITE", unsaved.message);
@@ -75,7 +134,7 @@ async function finish(session: Session, sinks: Sinks, failed: boolean): Promise<
 
 /** What a run writes beside its checkpoints: metrics.jsonl and report.html. */
 export function defaultSinks(out: string): Sink[] {
-  return [jsonl(join(out, "metrics.jsonl")), report(join(out, "report.html"))];
+  return [jsonl(joinPath(out, "metrics.jsonl")), report(joinPath(out, "report.html"))];
 }
 
 /** Hands events to sinks. One that fails is no reason to lose a run. */

@@ -12,6 +12,27 @@ export interface StageFacts {
   positionsPerToken: number;
 }
 
+/** The mesh of a run with several ranks: how many parts each dimension has. */
+export interface ParallelFacts {
+  replicate: number;
+  shard: number;
+  context: number;
+  tensor: number;
+  worldSize: number;
+  /** "gloo" or "nccl". */
+  backend: string;
+}
+
+/** What one rank tells of a step. */
+export interface RankFacts {
+  rank: number;
+  /** Of its step, and those of them that it waited for data. */
+  seconds: number;
+  dataSeconds: number;
+  /** Bytes that the process holds. */
+  rss: number;
+}
+
 /** What a run is: told once at its start. */
 export interface RunFacts {
   /** The run's folder, if it has one. */
@@ -20,6 +41,8 @@ export interface RunFacts {
   /** e.g. "4 layers of 256, 4 heads, vocabulary 4096". */
   model: string;
   device: string;
+  /** How the model and its batches lie over processes; absent in a process of its own. */
+  parallel?: ParallelFacts;
   seed: number;
   stages: StageFacts[];
   versions: Record<string, string>;
@@ -73,6 +96,8 @@ export interface StepEvent extends Position {
   elapsed: number;
   /** See {@link Meter} for the names; the objective's own are among them. */
   metrics: Record<string, number>;
+  /** Where several ranks train: what each of them tells of the step. */
+  perRank?: RankFacts[];
   skipped?: SkipCause;
 }
 

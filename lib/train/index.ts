@@ -10,7 +10,9 @@ export type {
   DoneEvent,
   EvaluationEvent,
   FailedEvent,
+  ParallelFacts,
   Position,
+  RankFacts,
   RunFacts,
   SampleEvent,
   SkipCause,
@@ -39,7 +41,9 @@ export type { RunOptions } from "./run-options.js";
 export { jsonl } from "./sinks/jsonl.js";
 export { report } from "./sinks/report.js";
 export type { Sink } from "./sinks/sink.js";
+export { tensorboard } from "./sinks/tensorboard.js";
 export { type TerminalOptions, terminal } from "./sinks/terminal.js";
+export { type WandbOptions, type WandbRun, wandb } from "./sinks/wandb.js";
 export {
   type AutoregressiveStageOptions,
   autoregressive,

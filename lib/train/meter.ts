@@ -1,8 +1,23 @@
-import type { Decoder } from "../model/index.js";
+import type { ParallelModel } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
 import { flopsPerToken, peakFlops } from "./flops.js";
 import type { PlannedStage } from "./plan.js";
 import type { StepResult } from "./trainer.js";
+
+/** How the processes of a run keep pace. Seconds are those of a process's own work, without waiting for others. */
+function overRanks({ perRank, seconds, communicationSeconds }: StepResult): Record<string, number> {
+  const sorted = [...perRank].sort((a, b) => a.seconds - b.seconds);
+  const [first, middle, last] = [sorted[0], sorted[Math.floor(sorted.length / 2)], sorted[sorted.length - 1]];
+  return {
+    ranks: perRank.length,
+    communication_seconds: communicationSeconds,
+    communication_share: communicationSeconds / seconds,
+    step_seconds_min: first.seconds,
+    step_seconds_max: last.seconds,
+    slowest_rank: last.rank,
+    straggler: last.seconds / middle.seconds - 1,
+  };
+}
 
 /**
  * Turns what a step did into the numbers that are logged:
@@ -11,6 +26,8 @@ import type { StepResult } from "./trainer.js";
  * - the objective's own, such as `u_max`, `masked_share`, `empty_blocks`;
  * - `step_seconds`, `data_seconds` (waiting for batches), `tokens_per_second` (clean ones), `positions_per_second`;
  * - `mfu`, the share of the device's peak, where that is known (see {@link flopsPerToken});
+ * - of several processes `ranks`, `communication_seconds` and `_share` (this process waiting for others),
+ *   `step_seconds_min` and `_max` (each process's own work), `slowest_rank`, `straggler` (slowest / median - 1);
  * - `live_tensors`, `rss` and `device_memory` in bytes (the highest so far on a GPU).
  *
  * A loss or norm that is no number is left out.
@@ -20,14 +37,22 @@ export class Meter {
   readonly #device: string;
   readonly #flopsPerToken: number;
   readonly #peak: number | undefined;
+  readonly #ranks: number;
 
   /** @param peak operations a second; by default the device's, if it is a known one */
-  constructor(planned: PlannedStage, model: Decoder, peak?: number) {
+  constructor(planned: PlannedStage, parallel: ParallelModel, peak?: number) {
+    const { model, world } = parallel;
     const { length } = planned.loader.dataset;
     this.#planned = planned;
     this.#device = model.device;
-    this.#flopsPerToken = flopsPerToken(model.config, model.numParameters(), length, planned.stage.positionsPerToken);
+    this.#flopsPerToken = flopsPerToken(
+      model.config,
+      parallel.numParameters(),
+      length,
+      planned.stage.positionsPerToken,
+    );
     this.#peak = peak ?? peakFlops(model.device);
+    this.#ranks = world?.size ?? 1;
   }
 
   measure(step: StepResult): Record<string, number> {
@@ -42,8 +67,9 @@ export class Meter {
       data_seconds: step.dataSeconds,
       tokens_per_second: tokensPerSecond,
       positions_per_second: tokensPerSecond * stage.positionsPerToken,
-      mfu: this.#peak === undefined ? Number.NaN : (tokensPerSecond * this.#flopsPerToken) / this.#peak,
+      mfu: this.#peak === undefined ? Number.NaN : (tokensPerSecond * this.#flopsPerToken) / (this.#peak * this.#ranks),
       ...this.#memory(),
+      ...(this.#ranks > 1 && overRanks(step)),
     };
     return Object.fromEntries(Object.entries(numbers).filter(([, value]) => Number.isFinite(value)));
   }

@@ -26,6 +26,9 @@ import { TrainError } from "./errors.js";
 import type { TrainingJob } from "./job.js";
 import { parseOptions } from "./options.js";
 import { runSettingsSchema } from "./run-options.js";
+import type { Sink } from "./sinks/sink.js";
+import { tensorboard } from "./sinks/tensorboard.js";
+import { wandb } from "./sinks/wandb.js";
 import {
   autoregressive,
   blockDiffusion,
@@ -74,6 +77,21 @@ export const recipeSchema = z.strictObject({
   dtype: z.enum(["float32", "bfloat16", "auto"]).default("float32").describe("of the weights"),
   data: dataSchema.optional().describe("of stages that do not have their own"),
   stages: z.array(stageSchema).min(1),
+  tensorboard: z
+    .union([z.boolean(), z.string().min(1)])
+    .default(false)
+    .describe("event files for TensorBoard: true, or the folder; default of the folder: OUT/tensorboard"),
+  wandb: z
+    .union([
+      z.string().min(1),
+      z.strictObject({
+        project: z.string().min(1),
+        entity: z.string().min(1).optional(),
+        name: z.string().min(1).optional(),
+      }),
+    ])
+    .optional()
+    .describe("sends the run to Weights & Biases: the project, or { project, entity, name }"),
 });
 
 /** A recipe as it is written. */
@@ -119,8 +137,10 @@ export function parseRecipe(text: string, path: string): RecipeInput {
  */
 export async function buildRecipe(input: RecipeInput, context: RecipeContext = {}): Promise<TrainingJob> {
   const recipe = parseOptions("recipe", recipeSchema, input, "TRAIN_FILE");
-  const { model: _model, tokenizer: _tokenizer, dtype: _dtype, data: _data, stages: _stages, ...settings } = recipe;
+  const { model: _model, tokenizer: _tokenizer, dtype: _dtype, data: _data, stages: _stages, ...rest } = recipe;
+  const { tensorboard: _tensorboard, wandb: _wandb, ...settings } = rest;
   const run = { ...settings, seed: context.seed ?? recipe.seed, device: context.device ?? recipe.device };
+  const sinks = sinksOf(recipe); // before the data is read, for the SDK may be missing
   const tokenizer = openTokenizer(recipe.tokenizer, recipe.model);
   const sources = new Map<string, Promise<StageData>>();
   const stages: Stage[] = [];
@@ -138,7 +158,14 @@ export async function buildRecipe(input: RecipeInput, context: RecipeContext = {
   }
   const curriculum = new Curriculum(stages);
   const model = await openModel(recipe, tokenizer, run);
-  return { curriculum, model, run };
+  return { curriculum, model, run, sinks };
+}
+
+function sinksOf({ tensorboard: folder, wandb: choice }: Recipe): Sink[] {
+  const sinks: Sink[] = [];
+  if (folder !== false) sinks.push(tensorboard(folder === true ? undefined : folder));
+  if (choice !== undefined) sinks.push(wandb(typeof choice === "string" ? { project: choice } : choice));
+  return sinks;
 }
 
 async function openData(

@@ -1,4 +1,5 @@
 import type { Decoder } from "../model/index.js";
+import type { ParallelModel } from "../parallel/index.js";
 import type { ResumeFacts } from "./checkpoint.js";
 import type { RunFacts } from "./events.js";
 import { type PlannedStage, resumeFacts } from "./plan.js";
@@ -6,14 +7,20 @@ import type { RunSettings } from "./run-options.js";
 import { versions } from "./versions.js";
 
 /** What a run tells of itself when it begins. */
-export function describeRun(model: Decoder, planned: readonly PlannedStage[], settings: RunSettings): RunFacts {
+export function describeRun(
+  parallel: ParallelModel,
+  planned: readonly PlannedStage[],
+  settings: RunSettings,
+): RunFacts {
+  const { model, facts: mesh } = parallel;
   const { config } = model;
   const heads = `${config.numHeads} heads (${config.numKeyValueHeads} for keys and values)`;
   return {
     out: settings.out,
-    parameters: model.numParameters(),
+    parameters: parallel.numParameters(),
     model: `${config.numLayers} layers of ${config.hiddenSize}, ${heads}, vocabulary ${config.vocabSize}`,
     device: model.device,
+    ...(mesh && { parallel: mesh }),
     seed: settings.seed,
     stages: planned.map(({ facts }) => facts),
     versions: versions(),

@@ -26,9 +26,11 @@ export class RunLock implements Disposable {
   /**
    * Locks a folder. A lock whose process is gone is taken over.
    *
+   * @param options.restarted a launcher ended the run and started it again, maybe on another machine: what the lock says of
+   *   processes there, which cannot be looked for, does not count
    * @throws TrainError TRAIN_RUN_LOCKED naming the process, or the machine where it cannot be looked for
    */
-  static acquire(folder: string): RunLock {
+  static acquire(folder: string, { restarted = false }: { restarted?: boolean } = {}): RunLock {
     const path = join(folder, "lock");
     const own: Holder = {
       pid: process.pid,
@@ -47,7 +49,7 @@ export class RunLock implements Disposable {
         } catch (error) {
           if ((error as NodeJS.ErrnoException).code !== "EEXIST" || attempt > 2) throw error;
           const holder = readHolder(path);
-          if (holder !== undefined && isAlive(holder)) throw locked(folder, path, holder);
+          if (holder !== undefined && isAlive(holder, restarted)) throw locked(folder, path, holder);
           rmSync(path, { force: true });
         }
       }
@@ -78,8 +80,8 @@ function readHolder(path: string): Holder | undefined {
 }
 
 /** Of a process on another machine nothing can be known: it counts as alive. */
-function isAlive({ pid, host, began }: Holder): boolean {
-  if (host !== hostname()) return true;
+function isAlive({ pid, host, began }: Holder, restarted: boolean): boolean {
+  if (host !== hostname()) return !restarted;
   try {
     process.kill(pid, 0);
   } catch (error) {

@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { Decoder, StableDiffCoder } from "../model/index.js";
+import { parallelSchema } from "../parallel/index.js";
 import type { Sink } from "./sinks/sink.js";
 
 const positive = z.int().min(1);
@@ -22,12 +23,17 @@ const settings = {
     .default({ minutes: 15 })
     .describe("besides each stage's end; {} for never"),
   keepLast: positive.default(2).describe("unnamed checkpoints that stay"),
+  saving: z
+    .enum(["async", "sync"])
+    .default("async")
+    .describe("whether training goes on while a checkpoint is written; a stage's end waits for its own"),
   strict: z.boolean().default(false).describe("end the run when a checkpoint cannot be written"),
   maxSkipped: z
     .int()
     .min(0)
     .default(10)
     .describe("steps in a row without a finite loss and gradient before the run ends"),
+  parallel: parallelSchema.prefault({}).describe("how model and batches lie over the processes of a run"),
   peakFlops: z.number().positive().optional().describe("operations a second that MFU is measured against"),
 };
 

@@ -7,6 +7,7 @@ import {
   type BlockDiffusionOptions,
   blockDiffusionObjective,
   blockDiffusionSchema,
+  type Metric,
   type NoiseSchedule,
   type ObjectiveContext,
   supervisedObjective,
@@ -31,8 +32,8 @@ export interface StageLoss {
   loss: Tensor;
   /** This micro-batch's share of the count that the summed loss of the whole step is divided by. */
   normalizer: number;
-  /** Logged beside the trainer's own; averaged over micro-batches, weighted by their normalizers. */
-  metrics?: Record<string, number | Tensor>;
+  /** Logged beside the trainer's own; {@link Metric} says how they are averaged. */
+  metrics?: Record<string, Metric>;
 }
 
 /**

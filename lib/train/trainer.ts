@@ -1,12 +1,14 @@
 import type { Batch } from "../data/index.js";
-import type { Decoder } from "../model/index.js";
-import { gradNorm, type Optimizer, scaleGradients } from "../nn/index.js";
+import { communication } from "../distributed/index.js";
+import { type Optimizer, scaleGradients } from "../nn/index.js";
+import { type ParallelModel, shareOf } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
 import { TrainError } from "./errors.js";
-import type { SkipCause } from "./events.js";
+import type { RankFacts, SkipCause } from "./events.js";
 import { type PlannedStage, rateAt } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
 import type { StageLoss, StepContext } from "./stage.js";
+import { StepSums } from "./step-sums.js";
 
 /** Where a step stands, and what it needs of the steps before it. */
 export interface StepPlace {
@@ -22,8 +24,8 @@ export interface StepPlace {
   gradNorm?: number;
 }
 
-/** What a step did. */
-export interface StepResult {
+/** What a step did, on all processes together. */
+export interface StepResult<Note = unknown> {
   /** Per unit of the normaliser. */
   loss: number;
   /** Of the whole step's gradient, before clipping. */
@@ -33,18 +35,24 @@ export interface StepResult {
   metrics: Record<string, number>;
   /** Set when the model was not changed. */
   skipped?: SkipCause;
-  /** The step's positions in the stream of samples, and the dataset's samples there. */
-  indices: number[];
+  /** The step's positions in the stream of samples: [first, first + batchSize). */
+  position: number;
+  /** The dataset's samples that this process read. */
   samples: number[];
-  /** Seconds, of the whole step and of those waiting for data. */
+  /** Seconds, of the whole step, of those waiting for data, and of those waiting for other processes. */
   seconds: number;
   dataSeconds: number;
+  communicationSeconds: number;
+  /** What each process tells of the step; one entry in a process of its own. */
+  perRank: RankFacts[];
+  /** What each process gave to {@link Trainer.step}, by rank. */
+  notes: Note[];
 }
 
 /** Takes optimiser steps of one stage: batches, forward, backward, clip, update. */
 export class Trainer {
   readonly #planned: PlannedStage;
-  readonly #model: Decoder;
+  readonly #parallel: ParallelModel;
   readonly #optimizer: Optimizer;
   readonly #parameters: torch.Tensor[];
   readonly #state: Record<string, unknown>;
@@ -54,9 +62,10 @@ export class Trainer {
   updating = false;
 
   /** @param state the objective's own memory, JSON; it is changed in place */
-  constructor(planned: PlannedStage, model: Decoder, optimizer: Optimizer, state: Record<string, unknown>) {
+  constructor(planned: PlannedStage, parallel: ParallelModel, optimizer: Optimizer, state: Record<string, unknown>) {
+    const { model } = parallel;
     this.#planned = planned;
-    this.#model = model;
+    this.#parallel = parallel;
     this.#optimizer = optimizer;
     this.#parameters = model.parameters().filter((parameter) => parameter.requiresGrad);
     this.#state = state;
@@ -65,65 +74,70 @@ export class Trainer {
   }
 
   /**
-   * One optimiser step. The gradients of the summed losses of all micro-batches are divided by the sum of their
-   * normalisers, so that cutting a batch differently changes nothing. The host waits for the device once, for the
+   * One optimiser step. The gradients of the summed losses of all micro-batches and processes are divided by the sum of
+   * their normalisers, so that cutting a batch differently changes nothing. The host waits for the device once, for the
    * numbers that are logged and that decide whether the step counts.
+   *
+   * @param note JSON that every process is told with the step's counts, asked for when they are
    */
-  async step(place: StepPlace): Promise<StepResult> {
+  async step<Note>(place: StepPlace, note: () => Note): Promise<StepResult<Note>> {
     const { stage, index, seed } = this.#planned;
     const { step, steps, position, previousRate, gradNorm } = place;
+    const { device } = this.#parallel.model;
     const start = performance.now();
+    const waitedBefore = communication.waitSeconds;
     const batches = this.#take(position);
     const dataSeconds = (performance.now() - start) / 1000;
     const lr = rateAt(stage, step, { steps, previous: previousRate });
-    const context = { seed, stage: index, step, steps, device: this.#model.device, state: this.#state, gradNorm };
+    const context = { seed, stage: index, step, steps, device, state: this.#state, gradNorm };
 
     torch.manualSeed(new torch.Philox(seed, STREAM_STEP, index, step).below(2 ** 48));
-    const summed = torch.scope(() => this.#accumulate(batches, context));
+    const sums = new StepSums(this.#parallel);
+    for (const [i, batch] of batches.entries()) this.#accumulate(batch, context, sums, i === batches.length - 1);
     this.#prepare(position + stage.batchSize); // while the device works
-    const { loss, norm, metrics } = await readNumbers(summed);
+    this.#parallel.finishGradients();
+    const busy = () => (performance.now() - start) / 1000 - (communication.waitSeconds - waitedBefore);
+    const facts = { seconds: busy(), dataSeconds, rss: process.memoryUsage.rss() };
+    const { normalizer, told } = await sums.agree({ facts, note: note() });
+    const { loss, norm, metrics } = await sums.read();
 
-    const skipped = causeToSkip(summed.normalizer, loss, norm);
+    const skipped = causeToSkip(normalizer, loss, norm);
     if (skipped === undefined) {
       const clip = stage.clip === null ? 1 : Math.min(1, stage.clip / (norm + 1e-6));
       torch.scope(() => {
-        scaleGradients(this.#parameters, clip / summed.normalizer);
+        scaleGradients(this.#parameters, clip / normalizer);
         this.updating = true;
         this.#optimizer.step(lr);
         this.updating = false;
       });
     }
     this.#optimizer.zeroGrad();
-    const indices = batches.flatMap((batch) => batch.indices);
-    const samples = batches.flatMap((batch) => batch.samples ?? []);
-    const seconds = (performance.now() - start) / 1000;
-    return { loss, gradNorm: norm, lr, metrics, skipped, indices, samples, seconds, dataSeconds };
+    return {
+      loss,
+      gradNorm: norm,
+      lr,
+      metrics,
+      skipped,
+      position,
+      samples: batches.flatMap((batch) => batch.samples ?? []),
+      seconds: (performance.now() - start) / 1000,
+      dataSeconds,
+      communicationSeconds: communication.waitSeconds - waitedBefore,
+      perRank: told.map(({ facts }, rank) => ({ rank, ...facts })),
+      notes: told.map(({ note }) => note),
+    };
   }
 
-  /** Forward and backward of every micro-batch; leaves the summed gradients on the parameters. */
-  #accumulate(batches: readonly Batch[], context: StepContext): Summed {
-    const losses: torch.Tensor[] = [];
-    const noted: Noted[] = [];
-    const onDevice: torch.Tensor[] = [];
-    let normalizer = 0;
-    for (const batch of batches) {
-      const result = torch.scope(() => {
-        const result = torch.autocast(this.#autocast, () => this.#planned.stage.objective(this.#model, batch, context));
-        this.#check(result);
-        if (result.loss.requiresGrad) result.loss.backward();
-        return { ...result, loss: result.loss.detach() };
-      });
-      losses.push(result.loss);
-      normalizer += result.normalizer;
-      for (const [name, value] of Object.entries(result.metrics ?? {})) {
-        if (value instanceof torch.Tensor) onDevice.push(value);
-        noted.push({ name, weight: result.normalizer, value: value instanceof torch.Tensor ? undefined : value });
-      }
-    }
-    const scalars = [torch.stack(losses).sum(), gradNorm(this.#parameters), ...onDevice];
-    const { device } = this.#model;
-    const numbers = torch.stack(scalars.map((scalar) => scalar.detach().to({ dtype: "float32", device }).reshape([])));
-    return { numbers, normalizer, noted };
+  /** Forward and backward of one micro-batch; adds its gradients to the parameters', its numbers to the sums. */
+  #accumulate(batch: Batch, context: StepContext, sums: StepSums, isLast: boolean): void {
+    const { model } = this.#parallel;
+    const result = torch.scope(() => {
+      const result = torch.autocast(this.#autocast, () => this.#planned.stage.objective(model, batch, context));
+      this.#check(result);
+      this.#parallel.backward(result.loss, { isLast });
+      return { ...result, loss: result.loss.detach() };
+    });
+    sums.add(result);
   }
 
   #check({ loss, normalizer }: StageLoss): void {
@@ -152,47 +166,19 @@ export class Trainer {
     }
   }
 
+  /** This process's share of the step's sequences, cut into micro-batches. */
   #read(position: number): Batch[] {
     const { stage, loader } = this.#planned;
-    const size = stage.batchSize / stage.accumulation;
-    return Array.from({ length: stage.accumulation }, (_, i) => loader.batchAt(position + i * size, size));
+    const { data } = this.#parallel;
+    const own = shareOf(stage.batchSize, data.rank, data.size);
+    return Array.from({ length: stage.accumulation }, (_, i) => {
+      const { from, to } = shareOf(own.to - own.from, i, stage.accumulation);
+      return loader.batchAt(position + own.from + from, to - from);
+    });
   }
 }
 
 const STREAM_STEP = 0x73746570; // "step"
-
-/** One metric of one micro-batch; without a value it is the next of the numbers on the device. */
-interface Noted {
-  name: string;
-  weight: number;
-  value: number | undefined;
-}
-
-/** A step's sums while the device still works on them. */
-interface Summed {
-  /** float32: the summed loss, the norm of the summed gradients, then the metrics that are tensors. */
-  numbers: torch.Tensor;
-  normalizer: number;
-  noted: Noted[];
-}
-
-/** Waits for the device, once, and brings everything to its scale. */
-async function readNumbers({ numbers, normalizer, noted }: Summed) {
-  const [loss, norm, ...onDevice] = Array.from(await numbers.toTypedArrayAsync(), Number);
-  numbers.dispose();
-  await new Promise((done) => setImmediate(done)); // lets signals and timers in: nothing else in a CPU step waits
-  const sums = new Map<string, { total: number; weight: number }>();
-  for (const { name, weight, value } of noted) {
-    const number = value ?? (onDevice.shift() as number);
-    const sum = sums.get(name) ?? { total: 0, weight: 0 };
-    const share = normalizer > 0 ? weight / normalizer : 1 / noted.length;
-    sums.set(name, { total: sum.total + share * number, weight: sum.weight + share });
-  }
-  const metrics: Record<string, number> = {};
-  for (const [name, { total, weight }] of sums) metrics[name] = weight > 0 ? total / weight : 0;
-  if (normalizer === 0) return { loss: 0, norm: 0, metrics };
-  return { loss: loss / normalizer, norm: norm / normalizer, metrics };
-}
 
 function causeToSkip(normalizer: number, loss: number, norm: number): SkipCause | undefined {
   if (normalizer === 0) return "no targets";

@@ -44,7 +44,11 @@ function evaluate(objective: Objective, batch: TokenBatch, more = {}, of = model
     const { loss, normalizer, metrics } = objective(of, batch, context(more));
     loss.backward();
     const numbers = Object.fromEntries(
-      Object.entries(metrics).map(([key, value]) => [key, typeof value === "number" ? value : value.item()]),
+      Object.entries(metrics).map(([key, metric]) => {
+        const isMean = typeof metric === "object" && "total" in metric;
+        const { total, count } = isMean ? metric : { total: metric, count: 1 };
+        return [key, (typeof total === "number" ? total : total.item()) / Math.max(1, count)];
+      }),
     );
     return { loss: loss.item(), normalizer, metrics: numbers, gradients: gradients(of) };
   });

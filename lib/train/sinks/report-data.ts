@@ -1,5 +1,5 @@
 import * as z from "zod";
-import type { FailedEvent, TrainEvent } from "../events.js";
+import type { FailedEvent, RankFacts, TrainEvent } from "../events.js";
 
 const step = z.int().min(0);
 const numbers = z.record(z.string(), z.number());
@@ -13,6 +13,9 @@ const rowSchema = z.object({
   mean: numbers,
   /** The highest loss and gradient norm among them. */
   peak: numbers,
+  /** Clean tokens and seconds of training of the whole run when the row was over. */
+  tokens: z.number().optional(),
+  elapsed: z.number().optional(),
 });
 type Row = z.infer<typeof rowSchema>;
 
@@ -25,6 +28,16 @@ const stageSchema = z.object({
   end: step.nullable(),
   seconds: z.number().nullable(),
   tokens: z.number().nullable(),
+});
+
+/** Of each rank the sums over the steps that told of it, how often it was the slowest, and what it holds now. */
+const rankSchema = z.object({
+  rank: step,
+  steps: step,
+  seconds: z.number(),
+  dataSeconds: z.number(),
+  slowest: step,
+  rss: z.number(),
 });
 
 /** All that a report shows, as it stands in the page. */
@@ -40,6 +53,7 @@ export const reportStateSchema = z.object({
   elapsed: z.number(),
   stages: z.array(stageSchema),
   rows: z.array(rowSchema),
+  ranks: z.array(rankSchema).optional(),
   evaluations: z.array(z.object({ step, stage: step, metrics: numbers })),
   samples: z.array(
     z.object({
@@ -85,6 +99,7 @@ export function addToReport(report: ReportState, event: TrainEvent | FailedEvent
       report.run = { ...event.run };
       report.state = "running";
       report.message = undefined;
+      report.ranks = undefined; // there may be others now
       cutAfter(report, event.globalStep);
       break;
     case "stage-start": {
@@ -96,11 +111,13 @@ export function addToReport(report: ReportState, event: TrainEvent | FailedEvent
     }
     case "step": {
       const peak = Object.fromEntries(PEAKS.flatMap((name) => entry(name, event.metrics[name])));
-      report.rows.push({ step: event.globalStep, stage: event.stage, count: 1, mean: { ...event.metrics }, peak });
+      const { globalStep, stage, metrics, tokens, elapsed } = event;
+      report.rows.push({ step: globalStep, stage, count: 1, mean: { ...metrics }, peak, tokens, elapsed });
       report.steps = event.globalStep;
       report.tokens = event.tokens;
       report.elapsed = event.elapsed;
       if (report.rows.length > MAX_ROWS) report.rows = halve(report.rows);
+      if (event.perRank) addRanks(report, event.perRank);
       break;
     }
     case "evaluation":
@@ -135,6 +152,32 @@ export function addToReport(report: ReportState, event: TrainEvent | FailedEvent
       report.message = event.message;
       break;
   }
+}
+
+function addRanks(report: ReportState, perRank: readonly RankFacts[]): void {
+  const slowest = perRank.reduce((worst, each) => (each.seconds > worst.seconds ? each : worst), perRank[0]);
+  const before = new Map(report.ranks?.map((each) => [each.rank, each]));
+  report.ranks = perRank.map(({ rank, seconds, dataSeconds, rss }) => {
+    const sums = before.get(rank) ?? { steps: 0, seconds: 0, dataSeconds: 0, slowest: 0 };
+    return {
+      rank,
+      steps: sums.steps + 1,
+      seconds: sums.seconds + seconds,
+      dataSeconds: sums.dataSeconds + dataSeconds,
+      slowest: sums.slowest + (rank === slowest.rank ? 1 : 0),
+      rss,
+    };
+  });
+}
+
+/** A report with fewer rows of curves, for pages that hold several. Every row is the mean of some of the given ones. */
+export function thinned(report: ReportState, maxRows: number): ReportState {
+  let { rows } = report;
+  for (let length = 0; rows.length > maxRows && rows.length !== length; ) {
+    length = rows.length;
+    rows = halve(rows);
+  }
+  return { ...report, rows };
 }
 
 /** Forgets what came after a step: a run goes on from there. */
@@ -173,7 +216,7 @@ function merge(a: Row, b: Row): Row {
   const peak = Object.fromEntries(
     PEAKS.flatMap((name) => entry(name, Math.max(a.peak[name] ?? -Infinity, b.peak[name] ?? -Infinity))),
   );
-  return { step: b.step, stage: b.stage, count, mean, peak };
+  return { step: b.step, stage: b.stage, count, mean, peak, tokens: b.tokens, elapsed: b.elapsed };
 }
 
 function entry(name: string, value: number | undefined): [string, number][] {

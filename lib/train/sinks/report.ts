@@ -1,8 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { basename, dirname, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { basename, dirname, resolve } from "node:path";
 import { addToReport, newReport, type ReportState, reportStateSchema } from "./report-data.js";
+import { reportPage } from "./report-page.js";
 import type { Sink } from "./sink.js";
 
 export interface ReportOptions {
@@ -57,44 +56,4 @@ export function readReport(path: string): ReportState | undefined {
   } catch {
     return undefined; // another version's, or torn: the report begins anew
   }
-}
-
-/** The page of a report's state. */
-export function reportPage(state: ReportState): string {
-  const { template, style, script, chartStyle, chartScript } = pageParts();
-  const parts: Record<string, string> = {
-    TITLE: escapeHtml(state.title),
-    STYLE: `${chartStyle}\n${style}`,
-    // "<" would let a sample's text end the script element.
-    DATA: JSON.stringify(state, roundNumbers).replaceAll("<", "\\u003c"),
-    CHARTS: chartScript,
-    SCRIPT: script,
-  };
-  return template.replace(/\{\{([A-Z]+)\}\}/g, (_, name: string) => parts[name]);
-}
-
-let parts: Record<"template" | "style" | "script" | "chartStyle" | "chartScript", string> | undefined;
-
-function pageParts() {
-  if (parts) return parts;
-  const own = (name: string) =>
-    readFileSync(join(fileURLToPath(new URL("../../../assets/report/", import.meta.url)), name), "utf8");
-  const charts = dirname(createRequire(import.meta.url).resolve("uplot/package.json"));
-  parts = {
-    template: own("report.html"),
-    style: own("report.css"),
-    script: own("report.js"),
-    chartStyle: readFileSync(join(charts, "dist", "uPlot.min.css"), "utf8"),
-    chartScript: readFileSync(join(charts, "dist", "uPlot.iife.min.js"), "utf8"),
-  };
-  return parts;
-}
-
-/** Six digits are more than a curve shows. */
-function roundNumbers(_: string, value: unknown): unknown {
-  return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
-}
-
-function escapeHtml(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
 }

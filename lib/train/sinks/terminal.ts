@@ -3,14 +3,19 @@ import { MultiBar, type SingleBar } from "cli-progress";
 import colors from "picocolors";
 import type { FailedEvent, StageFacts, StepEvent, TrainEvent } from "../events.js";
 import { compact, duration, number } from "../format.js";
+import { Pace } from "./pace.js";
+import { meshText } from "./run-summary.js";
 import type { Sink } from "./sink.js";
 
 export interface TerminalOptions {
   /** Default: standard error, so that a program's own output stays clean. */
-  stream?: Writable & { isTTY?: boolean };
+  stream?: Writable & { isTTY?: boolean; columns?: number };
   /** Fewest seconds between two lines where the stream is no terminal. Default 5. */
   interval?: number;
 }
+
+/** A straggler that loses less than this is none. */
+const STRAGGLER = 0.1;
 
 /** Progress for people: a bar with loss, rate and time left on a terminal, and a line every few seconds elsewhere. */
 export function terminal(options: TerminalOptions = {}): Sink {
@@ -35,12 +40,14 @@ export function terminal(options: TerminalOptions = {}): Sink {
   };
   const stepLine = (event: StepEvent) => {
     const { loss, u_max: uMax, lr } = event.metrics;
+    // The most wanted first: a narrow terminal cuts the rest.
     const parts = [
       loss === undefined ? "no loss" : `loss ${loss.toFixed(3)}`,
+      `${duration(pace.secondsLeft(event, stages))} left`,
+      `${compact(pace.tokensPerSecond)} tokens/s`,
       `lr ${number(lr)}`,
       ...(uMax !== undefined && uMax < 1 ? [`u_max ${uMax.toFixed(3)}`] : []),
-      `${compact(pace.tokensPerSecond)} tokens/s`,
-      `${duration(pace.secondsLeft(event, stages))} left`,
+      ...rankParts(event.metrics),
     ];
     return parts.join("  ");
   };
@@ -71,7 +78,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
         format: `${colors.bold("{name}")} ${colors.cyan("{bar}")} {percentage}%  {value}/{total}  {line}`,
         barCompleteChar: "━",
         barIncompleteChar: "─",
-        barsize: 24,
+        barsize: (stream.columns ?? 80) < 110 ? 10 : 24,
         hideCursor: true,
         forceRedraw: true, // a bar that did not change must still move below a line that was logged
         gracefulExit: false, // signals belong to the program
@@ -91,8 +98,9 @@ export function terminal(options: TerminalOptions = {}): Sink {
       switch (event.type) {
         case "start": {
           ({ stages } = event.run);
-          const { model, parameters, device } = event.run;
-          print(`${compact(parameters)} parameters (${model}) on ${device}`);
+          const { model, parameters, device, parallel } = event.run;
+          const ranks = parallel ? `: ${meshText(parallel)}` : "";
+          print(`${compact(parameters)} parameters (${model}) on ${device}${ranks}`);
           if (event.resumed) print(`going on from ${event.resumed.checkpoint}, step ${event.globalStep}`);
           break;
         }
@@ -139,38 +147,10 @@ export function terminal(options: TerminalOptions = {}): Sink {
   };
 }
 
-/** How fast training goes, smoothed over the last few seconds. */
-class Pace {
-  #stepSeconds: number | undefined;
-  #tokensPerSecond = 0;
-
-  get tokensPerSecond(): number {
-    return this.#tokensPerSecond;
-  }
-
-  reset(): void {
-    this.#stepSeconds = undefined;
-  }
-
-  add({ metrics }: StepEvent): void {
-    const seconds = metrics.step_seconds ?? 0;
-    if (this.#stepSeconds === undefined) {
-      this.#stepSeconds = seconds;
-      this.#tokensPerSecond = metrics.tokens_per_second;
-      return;
-    }
-    const weight = 1 - Math.exp(-seconds / 10); // a step counts by its length; ten seconds are remembered
-    this.#stepSeconds += Math.max(weight, 0.02) * (seconds - this.#stepSeconds);
-    this.#tokensPerSecond += Math.max(weight, 0.02) * (metrics.tokens_per_second - this.#tokensPerSecond);
-  }
-
-  /** Of the whole run: later stages are taken to need as long for each position as this one. */
-  secondsLeft(event: StepEvent, stages: readonly StageFacts[]): number {
-    const own = (event.steps - event.step) * (this.#stepSeconds ?? 0);
-    const here = stages[event.stage];
-    const positions = (stage: StageFacts) => stage.batchSize * stage.length * stage.positionsPerToken;
-    const perPosition = (this.#stepSeconds ?? 0) / positions(here);
-    const later = stages.slice(event.stage + 1).map((stage) => (stage.steps ?? 0) * positions(stage) * perPosition);
-    return later.reduce((sum, seconds) => sum + seconds, own);
-  }
+/** Where several ranks train: what they wait for. */
+function rankParts({ communication_share: share, straggler, slowest_rank: rank }: StepEvent["metrics"]): string[] {
+  return [
+    ...(share !== undefined ? [`${(100 * share).toFixed(0)} % communication`] : []),
+    ...(straggler > STRAGGLER && rank !== undefined ? [`rank ${rank} ${(100 * straggler).toFixed(0)} % behind`] : []),
+  ];
 }

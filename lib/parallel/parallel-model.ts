@@ -1,0 +1,214 @@
+import {
+  DataParallel,
+  DeviceMesh,
+  type LocalTensor,
+  type ProcessGroup,
+  type World,
+  wholeTensor,
+} from "../distributed/index.js";
+import type { Decoder } from "../model/index.js";
+import { checkpoint, gradNorm, wrapForward } from "../nn/index.js";
+import * as torch from "../torch/index.js";
+import { MESH_DIMENSIONS, type MeshDimension, type MeshShape, meshShape } from "./layout.js";
+import type { ParallelSettings } from "./options.js";
+
+type Tensor = torch.Tensor;
+
+/**
+ * A decoder as it lies over the processes of a run, and all that a training loop says to the other processes. In a process
+ * of its own every method does what its name says for that one.
+ */
+export class ParallelModel {
+  readonly model: Decoder;
+  readonly world: World | undefined;
+  readonly shape: MeshShape;
+  /** This process's share of every batch: the `data.rank`-th of `data.size`. */
+  readonly data: { rank: number; size: number };
+  /** Whether this process's counts enter sums over all: of ranks that share a batch's rows only one does. */
+  readonly counts: boolean;
+  readonly #mesh: DeviceMesh<MeshDimension> | undefined;
+  readonly #groups: Groups;
+  #dataParallel: DataParallel | undefined;
+  readonly #unwrap: (() => void)[] = [];
+
+  private constructor(
+    model: Decoder,
+    world: World | undefined,
+    shape: MeshShape,
+    mesh?: DeviceMesh<MeshDimension>,
+    groups?: Groups,
+  ) {
+    this.model = model;
+    this.world = world;
+    this.shape = shape;
+    this.#mesh = mesh;
+    this.#groups = groups ?? { loss: null, weights: null, shard: null, replicate: null };
+    this.data = mesh?.place(["replicate", "shard"]) ?? { rank: 0, size: 1 };
+    this.counts = mesh === undefined || (mesh.rank("context") === 0 && mesh.rank("tensor") === 0);
+  }
+
+  /**
+   * Lays a decoder over a mesh. Weights become those of rank 0; where the mesh cuts them, this process keeps its part.
+   * All processes call it alike.
+   *
+   * @throws DistributedError DISTRIBUTED_ARGUMENT where options do not fit the processes or the model
+   */
+  static async lay(model: Decoder, settings: ParallelSettings, world: World | undefined): Promise<ParallelModel> {
+    const shape = meshShape(settings, world?.size ?? 1);
+    const mesh = world && (await DeviceMesh.create(world.group, pick(shape)));
+    const laid = new ParallelModel(model, world, shape, mesh, mesh && (await makeGroups(mesh)));
+    await laid.#lay(settings);
+    return laid;
+  }
+
+  async #lay(settings: ParallelSettings): Promise<void> {
+    const { model } = this;
+    const mesh = this.#mesh;
+    await this.#broadcastWeights();
+    for (const layer of checkpointed(model, settings.activationCheckpointing)) {
+      this.#unwrap.push(wrapForward(layer, (forward) => checkpoint(forward)));
+    }
+    if (!mesh) return;
+    const { shard, replicate } = this.#groups;
+    this.#dataParallel = new DataParallel(model, model.layers, {
+      shard,
+      replicate,
+      reshardAfterForward: settings.reshardAfterForward,
+      bucketBytes: settings.bucketMegabytes * 2 ** 20,
+    });
+  }
+
+  async #broadcastWeights(): Promise<void> {
+    const { weights } = this.#groups;
+    if (!weights) return;
+    for (const parameter of this.model.parameters()) {
+      const memory = torch.keep(parameter.detach());
+      await weights.broadcast(memory);
+      memory.dispose();
+    }
+  }
+
+  /** Whether this process is the one that writes logs and checkpoints' common files. */
+  get isMain(): boolean {
+    return this.world === undefined || this.world.rank === 0;
+  }
+
+  /** What the events of a run say of it; undefined in a process of its own. */
+  get facts(): (MeshShape & { worldSize: number; backend: string }) | undefined {
+    return this.world && { ...this.shape, worldSize: this.world.size, backend: this.world.group.backend };
+  }
+
+  /** Backward of one micro-batch; gradients travel meanwhile. `isLast`: of the step's micro-batches. */
+  backward(loss: Tensor, { isLast }: { isLast: boolean }): void {
+    if (this.#dataParallel) this.#dataParallel.backward(loss, { isLast });
+    else if (loss.requiresGrad) loss.backward();
+  }
+
+  /** Waits for the gradients of the step: they are then on this process's parameters, summed over all. */
+  finishGradients(): void {
+    this.#dataParallel?.finish();
+  }
+
+  /**
+   * The L2 norm of the whole model's gradient, a float32 scalar; each parameter counts once, wherever its parts lie.
+   */
+  gradNorm(): Tensor {
+    const parameters = this.model.parameters();
+    const { shard } = this.#groups;
+    if (!shard) return gradNorm(parameters);
+    return torch.scope(() =>
+      torch.noGrad(() => {
+        const square = gradNorm(parameters).square();
+        shard.allReduce(square).wait();
+        return square.sqrt();
+      }),
+    );
+  }
+
+  /** Sums numbers, in place, over the processes whose losses are parts of one sum. */
+  sumLosses(numbers: Tensor): void {
+    this.#groups.loss?.allReduce(numbers).wait();
+  }
+
+  /** Everybody's value, by rank. For small JSON. */
+  async exchange<T>(value: T): Promise<T[]> {
+    return this.world ? await this.world.control.allGatherObject(value) : [value];
+  }
+
+  /** Seconds that a collective may take from now on. */
+  setTimeout(seconds: number): void {
+    if (!this.world) return;
+    for (const group of this.#allGroups()) group.timeout = seconds;
+  }
+
+  #allGroups(): ProcessGroup[] {
+    return this.world && this.#mesh ? [this.world.group, this.world.control, ...this.#mesh.groups()] : [];
+  }
+
+  /** Gives the memory of gathered parameters back, after a forward without a backward. */
+  release(): void {
+    this.#dataParallel?.release();
+  }
+
+  /** This process's part of every parameter, by the parameter's name in a whole model. */
+  local(): LocalTensor[] {
+    const parts =
+      this.#dataParallel?.local() ?? Array.from(this.model.namedParameters(), ([name, t]) => wholeTensor(name, t));
+    return parts;
+  }
+
+  /** How many numbers the whole model's parameters hold. */
+  numParameters(): number {
+    return this.local().reduce((sum, { slice }) => sum + slice.shape.reduce((a, b) => a * b, 1), 0);
+  }
+
+  /** Whether the model is whole on this process, between steps. */
+  get isWhole(): boolean {
+    return this.shape.shard === 1 && this.shape.tensor === 1;
+  }
+
+  /**
+   * Takes the model out of the mesh. One that is whole on every process can be used as before; the parts of one that is
+   * cut are freed: its weights are in the checkpoint.
+   */
+  async dispose(): Promise<void> {
+    this.#dataParallel?.dispose();
+    for (const unwrap of this.#unwrap.reverse()) unwrap();
+    if (!this.isWhole) this.model.dispose();
+    await this.#mesh?.destroy();
+  }
+
+  /** Gives all groups up, after a failure, without waiting for anybody. */
+  abort(): void {
+    for (const group of this.#allGroups()) group.abort();
+  }
+}
+
+/** Process groups by what they are for; null where that is this process alone. */
+interface Groups {
+  /** Losses, and gradients, are sums over these. */
+  loss: ProcessGroup | null;
+  /** Weights begin alike on these: all but the tensor dimension. The same ranks. */
+  weights: ProcessGroup | null;
+  shard: ProcessGroup | null;
+  replicate: ProcessGroup | null;
+}
+
+async function makeGroups(mesh: DeviceMesh<MeshDimension>): Promise<Groups> {
+  const loss = await mesh.flatten(["replicate", "shard", "context"]);
+  // Ranks that share sequences hold the same weights: where weights are sharded at all, over them, too.
+  const sharded = mesh.size("shard") > 1;
+  const shard = sharded ? await mesh.flatten(["shard", "context"]) : null;
+  const replicate = sharded ? mesh.group("replicate") : loss;
+  return { loss, weights: loss, shard, replicate };
+}
+
+function pick(shape: MeshShape): MeshShape {
+  return Object.fromEntries(MESH_DIMENSIONS.map((name) => [name, shape[name]])) as MeshShape;
+}
+
+function checkpointed(model: Decoder, choice: ParallelSettings["activationCheckpointing"]): Decoder["layers"] {
+  if (choice === "none") return [];
+  const every = choice === "full" ? 1 : choice;
+  return model.layers.filter((_, i) => i % every === 0);
+}

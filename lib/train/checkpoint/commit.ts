@@ -1,0 +1,142 @@
+import { closeSync, openSync, readdirSync, readSync, rmSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { coverProblem } from "../../distributed/tensor-slice.js";
+import { fullName, isShardFile, MANIFEST_FILE, OPTIMIZER_FILE } from "../../model/checkpoint-layout.js";
+import { formatManifest, type Manifest, type ManifestTensor } from "../../model/checkpoint-manifest-text.js";
+import { commitFolder } from "../../model/staging.js";
+import { type DType, dtypes } from "../../torch/dtype.js";
+import { type FileReport, StagedFiles } from "./staged-files.js";
+
+// Runs in the thread that writes checkpoints: nothing here may load the addon.
+
+/** The files that one rank wrote. Plain JSON, to be sent to the rank that commits. */
+export interface ShardReport {
+  rank: number;
+  files: FileReport[];
+}
+
+/** All that is needed to make a checkpoint of a staging folder. */
+export interface CommitRequest {
+  staging: string;
+  /** Where it goes. */
+  folder: string;
+  worldSize: number;
+  reports: ShardReport[];
+  /** Unnamed checkpoints that stay. */
+  keepLast: number;
+}
+
+/**
+ * Makes a checkpoint of what all ranks staged: looks whether everything is there, writes the manifest, renames the folder
+ * to its place, and removes unnamed checkpoints that are too many.
+ */
+export function commit(request: CommitRequest): void {
+  const { staging, folder, keepLast } = request;
+  try {
+    new StagedFiles(staging).text(MANIFEST_FILE, formatManifest(makeManifest(request)));
+    commitFolder(staging, folder);
+  } catch (error) {
+    rmSync(staging, { recursive: true, force: true });
+    throw error;
+  }
+  prune(dirname(folder), keepLast);
+}
+
+/** The manifest of what was staged, once it is all there and fits together. */
+function makeManifest({ staging, worldSize, reports }: CommitRequest): Manifest {
+  const ranks = new Set(reports.map(({ rank }) => rank));
+  const silent = Array.from({ length: worldSize }, (_, rank) => rank).filter((rank) => !ranks.has(rank));
+  if (silent.length > 0) throw new Error(`rank ${silent.join(", ")} did not report that its part is written`);
+  const manifest: Manifest = { format: 2, world: worldSize, files: {}, shards: [], tensors: {} };
+  for (const { rank, files } of reports) {
+    for (const { name, bytes, sha256 } of files) {
+      checkThere(staging, rank, name, bytes, worldSize);
+      manifest.files[name] = { bytes, sha256 };
+    }
+  }
+  // In the order of their names, so that the manifest does not depend on who was first.
+  manifest.files = Object.fromEntries(Object.entries(manifest.files).sort(([a], [b]) => (a < b ? -1 : 1)));
+  for (const name of Object.keys(manifest.files)) {
+    if (name.endsWith(".safetensors")) indexTensors(manifest, join(staging, name), name);
+  }
+  for (const [name, { shape, slices }] of Object.entries(manifest.tensors)) {
+    const problem = coverProblem(
+      shape,
+      slices.map(([, offset, size]) => ({ shape, offset, size })),
+    );
+    if (problem) throw new Error(`${name}: ${problem}`);
+  }
+  return manifest;
+}
+
+function checkThere(staging: string, rank: number, name: string, bytes: number, worldSize: number): void {
+  const found = statSync(join(staging, name), { throwIfNoEntry: false });
+  if (found?.size === bytes) return;
+  const what = found ? `has ${found.size} bytes here, not ${bytes}` : "is not here";
+  const hint = worldSize > 1 ? ": the run's folder must be on a file system that all processes share" : "";
+  throw new Error(`${name}, which rank ${rank} wrote, ${what}${hint}`);
+}
+
+/** Adds the tensors of a file to a manifest, as its header tells. */
+function indexTensors({ shards, tensors }: Manifest, path: string, name: string): void {
+  const { __metadata__, ...entries } = readHeader(path);
+  const slices = isShardFile(name) ? (JSON.parse(__metadata__?.slices ?? "{}") as ShardSlices) : undefined;
+  shards.push(name);
+  for (const [key, { dtype, shape: size }] of Object.entries(entries)) {
+    const { shape, offset } = slices ? slices[key] : { shape: size, offset: size.map(() => 0) };
+    const full = slices ? key : fullName(name === OPTIMIZER_FILE ? "optimizer" : "model", key);
+    const tensor: ManifestTensor = { dtype: dtypeNamed(dtype), shape, slices: [] };
+    tensors[full] ??= tensor;
+    const known = tensors[full];
+    if (known.dtype !== tensor.dtype || known.shape.join() !== shape.join()) {
+      throw new Error(
+        `${full} is ${known.dtype} [${known.shape}] on one rank and ${tensor.dtype} [${shape}] in ${name}`,
+      );
+    }
+    known.slices.push([shards.length - 1, offset, size]);
+  }
+}
+
+/** What a shard's metadata says of its slices, by full name: the global shape, and where they begin. */
+export type ShardSlices = Record<string, { shape: number[]; offset: number[] }>;
+
+interface RawHeader {
+  [name: string]: { dtype: string; shape: number[] };
+}
+
+/** A safetensors header; the file was just written, so it is only read, not checked. */
+function readHeader(path: string): RawHeader & { __metadata__?: Record<string, string> } {
+  const descriptor = openSync(path, "r");
+  try {
+    const length = Number(readAt(descriptor, 8, 0).readBigUInt64LE());
+    return JSON.parse(readAt(descriptor, length, 8).toString("utf8"));
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+function readAt(descriptor: number, length: number, position: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  for (let done = 0; done < length; ) {
+    const read = readSync(descriptor, bytes, done, length - done, position + done);
+    if (read === 0) throw new Error("a file ends early");
+    done += read;
+  }
+  return bytes;
+}
+
+function dtypeNamed(format: string): DType {
+  const found = Object.entries(dtypes).find(([, { safetensors }]) => safetensors === format);
+  return (found?.[0] ?? format) as DType;
+}
+
+/** Removes all but the last unnamed checkpoints. One that stays for now harms nobody: the next commit tries again. */
+function prune(folder: string, keepLast: number): void {
+  try {
+    const unnamed = readdirSync(folder).filter((name) => /^step-\d+$/.test(name));
+    unnamed.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)));
+    for (const name of unnamed.slice(0, -keepLast)) rmSync(join(folder, name), { recursive: true, force: true });
+  } catch {
+    // Such as a folder that somebody made read-only.
+  }
+}

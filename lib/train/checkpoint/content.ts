@@ -1,0 +1,138 @@
+import { join } from "node:path";
+import { isWhole, type LocalTensor, sliceProblem, volume, wholeTensor } from "../../distributed/tensor-slice.js";
+import {
+  fullName,
+  INDEX_FILE,
+  OPTIMIZER_FILE,
+  shardFile,
+  type TensorKind,
+  TRAINER_FILE,
+  weightName,
+} from "../../model/checkpoint-layout.js";
+import {
+  configTexts,
+  jsonText,
+  layOutWeights,
+  MAX_SHARD_BYTES,
+  sideFiles,
+  WEIGHTS_METADATA,
+} from "../../model/checkpoint-write.js";
+import type { Decoder } from "../../model/index.js";
+import type { Optimizer } from "../../nn/index.js";
+import { byteLength } from "../../torch/bytes.js";
+import type { DType, Tensor } from "../../torch/index.js";
+import { buildHeader } from "../../torch/safetensors-header.js";
+import type { ShardSlices } from "./commit.js";
+import type { Progress, ResumeFacts, TrainerFile } from "./progress.js";
+
+/** What a checkpoint is made of. In a run of several processes each gives what it holds. */
+export interface CheckpointContent {
+  /** For its config and, without `weights`, its parameters. */
+  model: Decoder;
+  /** Parameters by name, with the slices that are here. Default: the model's own, whole. */
+  weights?: readonly LocalTensor[];
+  /** An optimiser whose state is whole, or its state in slices, or none. */
+  optimizer: Optimizer | { step: number; tensors: readonly LocalTensor[] } | null;
+  /** A folder with the tokenizer's files, copied along. */
+  filesFrom?: string;
+  progress: Progress;
+  facts: ResumeFacts;
+  versions: Record<string, string>;
+}
+
+/** Which process this is, of how many that save together. */
+export interface CheckpointWorld {
+  rank: number;
+  size: number;
+}
+
+/** The files that a process writes, before any of their bytes are taken. */
+export interface PlannedFiles {
+  texts: [name: string, content: string][];
+  copies: [from: string, name: string][];
+  /** Safetensors files: the header, and the tensors whose bytes follow it. */
+  tensorFiles: { name: string; header: Uint8Array; tensors: Tensor[] }[];
+}
+
+/** The tensors of a model, as those of a process that is alone. */
+export function wholeWeights(model: Decoder): LocalTensor[] {
+  return Array.from(model.namedParameters(), ([name, tensor]) => wholeTensor(name, tensor));
+}
+
+/** An optimiser's state as local tensors, and its number of steps. */
+export function localState(optimizer: NonNullable<CheckpointContent["optimizer"]>) {
+  if (!("stateDict" in optimizer)) return optimizer;
+  const { step, tensors } = optimizer.stateDict();
+  return { step, tensors: Object.entries(tensors).map(([name, tensor]) => wholeTensor(name, tensor)) };
+}
+
+/** Lays out what this process writes: everything of a process that is alone, the owned slices of one of several. */
+export function planFiles(content: CheckpointContent, world: CheckpointWorld): PlannedFiles {
+  const weights = (content.weights ?? wholeWeights(content.model)).map((weight) => ({
+    ...weight,
+    name: weightName(weight.name),
+  }));
+  const state = content.optimizer === null ? null : localState(content.optimizer);
+  for (const { name, tensor, slice } of [...weights, ...(state?.tensors ?? [])]) check(name, tensor, slice, world);
+  const texts = world.rank === 0 ? smallFiles(content, weights[0]?.tensor.dtype ?? "float32", state?.step ?? null) : [];
+  const copies = world.rank === 0 ? sideFilesOf(content) : [];
+  if (world.size > 1) return { texts, copies, tensorFiles: [shard(weights, state?.tensors ?? [], world)] };
+  const layout = layOutWeights(
+    weights.map((weight) => ({ ...weight, bytes: byteLength(weight.tensor) })),
+    MAX_SHARD_BYTES,
+  );
+  if (layout.index !== undefined) texts.push([INDEX_FILE, layout.index]);
+  const tensorFiles = layout.files.map(({ file, tensors }) => tensorFile(file, tensors, WEIGHTS_METADATA));
+  if (state) tensorFiles.push(tensorFile(OPTIMIZER_FILE, state.tensors, {}));
+  return { texts, copies, tensorFiles };
+}
+
+function check(name: string, tensor: Tensor, slice: LocalTensor["slice"], { size }: CheckpointWorld): void {
+  const problem = sliceProblem(slice);
+  if (problem) throw new Error(`${name}: ${problem}`);
+  if (tensor.shape.join() !== slice.size.join()) {
+    throw new Error(`${name}: the local tensor is [${tensor.shape}], its slice [${slice.size}]`);
+  }
+  if (size === 1 && !isWhole(slice)) throw new Error(`${name} is a part, and there is no other process with the rest`);
+}
+
+function smallFiles(content: CheckpointContent, dtype: DType, optimizerStep: number | null): [string, string][] {
+  const copied = content.filesFrom === undefined ? [] : sideFiles(content.filesFrom);
+  const trainer: TrainerFile = {
+    format: 1,
+    savedAt: new Date().toISOString(),
+    versions: content.versions,
+    optimizerStep,
+    progress: content.progress,
+    facts: content.facts,
+  };
+  return [...configTexts(content.model.config, dtype, copied), [TRAINER_FILE, jsonText(trainer)]];
+}
+
+function sideFilesOf({ filesFrom }: CheckpointContent): [string, string][] {
+  if (filesFrom === undefined) return [];
+  return sideFiles(filesFrom).map((name) => [join(filesFrom, name), name]);
+}
+
+/** The file of one rank of several: its slices under their full names, and in the metadata where they belong. */
+function shard(weights: readonly LocalTensor[], state: readonly LocalTensor[], { rank, size }: CheckpointWorld) {
+  const written = (kind: TensorKind, tensors: readonly LocalTensor[]) =>
+    tensors
+      .filter(({ owned, slice }) => owned && volume(slice.size) > 0)
+      .map((tensor) => ({ ...tensor, name: fullName(kind, tensor.name) }));
+  const tensors = [...written("model", weights), ...written("optimizer", state)];
+  const slices: ShardSlices = {};
+  for (const { name, slice } of tensors) slices[name] = { shape: [...slice.shape], offset: [...slice.offset] };
+  const metadata = { rank: String(rank), world: String(size), slices: JSON.stringify(slices) };
+  return tensorFile(shardFile(rank, size), tensors, metadata);
+}
+
+function tensorFile(
+  name: string,
+  tensors: readonly { name: string; tensor: Tensor }[],
+  metadata: Record<string, string>,
+): PlannedFiles["tensorFiles"][number] {
+  const entries = tensors.map(({ name, tensor }) => ({ name, tensor, dtype: tensor.dtype, shape: tensor.shape }));
+  const { bytes, order } = buildHeader(entries, metadata);
+  return { name, header: bytes, tensors: order.map(({ tensor }) => tensor) };
+}

@@ -1,0 +1,78 @@
+import type { CheckpointError } from "../../model/index.js";
+import type { ShardReport } from "./commit.js";
+import type { CheckpointWorld, PlannedFiles } from "./content.js";
+import type { Snapshot } from "./host-memory.js";
+import { cannotSave, removeInThread, WriterJob } from "./writer.js";
+
+/**
+ * A checkpoint whose tensors are taken and whose files are being written, by this process for its part. It becomes one
+ * when rank 0 commits it.
+ */
+export class PendingCheckpoint {
+  readonly name: string;
+  /** Where it will be. */
+  readonly folder: string;
+  /** Where its files are until then. */
+  readonly staging: string;
+  /** Resolves when this process's files are on disk. Rejects with a CheckpointError CHECKPOINT_WRITE. */
+  readonly done: Promise<ShardReport>;
+  readonly #world: CheckpointWorld;
+  readonly #job: WriterJob;
+  #report: ShardReport | undefined;
+  #error: CheckpointError | undefined;
+
+  /** For {@link CheckpointStore.begin}. */
+  constructor(
+    place: { name: string; folder: string; staging: string },
+    world: CheckpointWorld,
+    files: PlannedFiles,
+    snapshot: Snapshot,
+  ) {
+    this.name = place.name;
+    this.folder = place.folder;
+    this.staging = place.staging;
+    this.#world = world;
+    this.#job = new WriterJob(place.staging, snapshot.onBuffer);
+    this.done = this.#write(files, snapshot);
+    this.done.catch(() => {}); // whoever polls need not wait for it, too
+  }
+
+  /** What this process wrote, once it is on disk; to be sent to rank 0 for the commit. Never waits. */
+  report(): ShardReport | undefined {
+    return this.#report;
+  }
+
+  /** Why it could not be written, once that is known. */
+  get error(): CheckpointError | undefined {
+    return this.#error;
+  }
+
+  /** Gives the checkpoint up and removes its files. Every process that began it must call this. */
+  async abort(): Promise<void> {
+    this.#job.cancel();
+    await this.done.catch(() => {});
+    if (this.#world.rank === 0) await removeInThread(this.staging).catch(() => {});
+  }
+
+  async #write(files: PlannedFiles, snapshot: Snapshot): Promise<ShardReport> {
+    const job = this.#job;
+    try {
+      for (const [name, content] of files.texts) job.text(name, content);
+      for (const [from, name] of files.copies) job.copy(from, name);
+      let index = 0;
+      for (const { name, header, tensors } of files.tensorFiles) {
+        job.open(name, header);
+        for (const _ of tensors) await snapshot.send(index++, job);
+        job.close();
+      }
+      this.#report = { rank: this.#world.rank, files: await job.end() };
+      return this.#report;
+    } catch (error) {
+      job.cancel();
+      await job.end().catch(() => {});
+      if (this.#world.size === 1) await removeInThread(this.staging).catch(() => {});
+      this.#error = cannotSave(this.folder, error);
+      throw this.#error;
+    }
+  }
+}

@@ -1,0 +1,109 @@
+import { createHash, type Hash } from "node:crypto";
+import { closeSync, fsyncSync, mkdirSync, openSync, readSync, rmSync, writeSync } from "node:fs";
+import { join } from "node:path";
+
+// Runs in the thread that writes checkpoints: nothing here may load the addon.
+
+/** A file as it was written. */
+export interface FileReport {
+  name: string;
+  bytes: number;
+  /** Of what was to be written, not of what a disk made of it. */
+  sha256: string;
+}
+
+/** Written and hashed at a time: so much can be in the processor's cache, and after it a cancelled save ends. */
+const PIECE_BYTES = 1 << 20;
+
+interface OpenFile {
+  name: string;
+  descriptor: number;
+  hash: Hash;
+  bytes: number;
+}
+
+/** The files of one rank on their way into a staging folder, one after the other. */
+export class StagedFiles {
+  readonly #staging: string;
+  readonly #cancelled: () => boolean;
+  readonly #reports: FileReport[] = [];
+  #open: OpenFile | undefined;
+
+  /** @param cancelled is asked between pieces */
+  constructor(staging: string, cancelled: () => boolean = () => false) {
+    this.#staging = staging;
+    this.#cancelled = cancelled;
+    mkdirSync(staging, { recursive: true });
+  }
+
+  open(name: string): void {
+    const descriptor = openSync(join(this.#staging, name), "w");
+    this.#open = { name, descriptor, hash: createHash("sha256"), bytes: 0 };
+  }
+
+  /** Appends to the open file. */
+  write(bytes: Uint8Array): void {
+    const file = this.#file();
+    for (let begin = 0; begin < bytes.length; begin += PIECE_BYTES) {
+      if (this.#cancelled()) throw new Error("the save was given up");
+      const piece = bytes.subarray(begin, begin + PIECE_BYTES);
+      file.hash.update(piece);
+      for (let done = 0; done < piece.length; ) done += writeSync(file.descriptor, piece, done);
+    }
+    file.bytes += bytes.length;
+  }
+
+  /** Waits until the open file is on disk, and closes it. */
+  close(): void {
+    const { name, descriptor, hash, bytes } = this.#file();
+    fsyncSync(descriptor);
+    this.#release();
+    this.#reports.push({ name, bytes, sha256: hash.digest("hex") });
+  }
+
+  /** A whole small file. */
+  text(name: string, content: string): void {
+    this.open(name);
+    this.write(Buffer.from(content));
+    this.close();
+  }
+
+  /** A copy of a file. */
+  copy(from: string, name: string): void {
+    this.open(name);
+    const source = openSync(from, "r");
+    try {
+      const piece = Buffer.alloc(PIECE_BYTES);
+      for (;;) {
+        const length = readSync(source, piece);
+        if (length === 0) break;
+        this.write(piece.subarray(0, length));
+      }
+    } finally {
+      closeSync(source);
+    }
+    this.close();
+  }
+
+  get reports(): FileReport[] {
+    return this.#reports;
+  }
+
+  /** Closes and removes what this rank wrote. */
+  discard(): void {
+    const names = this.#reports.map(({ name }) => name);
+    if (this.#open) names.push(this.#open.name);
+    this.#release();
+    for (const name of names) rmSync(join(this.#staging, name), { force: true });
+  }
+
+  #file(): OpenFile {
+    if (!this.#open) throw new Error("no file is open");
+    return this.#open;
+  }
+
+  #release(): void {
+    if (this.#open) closeSync(this.#open.descriptor);
+    this.#open = undefined;
+  }
+}

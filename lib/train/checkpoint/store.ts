@@ -1,0 +1,253 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { TRAINER_FILE } from "../../model/checkpoint-layout.js";
+import { type DamageOptions, findDamage, readManifest } from "../../model/checkpoint-manifest.js";
+import { TrainError } from "../errors.js";
+import type { ShardReport } from "./commit.js";
+import { type CheckpointContent, type CheckpointWorld, planFiles } from "./content.js";
+import { HostMemory } from "./host-memory.js";
+import { PendingCheckpoint } from "./pending.js";
+import { type Progress, type ResumeFacts, trainerSchema } from "./progress.js";
+import { cannotSave, commitInThread } from "./writer.js";
+
+/** A checkpoint whose trainer.json can be read; whether its files are whole is another question. */
+export interface FoundCheckpoint {
+  name: string;
+  path: string;
+  savedAt: string;
+  versions: Record<string, string>;
+  /** How many processes wrote it. */
+  worldSize: number;
+  progress: Progress;
+  facts: ResumeFacts;
+  optimizerStep: number | null;
+}
+
+/** A folder that should be a checkpoint, and why it is none. */
+export interface UnreadableCheckpoint {
+  name: string;
+  path: string;
+  problem: string;
+}
+
+/**
+ * The checkpoints of a run, RUN/checkpoints/NAME. One that a single process wrote is a folder in Hugging Face layout
+ * (config.json, model.safetensors, tokenizer files), which `transformers` loads as it is, with optimizer.safetensors,
+ * trainer.json and manifest.json beside; of several processes each writes its slices to a shard of its own. A folder
+ * appears whole or not at all.
+ *
+ * A save takes a copy of all tensors in host memory, which is all that training waits for; a thread hashes and writes the
+ * copy. At most one save of a process is under way.
+ */
+export class CheckpointStore {
+  readonly folder: string;
+  readonly world: CheckpointWorld;
+  readonly #keepLast: number;
+  readonly #memory: HostMemory;
+  #saves = 0;
+  /** Resolves when no save is under way. */
+  #free: Promise<unknown> = Promise.resolve();
+
+  /**
+   * @param keepLast how many of the unnamed checkpoints stay; named ones always do
+   * @param world this process among those that save together; all of them see the same folder
+   */
+  constructor(
+    run: string,
+    keepLast: number,
+    world: CheckpointWorld = { rank: 0, size: 1 },
+    memory: HostMemory = new HostMemory(),
+  ) {
+    this.folder = join(resolve(run), "checkpoints");
+    this.world = world;
+    this.#keepLast = keepLast;
+    this.#memory = memory;
+    mkdirSync(this.folder, { recursive: true });
+    if (world.rank === 0) this.#tidy();
+  }
+
+  /** The name of an unnamed checkpoint. */
+  static nameOf(globalStep: number): string {
+    return `step-${String(globalStep).padStart(6, "0")}`;
+  }
+
+  /**
+   * Copies all tensors as they are now, and has the copy written while the caller goes on. Every process of the world
+   * must call it, for the same names in the same order. Waits while an earlier save of this process is under way.
+   *
+   * @returns when the tensors may change again
+   * @throws CheckpointError CHECKPOINT_WRITE
+   */
+  async begin(name: string, content: CheckpointContent): Promise<PendingCheckpoint> {
+    const folder = join(this.folder, name);
+    const place = { name, folder, staging: join(this.folder, `.${name}.${++this.#saves}.tmp`) };
+    const before = this.#free;
+    const began = this.#start(before, place, content);
+    this.#free = began.then(({ done }) => done).catch(() => {});
+    return began;
+  }
+
+  async #start(
+    before: Promise<unknown>,
+    place: { name: string; folder: string; staging: string },
+    content: CheckpointContent,
+  ): Promise<PendingCheckpoint> {
+    await before;
+    try {
+      const files = planFiles(content, this.world);
+      const snapshot = await this.#memory.snapshot(files.tensorFiles.flatMap(({ tensors }) => tensors));
+      return new PendingCheckpoint(place, this.world, files, snapshot);
+    } catch (error) {
+      throw cannotSave(place.folder, error);
+    }
+  }
+
+  /**
+   * Makes a checkpoint of what all processes wrote: looks whether it is all there and covers every tensor, writes the
+   * manifest, renames the folder to its place, and removes unnamed checkpoints that are too many. For rank 0 only.
+   *
+   * @param reports of all ranks, in any order
+   * @returns its folder
+   * @throws CheckpointError CHECKPOINT_WRITE; all earlier checkpoints are as they were
+   */
+  async commit(pending: PendingCheckpoint, reports: readonly ShardReport[]): Promise<string> {
+    const { staging, folder } = pending;
+    const keepLast = this.#keepLast;
+    try {
+      await commitInThread({ staging, folder, worldSize: this.world.size, reports: [...reports], keepLast });
+    } catch (error) {
+      throw cannotSave(folder, error);
+    }
+    return folder;
+  }
+
+  /**
+   * Saves in a process that is alone, and waits until it is done. Other work of the process goes on meanwhile, but must
+   * not change the tensors before the copy is taken: see {@link begin}.
+   *
+   * @returns its folder
+   * @throws CheckpointError CHECKPOINT_WRITE; all earlier checkpoints are as they were
+   */
+  async save(name: string, content: CheckpointContent): Promise<string> {
+    const pending = await this.begin(name, content);
+    return this.commit(pending, [await pending.done]);
+  }
+
+  /** Waits for a save that is under way, and frees the memory of the copies. */
+  async close(): Promise<void> {
+    await this.#free;
+    this.#memory.dispose();
+  }
+
+  /** Whether anything was saved here. */
+  get isEmpty(): boolean {
+    return this.#names().length === 0;
+  }
+
+  /** Removes all checkpoints. */
+  clear(): void {
+    for (const name of this.#names()) rmSync(join(this.folder, name), { recursive: true, force: true });
+  }
+
+  /** All checkpoints, the newest first, and the folders that cannot be read as such. No tensor file is opened. */
+  candidates(): { readable: FoundCheckpoint[]; unreadable: UnreadableCheckpoint[] } {
+    return listCheckpoints(this.folder);
+  }
+
+  /** What is wrong with the files of a checkpoint: see {@link findDamage}. */
+  verify(found: FoundCheckpoint, options: DamageOptions = {}): Promise<string | undefined> {
+    return findDamage(found.path, options);
+  }
+
+  /**
+   * The newest checkpoint that is whole. Reads and hashes all of its files: several processes share that by going through
+   * {@link candidates} with {@link shareOfFiles}.
+   *
+   * @param warn is told of every newer one that is torn or changed
+   * @returns undefined if there are none at all
+   * @throws TrainError TRAIN_CHECKPOINT_CORRUPT if there are some, and none is whole
+   */
+  async newest(warn: (message: string) => void): Promise<FoundCheckpoint | undefined> {
+    const { readable, unreadable } = this.candidates();
+    const damaged = unreadable.map(({ name, problem }) => `${name}: ${problem}`);
+    for (const found of readable) {
+      const damage = await this.verify(found);
+      if (damage === undefined) {
+        for (const problem of damaged) warn(`checkpoint ${problem}: going on from ${found.name}`);
+        return found;
+      }
+      damaged.push(`${found.name}: ${damage}`);
+    }
+    if (damaged.length === 0) return undefined;
+    throw noneIsWhole(this.folder, damaged);
+  }
+
+  #names(): string[] {
+    return checkpointNames(this.folder);
+  }
+
+  /** Puts away what processes left that were killed while saving. Only the holder of the run's lock may. */
+  #tidy(): void {
+    for (const name of readdirSync(this.folder)) {
+      const path = join(this.folder, name);
+      const previous = name.match(/^\.(.+)\.previous$/);
+      if (previous && !existsSync(join(this.folder, previous[1]))) renameSync(path, join(this.folder, previous[1]));
+      else if (previous || /^\..+\.tmp$/.test(name)) rmSync(path, { recursive: true, force: true });
+    }
+  }
+}
+
+/** The error of a run whose checkpoints are all damaged. */
+export function noneIsWhole(folder: string, damaged: readonly string[]): TrainError {
+  const list = damaged.map((problem) => `  ${problem}`).join("\n");
+  return new TrainError("TRAIN_CHECKPOINT_CORRUPT", `no checkpoint in ${folder} is whole\n${list}`);
+}
+
+/** The checkpoints in a folder, the newest first. */
+export function listCheckpoints(folder: string): { readable: FoundCheckpoint[]; unreadable: UnreadableCheckpoint[] } {
+  const readable: FoundCheckpoint[] = [];
+  const unreadable: UnreadableCheckpoint[] = [];
+  for (const name of checkpointNames(folder)) {
+    const found = readCheckpoint(join(folder, name));
+    if ("problem" in found) unreadable.push(found);
+    else readable.push(found);
+  }
+  readable.sort((a, b) => b.progress.globalStep - a.progress.globalStep || b.progress.stage - a.progress.stage);
+  return { readable, unreadable };
+}
+
+/** What a checkpoint says of itself; no tensor file is opened. */
+export function readCheckpoint(folder: string): FoundCheckpoint | UnreadableCheckpoint {
+  const path = resolve(folder);
+  const name = path.slice(path.lastIndexOf("/") + 1);
+  const file = join(path, TRAINER_FILE);
+  if (!existsSync(file)) return { name, path, problem: `it has no ${TRAINER_FILE}` };
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, "utf8"));
+  } catch {
+    return { name, path, problem: `${TRAINER_FILE} is no JSON` };
+  }
+  const parsed = trainerSchema.safeParse(json);
+  if (!parsed.success) return { name, path, problem: `${TRAINER_FILE} is damaged or of another version` };
+  const manifest = readManifest(path);
+  const worldSize = typeof manifest === "object" && manifest.format === 2 ? manifest.world : 1;
+  const { format: _, ...facts } = parsed.data;
+  return { name, path, worldSize, ...facts };
+}
+
+function checkpointNames(folder: string): string[] {
+  if (!existsSync(folder)) return [];
+  const entries = readdirSync(folder, { withFileTypes: true });
+  return entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith(".")).map((entry) => entry.name);
+}
+
+/** The files that one of several processes hashes, so that together they hash all and each about as many bytes. */
+export function shareOfFiles(found: FoundCheckpoint, { rank, size }: CheckpointWorld): string[] {
+  const manifest = readManifest(found.path);
+  if (typeof manifest !== "object") return [];
+  const files = Object.entries(manifest.files).sort(([a, x], [b, y]) => y.bytes - x.bytes || (a < b ? -1 : 1));
+  // There and back again: the largest do not all fall to the first ranks.
+  const turn = (i: number) => (Math.floor(i / size) % 2 === 0 ? i % size : size - 1 - (i % size));
+  return files.filter((_, i) => turn(i) === rank).map(([name]) => name);
+}

@@ -1,0 +1,52 @@
+import { closeSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readdirSync, writeSync } from "node:fs";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { type EventContent, encodeEvent } from "./event.js";
+import { record } from "./record.js";
+
+const NAME = /^events\.out\.tfevents\.(\d+)\./;
+
+/** A new file of events in a folder. TensorBoard reads a folder's files in the order of their names. */
+export class EventFile {
+  readonly path: string;
+  /** Whether the folder had no events before. */
+  readonly isFirst: boolean;
+  readonly #file: number;
+  #end = 0;
+
+  constructor(folder: string) {
+    mkdirSync(folder, { recursive: true });
+    const before = readdirSync(folder).flatMap((name) => NAME.exec(name)?.[1] ?? []);
+    this.isFirst = before.length === 0;
+    // Later than every file there, even one that was begun in this very second or by a clock that runs ahead.
+    const stamp = Math.max(Math.floor(Date.now() / 1000), ...before.map((stamp) => Number(stamp) + 1));
+    this.path = join(folder, `events.out.tfevents.${String(stamp).padStart(10, "0")}.${hostname()}.${process.pid}.0`);
+    this.#file = openSync(this.path, "wx");
+  }
+
+  /** Appends events of a step, which readers see at once. */
+  append(step: number, ...contents: readonly EventContent[]): void {
+    const time = Date.now() / 1000;
+    const bytes = Buffer.concat(contents.map((content) => record(encodeEvent(time, step, content))));
+    try {
+      for (let done = 0; done < bytes.length; ) done += writeSync(this.#file, bytes, done);
+      this.#end += bytes.length;
+    } catch (error) {
+      ftruncateSync(this.#file, this.#end); // TensorBoard reads nothing behind half a record
+      throw error;
+    }
+  }
+
+  /** Waits until everything is on the disk. */
+  flush(): void {
+    fsyncSync(this.#file);
+  }
+
+  close(): void {
+    try {
+      fsyncSync(this.#file);
+    } finally {
+      closeSync(this.#file);
+    }
+  }
+}

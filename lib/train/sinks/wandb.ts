@@ -1,0 +1,140 @@
+import type { FailedEvent, TrainEvent } from "../events.js";
+import { groupedName } from "./metric-facts.js";
+import { runSettings } from "./run-summary.js";
+import type { Sink } from "./sink.js";
+import { findSdk } from "./wandb/find-sdk.js";
+import { WorkerRun } from "./wandb/worker-run.js";
+
+/** A W&B run as far as the sink uses one. */
+export interface WandbRun {
+  log(data: Record<string, unknown>, options: { step: number }): unknown;
+  finish(exitCode?: number): unknown;
+  /** What the run was made with goes here, where the run has it. */
+  config?: { update(values: Record<string, unknown>): unknown };
+  /** Checkpoints and the end go here, where the run has it; otherwise they are logged. */
+  summary?: { update(values: Record<string, unknown>): unknown };
+}
+
+export interface WandbOptions {
+  project: string;
+  /** The team or user; default: the one that the API key belongs to. */
+  entity?: string;
+  /** Shown as the run's name; default: W&B makes one up. */
+  name?: string;
+  /** Longest time in seconds that the end of training waits for what is still to be sent. Default 30. */
+  finishSeconds?: number;
+  /** Called with the run's address once W&B knows the run. */
+  onUrl?: (url: string) => void;
+  /** Another module with the interface of `@wandb/sdk`: a name, or the path of a file. */
+  sdk?: string;
+}
+
+/**
+ * Sends metrics, settings, samples, checkpoints and warnings to Weights & Biases.
+ *
+ * Given a run, it is used as it is and finished with the training. Given options, a run is made with `@wandb/sdk`, which
+ * works in a thread of its own, for its network errors end the thread they happen in and its signal handlers the process:
+ * whatever happens there is a warning here. The key is read from WANDB_API_KEY or .netrc. A run that goes on from a
+ * checkpoint is a new run at W&B, because the SDK cannot go on with one; its settings name the step.
+ *
+ * @throws TrainError TRAIN_OPTIONS where `@wandb/sdk` is not installed
+ */
+export function wandb(given: WandbOptions | WandbRun): Sink {
+  const isRun = "log" in given;
+  const sdk = isRun ? undefined : findSdk(given.sdk);
+  let run: WandbRun | undefined = isRun ? given : undefined;
+  let waiting: { step: number; data: Record<string, unknown> } | undefined;
+  let exitCode = 0;
+
+  /** W&B keeps one row for a step and refuses earlier ones: all that a step has to say is sent at once. */
+  const flush = async () => {
+    if (!waiting) return;
+    const { step, data } = waiting;
+    waiting = undefined;
+    await run?.log(data, { step });
+  };
+  const log = async (step: number, data: Record<string, unknown>) => {
+    if (waiting !== undefined && waiting.step !== step) await flush();
+    waiting = { step, data: { ...waiting?.data, ...data } };
+  };
+  const summarise = async (step: number, values: Record<string, unknown>) => {
+    if (run?.summary) await run.summary.update(values);
+    else await log(step, values);
+  };
+
+  return {
+    name: "Weights & Biases",
+    async write(event: TrainEvent | FailedEvent) {
+      const { globalStep } = event;
+      switch (event.type) {
+        case "start": {
+          const config = { ...runSettings(event.run), ...(event.resumed && { resumed_at_step: globalStep }) };
+          if (!isRun) run ??= new WorkerRun(sdk as string, { ...given, config });
+          await run?.config?.update(config);
+          break;
+        }
+        case "step": {
+          const { metrics, stage, name, tokens, elapsed, skipped } = event;
+          const progress = { "train/stage": stage, "train/stage_name": name, "train/tokens": tokens };
+          const cause = skipped === undefined ? {} : { "train/skipped": skipped };
+          await log(globalStep, { ...grouped(metrics), ...progress, "train/elapsed": elapsed, ...cause });
+          break;
+        }
+        case "evaluation":
+          await log(globalStep, prefixed("evaluation", event.metrics));
+          break;
+        case "sample": {
+          const texts = event.samples.map(({ prompt = "", text, note }) => [prompt + text, note].filter(Boolean));
+          await log(
+            globalStep,
+            prefixed(
+              "samples",
+              texts.map((parts) => parts.join("\n\n")),
+            ),
+          );
+          break;
+        }
+        case "checkpoint":
+          await summarise(globalStep, {
+            "checkpoint/name": event.checkpoint,
+            "checkpoint/path": event.path,
+            "checkpoint/step": globalStep,
+            "checkpoint/seconds": event.seconds,
+          });
+          break;
+        case "warning":
+          await log(globalStep, { "warnings/code": event.code, "warnings/message": event.message });
+          break;
+        case "aborted":
+        case "done":
+        case "failed":
+          if (event.type === "failed") exitCode = 1;
+          await summarise(globalStep, {
+            "run/state": event.type,
+            ...(event.type === "failed" && { "run/message": event.message }),
+          });
+          await flush();
+          break;
+        case "stage-start":
+        case "stage-end":
+          break;
+      }
+    },
+    async close() {
+      try {
+        await flush();
+      } finally {
+        await run?.finish(exitCode);
+        run = undefined;
+      }
+    },
+  };
+}
+
+function grouped(metrics: Readonly<Record<string, number>>): Record<string, number> {
+  return Object.fromEntries(Object.entries(metrics).map(([name, value]) => [groupedName(name), value]));
+}
+
+function prefixed(group: string, values: object): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [`${group}/${name}`, value]));
+}

@@ -1,0 +1,68 @@
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+import { Worker } from "node:worker_threads";
+import type { WandbOptions, WandbRun } from "../wandb.js";
+import type { FromWorker, ToWorker, WorkerSettings } from "./messages.js";
+
+/** A run of W&B's SDK in a thread of its own. What goes wrong there is thrown by the next `log`. */
+export class WorkerRun implements WandbRun {
+  readonly #worker: Worker;
+  readonly #finishSeconds: number;
+  #failure: Error | undefined;
+  readonly #ended: Promise<void>;
+
+  /** @param sdk address of the module */
+  constructor(sdk: string, options: WandbOptions & { config: Record<string, unknown> }) {
+    const { project, entity, name, config, finishSeconds = 30, onUrl } = options;
+    this.#finishSeconds = finishSeconds;
+    const workerData: WorkerSettings = { sdk, init: { project, entity, name, config } };
+    // What the SDK prints would go between our lines.
+    this.#worker = new Worker(entry(), { eval: true, workerData, stdout: true, stderr: true });
+    this.#worker.unref(); // only finish() may keep the process
+    this.#worker.on("message", (message: FromWorker) => {
+      if (message.type === "url") onUrl?.(message.url);
+      else this.#failure = new Error(message.message);
+    });
+    this.#ended = new Promise((resolve) => {
+      this.#worker.on("error", (error) => {
+        this.#failure ??= error instanceof Error ? error : new Error(String(error));
+      });
+      this.#worker.on("exit", () => resolve());
+    });
+  }
+
+  log(data: Record<string, unknown>, { step }: { step: number }): void {
+    if (this.#failure) throw this.#failure;
+    this.#send({ type: "log", data, step });
+  }
+
+  /** Waits until everything is sent, or for as long as the options allow. */
+  async finish(exitCode = 0): Promise<void> {
+    this.#send({ type: "finish", exitCode });
+    this.#worker.ref();
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<"late">((resolve) => {
+      timer = setTimeout(() => resolve("late"), this.#finishSeconds * 1000);
+    });
+    const outcome = await Promise.race([this.#ended, late]);
+    clearTimeout(timer);
+    if (outcome === "late") await this.#worker.terminate();
+    if (this.#failure) throw this.#failure;
+    if (outcome === "late") throw new Error(`not everything was sent within ${this.#finishSeconds} seconds`);
+  }
+
+  #send(message: ToWorker): void {
+    this.#worker.postMessage(message);
+  }
+}
+
+/** The thread's first lines: they load worker.js, or where we run from source worker.ts, which Node needs tsx for. */
+function entry(): string {
+  const load = (address: string) => `import(${JSON.stringify(address)})`;
+  if (!import.meta.url.endsWith(".ts")) return load(new URL("./worker.js", import.meta.url).href);
+  const tsx = new URL(
+    "dist/esm/api/index.mjs",
+    pathToFileURL(createRequire(import.meta.url).resolve("tsx/package.json")),
+  ).href;
+  return `${load(tsx)}.then((tsx) => { tsx.register(); return ${load(new URL("./worker.ts", import.meta.url).href)}; })`;
+}

@@ -1,0 +1,51 @@
+import { parentPort, workerData } from "node:worker_threads";
+import type { FromWorker, ToWorker, WorkerSettings } from "./messages.js";
+
+/** `@wandb/sdk` as far as it is used. */
+interface Sdk {
+  init(options: WorkerSettings["init"]): Promise<SdkRun>;
+}
+
+interface SdkRun {
+  log(data: Record<string, unknown>, step?: number): void;
+  finish(exitCode?: number): Promise<void>;
+  url?(): string;
+}
+
+const port = parentPort as NonNullable<typeof parentPort>;
+const { sdk, init } = workerData as WorkerSettings;
+
+// The messages that arrive before the run is made wait in this promise's line.
+const run = start();
+let work = Promise.resolve();
+port.on("message", (message: ToWorker) => {
+  work = work.then(() => handle(message)).catch(fail);
+});
+run.catch(fail);
+
+async function start(): Promise<SdkRun> {
+  const module = (await import(sdk)) as { default?: Sdk } & Partial<Sdk>;
+  const api = module.default ?? module;
+  const made = await (api as Sdk).init(init);
+  const url = made.url?.();
+  if (url !== undefined) tell({ type: "url", url });
+  return made;
+}
+
+async function handle(message: ToWorker): Promise<void> {
+  const made = await run;
+  if (message.type === "log") made.log(message.data, message.step);
+  else {
+    await made.finish(message.exitCode);
+    process.exit(); // ends this thread alone
+  }
+}
+
+function fail(error: unknown): void {
+  tell({ type: "failed", message: error instanceof Error ? error.message : String(error) });
+  process.exit(1);
+}
+
+function tell(message: FromWorker): void {
+  port.postMessage(message);
+}
