@@ -20,6 +20,13 @@ export function integer(minimum: number) {
   };
 }
 
+/** Reads `name=number,name=number`. What names there are is for the library to say. */
+export function sizes(text: string): Record<string, number> {
+  const pairs = text.split(",").map((part) => /^([a-z]+)=(\d+)$/i.exec(part.trim()));
+  if (pairs.some((pair) => pair === null)) throw new InvalidArgumentError("expected NAME=NUMBER,NAME=NUMBER");
+  return Object.fromEntries(pairs.flatMap((pair) => (pair ? [[pair[1], Number(pair[2])]] : [])));
+}
+
 /** Reads an option's value as a number. */
 export function real(minimum: number, maximum: number) {
   return (text: string): number => {

@@ -1,5 +1,6 @@
 import { Command } from "commander";
-import { deviceOption, integer } from "./options.js";
+import type { ParallelOptions } from "../parallel/index.js";
+import { deviceOption, integer, sizes } from "./options.js";
 
 export interface TrainOptions {
   out?: string;
@@ -9,6 +10,10 @@ export interface TrainOptions {
   resume?: boolean;
   overwrite?: boolean;
   quiet?: boolean;
+  parallel?: ParallelOptions;
+  /** True: in the run's folder. */
+  tensorboard?: string | true;
+  wandb?: string;
 }
 
 /** `diffcoder train CURRICULUM` */
@@ -28,6 +33,13 @@ export function trainCommand(): Command {
     .option("--seed <n>", "of the data's order and the corruption; default: the file's, or 0", integer(0))
     .option("--resume", "go on from the folder's newest whole checkpoint; begin where there is none")
     .option("--overwrite", "begin anew in a folder that holds a run, whose checkpoints are removed")
+    .option(
+      "--parallel <sizes>",
+      "how the model lies over processes, e.g. shard=4,tensor=2; see docs/distributed.md",
+      sizes,
+    )
+    .option("--tensorboard [folder]", "write TensorBoard's event files; default: OUT/tensorboard")
+    .option("--wandb <project>", "send the run to Weights & Biases, with the key in WANDB_API_KEY; needs @wandb/sdk")
     .option("-q, --quiet", "show no progress; errors and what to do next are still printed")
     .action(async (curriculum: string, options: TrainOptions) => {
       const { train } = await import("./train/run.js");

@@ -4,6 +4,7 @@ import { defaultCodeRoots } from "./code-roots.js";
 import { Corpus, type CorpusOptions, type CorpusSummary } from "./corpus.js";
 import { DataError } from "./errors.js";
 import type { Source } from "./file-walk.js";
+import { firstOnMachine } from "./first-on-machine.js";
 import { Loader } from "./loader.js";
 import {
   type DataOptions,
@@ -45,15 +46,10 @@ export async function prepareData(
   const choices = corpusOptions(options);
   const corpus = new Corpus(choices);
   const name = hashOf([choices, tokenizer.hash, options.fim ?? null]).slice(0, 16);
-  const store = await TokenStore.prepare({
-    corpus,
-    tokenizer,
-    folder: join(options.cache, name),
-    choices,
-    fim: options.fim,
-    seed,
-    ...context,
-  });
+  const folder = join(options.cache, name);
+  const store = await firstOnMachine(() =>
+    TokenStore.prepare({ corpus, tokenizer, folder, choices, fim: options.fim, seed, ...context }),
+  );
   if (store.train.numTokens < length) {
     const found = `${store.train.numTokens} tokens in ${store.train.numDocuments} documents`;
     throw new DataError(

@@ -11,6 +11,8 @@ export interface AdamWOptions {
   eps?: number;
   /** Decoupled weight decay for groups that do not say their own; default 0.1. */
   weightDecay?: number;
+  /** true: moments, float32 weights and the update are on the host. Default false. */
+  offload?: boolean;
   /** false: a few foreach operators instead of the fused kernel. Default true. */
   fused?: boolean;
 }
@@ -27,12 +29,12 @@ export class AdamW extends BucketedOptimizer {
 
   /** @param parameters `model.namedParameters()`, or groups as from {@link decayGroups} */
   constructor(parameters: Iterable<readonly [string, Tensor]> | ParameterGroup[], options: AdamWOptions = {}) {
-    const { betas = [0.9, 0.95], eps = 1e-8, weightDecay = 0.1, fused = true } = options;
+    const { betas = [0.9, 0.95], eps = 1e-8, weightDecay = 0.1, offload = false, fused = true } = options;
     for (const [i, beta] of betas.entries()) {
       if (!(beta >= 0 && beta < 1)) throw new NnError("NN_OPTIMIZER", `betas[${i}] must be in [0, 1), got ${beta}`);
     }
     if (!(eps >= 0)) throw new NnError("NN_OPTIMIZER", `eps must not be negative, got ${eps}`);
-    super(parameters, ["expAvg", "expAvgSq"], { weightDecay });
+    super(parameters, ["expAvg", "expAvgSq"], { weightDecay, offload });
     this.#betas = betas;
     this.#eps = eps;
     this.#fused = fused;

@@ -72,29 +72,39 @@ export interface UpdateSlice {
 
 /** Parameters of one group with one device and dtype: what a fused kernel takes in one call. */
 class Bucket {
+  /** Where the state is: the parameters' device, or the host. */
+  readonly device: string;
   readonly names: string[] = [];
   readonly parameters: Tensor[] = [];
   readonly slots: Record<string, Tensor[]>;
-  /** float32 copies when the parameters are of lower precision: small updates would round away in bfloat16. */
+  /**
+   * float32 copies when the parameters are of lower precision (small updates would round away in bfloat16) or elsewhere
+   * than the state.
+   */
   readonly masters: Tensor[] | null;
   readonly step: Tensor;
 
   constructor(
-    readonly device: string,
+    device: string,
     readonly weightDecay: number,
     readonly lrScale: number,
     entries: [string, Tensor][],
     slotNames: readonly string[],
+    offload: boolean,
   ) {
+    this.device = offload ? "cpu" : device;
     for (const [name, tensor] of entries) {
       this.names.push(name);
       this.parameters.push(tensor);
     }
-    const zeros = () => this.parameters.map((p) => torch.keep(torch.zeros(p.shape, { dtype: "float32", device })));
+    const place = { dtype: "float32" as const, device: this.device };
+    const zeros = () => this.parameters.map((p) => torch.keep(torch.zeros(p.shape, place)));
     this.slots = Object.fromEntries(slotNames.map((slot) => [slot, zeros()]));
-    const lowPrecision = this.parameters[0]?.dtype !== "float32";
-    this.masters = lowPrecision ? this.parameters.map((p) => torch.keep(p.detach().to("float32"))) : null;
-    this.step = torch.keep(torch.zeros([], { dtype: "float32", device }));
+    const needsMasters = offload || this.parameters[0]?.dtype !== "float32";
+    this.masters = needsMasters
+      ? this.parameters.map((p) => torch.keep(p.detach().to({ ...place, copy: true })))
+      : null;
+    this.step = torch.keep(torch.zeros([], place));
   }
 
   /** All state tensors as [name, tensor], in a fixed order. */
@@ -113,7 +123,8 @@ const SLICE_ELEMENTS = 1 << 26;
  * Base of the optimisers here: groups parameters into buckets of one device and dtype, keeps state in float32, and
  * hands whole buckets to one native call. Parameters of lower precision (a model in bfloat16) get float32 master
  * copies which the update is applied to and which are rounded back afterwards; with float32 parameters (autocast
- * training) there are none.
+ * training) there are none. With `offload` state, masters and the update itself are on the host: a device's memory then
+ * holds no more than parameters and gradients (FSDP's CPUOffloadPolicy, for the optimiser).
  */
 export abstract class BucketedOptimizer implements Optimizer {
   readonly #buckets: Bucket[] = [];
@@ -122,7 +133,7 @@ export abstract class BucketedOptimizer implements Optimizer {
   protected constructor(
     parameters: Iterable<readonly [string, Tensor]> | ParameterGroup[],
     slotNames: readonly string[],
-    defaults: { weightDecay: number },
+    defaults: { weightDecay: number; offload?: boolean },
   ) {
     const seen = new Set<string>();
     const make = () => {
@@ -140,7 +151,9 @@ export abstract class BucketedOptimizer implements Optimizer {
         const weightDecay = group.weightDecay ?? defaults.weightDecay;
         for (const entries of kinds.values()) {
           const device = entries[0][1].device;
-          this.#buckets.push(new Bucket(device, weightDecay, group.lrScale ?? 1, entries, slotNames));
+          this.#buckets.push(
+            new Bucket(device, weightDecay, group.lrScale ?? 1, entries, slotNames, defaults.offload ?? false),
+          );
         }
       }
     };
@@ -179,7 +192,7 @@ export abstract class BucketedOptimizer implements Optimizer {
         const gradient = bucket.parameters[next].grad;
         if (!gradient) continue;
         indices.push(next);
-        gradients.push(bucket.masters ? gradient.to("float32") : gradient);
+        gradients.push(bucket.masters ? gradient.to({ dtype: "float32", device: bucket.device }) : gradient);
         if (bucket.masters) elements += gradient.numel();
       }
       if (indices.length === 0) return next;

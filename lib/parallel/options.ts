@@ -14,6 +14,10 @@ export const parallelSchema = z.strictObject({
     .union([z.enum(["none", "full"]), size])
     .default("none")
     .describe('layers that keep no activations: "full" all of them, n every n-th'),
+  gatherDtype: z
+    .enum(["auto", "float32", "bfloat16"])
+    .default("auto")
+    .describe("of sharded parameters while they are computed with; auto: bfloat16 where the stages' precision is"),
   reshardAfterForward: z
     .boolean()
     .default(true)

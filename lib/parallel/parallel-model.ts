@@ -73,6 +73,7 @@ export class ParallelModel {
     this.#dataParallel = new DataParallel(model, model.layers, {
       shard,
       replicate,
+      ...(settings.gatherDtype === "bfloat16" && { gatherDtype: settings.gatherDtype }),
       reshardAfterForward: settings.reshardAfterForward,
       bucketBytes: settings.bucketMegabytes * 2 ** 20,
     });

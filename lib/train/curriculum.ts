@@ -1,13 +1,16 @@
 import { mkdirSync } from "node:fs";
-import { join as joinPath } from "node:path";
-import { explainFailure, initProcessGroup, readLaunchEnvironment, type World, world } from "../distributed/index.js";
+import { join } from "node:path";
+import { explainFailure, type World } from "../distributed/index.js";
 import { type Decoder, StableDiffCoder } from "../model/index.js";
 import { ParallelModel } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
+import { enforceDeterminism } from "./determinism.js";
 import { TrainError } from "./errors.js";
 import type { FailedEvent, TrainEvent } from "./events.js";
+import { joinLaunched } from "./join.js";
 import { parseOptions } from "./options.js";
 import { type PlannedStage, planStages } from "./plan.js";
+import { resolvePrecision } from "./precision.js";
 import { RunLock } from "./run-lock.js";
 import { type RunOptions, type RunSettings, runOptionsSchema } from "./run-options.js";
 import { Session } from "./session.js";
@@ -43,7 +46,8 @@ export class Curriculum {
   async *run(options: RunOptions): AsyncGenerator<TrainEvent, void, void> {
     const settings = parseOptions("Curriculum.run", runOptionsSchema, options);
     const planned = planStages(this.stages, settings.seed, decoderOf(settings.model).config);
-    const joined = await join(settings);
+    const { backend, timeouts } = settings.parallel;
+    const joined = await joinLaunched({ backend, timeout: timeouts.init });
     try {
       yield* run(planned, settings, joined);
     } catch (error) {
@@ -63,10 +67,12 @@ async function* run(
   settings.resume ||= restarted;
   if (out !== undefined) mkdirSync(out, { recursive: true });
   const isMain = joined === undefined || joined.rank === 0;
+  using _deterministic = settings.deterministic ? enforceDeterminism(planned, device ?? model.device) : undefined;
   using _lock = out === undefined || !isMain ? undefined : RunLock.acquire(out, { restarted });
   await using sinks = new Sinks(isMain ? (chosen ?? (out === undefined ? [] : defaultSinks(out))) : []);
   if (device !== undefined && !sameDevice(device, model.device)) model.to({ device });
-  const parallel = await ParallelModel.lay(decoderOf(model), settings.parallel, joined);
+  const gatherDtype = gatherDtypeOf(settings, planned);
+  const parallel = await ParallelModel.lay(decoderOf(model), { ...settings.parallel, gatherDtype }, joined);
   checkShares(planned, parallel);
   const session = new Session(planned, settings, parallel);
   let failed = false;
@@ -74,7 +80,9 @@ async function* run(
     for await (const event of session.events()) {
       const problem = await sinks.write(event);
       yield event;
-      if (problem) yield problem;
+      if (!problem) continue;
+      await sinks.write(problem); // the others are to know, above all the terminal
+      yield problem;
     }
   } catch (error) {
     failed = true;
@@ -88,13 +96,6 @@ async function* run(
   }
 }
 
-/** The processes that a launcher started with this one, if it did. */
-async function join({ parallel }: RunSettings): Promise<World | undefined> {
-  if (world()) return world();
-  if (!readLaunchEnvironment()) return undefined;
-  return await initProcessGroup({ backend: parallel.backend, timeout: parallel.timeouts.init });
-}
-
 function decoderOf(model: RunSettings["model"]): Decoder {
   return model instanceof StableDiffCoder ? model.model : model;
 }
@@ -102,6 +103,14 @@ function decoderOf(model: RunSettings["model"]): Decoder {
 function sameDevice(a: string, b: string): boolean {
   const full = (device: string) => (device === "cuda" ? `cuda:${torch.cuda.currentDevice()}` : device);
   return full(a) === full(b);
+}
+
+/** Sharded parameters cross as what they are computed in: half the bytes where that is bfloat16. */
+function gatherDtypeOf({ parallel, model }: RunSettings, planned: readonly PlannedStage[]) {
+  if (parallel.gatherDtype !== "auto") return parallel.gatherDtype;
+  const { device } = decoderOf(model);
+  const isLow = planned.every(({ stage }) => resolvePrecision(stage.precision, device) === "bfloat16");
+  return isLow ? "bfloat16" : "float32";
 }
 
 /** Every process must have something to do in every micro-batch: they meet in each. */
@@ -134,7 +143,7 @@ async function finish(session: Session, sinks: Sinks, failed: boolean): Promise<
 
 /** What a run writes beside its checkpoints: metrics.jsonl and report.html. */
 export function defaultSinks(out: string): Sink[] {
-  return [jsonl(joinPath(out, "metrics.jsonl")), report(joinPath(out, "report.html"))];
+  return [jsonl(join(out, "metrics.jsonl")), report(join(out, "report.html"))];
 }
 
 /** Hands events to sinks. One that fails is no reason to lose a run. */

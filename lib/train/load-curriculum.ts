@@ -1,10 +1,12 @@
 import { existsSync } from "node:fs";
 import { extname, resolve } from "node:path";
 import type { PrepareProgress } from "../data/index.js";
+import { world } from "../distributed/index.js";
 import { Decoder, StableDiffCoder } from "../model/index.js";
 import { Curriculum } from "./curriculum.js";
 import { TrainError } from "./errors.js";
 import type { TrainingJob } from "./job.js";
+import { joinLaunched } from "./join.js";
 import { importFile } from "./load-module.js";
 import { parseOptions } from "./options.js";
 import { buildRecipe, readRecipe } from "./recipe.js";
@@ -51,6 +53,7 @@ const EXTENSIONS = [".ts", ".mts", ".js", ".mjs", ".yaml", ".yml"];
 export async function loadCurriculum(path: string, options: LoadCurriculumOptions = {}): Promise<TrainingJob> {
   const file = resolve(path);
   if (!existsSync(file)) throw new TrainError("TRAIN_FILE", `${path} does not exist`);
+  await joinLaunched(); // whatever the file makes may already ask who else there is
   const extension = extname(file);
   if (!EXTENSIONS.includes(extension)) {
     throw new TrainError(
@@ -78,7 +81,8 @@ async function fromExports(
     );
   }
   const settings = parseOptions(path, fileSettings, pickSettings(given), "TRAIN_FILE");
-  const run = { ...settings, seed: options.seed ?? settings.seed, device: options.device ?? settings.device };
+  const device = options.device ?? settings.device ?? world()?.device;
+  const run = { ...settings, seed: options.seed ?? settings.seed, device };
   const context: CurriculumFileContext = { device: run.device, seed: run.seed, signal: options.signal };
   const stages = await make(given.curriculum, context);
   if (!(stages instanceof Curriculum) && !Array.isArray(stages)) {

@@ -12,6 +12,7 @@ const adamwShape = {
   betas: z.tuple([beta, beta]).default([0.9, 0.95]).describe("decay rates of the two moments"),
   eps: nonNegative.default(1e-8),
   weightDecay: nonNegative.default(0.1).describe("decoupled; of matrices only, not of norms and biases"),
+  offload: z.boolean().default(false).describe("moments, float32 weights and the update on the host"),
   decayEmbeddings: z.boolean().default(true).describe("whether the embedding decays too"),
 };
 const sgdShape = {

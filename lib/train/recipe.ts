@@ -12,6 +12,7 @@ import {
   SftDataset,
 } from "../data/index.js";
 import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
+import { world } from "../distributed/index.js";
 import {
   type DecoderConfigInput,
   decoderConfigSchema,
@@ -139,7 +140,11 @@ export async function buildRecipe(input: RecipeInput, context: RecipeContext = {
   const recipe = parseOptions("recipe", recipeSchema, input, "TRAIN_FILE");
   const { model: _model, tokenizer: _tokenizer, dtype: _dtype, data: _data, stages: _stages, ...rest } = recipe;
   const { tensorboard: _tensorboard, wandb: _wandb, ...settings } = rest;
-  const run = { ...settings, seed: context.seed ?? recipe.seed, device: context.device ?? recipe.device };
+  const run = {
+    ...settings,
+    seed: context.seed ?? recipe.seed,
+    device: context.device ?? recipe.device ?? world()?.device,
+  };
   const sinks = sinksOf(recipe); // before the data is read, for the SDK may be missing
   const tokenizer = openTokenizer(recipe.tokenizer, recipe.model);
   const sources = new Map<string, Promise<StageData>>();

@@ -33,6 +33,10 @@ const settings = {
     .min(0)
     .default(10)
     .describe("steps in a row without a finite loss and gradient before the run ends"),
+  deterministic: z
+    .boolean()
+    .default(false)
+    .describe("only operators that repeat bit for bit; whatever cannot be repeated is refused"),
   parallel: parallelSchema.prefault({}).describe("how model and batches lie over the processes of a run"),
   peakFlops: z.number().positive().optional().describe("operations a second that MFU is measured against"),
 };

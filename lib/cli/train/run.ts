@@ -1,7 +1,17 @@
 import { basename, extname, join, resolve } from "node:path";
 import colors from "picocolors";
+import { destroyProcessGroup, readLaunchEnvironment, world } from "../../distributed/index.js";
 import { StableDiffCoder, type Tokenizer } from "../../model/index.js";
-import { defaultSinks, loadCurriculum, TrainError, type TrainingJob, terminal } from "../../train/index.js";
+import {
+  defaultSinks,
+  loadCurriculum,
+  type Sink,
+  TrainError,
+  type TrainingJob,
+  tensorboard,
+  terminal,
+  wandb,
+} from "../../train/index.js";
 import { CliError } from "../errors.js";
 import { interruptible } from "../interruptible.js";
 import { progressLine } from "../progress-line.js";
@@ -12,33 +22,66 @@ import { dataSummaries } from "./data-summary.js";
 /** Runs a curriculum file. */
 export async function train(file: string, options: TrainOptions): Promise<void> {
   if (options.resume && options.overwrite) throw new CliError("give --resume or --overwrite, not both");
+  const isMain = (readLaunchEnvironment()?.rank ?? 0) === 0;
+  if (!isMain) options.quiet = true; // one process speaks for all
   process.setSourceMapsEnabled(true); // an error in the user's file is to name its line
   await interruptible("Stopping after this step and saving. Once more ends at once.", async (signal) => {
     const { device, model, seed } = options;
+    const chosen = chosenSinks(options); // before anything is read: what they need may be missing
     if (!options.quiet) process.stderr.write(`reading ${file}\n`);
-    const job = await loadCurriculum(file, { device, model, seed, signal, onProgress: progressLine() });
+    const job = await loadCurriculum(file, {
+      device,
+      model,
+      seed,
+      signal,
+      onProgress: isMain ? progressLine() : undefined,
+    });
     try {
-      await run(file, job, options, signal);
+      await run(file, job, options, chosen, signal);
     } finally {
       job.model.dispose();
     }
+    await leave();
   });
 }
 
-async function run(file: string, job: TrainingJob, options: TrainOptions, signal: AbortSignal): Promise<void> {
+async function run(
+  file: string,
+  job: TrainingJob,
+  options: TrainOptions,
+  chosen: readonly Sink[],
+  signal: AbortSignal,
+): Promise<void> {
   const { curriculum, model } = job;
   const { resume = false, overwrite = false, quiet = false } = options;
   const out = resolve(options.out ?? job.run.out ?? join("runs", basename(file, extname(file))));
-  const sinks = [...defaultSinks(out), ...(quiet ? [] : [terminal()])];
+  const isMain = (world()?.rank ?? 0) === 0;
+  const parallel = { ...job.run.parallel, ...options.parallel };
+  const sinks = [...defaultSinks(out), ...(quiet ? [] : [terminal()]), ...chosen, ...(job.sinks ?? [])];
   if (!quiet) for (const text of dataSummaries(curriculum.stages)) process.stderr.write(`${text}\n`);
   try {
-    for await (const event of curriculum.run({ ...job.run, model, out, resume, overwrite, signal, sinks })) {
-      if (event.type === "aborted") sayStopped(file, options);
-      else if (event.type === "done") sayWhatNext(out, job);
+    for await (const event of curriculum.run({ ...job.run, model, out, parallel, resume, overwrite, signal, sinks })) {
+      if (event.type === "aborted") {
+        // A scheduler that takes the machine back asks by SIGTERM, and takes what is saved for success.
+        process.exitCode = /SIGINT/.test(String(signal.reason)) ? 130 : 0;
+        if (isMain) sayStopped(file, options);
+      } else if (event.type === "done" && isMain) {
+        sayWhatNext(out, job);
+      }
     }
   } catch (error) {
     throw inWordsOfTheCommand(error, out);
   }
+}
+
+/** Those that flags ask for. */
+function chosenSinks(options: TrainOptions): Sink[] {
+  const { tensorboard: folder, wandb: project, quiet = false } = options;
+  const onUrl = quiet ? undefined : (url: string) => process.stderr.write(`Weights & Biases: ${url}\n`);
+  return [
+    ...(folder === undefined ? [] : [tensorboard(folder === true ? undefined : resolve(folder))]),
+    ...(project === undefined ? [] : [wandb({ project, onUrl })]),
+  ];
 }
 
 /** The library names its own options; here they are flags. */
@@ -48,11 +91,25 @@ function inWordsOfTheCommand(error: unknown, out: string): unknown {
   return new CliError(`${shownPath(out)} holds a run already: ${hint}`, { cause: error });
 }
 
-function sayStopped(file: string, { out, model, device, seed }: TrainOptions): void {
-  const given = { "--out": out, "--model": model, "--device": device, "--seed": seed };
+/** All processes go together: the store is rank 0's. */
+async function leave(): Promise<void> {
+  await world()?.control.barrier();
+  await destroyProcessGroup();
+}
+
+function sayStopped(file: string, options: TrainOptions): void {
+  const { out, model, device, seed, tensorboard, wandb, parallel } = options;
+  const given = { "--out": out, "--model": model, "--device": device, "--seed": seed, "--wandb": wandb };
   const flags = Object.entries(given).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]));
+  if (tensorboard !== undefined) flags.push("--tensorboard", ...(tensorboard === true ? [] : [tensorboard]));
+  if (parallel)
+    flags.push(
+      "--parallel",
+      Object.entries(parallel)
+        .map((pair) => pair.join("="))
+        .join(","),
+    );
   say("To go on:", shownCommand("npx", "diffcoder", "train", file, ...flags, "--resume"));
-  process.exitCode = 130;
 }
 
 function sayWhatNext(out: string, { curriculum, model }: TrainingJob): void {

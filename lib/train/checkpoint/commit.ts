@@ -1,5 +1,5 @@
 import { closeSync, openSync, readdirSync, readSync, rmSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { coverProblem } from "../../distributed/tensor-slice.js";
 import { fullName, isShardFile, MANIFEST_FILE, OPTIMIZER_FILE } from "../../model/checkpoint-layout.js";
 import { formatManifest, type Manifest, type ManifestTensor } from "../../model/checkpoint-manifest-text.js";
@@ -39,7 +39,7 @@ export function commit(request: CommitRequest): void {
     rmSync(staging, { recursive: true, force: true });
     throw error;
   }
-  prune(dirname(folder), keepLast);
+  tidy(staging, keepLast);
 }
 
 /** The manifest of what was staged, once it is all there and fits together. */
@@ -130,12 +130,21 @@ function dtypeNamed(format: string): DType {
   return (found?.[0] ?? format) as DType;
 }
 
-/** Removes all but the last unnamed checkpoints. One that stays for now harms nobody: the next commit tries again. */
-function prune(folder: string, keepLast: number): void {
+/**
+ * Removes all but the last unnamed checkpoints, and staging folders of earlier saves, which were given up. What stays for
+ * now harms nobody: the next commit tries again.
+ */
+function tidy(staging: string, keepLast: number): void {
+  const folder = dirname(staging);
+  const saveOf = (name: string) => Number(/^\..+\.(\d+)\.tmp$/.exec(name)?.[1] ?? Number.POSITIVE_INFINITY);
   try {
-    const unnamed = readdirSync(folder).filter((name) => /^step-\d+$/.test(name));
+    const names = readdirSync(folder);
+    const unnamed = names.filter((name) => /^step-\d+$/.test(name));
     unnamed.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)));
-    for (const name of unnamed.slice(0, -keepLast)) rmSync(join(folder, name), { recursive: true, force: true });
+    const left = names.filter((name) => saveOf(name) < saveOf(basename(staging)));
+    for (const name of [...unnamed.slice(0, -keepLast), ...left]) {
+      rmSync(join(folder, name), { recursive: true, force: true });
+    }
   } catch {
     // Such as a folder that somebody made read-only.
   }

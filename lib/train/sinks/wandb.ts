@@ -29,6 +29,9 @@ export interface WandbOptions {
   sdk?: string;
 }
 
+/** Training waits so long, once, to hear whether the key and the network are good. */
+const START_SECONDS = 10;
+
 /**
  * Sends metrics, settings, samples, checkpoints and warnings to Weights & Biases.
  *
@@ -69,8 +72,12 @@ export function wandb(given: WandbOptions | WandbRun): Sink {
       switch (event.type) {
         case "start": {
           const config = { ...runSettings(event.run), ...(event.resumed && { resumed_at_step: globalStep }) };
-          if (!isRun) run ??= new WorkerRun(sdk as string, { ...given, config });
-          await run?.config?.update(config);
+          if (isRun) await given.config?.update(config);
+          else if (!run) {
+            const worker = new WorkerRun(sdk as string, { ...given, config });
+            run = worker;
+            await worker.ready(START_SECONDS);
+          }
           break;
         }
         case "step": {

@@ -9,4 +9,4 @@ export type ToWorker =
   | { type: "log"; data: Record<string, unknown>; step: number }
   | { type: "finish"; exitCode: number };
 
-export type FromWorker = { type: "url"; url: string } | { type: "failed"; message: string };
+export type FromWorker = { type: "ready"; url?: string } | { type: "failed"; message: string };

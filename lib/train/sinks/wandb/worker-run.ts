@@ -10,6 +10,7 @@ export class WorkerRun implements WandbRun {
   readonly #finishSeconds: number;
   #failure: Error | undefined;
   readonly #ended: Promise<void>;
+  readonly #isReady = signal();
 
   /** @param sdk address of the module */
   constructor(sdk: string, options: WandbOptions & { config: Record<string, unknown> }) {
@@ -20,8 +21,11 @@ export class WorkerRun implements WandbRun {
     this.#worker = new Worker(entry(), { eval: true, workerData, stdout: true, stderr: true });
     this.#worker.unref(); // only finish() may keep the process
     this.#worker.on("message", (message: FromWorker) => {
-      if (message.type === "url") onUrl?.(message.url);
-      else this.#failure = new Error(message.message);
+      if (message.type === "failed") this.#failure = new Error(message.message);
+      else {
+        if (message.url !== undefined) onUrl?.(message.url);
+        this.#isReady.resolve();
+      }
     });
     this.#ended = new Promise((resolve) => {
       this.#worker.on("error", (error) => {
@@ -29,6 +33,15 @@ export class WorkerRun implements WandbRun {
       });
       this.#worker.on("exit", () => resolve());
     });
+  }
+
+  /**
+   * Waits until W&B knows the run, so that a missing key or network is said at the beginning; but no longer than some
+   * seconds, after which the thread goes on trying by itself.
+   */
+  async ready(seconds: number): Promise<void> {
+    await within(seconds, Promise.race([this.#isReady.promise, this.#ended]));
+    if (this.#failure) throw this.#failure;
   }
 
   log(data: Record<string, unknown>, { step }: { step: number }): void {
@@ -40,12 +53,7 @@ export class WorkerRun implements WandbRun {
   async finish(exitCode = 0): Promise<void> {
     this.#send({ type: "finish", exitCode });
     this.#worker.ref();
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<"late">((resolve) => {
-      timer = setTimeout(() => resolve("late"), this.#finishSeconds * 1000);
-    });
-    const outcome = await Promise.race([this.#ended, late]);
-    clearTimeout(timer);
+    const outcome = await within(this.#finishSeconds, this.#ended);
     if (outcome === "late") await this.#worker.terminate();
     if (this.#failure) throw this.#failure;
     if (outcome === "late") throw new Error(`not everything was sent within ${this.#finishSeconds} seconds`);
@@ -54,6 +62,25 @@ export class WorkerRun implements WandbRun {
   #send(message: ToWorker): void {
     this.#worker.postMessage(message);
   }
+}
+
+function signal(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = () => {};
+  const promise = new Promise<void>((done) => {
+    resolve = done;
+  });
+  return { promise, resolve };
+}
+
+/** Waits for something to happen, or for some seconds. */
+async function within(seconds: number, event: Promise<void>): Promise<"late" | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<"late">((resolve) => {
+    timer = setTimeout(() => resolve("late"), seconds * 1000);
+  });
+  const outcome = await Promise.race([event, late]);
+  clearTimeout(timer);
+  return outcome ?? undefined;
 }
 
 /** The thread's first lines: they load worker.js, or where we run from source worker.ts, which Node needs tsx for. */

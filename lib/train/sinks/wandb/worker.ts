@@ -27,8 +27,7 @@ async function start(): Promise<SdkRun> {
   const module = (await import(sdk)) as { default?: Sdk } & Partial<Sdk>;
   const api = module.default ?? module;
   const made = await (api as Sdk).init(init);
-  const url = made.url?.();
-  if (url !== undefined) tell({ type: "url", url });
+  tell({ type: "ready", url: made.url?.() });
   return made;
 }
 
