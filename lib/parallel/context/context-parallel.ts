@@ -2,6 +2,7 @@ import { uploadFloats, uploadIntegers } from "../../diffusion/upload.js";
 import { DistributedError } from "../../distributed/errors.js";
 import type { AttentionPattern, AttentionPlan } from "../../model/attention-plan.js";
 import type { CrossEntropyOptions, Decoder } from "../../model/decoder.js";
+import { wrapForward } from "../../nn/index.js";
 import type { Tensor } from "../../torch/index.js";
 import * as torch from "../../torch/index.js";
 import { ringAttention } from "./ring-attention.js";
@@ -17,7 +18,7 @@ export interface ContextParallelOptions {
 
 /** What {@link contextParallel} did to a model. */
 export interface ContextParallel {
-  /** Gives the model its own methods back. */
+  /** Gives the model its own methods back. Of several wraps around a model the last must go first. */
   remove(): void;
 }
 
@@ -35,6 +36,9 @@ export interface ContextParallel {
  * Any other plan (samplers, caches, attention of a user's own) runs unsplit on every rank, and its loss is divided by
  * the group's size.
  *
+ * To be called last: what tensor and data parallelism have put around the model is then within, and gets this rank's
+ * ids and plan.
+ *
  * @throws DistributedError DISTRIBUTED_ARGUMENT, when called, for ids or targets that do not fit the plan
  */
 export function contextParallel(
@@ -42,35 +46,37 @@ export function contextParallel(
   group: RingGroup,
   { order = "head-tail" }: ContextParallelOptions = {},
 ): ContextParallel {
-  const before = {
-    forward: Object.getOwnPropertyDescriptor(model, "forward"),
-    crossEntropy: Object.getOwnPropertyDescriptor(model, "crossEntropy"),
-  };
-  const whole = { forward: model.forward.bind(model), crossEntropy: model.crossEntropy.bind(model) };
   const selections = new WeakMap<Tensor, Selection>();
-
-  model.forward = (ids, plan) => {
+  const unwrap = wrapForward(model, (forward) => (ids, plan) => {
     const { pattern, lastLayer } = plan;
-    if (!pattern || !lastLayer?.rows) return whole.forward(ids, plan);
+    if (!pattern || !lastLayer?.rows) return forward(ids, plan);
     const local = localPass(ids, plan, pattern, lastLayer.rows, { group, order });
-    const hidden = whole.forward(local.ids, local.plan);
+    const hidden = forward(local.ids, local.plan);
     selections.set(hidden, local.selection);
     return hidden;
-  };
-  model.crossEntropy = (hidden, targets, options = {}) => {
+  });
+  const whole = model.crossEntropy.bind(model);
+  const restore = replaceCrossEntropy(model, (hidden, targets, options = {}) => {
     const selection = selections.get(hidden);
-    if (selection) return localCrossEntropy(whole.crossEntropy, hidden, targets, options, selection, group);
-    const { loss, nll } = whole.crossEntropy(hidden, targets, options);
+    if (selection) return localCrossEntropy(whole, hidden, targets, options, selection, group);
+    const { loss, nll } = whole(hidden, targets, options);
     return { loss: loss.div(group.size), nll };
-  };
+  });
   return {
     remove() {
-      for (const name of ["forward", "crossEntropy"] as const) {
-        const descriptor = before[name];
-        if (descriptor) Object.defineProperty(model, name, descriptor);
-        else delete (model as Partial<Pick<Decoder, typeof name>>)[name];
-      }
+      restore();
+      unwrap();
     },
+  };
+}
+
+function replaceCrossEntropy(model: Decoder, value: Decoder["crossEntropy"]): () => void {
+  const before = Object.getOwnPropertyDescriptor(model, "crossEntropy");
+  // Not enumerable: a module's enumerable properties are its parts.
+  Object.defineProperty(model, "crossEntropy", { value, configurable: true });
+  return () => {
+    if (before) Object.defineProperty(model, "crossEntropy", before);
+    else Reflect.deleteProperty(model, "crossEntropy");
   };
 }
 

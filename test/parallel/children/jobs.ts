@@ -122,7 +122,7 @@ async function objective(group: RingGroup, c: ObjectiveCase) {
       const forward = () => objectiveOf(c)(model, batch, context());
       const result = torch.autocast({ device: "cpu", dtype: "bfloat16", enabled: c.autocast === true }, forward);
       result.loss.backward();
-      const metrics = Object.values(result.metrics).map((value) => (typeof value === "number" ? value : value.item()));
+      const metrics = Object.values(result.metrics).map(numberOf);
       const gradients = model.parameters().map((p) => (p.grad ?? torch.zerosLike(p)).clone());
       return { loss: result.loss.detach(), metrics, gradients };
     });
@@ -148,6 +148,12 @@ async function objective(group: RingGroup, c: ObjectiveCase) {
       restored: after.loss.item() === alone.loss.item() && !Object.hasOwn(model, "forward"),
     };
   });
+}
+
+/** A metric, or the total of one that is a total and a count. */
+function numberOf(metric: unknown): number {
+  const value = metric !== null && typeof metric === "object" && "total" in metric ? metric.total : metric;
+  return value instanceof torch.Tensor ? value.item() : Number(value);
 }
 
 function objectiveOf({ kind, blockSize, shift }: ObjectiveCase): Objective {
