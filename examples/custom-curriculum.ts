@@ -10,7 +10,6 @@ import {
   type CurriculumFileContext,
   corrupt,
   customNoise,
-  nn,
   prepareData,
   type Schedule,
   StableDiffCoder,
@@ -50,7 +49,7 @@ const bidirectional: StageObjective = (model, batch, { seed, stage, device }) =>
   const hidden = model.forward(upload(noised.noisy).view([rows, length]), plan);
   const rowWeights = torch.tensor(noised.weights, { device });
   const options = { rowWeights, chunkSize: 1024 };
-  const { loss } = nn.functional.linearCrossEntropy(hidden, model.headWeight, upload(noised.targets), options);
+  const { loss } = model.crossEntropy(hidden, upload(noised.targets), options);
   // The sum, and what it is divided by: so that micro-batches and ranks can be added up.
   return { loss, normalizer: rows * length, metrics: { masked_share: noised.numMasked / (rows * length) } };
 };

@@ -13,6 +13,8 @@ export interface BlockDiffusionPlanOptions {
    * [batch * 2 length] with `cleanQueries`. Absent: all of them.
    */
   rows?: Tensor;
+  /** The numbers in `rows`, see {@link AttentionPlan.lastLayer}. */
+  rowIndices?: Int32Array;
   /** Whether hidden states of the clean half are wanted too. Otherwise its last layer makes only keys and values. */
   cleanQueries?: boolean;
   device?: string;
@@ -31,7 +33,7 @@ export function blockDiffusionPlan(
   blockSize: number,
   options: BlockDiffusionPlanOptions = {},
 ): AttentionPlan {
-  const { documents, rows, cleanQueries = false, device = "cpu" } = options;
+  const { documents, rows, rowIndices, cleanQueries = false, device = "cpu" } = options;
   const boundaries = documents ? [...documents] : null;
   // Rotary attention is relative: positions need not start again at a document, only at the second half.
   const positions = torch.arange(length, { dtype: "int64", device });
@@ -40,6 +42,7 @@ export function blockDiffusionPlan(
     end: length,
     attend: (_layer, q, k, v) =>
       torch.ops.diffcoder.block_diffusion_attention(q, k, v, blockSize, boundaries, null) as Tensor,
-    lastLayer: cleanQueries ? { rows } : { queries: length, rows },
+    lastLayer: { ...(!cleanQueries && { queries: length }), rows, rowIndices },
+    pattern: { kind: "block-diffusion", length, blockSize, cleanQueries, ...(documents && { documents }) },
   };
 }

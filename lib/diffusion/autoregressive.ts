@@ -1,6 +1,5 @@
 import * as z from "zod";
 import { causalPlan } from "../model/attention-plan.js";
-import { functional } from "../nn/index.js";
 import { checkBatch, documentStarts, type TokenBatch } from "./batch.js";
 import type { Objective } from "./objective.js";
 import { parseOptions } from "./options.js";
@@ -25,15 +24,14 @@ export function autoregressiveObjective(options: AutoregressiveOptions = {}): Ob
   return (model, batch, { device }) => {
     const documents = settings.documents === "isolated" ? batch.documents : undefined;
     const positions = nextTokenTargets({ ...batch, documents });
+    const rowIndices = positions.map((i) => i - 1);
     const [ids, rows, targets] = uploadIntegers(
-      [batch.tokens, positions.map((i) => i - 1), positions.map((i) => batch.tokens[i])],
+      [batch.tokens, rowIndices, positions.map((i) => batch.tokens[i])],
       device,
     );
-    const plan = causalPlan(batch.length, { documents, rows, device });
+    const plan = causalPlan(batch.length, { documents, rows, rowIndices, device });
     const hidden = model.forward(ids.view([batch.batch, batch.length]), plan);
-    const { loss } = functional.linearCrossEntropy(hidden, model.headWeight, targets, {
-      chunkSize: settings.chunkSize,
-    });
+    const { loss } = model.crossEntropy(hidden, targets, { chunkSize: settings.chunkSize });
     return { loss, normalizer: positions.length, metrics: {} };
   };
 }

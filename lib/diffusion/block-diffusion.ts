@@ -1,5 +1,4 @@
 import * as z from "zod";
-import { functional } from "../nn/index.js";
 import type { Tensor } from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
 import { documentsOfRow, type TokenBatch } from "./batch.js";
@@ -7,6 +6,7 @@ import { type Corruption, corrupt } from "./corruption.js";
 import { noiseSchema } from "./noise.js";
 import type { Metric, Objective, ObjectiveContext } from "./objective.js";
 import { parseOptions } from "./options.js";
+import { paddedRows } from "./padded-rows.js";
 import { resolveMaskId } from "./token-ids.js";
 import { uploadFloats, uploadIntegers } from "./upload.js";
 import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./warmup.js";
@@ -56,9 +56,10 @@ export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Ob
     const [ids, rows, targets] = uploadIntegers([input, ...padded], device);
     const weights = uploadFloats(padTo(corruption.weights, numRows), device);
 
-    const plan = blockDiffusionPlan(batch.length, blockSize, { documents, rows, cleanQueries: shift, device });
+    const wantedRows = { rows, rowIndices: padded[0], cleanQueries: shift };
+    const plan = blockDiffusionPlan(batch.length, blockSize, { documents, ...wantedRows, device });
     const hidden = model.forward(ids.view([batch.batch, 2 * batch.length]), plan);
-    const { loss, nll } = functional.linearCrossEntropy(hidden, model.headWeight, targets, {
+    const { loss, nll } = model.crossEntropy(hidden, targets, {
       rowWeights: weights,
       chunkSize: settings.chunkSize,
     });
@@ -66,14 +67,6 @@ export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Ob
     const normalizer = settings.normalizer === "tokens" ? corruption.numMaskable : corruption.numMasked;
     return { loss, normalizer, metrics: { u_max: ramp.uMax, ...corruptionMetrics(corruption, nll) } };
   };
-}
-
-/**
- * How many rows of the last layer and the head to compute for `count` masked tokens: that, rounded up. The number is
- * another one in each step, and libraries of matrix products compile and keep a kernel for each shape they meet.
- */
-function paddedRows(count: number): number {
-  return count <= 128 ? 2 ** Math.ceil(Math.log2(Math.max(1, count))) : Math.ceil(count / 128) * 128;
 }
 
 /** Zeros behind: row 0 once more, for a target that weighs nothing. */

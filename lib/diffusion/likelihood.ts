@@ -1,7 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { type AttentionPlan, causalPlan } from "../model/attention-plan.js";
 import type { Decoder } from "../model/decoder.js";
-import { functional } from "../nn/index.js";
 import * as torch from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
 import { nextTokenTargets } from "./autoregressive.js";
@@ -72,7 +71,7 @@ export async function arBitsPerByte(model: Decoder, batches: Batches, options: L
     total.addTargets(batch, positions, options);
     const rows = positions.map((i) => i - 1);
     const plan = (rowIds: torch.Tensor) =>
-      causalPlan(batch.length, { documents: batch.documents, rows: rowIds, device });
+      causalPlan(batch.length, { documents: batch.documents, rows: rowIds, rowIndices: rows, device });
     const nll = await score(model, batch.tokens, batch.length, rows, targetsAt(batch, positions), plan, options);
     total.nats += nll.reduce((sum, x) => sum + x, 0);
   }
@@ -103,6 +102,7 @@ export async function diffusionBound(
         blockDiffusionPlan(batch.length, blockSize, {
           documents: batch.documents,
           rows: rowIds,
+          rowIndices: rows,
           cleanQueries: shift,
           device,
         });
@@ -147,7 +147,7 @@ async function score(
   const forward = () => {
     const [input, rowIds, targetIds] = uploadIntegers([ids, rows, targets], device);
     const hidden = model.forward(input.view([ids.length / width, width]), plan(rowIds));
-    return functional.linearCrossEntropy(hidden, model.headWeight, targetIds, { chunkSize }).nll;
+    return model.crossEntropy(hidden, targetIds, { chunkSize }).nll;
   };
   const kind = device.startsWith("cuda") ? "cuda" : "cpu";
   using nll = torch.scope(() =>

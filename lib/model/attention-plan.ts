@@ -2,6 +2,22 @@ import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { ModelError } from "./errors.js";
 
+/**
+ * What a plan's attention is, said in numbers: for those who compute it in another way, as over several processes.
+ * `documents` are as in the plans' options.
+ */
+export type AttentionPattern =
+  | { readonly kind: "causal"; readonly length: number; readonly documents?: readonly number[] }
+  | {
+      readonly kind: "block-diffusion";
+      /** L: the input has 2L positions, noisy half first. */
+      readonly length: number;
+      readonly blockSize: number;
+      readonly documents?: readonly number[];
+      /** Whether the clean half's queries are wanted in the last layer. */
+      readonly cleanQueries: boolean;
+    };
+
 /** What a forward pass attends to. The decoder knows nothing of diffusion or caches: it asks the plan. */
 export interface AttentionPlan {
   /** int64 [s] or [b, s]: rotary positions. */
@@ -16,7 +32,11 @@ export interface AttentionPlan {
     readonly queries?: number;
     /** int64 [n]: indices into the flattened [b * queries] positions whose hidden states are wanted. */
     readonly rows?: Tensor;
+    /** The numbers in `rows`, where the host knows them: whoever needs them there then waits for no device. */
+    readonly rowIndices?: Int32Array;
   };
+  /** Set where {@link attend} is one of the known patterns. Absent: anything at all, and no one may replace it. */
+  readonly pattern?: AttentionPattern;
 }
 
 /** Options of {@link causalPlan}. */
@@ -28,19 +48,22 @@ export interface CausalPlanOptions {
   documents?: readonly number[];
   /** int64 [n]: the flattened positions whose hidden states are wanted. */
   rows?: Tensor;
+  /** The numbers in `rows`, see {@link AttentionPlan.lastLayer}. */
+  rowIndices?: Int32Array;
   /** Default "cpu". */
   device?: string;
 }
 
 /** Plain left-to-right attention over rows of `length` tokens, by the flash operator `causal_attention`. */
 export function causalPlan(length: number, options: CausalPlanOptions = {}): AttentionPlan {
-  const { documents, rows, device = "cpu" } = options;
+  const { documents, rows, rowIndices, device = "cpu" } = options;
   const starts = documents ? [...documents] : null;
   return {
     positions: starts ? documentPositions(starts, length, device) : torch.arange(length, { dtype: "int64", device }),
     end: length,
     attend: (_, q, k, v) => torch.ops.diffcoder.causal_attention(q, k, v, starts, null) as Tensor,
-    ...(rows && { lastLayer: { rows } }),
+    ...(rows && { lastLayer: { rows, rowIndices } }),
+    pattern: { kind: "causal", length, ...(documents && { documents }) },
   };
 }
 

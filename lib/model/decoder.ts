@@ -112,6 +112,14 @@ export class DecoderLayer extends Module {
   }
 }
 
+/** Options of {@link Decoder.crossEntropy}. */
+export interface CrossEntropyOptions {
+  /** float32 [n], factors of the rows; default 1. */
+  rowWeights?: Tensor;
+  /** Rows whose logits exist at once; default 1024. */
+  chunkSize?: number;
+}
+
 /** Options of {@link Decoder}. */
 export interface DecoderOptions extends FactoryOptions {
   /** Random numbers of the initial weights. */
@@ -194,6 +202,17 @@ export class Decoder extends Module {
   /** Logits [..., vocabSize] of final hidden states [..., hiddenSize]. */
   logits(hidden: Tensor): Tensor {
     return functional.linear(hidden, this.headWeight);
+  }
+
+  /**
+   * Cross-entropy of the next thing after final hidden states [n, hiddenSize], without their logits. Objectives use this
+   * rather than the head's weight, so that they run unchanged where a rank holds only a part of the hidden states.
+   *
+   * @param targets int64 [n]
+   * @returns loss = sum(rowWeights * nll), a scalar that can be differentiated, and nll float32 [n], detached
+   */
+  crossEntropy(hidden: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): { loss: Tensor; nll: Tensor } {
+    return functional.linearCrossEntropy(hidden, this.headWeight, targets, options);
   }
 
   override to(options: FactoryOptions): this {

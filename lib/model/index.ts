@@ -1,4 +1,5 @@
 export {
+  type AttentionPattern,
   type AttentionPlan,
   type CausalPlanOptions,
   causalPlan,
@@ -20,6 +21,7 @@ export {
 export { type ConfigJson, parseConfigJson, toConfigJson } from "./config-json.js";
 export {
   Attention,
+  type CrossEntropyOptions,
   countParameters,
   Decoder,
   DecoderLayer,

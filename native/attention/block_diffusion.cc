@@ -13,6 +13,7 @@
 #include "../kernels/ops.h"
 #include "block_diffusion_merged.h"
 #include "local_blocks.h"
+#include "parts.h"
 #include "range_attention.h"
 #include "reference.h"
 
@@ -83,6 +84,44 @@ at::Tensor attend(const at::Tensor& q_any, const at::Tensor& k_any, const at::Te
   return forward(q, k, v, options).out;
 }
 
+void check_head_dim(const char* op, const at::Tensor& q, bool merged) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!merged || q.size(3) <= kLargestHeadDim, op, ": head_dim up to ", kLargestHeadDim,
+                              ", got ", q.size(3));
+}
+
+AttentionParts part_forward(const char* op, const at::Tensor& q_any, const at::Tensor& k_any, const at::Tensor& v_any,
+                            int64_t block_size, c10::OptionalIntArrayRef boundaries, std::optional<double> scale,
+                            bool merged) {
+  check_block_diffusion_attention(q_any, k_any, v_any, block_size);
+  check_part(op, q_any, k_any, v_any);
+  check_head_dim(op, q_any, merged);
+  const PartScope scope(q_any);
+  const at::Tensor q = with_contiguous_rows(q_any), k = with_contiguous_rows(k_any), v = with_contiguous_rows(v_any);
+  const Options options{block_size, documents_of(op, boundaries, k.size(0), k.size(1) / 2), attention_scale(q, scale),
+                        merged};
+  if (is_empty(q, k)) return empty_part(q);
+  const AttentionResult result = forward(q, k, v, options);
+  return {result.out, result.lse};
+}
+
+AttentionPartGradients part_backward(const char* op, const at::Tensor& grad, const at::Tensor& q_any,
+                                     const at::Tensor& k_any, const at::Tensor& v_any, const at::Tensor& out,
+                                     const at::Tensor& lse, int64_t block_size, c10::OptionalIntArrayRef boundaries,
+                                     std::optional<double> scale, bool merged) {
+  check_block_diffusion_attention(q_any, k_any, v_any, block_size);
+  check_part(op, q_any, k_any, v_any);
+  check_head_dim(op, q_any, merged);
+  check_merged(op, grad, q_any, out, lse);
+  const PartScope scope(q_any);
+  const at::Tensor q = with_contiguous_rows(q_any), k = with_contiguous_rows(k_any), v = with_contiguous_rows(v_any);
+  const Options options{block_size, documents_of(op, boundaries, k.size(0), k.size(1) / 2), attention_scale(q, scale),
+                        merged};
+  if (is_empty(q, k)) return empty_gradients(q, k, v);
+  const AttentionGradients g =
+      backward(with_contiguous_rows(grad), q, k, v, {with_contiguous_rows(out), lse.contiguous()}, options);
+  return {g.q, g.k, g.v};
+}
+
 /// CUDA's kernels hold a row in registers; longer ones take plain operators.
 bool has_kernel(const at::Tensor& q) {
   return q.dim() == 4 && q.size(3) <= kLargestHeadDim && (q.is_cpu() || q.is_cuda());
@@ -102,6 +141,36 @@ at::Tensor block_diffusion_attention_merged(const at::Tensor& q, const at::Tenso
   TORCH_CHECK_NOT_IMPLEMENTED(has_kernel(q), "block_diffusion_attention_merged: on CPU and CUDA, head_dim up to ",
                               kLargestHeadDim, ", got ", q.device(), " and ", q.sizes());
   return attend(q, k, v, block_size, documents, scale, true);
+}
+
+AttentionParts block_diffusion_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                                 int64_t block_size, c10::OptionalIntArrayRef documents,
+                                                 std::optional<double> scale) {
+  return part_forward("block_diffusion_attention_forward", q, k, v, block_size, documents, scale, !q.is_cpu());
+}
+
+AttentionPartGradients block_diffusion_attention_backward(const at::Tensor& grad, const at::Tensor& q,
+                                                          const at::Tensor& k, const at::Tensor& v,
+                                                          const at::Tensor& out, const at::Tensor& lse,
+                                                          int64_t block_size, c10::OptionalIntArrayRef documents,
+                                                          std::optional<double> scale) {
+  return part_backward("block_diffusion_attention_backward", grad, q, k, v, out, lse, block_size, documents, scale,
+                       !q.is_cpu());
+}
+
+AttentionParts block_diffusion_attention_merged_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                                        int64_t block_size, c10::OptionalIntArrayRef documents,
+                                                        std::optional<double> scale) {
+  return part_forward("block_diffusion_attention_merged_forward", q, k, v, block_size, documents, scale, true);
+}
+
+AttentionPartGradients block_diffusion_attention_merged_backward(const at::Tensor& grad, const at::Tensor& q,
+                                                                 const at::Tensor& k, const at::Tensor& v,
+                                                                 const at::Tensor& out, const at::Tensor& lse,
+                                                                 int64_t block_size, c10::OptionalIntArrayRef documents,
+                                                                 std::optional<double> scale) {
+  return part_backward("block_diffusion_attention_merged_backward", grad, q, k, v, out, lse, block_size, documents,
+                       scale, true);
 }
 
 }  // namespace diffcoder

@@ -11,6 +11,7 @@
 #include "../kernels/gradients.h"
 #include "../kernels/ops.h"
 #include "flash.h"
+#include "parts.h"
 #include "range_attention.h"
 #include "reference.h"
 
@@ -90,6 +91,37 @@ at::Tensor causal_attention(const at::Tensor& q_any, const at::Tensor& k_any, co
   if (wants_gradient(q, k, v)) return CausalAttention::apply(q, k, v, documents, attention_scale(q, scale));
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return forward(q, k, v, documents, attention_scale(q, scale)).out;
+}
+
+AttentionParts causal_attention_forward(const at::Tensor& q_any, const at::Tensor& k_any, const at::Tensor& v_any,
+                                        c10::OptionalIntArrayRef boundaries, std::optional<double> scale) {
+  constexpr const char* op = "causal_attention_forward";
+  check_causal_attention(q_any, k_any, v_any);
+  check_part(op, q_any, k_any, v_any);
+  const PartScope scope(q_any);
+  const std::vector<Document> documents = documents_of(op, boundaries, q_any.size(0), q_any.size(1));
+  if (is_empty(q_any, k_any)) return empty_part(q_any);
+  const at::Tensor q = with_contiguous_rows(q_any), k = with_contiguous_rows(k_any), v = with_contiguous_rows(v_any);
+  const AttentionResult result = forward(q, k, v, documents, attention_scale(q, scale));
+  return {result.out, result.lse};
+}
+
+AttentionPartGradients causal_attention_backward(const at::Tensor& grad, const at::Tensor& q_any,
+                                                 const at::Tensor& k_any, const at::Tensor& v_any,
+                                                 const at::Tensor& out, const at::Tensor& lse,
+                                                 c10::OptionalIntArrayRef boundaries, std::optional<double> scale) {
+  constexpr const char* op = "causal_attention_backward";
+  check_causal_attention(q_any, k_any, v_any);
+  check_part(op, q_any, k_any, v_any);
+  check_merged(op, grad, q_any, out, lse);
+  const PartScope scope(q_any);
+  const std::vector<Document> documents = documents_of(op, boundaries, q_any.size(0), q_any.size(1));
+  if (is_empty(q_any, k_any)) return empty_gradients(q_any, k_any, v_any);
+  const at::Tensor q = with_contiguous_rows(q_any), k = with_contiguous_rows(k_any), v = with_contiguous_rows(v_any);
+  const AttentionResult merged{with_contiguous_rows(out), lse.contiguous()};
+  const AttentionGradients g =
+      backward(with_contiguous_rows(grad), q, k, v, merged, documents, attention_scale(q, scale));
+  return {g.q, g.k, g.v};
 }
 
 }  // namespace diffcoder

@@ -23,30 +23,32 @@ at::Tensor grouped_heads(const at::Tensor& t, int64_t group) {
       .reshape({t.size(0), t.size(2) * group, t.size(1), t.size(3)});
 }
 
-at::Tensor causal_scores(const at::Tensor& q, const at::Tensor& k, double scale) {
+at::Tensor scores_of(const at::Tensor& q, const at::Tensor& k, double scale, bool causal) {
   const at::Tensor scores = at::matmul(q, k.transpose(2, 3)) * scale;
+  if (!causal) return scores;
   const at::Tensor hidden = at::ones({q.size(2), k.size(2)}, q.options().dtype(at::kBool)).triu(1);
   return scores.masked_fill(hidden, -std::numeric_limits<double>::infinity());
 }
 
 /// The scores exist here: for dtypes that no flash kernel takes. Computed in float32, or float64 for float64.
-AttentionResult plain_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
+AttentionResult plain_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
+                              bool causal) {
   const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const int64_t group = q.size(2) / k.size(2);
-  const at::Tensor scores = causal_scores(q.transpose(1, 2).to(acc), grouped_heads(k.to(acc), group), scale);
+  const at::Tensor scores = scores_of(q.transpose(1, 2).to(acc), grouped_heads(k.to(acc), group), scale, causal);
   const at::Tensor lse = scores.logsumexp(-1);
   const at::Tensor out = at::matmul((scores - lse.unsqueeze(-1)).exp(), grouped_heads(v.to(acc), group));
   return {out.to(q.scalar_type()).transpose(1, 2), lse};
 }
 
 AttentionGradients plain_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const at::Tensor& out, const at::Tensor& lse, double scale) {
+                                  const at::Tensor& out, const at::Tensor& lse, double scale, bool causal) {
   const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const int64_t group = q.size(2) / k.size(2);
   const at::Tensor qh = q.transpose(1, 2).to(acc), kh = grouped_heads(k.to(acc), group),
                    vh = grouped_heads(v.to(acc), group);
   const at::Tensor g = grad.transpose(1, 2).to(acc), o = out.transpose(1, 2).to(acc);
-  const at::Tensor p = (causal_scores(qh, kh, scale) - lse.unsqueeze(-1)).exp();
+  const at::Tensor p = (scores_of(qh, kh, scale, causal) - lse.unsqueeze(-1)).exp();
   const at::Tensor delta = (g * o).sum(-1, true);
   const at::Tensor ds = p * (at::matmul(g, vh.transpose(2, 3)) - delta) * scale;
   const auto per_key_head = [&](const at::Tensor& t) {
@@ -60,12 +62,41 @@ AttentionGradients plain_backward(const at::Tensor& grad, const at::Tensor& q, c
 /// without checking, and its random state only with dropout.
 AttentionGradients cuda_flash_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                                       const at::Tensor& starts, int64_t longest_q, int64_t longest_k, double scale) {
+                                       const at::Tensor& starts, int64_t longest_q, int64_t longest_k, double scale,
+                                       bool causal) {
   const at::Tensor no_state = at::empty({2}, q.options().dtype(at::kUInt64));
   auto [dq, dk, dv] =
       at::_flash_attention_backward(grad.contiguous(), q, k, v, out.contiguous(), lse.contiguous(), starts, starts,
-                                    longest_q, longest_k, 0.0, /*is_causal=*/true, no_state, no_state, scale);
+                                    longest_q, longest_k, 0.0, causal, no_state, no_state, scale);
   return {dq, dk, dv};
+}
+
+/// Attention over rows of [b, s, h, d], causal or without a mask.
+AttentionResult dense_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
+                              bool causal) {
+  if (q.is_cpu()) {
+    const auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(q.transpose(1, 2), k.transpose(1, 2),
+                                                                            v.transpose(1, 2), 0.0, causal, {}, scale);
+    return {out.transpose(1, 2), lse};
+  }
+  if (uses_cuda_flash(q)) {
+    auto [out, lse, rng_state, unused, debug_mask] = at::_flash_attention_forward(
+        q, k, v, {}, {}, q.size(1), k.size(1), 0.0, causal, /*return_debug_mask=*/false, scale);
+    return {out, lse};
+  }
+  return plain_forward(q, k, v, scale, causal);
+}
+
+AttentionGradients dense_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const at::Tensor& out, const at::Tensor& lse, double scale, bool causal) {
+  if (q.is_cpu()) {
+    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+        grad.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2), lse, 0.0,
+        causal, {}, scale);
+    return {dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)};
+  }
+  if (uses_cuda_flash(q)) return cuda_flash_backward(grad, q, k, v, out, lse, {}, q.size(1), k.size(1), scale, causal);
+  return plain_backward(grad, q, k, v, out, lse, scale, causal);
 }
 
 /// body(first, length) for every segment.
@@ -95,30 +126,21 @@ at::Tensor with_contiguous_rows(const at::Tensor& t) {
 }
 
 AttentionResult causal_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
-  if (q.is_cpu()) {
-    const auto [out, lse] =
-        at::_scaled_dot_product_flash_attention_for_cpu(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0,
-                                                        /*is_causal=*/true, {}, scale);
-    return {out.transpose(1, 2), lse};
-  }
-  if (uses_cuda_flash(q)) {
-    auto [out, lse, rng_state, unused, debug_mask] = at::_flash_attention_forward(
-        q, k, v, {}, {}, q.size(1), k.size(1), 0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
-    return {out, lse};
-  }
-  return plain_forward(q, k, v, scale);
+  return dense_forward(q, k, v, scale, /*causal=*/true);
 }
 
 AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
                                    const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse, double scale) {
-  if (q.is_cpu()) {
-    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        grad.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2), lse, 0.0,
-        /*is_causal=*/true, {}, scale);
-    return {dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)};
-  }
-  if (uses_cuda_flash(q)) return cuda_flash_backward(grad, q, k, v, out, lse, {}, q.size(1), k.size(1), scale);
-  return plain_backward(grad, q, k, v, out, lse, scale);
+  return dense_backward(grad, q, k, v, out, lse, scale, /*causal=*/true);
+}
+
+AttentionResult full_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
+  return dense_forward(q, k, v, scale, /*causal=*/false);
+}
+
+AttentionGradients full_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                 const at::Tensor& out, const at::Tensor& lse, double scale) {
+  return dense_backward(grad, q, k, v, out, lse, scale, /*causal=*/false);
 }
 
 AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -145,7 +167,8 @@ AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tens
                                           const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                                           const Segments& segments, double scale) {
   if (uses_cuda_flash(q)) {
-    return cuda_flash_backward(grad, q, k, v, out, lse, segments.starts, segments.longest, segments.longest, scale);
+    return cuda_flash_backward(grad, q, k, v, out, lse, segments.starts, segments.longest, segments.longest, scale,
+                               /*causal=*/true);
   }
   const AttentionGradients total{at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()),
                                  at::empty(v.sizes(), v.options())};

@@ -1,8 +1,8 @@
 #pragma once
 
-// Causal attention that returns its log-sum-exp, and a backward pass that takes one: libtorch's flash attention where
-// it has a kernel (CPU: every floating dtype; CUDA: bfloat16 and float16), plain operators elsewhere. Tensors are [b,
-// s, h, d]; h may be a multiple of k's heads.
+// Attention that returns its log-sum-exp, and a backward pass that takes one: libtorch's flash attention where it has a
+// kernel (CPU: every floating dtype; CUDA: bfloat16 and float16), plain operators elsewhere. Tensors are [b, s, h, d];
+// h may be a multiple of k's heads.
 
 #include <ATen/core/Tensor.h>
 
@@ -29,6 +29,12 @@ AttentionResult causal_forward(const at::Tensor& q, const at::Tensor& k, const a
 /// (merged results).
 AttentionGradients causal_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
                                    const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse, double scale);
+
+/// The same without a mask, for any number of queries and keys.
+AttentionResult full_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale);
+
+AttentionGradients full_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                 const at::Tensor& out, const at::Tensor& lse, double scale);
 
 /// Whether causal_forward on these tensors, packed or not, is CUDA's flash kernel.
 bool uses_cuda_flash(const at::Tensor& q);

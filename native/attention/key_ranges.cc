@@ -33,6 +33,14 @@ std::vector<KeyRanges> causal_ranges(const std::vector<Document>& documents, int
   return {std::move(queries)};
 }
 
+std::vector<KeyRanges> full_ranges(int64_t queries, int64_t keys) {
+  const auto all = [&](int64_t bound) {
+    return std::vector<std::vector<int32_t>>{
+        std::vector<int32_t>(static_cast<size_t>(queries), static_cast<int32_t>(bound))};
+  };
+  return {{0, queries, false, all(0), all(keys)}};
+}
+
 std::vector<KeyRanges> block_diffusion_ranges(const std::vector<Document>& documents, int64_t batch, int64_t length,
                                               int64_t block_size, bool clean_queries) {
   if (documents.empty()) return {};

@@ -21,6 +21,9 @@ struct KeyRanges {
 /// Query i sees its document's keys up to itself.
 std::vector<KeyRanges> causal_ranges(const std::vector<Document>& documents, int64_t batch, int64_t length);
 
+/// Every query sees every key.
+std::vector<KeyRanges> full_ranges(int64_t queries, int64_t keys);
+
 /// With s and e the document's bounds and [f, l) the query's block within the half of `length` positions (noisy half
 /// first):
 ///   noisy query: clean keys [s, f) and noisy keys [f, l)         clean query: clean keys [s, l)

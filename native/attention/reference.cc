@@ -61,6 +61,8 @@ double default_scale(const at::Tensor& q, std::optional<double> scale) {
   return scale.has_value() ? *scale : 1.0 / std::sqrt(static_cast<double>(q.size(3)));
 }
 
+}  // namespace
+
 void check_attention(const char* op, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   TORCH_CHECK_VALUE(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, op,
                     ": q, k and v must be [batch, positions, heads, head_dim], got ", q.sizes(), ", ", k.sizes(),
@@ -77,8 +79,6 @@ void check_attention(const char* op, const at::Tensor& q, const at::Tensor& k, c
       v.scalar_type());
   TORCH_CHECK_VALUE(q.device() == k.device() && q.device() == v.device(), op, ": q, k and v are on different devices");
 }
-
-}  // namespace
 
 void check_block_diffusion_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      int64_t block_size) {

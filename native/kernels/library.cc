@@ -111,6 +111,38 @@ TORCH_LIBRARY(diffcoder, m) {
   m.def("causal_attention(Tensor q, Tensor k, Tensor v, int[]? documents=None, float? scale=None) -> Tensor",
         &causal_attention);
 
+  // Parts of a larger softmax. No autograd, no autocast: TypeScript composes them into differentiable functions.
+  m.def(
+      "block_diffusion_attention_forward(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, float? "
+      "scale=None) -> (Tensor out, Tensor lse)",
+      &block_diffusion_attention_forward);
+  m.def(
+      "block_diffusion_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, int "
+      "block_size, int[]? documents=None, float? scale=None) -> (Tensor dq, Tensor dk, Tensor dv)",
+      &block_diffusion_attention_backward);
+  m.def(
+      "block_diffusion_attention_merged_forward(Tensor q, Tensor k, Tensor v, int block_size, int[]? documents=None, "
+      "float? scale=None) -> (Tensor out, Tensor lse)",
+      &block_diffusion_attention_merged_forward);
+  m.def(
+      "block_diffusion_attention_merged_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+      "int block_size, int[]? documents=None, float? scale=None) -> (Tensor dq, Tensor dk, Tensor dv)",
+      &block_diffusion_attention_merged_backward);
+  m.def(
+      "causal_attention_forward(Tensor q, Tensor k, Tensor v, int[]? documents=None, float? scale=None) -> (Tensor "
+      "out, Tensor lse)",
+      &causal_attention_forward);
+  m.def(
+      "causal_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, int[]? "
+      "documents=None, float? scale=None) -> (Tensor dq, Tensor dk, Tensor dv)",
+      &causal_attention_backward);
+  m.def("attention_forward(Tensor q, Tensor k, Tensor v, float? scale=None) -> (Tensor out, Tensor lse)",
+        &attention_forward);
+  m.def(
+      "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float? scale=None) -> "
+      "(Tensor dq, Tensor dk, Tensor dv)",
+      &attention_backward);
+
   m.def("rms_norm_reference(Tensor x, Tensor weight, float eps) -> Tensor", &rms_norm_reference);
   m.def("add_rms_norm_reference(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor normed, Tensor sum)",
         &add_rms_norm_reference);

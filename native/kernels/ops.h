@@ -38,4 +38,41 @@ at::Tensor block_diffusion_attention_merged(const at::Tensor& q, const at::Tenso
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             c10::OptionalIntArrayRef documents, std::optional<double> scale);
 
+// Parts of a larger softmax, without autograd (attention/parts.h). Forward: (out, lse [b, h, s] in float32, or float64
+// for float64). Backward: `out` and `lse` may be those of more keys than k holds; (dq, dk, dv).
+
+std::tuple<at::Tensor, at::Tensor> block_diffusion_attention_forward(const at::Tensor& q, const at::Tensor& k,
+                                                                     const at::Tensor& v, int64_t block_size,
+                                                                     c10::OptionalIntArrayRef documents,
+                                                                     std::optional<double> scale);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> block_diffusion_attention_backward(
+    const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+    const at::Tensor& lse, int64_t block_size, c10::OptionalIntArrayRef documents, std::optional<double> scale);
+
+/// The same as CUDA computes them, on any device.
+std::tuple<at::Tensor, at::Tensor> block_diffusion_attention_merged_forward(const at::Tensor& q, const at::Tensor& k,
+                                                                            const at::Tensor& v, int64_t block_size,
+                                                                            c10::OptionalIntArrayRef documents,
+                                                                            std::optional<double> scale);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> block_diffusion_attention_merged_backward(
+    const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+    const at::Tensor& lse, int64_t block_size, c10::OptionalIntArrayRef documents, std::optional<double> scale);
+
+std::tuple<at::Tensor, at::Tensor> causal_attention_forward(const at::Tensor& q, const at::Tensor& k,
+                                                            const at::Tensor& v, c10::OptionalIntArrayRef documents,
+                                                            std::optional<double> scale);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_attention_backward(const at::Tensor& grad, const at::Tensor& q,
+                                                                         const at::Tensor& k, const at::Tensor& v,
+                                                                         const at::Tensor& out, const at::Tensor& lse,
+                                                                         c10::OptionalIntArrayRef documents,
+                                                                         std::optional<double> scale);
+
+/// No mask: q [b, sq, h, d], k and v [b, sk, hkv, d].
+std::tuple<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                                     std::optional<double> scale);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tensor& grad, const at::Tensor& q,
+                                                                  const at::Tensor& k, const at::Tensor& v,
+                                                                  const at::Tensor& out, const at::Tensor& lse,
+                                                                  std::optional<double> scale);
+
 }  // namespace diffcoder

@@ -101,6 +101,102 @@ describe.each(DTYPES)("causal_attention in %s against a dense mask in float64", 
   });
 });
 
+type Part = [out: Tensor, lse: Tensor];
+type Gradients = [dq: Tensor, dk: Tensor, dv: Tensor];
+
+/** out and lse of both parts' keys, as a ring of ranks merges them. */
+function merge([out, lse]: Part, [more, moreLse]: Part): Part {
+  const share = moreLse.sub(lse).sigmoid().transpose(1, 2).unsqueeze(-1);
+  return [out.to(lse.dtype).lerp(more.to(lse.dtype), share).to(out.dtype), lse.logaddexp(moreLse)];
+}
+
+describe.each(DTYPES)("parts of a split softmax in %s: merged, they are the whole in float64", (dtype) => {
+  /** The worst errors of out and gradients (as shares of the largest), from a run on the device and whole attention. */
+  function errors(actual: Tensor[], expected: Tensor[]): number {
+    const floor = Math.max(...expected.slice(1).map((x) => 0.05 * x.abs().amax().item()));
+    return Math.max(...actual.map((x, i) => relativeError(x, expected[i], floor)));
+  }
+
+  function whole(operator: string, qkv: Tensor[], grad: Tensor, ...options: unknown[]): Tensor[] {
+    const leaves = qkv.map((x) => x.detach().double().requiresGrad_());
+    const out = diffcoder[operator](...leaves, ...options) as Tensor;
+    return [out.detach(), ...(torch.grad([out], leaves, { gradOutputs: [grad.double()] }) as Tensor[])];
+  }
+
+  it.each(BLOCKS)("block diffusion, B %i: a piece's own keys, and the clean ones before it", (block) => {
+    torch.scope(() => {
+      const [length, from] = [160, 64];
+      for (const documents of [null, [0, 160 - 32, 160]]) {
+        for (const asking of [2, 1]) {
+          const shape = { batch: 1, length, heads: 4, keyHeads: 2, headDim: 64 };
+          const qkv = inputs(shape, asking * length, 2 * length, dtype);
+          const grad = new Draw(12).normal([1, asking * length, 4, 64], dtype);
+          const operator = "block_diffusion_attention_reference";
+          const [out, dq, dk, dv] = whole(operator, qkv, grad, block, documents, null);
+          const starts = (n: number) => Array.from({ length: n }, (_, half) => half * length + from);
+          const piece = (x: Tensor, n = 2) =>
+            torch.cat(
+              starts(n).map((start) => x.narrow(1, start, length - from)),
+              1,
+            );
+          const earlier = (x: Tensor) => x.narrow(1, length, from);
+          const here = (x: Tensor) => x.to(device);
+          const [q, k, v] = [piece(qkv[0], asking), piece(qkv[1]), piece(qkv[2])].map(here);
+          const [kBefore, vBefore] = [earlier(qkv[1]), earlier(qkv[2])].map(here);
+          const settings = [block, documents && [0, 160 - 32 - from, 160 - from], null];
+          const own = diffcoder.block_diffusion_attention_forward(q, k, v, ...settings) as Part;
+          // Only the first document begins before the piece.
+          const seeing = documents ? 160 - 32 - from : length - from;
+          const runs = Array.from({ length: asking }, (_, half) => half * (length - from));
+          const [merged, lse] = [own[0].clone(), own[1].clone()];
+          for (const start of runs) {
+            const asked = q.narrow(1, start, seeing);
+            const more = diffcoder.attention_forward(asked, kBefore, vBefore, null) as Part;
+            const [a, b] = merge([merged.narrow(1, start, seeing), lse.narrow(2, start, seeing)], more);
+            merged.narrow(1, start, seeing).copy_(a);
+            lse.narrow(2, start, seeing).copy_(b);
+          }
+          const g = here(piece(grad, asking));
+          const mine = diffcoder.block_diffusion_attention_backward(g, q, k, v, merged, lse, ...settings) as Gradients;
+          for (const start of runs) {
+            const cut = (x: Tensor) => x.narrow(1, start, seeing);
+            const results = [cut(merged), lse.narrow(2, start, seeing)];
+            const asked = [cut(g), cut(q), kBefore, vBefore];
+            const [more] = diffcoder.attention_backward(...asked, ...results, null) as Gradients;
+            cut(mine[0]).add_(more);
+          }
+          const expected = [piece(out, asking), piece(dq, asking), piece(dk), piece(dv)];
+          const title = `${asking} halves ask, documents ${documents}`;
+          expect(errors([merged, ...mine], expected), title).toBeLessThan(tolerance[dtype]);
+        }
+      }
+    });
+  });
+
+  it("causal, and attention without a mask of few queries to many keys", () => {
+    torch.scope(() => {
+      for (const [name, shape] of Object.entries(SHAPES)) {
+        const { length, batch, heads, headDim } = shape;
+        if (shape.documents || length < 3) continue;
+        const qkv = inputs(shape, length, length, dtype);
+        const grad = new Draw(12).normal([batch, length, heads, headDim], dtype);
+        const [out, dq, dk, dv] = whole("causal_attention_reference", qkv, grad, null, null);
+        for (const from of [1, length - 1]) {
+          const late = (x: Tensor) => x.narrow(1, from, length - from);
+          const [q, k, v, g] = [...qkv, grad].map((x) => late(x).to(device));
+          const [kBefore, vBefore] = [qkv[1], qkv[2]].map((x) => x.narrow(1, 0, from).to(device));
+          const own = diffcoder.causal_attention_forward(q, k, v, null, null) as Part;
+          const [merged, lse] = merge(own, diffcoder.attention_forward(q, kBefore, vBefore, null) as Part);
+          const mine = diffcoder.causal_attention_backward(g, q, k, v, merged, lse, null, null) as Gradients;
+          const [more] = diffcoder.attention_backward(g, q, kBefore, vBefore, merged, lse, null) as Gradients;
+          const actual = [merged, mine[0].add(more), mine[1], mine[2]];
+          expect(errors(actual, [out, dq, dk, dv].map(late)), `${name}, from ${from}`).toBeLessThan(tolerance[dtype]);
+        }
+      }
+    });
+  });
+});
+
 describe("what the operators promise", () => {
   const shape = { batch: 1, length: 64, heads: 4, keyHeads: 2, headDim: 64 };
   const attend = (qkv: Tensor[], documents: number[] | null = null) =>
