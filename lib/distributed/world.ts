@@ -56,8 +56,9 @@ export async function initProcessGroup(options: InitOptions = {}): Promise<World
   const device = backend === "nccl" ? takeDevice(localRank) : "cpu";
   const isServer = rank === 0 && !storeIsHosted;
   const base = await connect({ host: masterAddr, port: masterPort, isServer, timeout });
-  // A store that a launcher keeps still has the keys of the attempt before.
-  const store = new PrefixStore(`diffcoder/${restartCount}`, base);
+  // A store that a launcher keeps still has the keys of the attempt before. One of rank 0's is new with each attempt, and
+  // the launchers of several machines do not count alike.
+  const store = new PrefixStore(storeIsHosted ? `diffcoder/${restartCount}` : "diffcoder", base);
   const control = await ProcessGroup.create(store, rank, size, { backend: "gloo", timeout, name: "control" });
   const group = await ProcessGroup.create(store, rank, size, { backend, timeout, name: "world", device });
   current = { rank, size, localRank, environment, device, store, group, control };

@@ -17,8 +17,14 @@ export interface KeyValueCacheOptions {
   device?: string;
 }
 
+interface Memory {
+  keys: Tensor;
+  values: Tensor;
+}
+
 /**
- * Keys and values of the tokens that are final, in memory allocated once: per layer [batch, maxLength, hkv, d].
+ * Keys and values of the tokens that are final, in memory allocated with the first of them: per layer
+ * [batch, maxLength, hkv, d], where hkv are the heads that this process computes.
  *
  * A forward pass with a {@link cachedPlan} writes the keys and values of its tokens behind the `length` tokens kept so
  * far. They are scratch until {@link advance} keeps them, so a denoising pass that is thrown away needs no clean-up.
@@ -26,8 +32,9 @@ export interface KeyValueCacheOptions {
 export class KeyValueCache {
   readonly maxLength: number;
   readonly batch: number;
-  readonly #keys: Tensor[];
-  readonly #values: Tensor[];
+  readonly device: string;
+  readonly #dtype: DTypeLike;
+  readonly #layers: (Memory | undefined)[];
   #length = 0;
 
   constructor(
@@ -36,11 +43,9 @@ export class KeyValueCache {
   ) {
     this.batch = batch;
     this.maxLength = maxLength;
-    const shape = [batch, maxLength, config.numKeyValueHeads, config.headDim];
-    const allocate = () =>
-      Array.from({ length: config.numLayers }, () => torch.keep(torch.empty(shape, { dtype, device })));
-    this.#keys = allocate();
-    this.#values = allocate();
+    this.device = device;
+    this.#dtype = dtype;
+    this.#layers = new Array<Memory | undefined>(config.numLayers).fill(undefined);
   }
 
   /** A cache that fits a model: its dtype, its device. */
@@ -52,10 +57,6 @@ export class KeyValueCache {
   /** Tokens kept. */
   get length(): number {
     return this.#length;
-  }
-
-  get device(): string {
-    return this.#keys[0].device;
   }
 
   /** Keeps the first `count` of the tokens that the last forward pass wrote. */
@@ -100,9 +101,7 @@ export class KeyValueCache {
       throw new ModelError("CACHE_SHAPE", `keys of ${batch} rows for a cache of ${this.batch}`);
     }
     this.reserve(count);
-    const [keys, values] = [this.#keys[layer], this.#values[layer]];
-    if (!keys || !values)
-      throw new ModelError("CACHE_SHAPE", `layer ${layer} of a cache of ${this.#keys.length} layers`);
+    const { keys, values } = this.#memoryOf(layer, k);
     torch.noGrad(() => {
       keys.narrow(1, this.#length, count).copy_(k);
       values.narrow(1, this.#length, count).copy_(v);
@@ -111,8 +110,24 @@ export class KeyValueCache {
     return { keys: keys.narrow(1, 0, total), values: values.narrow(1, 0, total) };
   }
 
+  #memoryOf(layer: number, { shape: [, , heads, width] }: Tensor): Memory {
+    if (!(layer >= 0 && layer < this.#layers.length)) {
+      throw new ModelError("CACHE_SHAPE", `layer ${layer} of a cache of ${this.#layers.length} layers`);
+    }
+    const known = this.#layers[layer];
+    if (known) return known;
+    const shape = [this.batch, this.maxLength, heads, width];
+    const allocate = () => torch.keep(torch.empty(shape, { dtype: this.#dtype, device: this.device }));
+    const memory = { keys: allocate(), values: allocate() };
+    this.#layers[layer] = memory;
+    return memory;
+  }
+
   dispose(): void {
-    for (const tensor of [...this.#keys, ...this.#values]) tensor.dispose();
+    for (const memory of this.#layers) {
+      memory?.keys.dispose();
+      memory?.values.dispose();
+    }
   }
 
   [Symbol.dispose](): void {

@@ -1,6 +1,7 @@
 import {
   DataParallel,
   DeviceMesh,
+  DistributedError,
   type LocalTensor,
   type ProcessGroup,
   type World,
@@ -9,8 +10,10 @@ import {
 import type { Decoder } from "../model/index.js";
 import { checkpoint, gradNorm, wrapForward } from "../nn/index.js";
 import * as torch from "../torch/index.js";
+import { contextParallel } from "./context/index.js";
 import { MESH_DIMENSIONS, type MeshDimension, type MeshShape, meshShape } from "./layout.js";
 import type { ParallelSettings } from "./options.js";
+import { type TensorParallel, tensorParallel } from "./tensor.js";
 
 type Tensor = torch.Tensor;
 
@@ -26,10 +29,14 @@ export class ParallelModel {
   readonly data: { rank: number; size: number };
   /** Whether this process's counts enter sums over all: of ranks that share a batch's rows only one does. */
   readonly counts: boolean;
+  /** Whether numbers that are whole on this process enter {@link sumLosses}: of ranks that share sequences only one does. */
+  readonly countsInLosses: boolean;
   readonly #mesh: DeviceMesh<MeshDimension> | undefined;
   readonly #groups: Groups;
+  #tensorParallel: TensorParallel | undefined;
   #dataParallel: DataParallel | undefined;
-  readonly #unwrap: (() => void)[] = [];
+  /** Takes off what was put around the model, the innermost first. */
+  readonly #layers: (() => void)[] = [];
 
   private constructor(
     model: Decoder,
@@ -44,7 +51,8 @@ export class ParallelModel {
     this.#mesh = mesh;
     this.#groups = groups ?? { loss: null, weights: null, shard: null, replicate: null };
     this.data = mesh?.place(["replicate", "shard"]) ?? { rank: 0, size: 1 };
-    this.counts = mesh === undefined || (mesh.rank("context") === 0 && mesh.rank("tensor") === 0);
+    this.countsInLosses = mesh === undefined || mesh.rank("context") === 0;
+    this.counts = this.countsInLosses && (mesh === undefined || mesh.rank("tensor") === 0);
   }
 
   /**
@@ -64,9 +72,11 @@ export class ParallelModel {
   async #lay(settings: ParallelSettings): Promise<void> {
     const { model } = this;
     const mesh = this.#mesh;
+    const tensor = mesh?.group("tensor");
+    if (tensor) this.#tensorParallel = tensorParallel(model, tensor);
     await this.#broadcastWeights();
     for (const layer of checkpointed(model, settings.activationCheckpointing)) {
-      this.#unwrap.push(wrapForward(layer, (forward) => checkpoint(forward)));
+      this.#layers.push(wrapForward(layer, (forward) => checkpoint(forward)));
     }
     if (!mesh) return;
     const { shard, replicate } = this.#groups;
@@ -77,6 +87,12 @@ export class ParallelModel {
       reshardAfterForward: settings.reshardAfterForward,
       bucketBytes: settings.bucketMegabytes * 2 ** 20,
     });
+    this.#layers.push(() => this.#dataParallel?.dispose());
+    const context = mesh.group("context");
+    if (context) {
+      const split = contextParallel(model, context);
+      this.#layers.push(() => split.remove());
+    }
   }
 
   async #broadcastWeights(): Promise<void> {
@@ -115,15 +131,27 @@ export class ParallelModel {
    */
   gradNorm(): Tensor {
     const parameters = this.model.parameters();
-    const { shard } = this.#groups;
-    if (!shard) return gradNorm(parameters);
+    const tensor = this.#mesh?.group("tensor") ?? null;
+    const groups = [this.#groups.shard, tensor].filter((group) => group !== null);
+    if (groups.length === 0) return gradNorm(parameters);
     return torch.scope(() =>
       torch.noGrad(() => {
-        const square = gradNorm(parameters).square();
-        shard.allReduce(square).wait();
+        const square = torch.zeros([], { device: this.model.device });
+        for (const [copies, list] of this.#byCopies()) square.add_(gradNorm(list).square(), { alpha: 1 / copies });
+        for (const group of groups) group.allReduce(square).wait();
         return square.sqrt();
       }),
     );
+  }
+
+  /** Parameters by how many ranks of the tensor dimension hold the same: each element must count once. */
+  #byCopies(): Map<number, Tensor[]> {
+    const lists = new Map<number, Tensor[]>();
+    for (const { name, tensor } of this.local()) {
+      const copies = this.#tensorParallel?.copies(name) ?? 1;
+      lists.set(copies, [...(lists.get(copies) ?? []), tensor]);
+    }
+    return lists;
   }
 
   /** Sums numbers, in place, over the processes whose losses are parts of one sum. */
@@ -131,9 +159,20 @@ export class ParallelModel {
     this.#groups.loss?.allReduce(numbers).wait();
   }
 
-  /** Everybody's value, by rank. For small JSON. */
-  async exchange<T>(value: T): Promise<T[]> {
-    return this.world ? await this.world.control.allGatherObject(value) : [value];
+  /**
+   * Everybody's value, by rank. For small JSON.
+   *
+   * @param topic what it is about, the same on all
+   * @throws DistributedError DISTRIBUTED_STATE when another process is at something else
+   */
+  async exchange<T>(topic: string, value: T): Promise<T[]> {
+    if (!this.world) return [value];
+    const all = await this.world.control.allGatherObject({ topic, value });
+    const other = all.findIndex((each) => each.topic !== topic);
+    if (other < 0) return all.map((each) => each.value);
+    const message = `rank ${other} is at '${all[other].topic}', rank ${this.world.rank} at '${topic}'`;
+    const remedy = "all processes of a run must read its events alike, to their end or up to the same one";
+    throw new DistributedError("DISTRIBUTED_STATE", `${message}: ${remedy}`);
   }
 
   /** Seconds that a collective may take from now on. */
@@ -155,7 +194,7 @@ export class ParallelModel {
   local(): LocalTensor[] {
     const parts =
       this.#dataParallel?.local() ?? Array.from(this.model.namedParameters(), ([name, t]) => wholeTensor(name, t));
-    return parts;
+    return this.#tensorParallel?.compose(parts) ?? parts;
   }
 
   /** How many numbers the whole model's parameters hold. */
@@ -173,8 +212,7 @@ export class ParallelModel {
    * cut are freed: its weights are in the checkpoint.
    */
   async dispose(): Promise<void> {
-    this.#dataParallel?.dispose();
-    for (const unwrap of this.#unwrap.reverse()) unwrap();
+    for (const remove of this.#layers.reverse()) remove();
     if (!this.isWhole) this.model.dispose();
     await this.#mesh?.destroy();
   }

@@ -1,76 +1,6 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterEach, beforeAll, describe, expect, it } from "vitest";
-import { type Decoder, loadWeights } from "../../lib/model/index.js";
-import * as torch from "../../lib/torch/index.js";
-import { Curriculum, type RunOptions, type StepEvent, type TrainEvent } from "../../lib/train/index.js";
-import { tinyModel, tinyStages } from "../train/tiny.js";
-import type { TrainOrder } from "./children/train.js";
-import { runRanks } from "./support.js";
-
-const folders: string[] = [];
-afterEach(() => {
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
-});
-function temporaryFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), "diffcoder-distributed-"));
-  folders.push(folder);
-  return folder;
-}
-
-const stepsOf = (events: readonly TrainEvent[]) => events.filter((event): event is StepEvent => event.type === "step");
-const numbersOf = (model: Decoder) =>
-  torch.scope(() => model.parameters().flatMap((parameter) => Array.from(parameter.detach().toTypedArray(), Number)));
-
-/** The weights of a run's last checkpoint, whoever wrote it. */
-async function finalWeights(out: string): Promise<number[]> {
-  using model = tinyModel();
-  await loadWeights(model, join(out, "checkpoints", "final"));
-  return numbersOf(model);
-}
-
-/** A run by several processes: the events of each, and the weights it ends with. */
-async function train(size: number, order: TrainOrder) {
-  const out = order.run?.out ?? temporaryFolder();
-  const orders = { ...order, run: { sinks: [], checkpointEvery: {}, ...order.run, out } };
-  const ranks = await runRanks<{ events: TrainEvent[] }>("train.ts", { size, args: [JSON.stringify(orders)] });
-  return { ranks: ranks.map(({ events }) => events), out, weights: await finalWeights(out) };
-}
-
-/** The same run in this process. */
-async function alone(order: { batchSize?: number; accumulation?: number; run?: Partial<RunOptions> } = {}) {
-  const { batchSize = 4, accumulation = 1, run } = order;
-  using model = tinyModel();
-  const stages = tinyStages().map((stage) => ({ ...stage, batchSize, accumulation }));
-  const events: TrainEvent[] = [];
-  for await (const event of new Curriculum(stages).run({ model, seed: 3, sinks: [], ...run })) events.push(event);
-  return { events, weights: numbersOf(model) };
-}
-
-function expectSame(events: readonly TrainEvent[], reference: readonly TrainEvent[], tolerance = 1e-6): void {
-  const [steps, expected] = [stepsOf(events), stepsOf(reference)];
-  expect(steps).toHaveLength(expected.length);
-  for (const [i, { metrics }] of steps.entries()) {
-    const { loss, grad_norm: norm, lr, u_max: uMax } = expected[i].metrics;
-    expect(Math.abs(metrics.loss - loss), `loss of step ${i + 1}`).toBeLessThan(tolerance * Math.max(1, loss));
-    expect(Math.abs(metrics.grad_norm - norm), `norm of step ${i + 1}`).toBeLessThan(
-      10 * tolerance * Math.max(1, norm),
-    );
-    expect(metrics.lr).toBe(lr);
-    if (uMax !== undefined) expect(metrics.u_max).toBeCloseTo(uMax, 12);
-    if (metrics.masked_share !== undefined) {
-      expect(metrics.masked_share).toBeCloseTo(expected[i].metrics.masked_share, 12);
-      expect(metrics.masked_nll).toBeCloseTo(expected[i].metrics.masked_nll, 5);
-    }
-  }
-}
-
-function expectClose(weights: readonly number[], reference: readonly number[], tolerance = 2e-5): void {
-  expect(weights).toHaveLength(reference.length);
-  const worst = weights.reduce((most, value, i) => Math.max(most, Math.abs(value - reference[i])), 0);
-  expect(worst).toBeLessThan(tolerance);
-}
+import { beforeAll, describe, expect, it } from "vitest";
+import type { RunOptions } from "../../lib/train/index.js";
+import { alone, expectClose, expectSame, stepsOf, train } from "./runs.js";
 
 let whole: Awaited<ReturnType<typeof alone>>;
 beforeAll(async () => {
@@ -81,6 +11,10 @@ describe("a run by several processes equals that of one with as many micro-batch
   it.each<[string, number, RunOptions["parallel"]]>([
     ["4 replicas", 4, {}],
     ["4 shards", 4, { shard: 4 }],
+    ["heads and features on 2", 2, { tensor: 2 }],
+    ["sequences on 2", 2, { context: 2 }],
+    ["2 shards of heads and features on 2", 4, { shard: 2, tensor: 2, activationCheckpointing: 2 }],
+    ["2 shards of sequences on 2", 4, { shard: 2, context: 2 }],
     ["2 replicas of 2 shards", 4, { replicate: 2, shard: 2 }],
     [
       "2 shards that stay gathered, all layers checkpointed",

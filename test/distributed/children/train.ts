@@ -1,5 +1,11 @@
 // One rank of a run of the tiny curriculum: what the trainer's tests compare with a process of its own.
-import { Curriculum, type RunOptions, type TrainEvent } from "../../../lib/train/index.js";
+import {
+  Curriculum,
+  type RunOptions,
+  type Stage,
+  type StageObjective,
+  type TrainEvent,
+} from "../../../lib/train/index.js";
 import { tinyModel, tinyStages } from "../../train/tiny.js";
 import { asRank } from "../rank.js";
 
@@ -10,24 +16,33 @@ export interface TrainOrder {
   accumulation?: number;
   model?: Parameters<typeof tinyModel>[0];
   /** What befalls a rank after a global step. */
-  fault?: { rank: number; step: number; kind: "kill" | "stop" | "throw" | "hang" | "abort" };
+  fault?: { rank: number; step: number; kind: "kill" | "stop" | "throw" | "hang" | "abort" | "leave" };
 }
 
 await asRank(async ({ rank }) => {
   const order = JSON.parse(process.argv[2]) as TrainOrder;
   const { run = {}, batchSize = 4, accumulation = 1, fault } = order;
   const model = tinyModel(order.model);
-  const stages = tinyStages().map((stage) => ({ ...stage, batchSize, accumulation }));
+  let steps = 0;
+  const stages = tinyStages().map((stage): Stage => {
+    const objective: StageObjective = (...args) => {
+      if (fault?.kind === "throw" && fault.rank === rank && steps === fault.step)
+        throw new RangeError("the user's own mistake");
+      return stage.objective(...args);
+    };
+    return { ...stage, batchSize, accumulation, objective };
+  });
   const controller = new AbortController();
   process.on("SIGTERM", () => controller.abort());
   const events: TrainEvent[] = [];
   for await (const event of new Curriculum(stages).run({ model, seed: 3, signal: controller.signal, ...run })) {
     events.push(event);
+    if (event.type === "step") steps = event.globalStep;
+    if (fault?.kind === "leave" && fault.rank === rank && steps === fault.step) break;
     if (event.type === "step") process.stdout.write(`step ${event.globalStep}\n`);
     if (!fault || fault.rank !== rank || event.type !== "step" || event.globalStep !== fault.step) continue;
     if (fault.kind === "kill") process.kill(process.pid, "SIGKILL");
     if (fault.kind === "stop") process.kill(process.pid, "SIGSTOP");
-    if (fault.kind === "throw") throw new RangeError("the user's own mistake");
     if (fault.kind === "hang") for (;;);
     if (fault.kind === "abort") controller.abort();
   }

@@ -1,0 +1,84 @@
+import { type Module, parameter } from "../../nn/index.js";
+import * as torch from "../../torch/index.js";
+import { parameterSlots } from "../data-parallel/parameter-slot.js";
+import { DistributedError } from "../errors.js";
+import type { ProcessGroup } from "../process-group.js";
+import { wholeSlice } from "../tensor-slice.js";
+import { modulesMatching } from "./module-paths.js";
+import type { ParallelStyle, Share } from "./parallel-style.js";
+import type { ParameterPlacement, ParameterPlacements } from "./placement.js";
+
+type Tensor = torch.Tensor;
+
+/** Styles by the path of their modules; `*` stands for one part of a path: `layers.*.mlp.downProj`. */
+export type ParallelPlan = Readonly<Record<string, ParallelStyle>>;
+
+/**
+ * Lays a module over a group, so that its ranks compute one forward together:
+ * torch.distributed.tensor.parallel.parallelize_module. Parameters are replaced by this rank's parts and the whole ones
+ * freed, so make optimisers afterwards; forwards are wrapped where ranks must communicate. All ranks begin with the same
+ * module and call it with the same inputs. Nothing is changed when something does not fit.
+ *
+ * @returns where every parameter is, also those that the plan leaves whole
+ * @throws DistributedError DISTRIBUTED_ARGUMENT naming the path that no module has, or the size that does not divide
+ */
+export function parallelizeModule(module: Module, group: ProcessGroup, plan: ParallelPlan): ParameterPlacements {
+  const matches = Object.entries(plan).flatMap(([pattern, style]) => {
+    const found = modulesMatching(module, pattern);
+    if (found.length === 0) throw wrong(`the plan's path '${pattern}' matches no module`);
+    return found.map(([path, part]) => ({ path, part, style }));
+  });
+  const sharing = matches.filter(({ style }) => style.sharesInput).map(({ path }) => path);
+  const splits = new Map<Tensor, Share>();
+  const wraps = matches.map(({ path, part, style }) => {
+    const around = sharing.find((outer) => isInside(path, outer));
+    if (style.sharesInput && around !== undefined) {
+      throw wrong(`'${path}' lies in '${around}', which shares its input already`);
+    }
+    const split = (tensor: Tensor, share: Share) => {
+      const known = splits.get(tensor);
+      if (known && !sameShare(known, share)) throw wrong(`a parameter of '${path}' is split in two ways`);
+      splits.set(tensor, share);
+    };
+    return style.prepare(part, { path, group, isInputShared: around !== undefined, split });
+  });
+  const parts = splitParameters(module, splits);
+  for (const wrap of wraps) wrap();
+  const whole = { placement: "replicated", copies: group.size, owned: group.rank === 0 } as const;
+  return new Map(
+    Array.from(module.namedParameters(), ([name, tensor]) => [
+      name,
+      parts.get(tensor) ?? { slice: wholeSlice(tensor.shape), ...whole },
+    ]),
+  );
+}
+
+/** Puts this rank's parts in the place of whole parameters, and frees those. */
+function splitParameters(module: Module, splits: ReadonlyMap<Tensor, Share>): Map<Tensor, ParameterPlacement> {
+  const parts = new Map<Tensor, ParameterPlacement>();
+  for (const { tensor, set } of parameterSlots(module)) {
+    const share = splits.get(tensor);
+    if (!share) continue;
+    const { dim, offset, size, copies = 1, owned = true } = share;
+    const { shape, requiresGrad } = tensor;
+    const own = torch.scope(() => torch.noGrad(() => tensor.detach().narrow(dim, offset, size).clone()));
+    set(parameter(own, requiresGrad));
+    const whole = wholeSlice(shape);
+    const slice = { shape, offset: [...whole.offset].with(dim, offset), size: [...whole.size].with(dim, size) };
+    parts.set(own, { slice, placement: "sharded", copies, owned });
+    tensor.dispose();
+  }
+  return parts;
+}
+
+function isInside(path: string, outer: string): boolean {
+  return path !== outer && (outer === "" || path.startsWith(`${outer}.`));
+}
+
+function sameShare(a: Share, b: Share): boolean {
+  return a.dim === b.dim && a.offset === b.offset && a.size === b.size;
+}
+
+function wrong(message: string): DistributedError {
+  return new DistributedError("DISTRIBUTED_ARGUMENT", `parallelizeModule: ${message}`);
+}
