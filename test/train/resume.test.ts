@@ -193,7 +193,7 @@ describe("stopping", () => {
     const child = startChild([temporaryFolder(), "hang"]);
     await child.hasPrinted("step 3");
     child.process.kill("SIGINT");
-    await new Promise((done) => setTimeout(done, 300));
+    await new Promise((done) => setTimeout(done, 1200)); // sooner it would be an echo of the first
     expect(child.process.exitCode).toBeNull();
     child.process.kill("SIGINT");
     await child.ended;

@@ -1,0 +1,17 @@
+/**
+ * Imports the program, and never comes to an end itself: what importFile does to the way modules are found lasts as long
+ * as its import, and a program may import more at any time. Waiting here does not keep the process alive.
+ */
+import { pathToFileURL } from "node:url";
+import { shownPath } from "../show.js";
+
+const [, file] = process.argv;
+const program = (await import(pathToFileURL(file).href)) as Record<string, unknown>;
+// A file for `diffcoder train` runs nothing by itself, and that would look like success.
+if (program.curriculum !== undefined && process.env.RANK === "0") {
+  const shown = shownPath(file);
+  process.stderr.write(
+    `warning: ${shown} exports a curriculum, which only this trains: diffcoder launch ... -- npx diffcoder train ${shown}\n`,
+  );
+}
+await new Promise(() => {});

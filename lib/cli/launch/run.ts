@@ -1,0 +1,93 @@
+import { randomUUID } from "node:crypto";
+import { createWriteStream, mkdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import type { Writable } from "node:stream";
+import { CliError } from "../errors.js";
+import type { LaunchOptions } from "../launch.js";
+import { shownPath } from "../show.js";
+import { Interruption } from "./interruption.js";
+import { RankOutput } from "./output.js";
+import { readProgram } from "./program.js";
+import { type Job, threadsPerRank } from "./rank-environment.js";
+import { supervise } from "./supervisor.js";
+import { readTopology, type Topology } from "./topology.js";
+
+/**
+ * Starts a program once for each rank of this machine, and stays until they have ended.
+ *
+ * @param words the program's file or, after "--", command, and its arguments
+ * @returns the exit code
+ */
+export async function launch(words: readonly string[], isCommand: boolean, options: LaunchOptions): Promise<number> {
+  const { env } = process;
+  const topology = readTopology(options, env);
+  const program = readProgram(words, isCommand);
+  const { stdout, stderr } = process;
+  const output = new RankOutput({ stdout, stderr }, { prefix: options.prefix });
+  const openLog = logs(options.logDir, output);
+  using interruption = new Interruption(env);
+  for (const screen of [stdout, stderr]) {
+    screen.setMaxListeners(2 * topology.nproc + 10); // each stream may wait for room
+    screen.removeAllListeners("error");
+    screen.on("error", (error: NodeJS.ErrnoException) => {
+      output.mute(screen);
+      // A reader that has enough ends a pipeline. A terminal that is gone says SIGHUP, too, unless that was not wanted.
+      if (error.code === "EPIPE") interruption.raise("SIGTERM");
+      // Node would abort when it ends and cannot give such a terminal its settings back: end as the terminal's other programs.
+      else if (error.code === "EIO") process.once("exit", () => process.kill(process.pid, "SIGHUP"));
+    });
+  }
+
+  const threads: NodeJS.ProcessEnv = {};
+  if (env.OMP_NUM_THREADS === undefined && topology.nproc > 1) {
+    const count = threadsPerRank(topology);
+    threads.OMP_NUM_THREADS = String(count);
+    output.say(
+      `OMP_NUM_THREADS=${count} in each of ${topology.nproc} processes, which share ${availableParallelism()} cores; ` +
+        "set it to choose otherwise",
+    );
+  }
+  const job: Job = { topology, runId: runId(topology, env), maxRestarts: options.maxRestarts };
+  try {
+    return await supervise({
+      ...{ job, program, output, interruption, log: openLog },
+      env: { ...env, ...threads },
+      graceSeconds: options.grace,
+      expected: options.expect,
+    });
+  } finally {
+    output.close();
+  }
+}
+
+/** The same for all machines that take part. */
+function runId({ nnodes, masterAddr, masterPort }: Topology, env: NodeJS.ProcessEnv): string {
+  return env.PET_RDZV_ID || (nnodes === 1 ? randomUUID() : `${masterAddr}:${masterPort}`);
+}
+
+/** Gives the log of a rank, the same one after a restart. One that cannot be written is said once, and ends no training. */
+function logs(
+  folder: string | undefined,
+  output: RankOutput,
+): (rank: number, restartCount: number) => Writable | undefined {
+  if (folder === undefined) return () => undefined;
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    throw new CliError(`--log-dir ${folder}: ${(error as Error).message}`, { cause: error });
+  }
+  const open = new Map<number, Writable>();
+  return (rank, restartCount) => {
+    const before = open.get(rank);
+    if (before !== undefined) {
+      if (restartCount > 0 && !before.destroyed) before.write(`--- restart ${restartCount}\n`);
+      return before;
+    }
+    const path = join(folder, `${rank}.log`);
+    const file = createWriteStream(path);
+    file.on("error", (error) => output.say(`warning: ${shownPath(path)}: ${error.message}`));
+    open.set(rank, file);
+    return file;
+  };
+}

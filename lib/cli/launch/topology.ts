@@ -1,0 +1,109 @@
+import { spawnSync } from "node:child_process";
+import { createServer } from "node:net";
+import { availableParallelism } from "node:os";
+import { DistributedError } from "../../distributed/errors.js";
+import { DEFAULT_MASTER_PORT, readLaunchEnvironment } from "../../distributed/launch-environment.js";
+import { CliError } from "../errors.js";
+import type { LaunchOptions } from "../launch.js";
+
+/** How many processes there are, which of them this launcher starts, and where they meet. */
+export interface Topology {
+  nproc: number;
+  nnodes: number;
+  nodeRank: number;
+  masterAddr: string;
+  /** undefined: a free one, another at each start */
+  masterPort: number | undefined;
+}
+
+/**
+ * Puts together options, the PET_ variables that stand for them as in torchrun, and defaults.
+ *
+ * @throws CliError for what is missing or contradicts itself
+ */
+export function readTopology(options: LaunchOptions, env: NodeJS.ProcessEnv): Topology {
+  const nnodes = options.nnodes ?? petNodes(env) ?? 1;
+  if (options.nnodes === undefined && env.PET_NNODES === undefined) refuseInnerLauncher(env);
+  const nproc = processCount(options.nproc ?? petCount(env) ?? "1", env);
+  const masterPort = options.masterPort ?? petInteger(env, "PET_MASTER_PORT", 1, 65_535);
+  const given = options.masterAddr ?? (env.PET_MASTER_ADDR || undefined);
+  if (nnodes === 1) {
+    return { nproc, nnodes, nodeRank: 0, masterAddr: given ?? "127.0.0.1", masterPort };
+  }
+  const nodeRank = options.nodeRank ?? petInteger(env, "PET_NODE_RANK", 0);
+  if (nodeRank === undefined) throw new CliError(`${nnodes} machines: --node-rank must say which of them this is`);
+  if (nodeRank >= nnodes) throw new CliError(`--node-rank ${nodeRank}: ${nnodes} machines are 0 to ${nnodes - 1}`);
+  if (given === undefined) throw new CliError(`${nnodes} machines: --master-addr must name the one with number 0`);
+  return { nproc, nnodes, nodeRank, masterAddr: given, masterPort: masterPort ?? DEFAULT_MASTER_PORT };
+}
+
+/** A launcher of its own in each task of `srun` or torchrun would train as many models. --nnodes says that it is meant. */
+function refuseInnerLauncher(env: NodeJS.ProcessEnv): void {
+  let outer: ReturnType<typeof readLaunchEnvironment>;
+  try {
+    outer = readLaunchEnvironment(env);
+  } catch (error) {
+    if (error instanceof DistributedError) return; // the ranks get variables that are right
+    throw error;
+  }
+  if (outer === undefined || outer.worldSize === 1) return;
+  const { launcher, rank, worldSize } = outer;
+  const by = { slurm: "srun", kubernetes: "the Job", env: "RANK and WORLD_SIZE" }[launcher as string] ?? launcher;
+  throw new CliError(
+    `this is one of ${worldSize} processes already (rank ${rank}, by ${by}): start the program without \`diffcoder launch\`, ` +
+      "or give --nnodes and --node-rank for a launcher on each machine (--nnodes 1: each by itself)",
+  );
+}
+
+function petNodes(env: NodeJS.ProcessEnv): number | undefined {
+  const [least, most = least, ...rest] = (env.PET_NNODES || "").split(":");
+  if (least === "") return undefined;
+  if (least === most && rest.length === 0) return petInteger({ PET_NNODES: least }, "PET_NNODES", 1);
+  throw new CliError(`PET_NNODES=${env.PET_NNODES}: a number of machines that changes is not supported`);
+}
+
+function petCount(env: NodeJS.ProcessEnv): string | undefined {
+  const text = env.PET_NPROC_PER_NODE || undefined;
+  if (text === undefined || /^(auto|gpu|cpu)$/.test(text)) return text;
+  return String(petInteger(env, "PET_NPROC_PER_NODE", 1, 999_999));
+}
+
+function petInteger(env: NodeJS.ProcessEnv, name: string, least: number, most = 1e9): number | undefined {
+  const text = env[name] || undefined;
+  if (text === undefined) return undefined;
+  const value = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= least && value <= most) return value;
+  throw new CliError(`${name}=${text}: expected an integer from ${least}${most < 1e9 ? ` to ${most}` : ""}`);
+}
+
+function processCount(wanted: string, env: NodeJS.ProcessEnv): number {
+  if (wanted !== "auto" && wanted !== "gpu" && wanted !== "cpu") return Number(wanted);
+  const gpus = wanted === "cpu" ? 0 : gpuCount(env);
+  if (wanted === "gpu" && gpus === 0)
+    throw new CliError("--nproc gpu: neither CUDA_VISIBLE_DEVICES nor nvidia-smi names one");
+  return gpus || availableParallelism();
+}
+
+/** CUDA devices that a process would see; found without CUDA, so that the launcher holds none of them. */
+function gpuCount(env: NodeJS.ProcessEnv): number {
+  const visible = env.CUDA_VISIBLE_DEVICES;
+  if (visible !== undefined) {
+    const names = visible.split(",").map((name) => name.trim());
+    const end = names.findIndex((name) => name === "" || name.startsWith("-")); // CUDA reads no further
+    return end < 0 ? names.length : end;
+  }
+  const listed = spawnSync("nvidia-smi", ["-L"], { encoding: "utf8", env, timeout: 20_000 });
+  return listed.status === 0 ? (listed.stdout.match(/^GPU \d+:/gm)?.length ?? 0) : 0;
+}
+
+/** A TCP port that nobody uses at this moment. */
+export function freePort(host: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.on("error", reject);
+    server.listen(0, host, () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+}
