@@ -2,48 +2,9 @@
 (() => {
   "use strict";
   const data = JSON.parse(document.getElementById("run").textContent);
-  const root = document.documentElement;
-
-  // ---- numbers and elements
-
-  const fixed = (value, digits) => Number(value.toPrecision(digits)).toString();
-  const compact = (value) => {
-    for (const [size, unit] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
-      if (Math.abs(value) >= size) return fixed(value / size, 3) + unit;
-    }
-    return fixed(value, 3);
-  };
-  const plain = (value) => {
-    const size = Math.abs(value);
-    if (size === 0) return "0";
-    return size < 1e-3 || size >= 1e5 ? value.toExponential(1).replace("e+", "e") : fixed(value, 4);
-  };
-  const percent = (value) => `${fixed(100 * value, 3)} %`;
-  const bytes = (value) => {
-    for (const [size, unit] of [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
-      if (value >= size) return `${fixed(value / size, 3)} ${unit}`;
-    }
-    return `${value} B`;
-  };
-  const milliseconds = (value) => (value >= 1 ? `${fixed(value, 3)} s` : `${fixed(1000 * value, 3)} ms`);
-  const count = (value) => Math.round(value).toLocaleString("en-US");
-  const duration = (seconds) => {
-    const s = Math.round(seconds);
-    if (s < 60) return `${s} s`;
-    if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
-    if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.round((s % 3600) / 60)} min`;
-    return `${Math.floor(s / 86400)} d ${Math.round((s % 86400) / 3600)} h`;
-  };
-  const element = (tag, attributes = {}, ...children) => {
-    const node = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) {
-      if (key === "style") for (const [name, setting] of Object.entries(value)) node.style.setProperty(name, setting);
-      else node.setAttribute(key, value);
-    }
-    node.append(...children.filter((child) => child !== null && child !== undefined));
-    return node;
-  };
-  const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const { root, element, section, color, themeButton, followTheme, mesh } = reportParts;
+  const { compact, plain, bytes, milliseconds, count, duration } = reportParts;
+  const { CHARTS, MAIN, RANKS, rangeOf, thinLog, axis } = reportParts;
   const tone = (stage) => `var(--stage-${stage % 6})`;
   const stageColor = (stage) => color(`--stage-${stage % 6}`);
 
@@ -87,13 +48,9 @@
   const statusText = { running: "training", done: "finished", stopped: "stopped", failed: "failed" };
 
   const head = () => {
-    const button = element("button", { class: "theme", title: "Light or dark", "aria-label": "Switch between light and dark" });
-    button.innerHTML =
-      '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2"><circle cx="12" cy="12" r="8"/><path d="M12 4a8 8 0 0 1 0 16z" fill="currentColor" stroke="none"/></svg>';
-    button.addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
     const status = element("span", { class: `status ${data.state}` }, statusText[data.state]);
     const heading = element("h1", {}, data.title, status);
-    return element("div", { class: "top" }, element("div", {}, element("div", { class: "over" }, "Training report"), heading), button);
+    return element("div", { class: "top" }, element("div", {}, element("div", { class: "over" }, "Training report"), heading), themeButton(setTheme));
   };
 
   const tiles = () => {
@@ -116,6 +73,7 @@
     const list = [
       ["Model", run.model],
       ["Device", run.device],
+      ["Ranks", mesh(run.parallel)],
       ["Seed", run.seed],
       ["Versions", versions.join(", ")],
       ["Begun", run.startedAt && new Date(run.startedAt).toLocaleString()],
@@ -146,29 +104,8 @@
     return section("Curriculum", element("div", { class: "strip" }, ...segments));
   };
 
-  const section = (title, ...children) => element("section", {}, element("h2", {}, title), ...children);
-
   // ---- charts
 
-  const CHARTS = [
-    { name: "loss", title: "Loss", hint: "per token", legend: [["smoothed", 2.5, 1], ["each step", 1, 0.45]], wide: true, smoothed: true, format: plain },
-    { name: "grad_norm", title: "Gradient norm", hint: "before clipping, logarithmic", log: true, peak: true, format: plain },
-    { name: "lr", title: "Learning rate", format: plain, zero: true },
-    { name: "u_max", title: "Mask-ratio cap u_max", hint: "Eq. 10", range: [0, 1], format: plain },
-    { name: "masked_share", title: "Masked share", smoothed: true, range: [0, 1], format: percent },
-    { name: "masked_nll", title: "Masked cross-entropy", hint: "unweighted, nats", smoothed: true, format: plain },
-    { name: "empty_blocks", title: "Blocks without a mask", smoothed: true, zero: true, format: percent },
-    { name: "fallback_blocks", title: "Blocks with a forced mask", smoothed: true, zero: true, format: percent },
-    { name: "tokens_per_second", title: "Clean tokens a second", smoothed: true, zero: true, format: compact },
-    { name: "positions_per_second", title: "Positions a second", smoothed: true, zero: true, format: compact },
-    { name: "mfu", title: "Model FLOPs utilisation", smoothed: true, zero: true, format: percent },
-    { name: "device_memory", title: "Device memory, highest", zero: true, format: bytes },
-    { name: "rss", title: "Process memory", zero: true, format: bytes },
-    { name: "live_tensors", title: "Live tensors", zero: true, format: count },
-    { name: "data_seconds", title: "Waiting for data", hint: "a step", smoothed: true, zero: true, format: milliseconds },
-    { name: "step_seconds", title: "Time of a step", smoothed: true, zero: true, format: milliseconds },
-  ];
-  const MAIN = ["loss", "grad_norm", "lr", "u_max", "masked_share", "masked_nll", "empty_blocks", "fallback_blocks"];
 
   const sync = uPlot.sync("steps");
   let drawn = [];
@@ -211,16 +148,6 @@
     }
     ctx.restore();
     if (wide) nameBands(chart);
-  };
-
-  /** A robust range: one wild step must not flatten the rest. */
-  const rangeOf = (values, spec) => {
-    const known = values.filter((value) => value !== null && Number.isFinite(value)).sort((a, b) => a - b);
-    if (known.length === 0) return [0, 1];
-    const high = known[Math.min(known.length - 1, Math.ceil(known.length * 0.995))];
-    const low = spec.zero ? Math.min(0, known[0]) : known[Math.floor((known.length - 1) * 0.002)];
-    const room = 0.06 * (high - low || Math.abs(high) || 1);
-    return [spec.zero && low === 0 ? 0 : low - room, high + room];
   };
 
   const chartCard = (spec) => {
@@ -280,12 +207,6 @@
       read.append(element("b", {}, value === null || value === undefined ? "–" : spec.format(value)));
     };
 
-    const axis = {
-      stroke: () => color("--soft"),
-      font: `12px ${color("--sans")}`,
-      grid: { stroke: () => color("--grid"), width: 1 },
-      ticks: { show: false },
-    };
     const scale = spec.log
       ? { distr: 3 }
       : { range: () => (spec.range ? spec.range : rangeOf(behind ? [...raw, ...line] : line, spec)) };
@@ -304,9 +225,9 @@
         },
         scales: { x: { time: false, range: (_, low, high) => zoomOr(low, high) }, y: scale },
         axes: [
-          { ...axis, size: 30, values: (_, splits) => splits.map((value) => (Number.isInteger(value) ? compact(value) : "")) },
+          { ...axis(), size: 30, values: (_, splits) => splits.map((value) => (Number.isInteger(value) ? compact(value) : "")) },
           {
-            ...axis,
+            ...axis(),
             size: 62,
             gap: 6,
             values: (_, splits) => splits.map((value) => (value === null ? "" : spec.format(value))),
@@ -331,14 +252,6 @@
   const whole = [0, Math.max(1, data.steps)];
   const zoomOr = (low, high) => (low === null || low <= (xs[0] ?? 0) || high >= data.steps ? whole : [low, high]);
 
-  /** Of a log axis's ticks the powers of ten; with few of those, 2 and 5 times them as well. */
-  const thinLog = (splits) => {
-    const isPower = (value, factor) => Math.abs(Math.log10(value / factor) - Math.round(Math.log10(value / factor))) < 1e-6;
-    const decades = splits.filter((value) => value && isPower(value, 1)).length;
-    const factors = decades >= 3 ? [1] : [1, 2, 5];
-    return splits.map((value) => (value && factors.some((factor) => isPower(value, factor)) ? value : null));
-  };
-
   const curves = () => {
     const standard = new Set(CHARTS.map(({ name }) => name));
     const own = [...new Set(rows.flatMap((row) => Object.keys(row.mean)))].filter((name) => !standard.has(name));
@@ -346,13 +259,15 @@
       ...CHARTS.filter(({ name }) => MAIN.includes(name) && has(name)),
       ...own.map((name) => ({ name, title: name.replaceAll("_", " "), smoothed: true, format: plain })),
     ];
-    const machine = CHARTS.filter(({ name }) => !MAIN.includes(name) && has(name));
+    const machine = CHARTS.filter(({ name }) => !MAIN.includes(name) && !RANKS.includes(name) && has(name));
+    const several = CHARTS.filter(({ name }) => RANKS.includes(name) && has(name));
     const grid = (list) => element("div", { class: "charts" }, ...list.map(chartCard));
     if (rows.length === 0) return [];
     return [
       section("Curves", grid(main), element("p", { class: "help" }, "Drag across a chart to zoom all of them, double-click to zoom out.")),
       evaluations(grid),
       section("Machine", grid(machine)),
+      ...(several.length > 0 ? [section("Ranks", grid(several))] : []),
     ];
   };
 
@@ -394,6 +309,21 @@
     return section(title, element("div", { class: "tablebox" }, element("table", {}, element("thead", {}, cells("th")(names)), body)));
   };
 
+  const ranks = () => {
+    const mostShown = 64;
+    const list = [...(data.ranks ?? [])].sort((a, b) => b.seconds / b.steps - a.seconds / a.steps);
+    if (list.length === 0) return null;
+    const shown = list.slice(0, mostShown).map((each) => [
+      count(each.rank),
+      milliseconds(each.seconds / each.steps),
+      milliseconds(each.dataSeconds / each.steps),
+      `${count(each.slowest)} of ${count(each.steps)}`,
+      bytes(each.rss),
+    ]);
+    const title = list.length > mostShown ? `Ranks, the ${mostShown} slowest of ${list.length}` : "Ranks, the slowest first";
+    return table(title, ["rank", "step, mean", "data wait, mean", "was the slowest", "memory"], shown);
+  };
+
   const setTheme = (theme) => {
     root.dataset.theme = theme;
     for (const chart of drawn) chart.destroy();
@@ -401,8 +331,6 @@
     for (const card of document.querySelectorAll(".chart")) card.draw();
   };
 
-  const wantsDark = matchMedia("(prefers-color-scheme: dark)");
-  root.dataset.theme = wantsDark.matches ? "dark" : "light";
   document.getElementById("report").replaceChildren(
     ...[
       head(),
@@ -411,12 +339,12 @@
       facts(),
       curriculum(),
       ...curves(),
+      ranks(),
       samples(),
       table("Checkpoints", ["step", "name"], data.checkpoints.map(({ step, name }) => [count(step), name])),
       table("Warnings", ["step", "what happened"], data.warnings.map(({ step, message }) => [count(step), message])),
       element("footer", {}, "Written by stable-diffcoder. All data of the charts is in this file."),
     ].filter((node) => node !== null),
   );
-  setTheme(root.dataset.theme);
-  wantsDark.addEventListener("change", ({ matches }) => setTheme(matches ? "dark" : "light"));
+  followTheme(setTheme);
 })();

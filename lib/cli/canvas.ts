@@ -121,7 +121,7 @@ const WIDE =
 const NO_WIDTH = /[\p{Mn}\p{Me}\p{Cf}]/u;
 
 /** Columns that a terminal gives a text. */
-function width(text: string): number {
+export function width(text: string): number {
   let columns = 0;
   for (const character of text) {
     if (!NO_WIDTH.test(character)) columns += WIDE.test(character) ? 2 : 1;

@@ -2,11 +2,15 @@ import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync
 import { join } from "node:path";
 import type { Command } from "commander";
 import { beforeAll, describe, expect, it } from "vitest";
+import { checkpointCommand } from "../../lib/cli/checkpoint.js";
 import { doctorCommand } from "../../lib/cli/doctor.js";
 import { generateCommand } from "../../lib/cli/generate.js";
+import { launchCommand } from "../../lib/cli/launch.js";
 import { quickstartCommand } from "../../lib/cli/quickstart.js";
+import { reportCommand } from "../../lib/cli/report.js";
 import { setupCommand } from "../../lib/cli/setup.js";
 import { trainCommand } from "../../lib/cli/train.js";
+import { watchCommand } from "../../lib/cli/watch.js";
 import { parseRecipe } from "../../lib/train/index.js";
 import { packageCommand } from "../../scripts/lib/vitest.mjs";
 import { root, run, scratchFolder, smallCheckpoint, someCode, TOKENIZER } from "../cli/support.js";
@@ -111,7 +115,20 @@ function linesOf({ document, text }: Block): { document: string; line: string }[
 
 const { scripts } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 /** Programs that are not ours: a word here is a decision that a document may speak of it. */
-const OTHERS = ["printf", "python3", "gdb", "pip", "git", "cd", "source", "perf"];
+const OTHERS = [
+  "printf",
+  "python3",
+  "gdb",
+  "pip",
+  "git",
+  "cd",
+  "source",
+  "perf",
+  "torchrun",
+  "sbatch",
+  "srun",
+  "kubectl",
+];
 const PACKAGE_COMMANDS = ["vitest", "tsx", "tsc", "cmake-js", "node-gyp"];
 
 /** What is wrong with a command line; undefined if it could be typed as it is. */
@@ -128,9 +145,11 @@ function problemOf(line: string): string | undefined {
 }
 
 function problemOfWords([program, ...words]: string[]): string | undefined {
+  if (program === "setsid") return problemOfWords(words);
   if (program === "npm") return problemOfNpm(words);
   if (program === "npx" && words[0] === "diffcoder") return problemOfDiffcoder(words.slice(1));
   if (program === "npx" && PACKAGE_COMMANDS.includes(words[0])) return missingFile(words.slice(1));
+  if (program === "sbatch" || program === "kubectl") return missingFile(words);
   return OTHERS.includes(program) ? undefined : `nothing is known of ${program}`;
 }
 
@@ -155,9 +174,13 @@ function missingFile(words: string[]): string | undefined {
 const COMMANDS: Record<string, () => Command> = {
   quickstart: quickstartCommand,
   train: trainCommand,
+  launch: launchCommand,
   generate: generateCommand,
+  checkpoint: checkpointCommand,
   doctor: doctorCommand,
   setup: setupCommand,
+  watch: watchCommand,
+  report: reportCommand,
 };
 
 /** Parses a command line by the command's own definition, without running it. */
@@ -167,10 +190,13 @@ function problemOfDiffcoder([name, ...words]: string[]): string | undefined {
   if (words.includes("--help") || name === "setup") return undefined;
   let problem = missingFile(words);
   const silent = { writeErr: () => {}, writeOut: () => {} };
-  const command = make()
-    .exitOverride()
-    .configureOutput(silent)
-    .action(() => {});
+  const command = make();
+  for (const each of [command, ...command.commands]) {
+    each
+      .exitOverride()
+      .configureOutput(silent)
+      .action(() => {});
+  }
   try {
     command.parse(words, { from: "user" });
   } catch (error) {

@@ -40,8 +40,8 @@ export const METRICS: readonly MetricFacts[] = [
   fact("distributed", "ranks", "count", "ranks"),
   fact("distributed", "communication_seconds", "seconds", "communication"),
   fact("distributed", "communication_share", "share", "share of communication"),
-  fact("distributed", "step_seconds_max", "seconds", "slowest rank's step"),
-  fact("distributed", "step_seconds_min", "seconds", "fastest rank's step"),
+  fact("distributed", "step_seconds_max", "seconds", "slowest rank's own work"),
+  fact("distributed", "step_seconds_min", "seconds", "fastest rank's own work"),
   fact("distributed", "slowest_rank", "index", "slowest rank"),
   fact("distributed", "straggler", "share", "straggler: slowest over median"),
 ];

@@ -120,7 +120,6 @@ export function wandb(given: WandbOptions | WandbRun): Sink {
             "run/state": event.type,
             ...(event.type === "failed" && { "run/message": event.message }),
           });
-          await flush();
           break;
         case "stage-start":
         case "stage-end":

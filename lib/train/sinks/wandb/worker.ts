@@ -24,11 +24,17 @@ port.on("message", (message: ToWorker) => {
 run.catch(fail);
 
 async function start(): Promise<SdkRun> {
-  const module = (await import(sdk)) as { default?: Sdk } & Partial<Sdk>;
-  const api = module.default ?? module;
-  const made = await (api as Sdk).init(init);
+  // As an ES module the SDK is the default export; as CommonJS that is one deeper.
+  const module = (await import(sdk)) as { default?: { default?: unknown } };
+  const api = [module, module.default, module.default?.default].find(isSdk);
+  if (!api) throw new Error(`${sdk} has no init(): it is not W&B's SDK`);
+  const made = await api.init(init);
   tell({ type: "ready", url: made.url?.() });
   return made;
+}
+
+function isSdk(value: unknown): value is Sdk {
+  return typeof (value as Partial<Sdk> | undefined)?.init === "function";
 }
 
 async function handle(message: ToWorker): Promise<void> {

@@ -1,0 +1,159 @@
+import colors from "picocolors";
+import { fitLine, type Line, type Piece, type Style } from "./line.js";
+
+export interface ChartPoint {
+  x: number;
+  y: number;
+  /** Points of different groups are not joined. */
+  group: number;
+}
+
+export interface ChartOptions {
+  columns: number;
+  /** With the line of the x axis. */
+  rows: number;
+  log: boolean;
+  style: (group: number) => Style;
+  formatX: (value: number) => string;
+  formatY: (value: number) => string;
+}
+
+/** Each character holds two by four dots; bits of the dots in a column, from the top. */
+const BRAILLE = 0x2800;
+const DOTS = [
+  [0x01, 0x02, 0x04, 0x40],
+  [0x08, 0x10, 0x20, 0x80],
+];
+
+/**
+ * A curve in braille characters, with axes. Of `behind` (say the unsmoothed values) the range is drawn in grey, first.
+ * The few highest and lowest values of `behind` may leave the chart, so that one wild step does not flatten the rest.
+ */
+export function drawChart(curve: readonly ChartPoint[], behind: readonly ChartPoint[], options: ChartOptions): Line[] {
+  const { columns, rows, log, style, formatX, formatY } = options;
+  const scale = log ? Math.log10 : (value: number) => value;
+  const known = ({ y }: ChartPoint) => Number.isFinite(scale(y));
+  const points = curve.filter(known);
+  const shades = behind.filter(known);
+  const height = rows - 1;
+  if (points.length === 0 || height < 2 || columns < 12) {
+    const empty: Piece[] = [[log && curve.length > 0 ? "nothing above zero" : "nothing yet", colors.gray]];
+    return Array.from({ length: rows }, (_, row) => fitLine(row === Math.floor(height / 2) ? empty : [], columns));
+  }
+
+  const [low, high] = rangeOf(points, shades, scale);
+  const inverse = log ? (value: number) => 10 ** value : (value: number) => value;
+  const labels = labelRows(height).map((row) => {
+    const share = height === 1 ? 0 : row / (height - 1);
+    return { row, text: formatY(inverse(high - share * (high - low))) };
+  });
+  const margin = Math.max(...labels.map(({ text }) => text.length)) + 1;
+  const canvas = new Braille(columns - margin - 1, height);
+  const [from, to] = [points[0].x, (points.at(-1) as ChartPoint).x];
+  const place = ({ x, y }: ChartPoint) => ({
+    x: to === from ? 0 : Math.round(((x - from) / (to - from)) * (canvas.width - 1)),
+    y: Math.round(((high - scale(y)) / (high - low)) * (canvas.height - 1)),
+  });
+  for (const point of shades) {
+    const { x, y } = place(point);
+    canvas.dot(x, y, colors.gray);
+  }
+  points.forEach((point, i) => {
+    const before = points[i - 1];
+    const at = place(point);
+    canvas.line(before?.group === point.group ? place(before) : at, at, style(point.group));
+  });
+
+  const lines: Line[] = canvas.lines().map((line, row) => {
+    const label = labels.find((each) => each.row === row)?.text ?? "";
+    return [[label.padStart(margin - 1), colors.gray], [label === "" ? " │" : " ┤", colors.gray], ...line];
+  });
+  const [first, last] = [formatX(from), formatX(to)];
+  const gap = columns - margin - 1 - first.length - last.length;
+  const ends = gap > 0 ? `${first}${" ".repeat(gap)}${last}` : last;
+  return [...lines, fitLine([[" ".repeat(margin + 1)], [ends, colors.gray]], columns)];
+}
+
+function rangeOf(
+  points: readonly ChartPoint[],
+  shades: readonly ChartPoint[],
+  scale: (value: number) => number,
+): [number, number] {
+  const sorted = shades.map(({ y }) => scale(y)).sort((a, b) => a - b);
+  const inner = sorted.slice(Math.floor(sorted.length * 0.005), Math.ceil(sorted.length * 0.99));
+  let low = inner[0] ?? Number.POSITIVE_INFINITY;
+  let high = inner.at(-1) ?? Number.NEGATIVE_INFINITY;
+  for (const { y } of points) {
+    low = Math.min(low, scale(y));
+    high = Math.max(high, scale(y));
+  }
+  const room = high > low ? 0 : Math.abs(high) * 0.05 || 1;
+  return [low - room, high + room];
+}
+
+/** Rows with a label: the first, the last, and some between. */
+function labelRows(height: number): number[] {
+  const count = Math.max(2, Math.min(5, Math.floor(height / 3)));
+  return Array.from({ length: count }, (_, i) => Math.round((i * (height - 1)) / (count - 1)));
+}
+
+/** A canvas of dots; a character has the style that was drawn into it last. */
+class Braille {
+  readonly width: number;
+  readonly height: number;
+  readonly #cells: number[][];
+  readonly #styles: (Style | undefined)[][];
+
+  constructor(columns: number, rows: number) {
+    this.width = 2 * columns;
+    this.height = 4 * rows;
+    this.#cells = Array.from({ length: rows }, () => new Array(columns).fill(0));
+    this.#styles = Array.from({ length: rows }, () => new Array(columns).fill(undefined));
+  }
+
+  dot(x: number, y: number, style: Style): void {
+    if (x < 0 || y < 0 || x >= this.width || y >= this.height) return;
+    const [row, column] = [y >> 2, x >> 1];
+    this.#cells[row][column] |= DOTS[x & 1][y & 3];
+    this.#styles[row][column] = style;
+  }
+
+  line(a: { x: number; y: number }, b: { x: number; y: number }, style: Style): void {
+    const length = Math.max(1, Math.abs(b.x - a.x), Math.abs(b.y - a.y));
+    for (let i = 0; i <= length; i++) {
+      const share = i / length;
+      this.dot(Math.round(a.x + share * (b.x - a.x)), Math.round(a.y + share * (b.y - a.y)), style);
+    }
+  }
+
+  lines(): Piece[][] {
+    return this.#cells.map((cells, row) => {
+      const pieces: Piece[] = [];
+      let text = "";
+      let style: Style | undefined;
+      cells.forEach((cell, column) => {
+        const own = cell === 0 ? undefined : this.#styles[row][column];
+        if (own !== style && text !== "") {
+          pieces.push([text, style]);
+          text = "";
+        }
+        style = own;
+        text += cell === 0 ? " " : String.fromCharCode(BRAILLE + cell);
+      });
+      pieces.push([text, style]);
+      return pieces;
+    });
+  }
+}
+
+const BARS = "▁▂▃▄▅▆▇█";
+
+/** The last values as a row of bars, from the lowest to the highest of them. */
+export function sparkline(values: readonly number[], columns: number): string {
+  const shown = values.slice(-columns);
+  const [low, high] = [Math.min(...shown), Math.max(...shown)];
+  return shown
+    .map((value) => BARS[high === low ? 3 : Math.round(((value - low) / (high - low)) * (BARS.length - 1))])
+    .join("")
+    .padStart(columns);
+}
