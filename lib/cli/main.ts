@@ -1,12 +1,16 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import colors from "picocolors";
+import { checkpointCommand } from "./checkpoint.js";
 import { doctorCommand } from "./doctor.js";
 import { describeError } from "./errors.js";
 import { generateCommand } from "./generate.js";
+import { launchCommand } from "./launch.js";
 import { quickstartCommand } from "./quickstart.js";
+import { reportCommand } from "./report.js";
 import { setupCommand } from "./setup.js";
 import { trainCommand } from "./train.js";
+import { watchCommand } from "./watch.js";
 
 function packageVersion(): string {
   const manifest = new URL("../../package.json", import.meta.url);
@@ -24,8 +28,20 @@ function diffcoder(): Command {
     )
     .version(packageVersion())
     .configureHelp({ subcommandTerm: (command) => command.name() })
+    .enablePositionalOptions() // what follows a launched program belongs to that
     .showHelpAfterError("(npx diffcoder --help shows what there is)");
-  for (const command of [quickstartCommand(), trainCommand(), generateCommand(), doctorCommand(), setupCommand()]) {
+  const commands = [
+    quickstartCommand(),
+    trainCommand(),
+    launchCommand(),
+    watchCommand(),
+    reportCommand(),
+    generateCommand(),
+    checkpointCommand(),
+    doctorCommand(),
+    setupCommand(),
+  ];
+  for (const command of commands) {
     command.showHelpAfterError(`(npx diffcoder ${command.name()} --help shows how it is called)`);
     program.addCommand(command);
   }

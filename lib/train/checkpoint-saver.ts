@@ -65,7 +65,9 @@ export class CheckpointSaver {
     } catch (error) {
       problem = messageOf(error);
     }
-    const problems = (await this.#parallel.exchange(problem ?? null)).flatMap((each) => each ?? []);
+    const problems = (await this.#parallel.exchange("beginning a checkpoint", problem ?? null)).flatMap(
+      (each) => each ?? [],
+    );
     if (pending && problems.length === 0) {
       this.#underWay = { pending, position, start, committing: false };
       return undefined;
@@ -119,7 +121,7 @@ export class CheckpointSaver {
   /** Waits until the checkpoint under way has ended, one way or the other. All processes call it. */
   async drain(): Promise<SaveOutcome | undefined> {
     while (this.#underWay) {
-      const outcome = await this.observe(await this.#parallel.exchange(this.note()));
+      const outcome = await this.observe(await this.#parallel.exchange("waiting for a checkpoint", this.note()));
       if (outcome) return outcome;
       await new Promise((done) => setTimeout(done, 2));
     }

@@ -7,7 +7,9 @@ import type { StepResult } from "./trainer.js";
 /** How the processes of a run keep pace. Seconds are those of a process's own work, without waiting for others. */
 function overRanks({ perRank, seconds, communicationSeconds }: StepResult): Record<string, number> {
   const sorted = [...perRank].sort((a, b) => a.seconds - b.seconds);
-  const [first, middle, last] = [sorted[0], sorted[Math.floor(sorted.length / 2)], sorted[sorted.length - 1]];
+  const half = (sorted.length - 1) / 2;
+  const median = (sorted[Math.floor(half)].seconds + sorted[Math.ceil(half)].seconds) / 2;
+  const [first, last] = [sorted[0], sorted[sorted.length - 1]];
   return {
     ranks: perRank.length,
     communication_seconds: communicationSeconds,
@@ -15,7 +17,7 @@ function overRanks({ perRank, seconds, communicationSeconds }: StepResult): Reco
     step_seconds_min: first.seconds,
     step_seconds_max: last.seconds,
     slowest_rank: last.rank,
-    straggler: last.seconds / middle.seconds - 1,
+    straggler: last.seconds / median - 1,
   };
 }
 

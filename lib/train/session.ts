@@ -147,14 +147,16 @@ export class Session {
   async *#begin(): AsyncGenerator<TrainEvent, void, void> {
     const { resume, overwrite, out } = this.#settings;
     const run = describeRun(this.#parallel, this.#planned, this.#settings);
-    const isEmpty = this.#store === undefined || (await this.#parallel.exchange(this.#store.isEmpty)).every(Boolean);
+    const isEmpty =
+      this.#store === undefined ||
+      (await this.#parallel.exchange("looking for a run", this.#store.isEmpty)).every(Boolean);
     if (!resume && !isEmpty) {
       if (!overwrite) {
         const hint = "resume: true goes on with it, overwrite: true begins anew, or choose another folder";
         throw new TrainError("TRAIN_RUN_EXISTS", `${out} holds a run already: ${hint}`);
       }
       if (this.#parallel.isMain) this.#store?.clear();
-      await this.#parallel.exchange("cleared");
+      await this.#parallel.exchange("removing a run", null);
     }
     const warnings: string[] = [];
     const found = resume ? await this.#newest((message) => warnings.push(message)) : undefined;
@@ -185,13 +187,18 @@ export class Session {
     if (!world) return await this.#store.newest(warn);
     const { readable, unreadable } = this.#store.candidates();
     const damaged = unreadable.map(({ name, problem }) => `${name}: ${problem}`);
-    const [names] = await this.#parallel.exchange(readable.map(({ name }) => name));
+    const [names] = await this.#parallel.exchange(
+      "listing checkpoints",
+      readable.map(({ name }) => name),
+    );
     for (const name of names) {
       const found = readable.find((each) => each.name === name);
       const problem = found
         ? await this.#store.verify(found, { files: shareOfFiles(found, world) })
         : `rank ${world.rank} does not see it: is the folder on a disk that all processes share?`;
-      const damage = (await this.#parallel.exchange(problem ?? null)).find((each) => each !== null);
+      const damage = (await this.#parallel.exchange("verifying a checkpoint", problem ?? null)).find(
+        (each) => each !== null,
+      );
       if (found && !damage) {
         for (const problem of damaged) warn(`checkpoint ${problem}: going on from ${name}`);
         return found;
@@ -221,7 +228,7 @@ export class Session {
   /** Before a stage's first step: whether there is one at all. */
   async #agreeToBegin(): Promise<{ stop: boolean; clock: ClockNote }> {
     this.#parallel.setTimeout(this.#settings.parallel.timeouts.firstStep);
-    const notes = await this.#parallel.exchange(this.#note(this.#progress.step));
+    const notes = await this.#parallel.exchange("a stage", this.#note(this.#progress.step));
     return { stop: notes.some(({ stop }) => stop), clock: notes[0].clock };
   }
 

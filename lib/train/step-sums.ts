@@ -71,7 +71,7 @@ export class StepSums {
       else if (counts) host[name] = [(host[name]?.[0] ?? 0) + total, (host[name]?.[1] ?? 0) + own];
     }
     const own: Told<Extra> = { normalizer: counts ? this.#normalizer : 0, host, device, extra };
-    const all = await this.#parallel.exchange(own);
+    const all = await this.#parallel.exchange("a step", own);
     const names = (told: Told<Extra>) => told.device.map(([name]) => name).join();
     const other = all.findIndex((told) => names(told) !== names(own));
     if (other >= 0) {
@@ -99,12 +99,12 @@ export class StepSums {
 
   /** The summed loss, the norm of the summed gradients, then the weighted metrics on the device. */
   async #numbers(): Promise<number[]> {
-    const { model, counts } = this.#parallel;
+    const { model, countsInLosses } = this.#parallel;
     const { device } = model;
     const flat = (value: torch.Tensor) => value.detach().to({ dtype: "float32", device }).reshape([]);
     const numbers = torch.scope(() => {
       const loss = torch.stack(this.#losses.map(flat)).sum();
-      const metrics = this.#onDevice.map(({ value, factor }) => flat(value).mul(counts ? factor : 0));
+      const metrics = this.#onDevice.map(({ value, factor }) => flat(value).mul(countsInLosses ? factor : 0));
       const sums = torch.stack([loss, ...metrics]).to({ dtype: "float64" });
       this.#parallel.sumLosses(sums);
       return torch.cat([sums, flat(this.#parallel.gradNorm()).to({ dtype: "float64" }).reshape([1])]);

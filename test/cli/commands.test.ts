@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { diffcoder, expectExplained, scratchFolder } from "./support.js";
 
 const folder = scratchFolder();
-const COMMANDS = ["quickstart", "train", "generate", "doctor", "setup"];
+const COMMANDS = ["quickstart", "train", "generate", "checkpoint", "doctor", "setup"];
 
 describe("diffcoder", () => {
   it("lists the commands, on standard output when asked and as an error when called without one", async () => {
