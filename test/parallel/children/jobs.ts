@@ -156,7 +156,7 @@ function numberOf(metric: unknown): number {
   return value instanceof torch.Tensor ? value.item() : Number(value);
 }
 
-function objectiveOf({ kind, blockSize, shift }: ObjectiveCase): Objective {
+export function objectiveOf({ kind, blockSize, shift }: ObjectiveCase): Objective {
   if (kind === "autoregressive") return autoregressiveObjective();
   if (kind === "own") return everythingSeen;
   return blockDiffusionObjective({ blockSize, shift, maskId: MASK });
