@@ -32,7 +32,11 @@ const attention: AttentionCase[] = [
 
 describe.each([2, 3])("%i processes", (size) => {
   it("compute what one does alone", async () => {
-    const jobs = [...attention.map((c) => ["attention", c]), ...objectives.map((c) => ["objective", c])];
+    const jobs = [
+      ["sharded", { kind: "block-diffusion", length: 48, blockSize: 4, dtype: "float32" }],
+      ...attention.map((c) => ["attention", c]),
+      ...objectives.map((c) => ["objective", c]),
+    ];
     const start = (rank: number) =>
       promisify(execFile)(process.execPath, [
         ...["--import", "tsx", program, String(rank), String(size), join(folder, `store-${size}`)],
@@ -41,7 +45,8 @@ describe.each([2, 3])("%i processes", (size) => {
     const outputs = await Promise.all(Array.from({ length: size }, (_, rank) => start(rank)));
     const ranks = outputs.map(({ stdout }) => JSON.parse(stdout.trim().split("\n").at(-1) as string));
     const sums = objectives.map(() => 0);
-    for (const [wide, narrow, ...results] of ranks) {
+    for (const [sharded, wide, narrow, ...results] of ranks) {
+      expect(sharded).toBeLessThan(1e-5);
       expect(Math.max(wide.out, wide.gradients)).toBeLessThan(1e-12);
       expect(Math.max(narrow.out, narrow.gradients)).toBeLessThan(1e-2);
       for (const [i, { loss, metrics, gradients, own }] of results.entries()) {
@@ -50,7 +55,7 @@ describe.each([2, 3])("%i processes", (size) => {
       }
     }
     // Nobody computed it all.
-    for (const [, , ...results] of ranks) {
+    for (const [, , , ...results] of ranks) {
       for (const [i, { own }] of results.entries()) expect(own).toBeLessThan(0.8 * sums[i]);
     }
   });

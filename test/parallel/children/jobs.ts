@@ -1,4 +1,9 @@
-import { autoregressiveObjective, blockDiffusionObjective, type Objective } from "../../../lib/diffusion/index.js";
+import {
+  autoregressiveObjective,
+  blockDiffusionObjective,
+  type Metric,
+  type Objective,
+} from "../../../lib/diffusion/index.js";
 import type { AttentionPlan, Decoder } from "../../../lib/model/index.js";
 import {
   contextParallel,
@@ -150,13 +155,13 @@ async function objective(group: RingGroup, c: ObjectiveCase) {
   });
 }
 
-/** A metric, or the total of one that is a total and a count. */
-function numberOf(metric: unknown): number {
-  const value = metric !== null && typeof metric === "object" && "total" in metric ? metric.total : metric;
-  return value instanceof torch.Tensor ? value.item() : Number(value);
+function numberOf(metric: Metric): number {
+  if (typeof metric === "number") return metric;
+  if (metric instanceof torch.Tensor) return metric.item();
+  return numberOf(metric.total) / Math.max(1, metric.count);
 }
 
-function objectiveOf({ kind, blockSize, shift }: ObjectiveCase): Objective {
+export function objectiveOf({ kind, blockSize, shift }: ObjectiveCase): Objective {
   if (kind === "autoregressive") return autoregressiveObjective();
   if (kind === "own") return everythingSeen;
   return blockDiffusionObjective({ blockSize, shift, maskId: MASK });
