@@ -1,5 +1,5 @@
 import { performance } from "node:perf_hooks";
-import { type LocalTensor, wholeTensor } from "../distributed/index.js";
+import { DistributedError, type LocalTensor, wholeTensor } from "../distributed/index.js";
 import { type Decoder, StableDiffCoder } from "../model/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
@@ -65,6 +65,8 @@ export class Session {
     at: performance.now(),
   };
   #trainer: Trainer | undefined;
+  /** All that was to be done is done, or was stopped in order. */
+  #ended = false;
   /** The last checkpoint could not be written, and the consumer was told. */
   #lost = false;
 
@@ -110,6 +112,7 @@ export class Session {
     }
     yield* this.#drain();
     this.#requireSaved();
+    this.#ended = true;
     yield { type: "done", globalStep: progress.globalStep, tokens: progress.tokens, elapsed: progress.elapsed };
   }
 
@@ -122,6 +125,7 @@ export class Session {
     const events: (CheckpointEvent | WarningEvent)[] = [];
     const alone = this.#parallel.world === undefined;
     try {
+      if (!alone && !failed && !this.#ended) await this.#leaveTogether();
       if (alone || !failed) {
         for await (const event of this.#drain()) events.push(event);
         // Weights that an error left half changed are not worth saving; a failed save was just tried.
@@ -141,6 +145,23 @@ export class Session {
 
   get globalStep(): number {
     return this.#progress.globalStep;
+  }
+
+  /**
+   * The consumer stopped reading before the run's end. In a run of several processes that is fine if all did.
+   *
+   * @throws DistributedError DISTRIBUTED_STATE if the others go on
+   */
+  async #leaveTogether(): Promise<void> {
+    this.#parallel.setTimeout(Math.min(10, this.#settings.parallel.timeouts.step));
+    try {
+      await this.#parallel.exchange("leaving the run", null);
+    } catch (error) {
+      const message = "stopped reading the run's events, and the others did not";
+      const remedy = "all processes must read them alike, to their end or up to the same one";
+      throw new DistributedError("DISTRIBUTED_STATE", `${message}: ${remedy}`, { cause: error });
+    }
+    this.#parallel.setTimeout(this.#settings.parallel.timeouts.firstStep);
   }
 
   /** Looks for a checkpoint to go on from, and puts everything back as it was. */
@@ -328,6 +349,7 @@ export class Session {
     yield* this.#drain();
     this.#requireSaved();
     const { path } = this.#saved;
+    this.#ended = true;
     yield { type: "aborted", ...this.#position(), ...(path !== undefined && { checkpoint: path }) };
   }
 

@@ -12,8 +12,8 @@ export interface FileReport {
   sha256: string;
 }
 
-/** Written and hashed at a time: so much can be in the processor's cache, and after it a cancelled save ends. */
-const PIECE_BYTES = 1 << 20;
+/** Hashed and written at a time: so much stays in the processor's cache from the one to the other. */
+const PIECE_BYTES = 1 << 18;
 
 interface OpenFile {
   name: string;
@@ -25,14 +25,14 @@ interface OpenFile {
 /** The files of one rank on their way into a staging folder, one after the other. */
 export class StagedFiles {
   readonly #staging: string;
-  readonly #cancelled: () => boolean;
+  readonly #afterPiece: () => void;
   readonly #reports: FileReport[] = [];
   #open: OpenFile | undefined;
 
-  /** @param cancelled is asked between pieces */
-  constructor(staging: string, cancelled: () => boolean = () => false) {
+  /** @param afterPiece is called again and again while files are written. What it throws ends that */
+  constructor(staging: string, afterPiece: () => void = () => {}) {
     this.#staging = staging;
-    this.#cancelled = cancelled;
+    this.#afterPiece = afterPiece;
     mkdirSync(staging, { recursive: true });
   }
 
@@ -45,10 +45,10 @@ export class StagedFiles {
   write(bytes: Uint8Array): void {
     const file = this.#file();
     for (let begin = 0; begin < bytes.length; begin += PIECE_BYTES) {
-      if (this.#cancelled()) throw new Error("the save was given up");
       const piece = bytes.subarray(begin, begin + PIECE_BYTES);
       file.hash.update(piece);
       for (let done = 0; done < piece.length; ) done += writeSync(file.descriptor, piece, done);
+      this.#afterPiece();
     }
     file.bytes += bytes.length;
   }

@@ -47,6 +47,8 @@ export class CheckpointStore {
   #saves = 0;
   /** Resolves when no save is under way. */
   #free: Promise<unknown> = Promise.resolve();
+  /** The save that was begun last. */
+  #last: PendingCheckpoint | undefined;
 
   /**
    * @param keepLast how many of the unnamed checkpoints stay; named ones always do
@@ -92,11 +94,13 @@ export class CheckpointStore {
     place: { name: string; folder: string; staging: string },
     content: CheckpointContent,
   ): Promise<PendingCheckpoint> {
+    this.#last?.hurry();
     await before;
     try {
       const files = planFiles(content, this.world);
       const snapshot = await this.#memory.snapshot(files.tensorFiles.flatMap(({ tensors }) => tensors));
-      return new PendingCheckpoint(place, this.world, files, snapshot);
+      this.#last = new PendingCheckpoint(place, this.world, files, snapshot);
+      return this.#last;
     } catch (error) {
       throw cannotSave(place.folder, error);
     }
@@ -130,11 +134,13 @@ export class CheckpointStore {
    */
   async save(name: string, content: CheckpointContent): Promise<string> {
     const pending = await this.begin(name, content);
+    pending.hurry();
     return this.commit(pending, [await pending.done]);
   }
 
   /** Waits for a save that is under way, and frees the memory of the copies. */
   async close(): Promise<void> {
+    this.#last?.hurry();
     await this.#free;
     this.#memory.dispose();
   }

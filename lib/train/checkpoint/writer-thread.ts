@@ -2,6 +2,7 @@ import { rmSync } from "node:fs";
 import { setPriority } from "node:os";
 import { parentPort } from "node:worker_threads";
 import { type CommitRequest, commit } from "./commit.js";
+import { Pace } from "./pace.js";
 import { type FileReport, StagedFiles } from "./staged-files.js";
 
 // The thread that hashes and writes checkpoints. It loads no addon, holds no tensors, and does one thing after the other in
@@ -29,6 +30,7 @@ export type WriterReply = { job: number } & (
 
 interface Job {
   files?: StagedFiles;
+  pace?: Pace;
   error?: unknown;
 }
 
@@ -82,9 +84,11 @@ function answer(reply: WriterReply, transfer: ArrayBuffer[] = []): void {
 }
 
 function obey(message: WriterMessage, job: Job): void {
+  job.pace?.start();
   switch (message.kind) {
     case "begin":
-      job.files = new StagedFiles(message.staging, () => Atomics.load(message.cancelled, 0) !== 0);
+      job.pace = new Pace(message.state);
+      job.files = new StagedFiles(message.staging, job.pace.rest);
       break;
     case "text":
       job.files?.text(message.name, message.content);

@@ -1,6 +1,7 @@
 import { Worker } from "node:worker_threads";
 import { CheckpointError } from "../../model/index.js";
 import type { CommitRequest } from "./commit.js";
+import { CANCELLED, HURRIED, tell } from "./pace.js";
 import type { FileReport } from "./staged-files.js";
 import type { WriterMessage, WriterReply } from "./writer-thread.js";
 
@@ -19,7 +20,7 @@ interface Waiting {
  */
 export class WriterJob {
   readonly #post: (message: Message, transfer?: ArrayBuffer[]) => void;
-  readonly #cancelled = new Int32Array(new SharedArrayBuffer(4));
+  readonly #state = new Int32Array(new SharedArrayBuffer(4));
   readonly #result: Promise<FileReport[]>;
   /** Rejects if the thread ends; resolves never. */
   readonly lost: Promise<never>;
@@ -30,7 +31,7 @@ export class WriterJob {
     this.#result = result;
     this.lost = result.then(() => new Promise<never>(() => {}));
     this.lost.catch(() => {});
-    post({ kind: "begin", staging, cancelled: this.#cancelled });
+    post({ kind: "begin", staging, state: this.#state });
   }
 
   text(name: string, content: string): void {
@@ -59,9 +60,14 @@ export class WriterJob {
     return this.#result;
   }
 
+  /** Makes the thread work without rests. */
+  hurry(): void {
+    tell(this.#state, HURRIED);
+  }
+
   /** Makes the thread give up at its next piece. */
   cancel(): void {
-    Atomics.store(this.#cancelled, 0, 1);
+    tell(this.#state, CANCELLED);
   }
 }
 
