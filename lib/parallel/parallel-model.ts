@@ -178,7 +178,7 @@ export class ParallelModel {
   /** Seconds that a collective may take from now on. */
   setTimeout(seconds: number): void {
     if (!this.world) return;
-    for (const group of this.#allGroups()) group.timeout = seconds;
+    for (const group of this.#allGroups()) if (group.timeout !== seconds) group.timeout = seconds;
   }
 
   #allGroups(): ProcessGroup[] {

@@ -1,33 +1,19 @@
-import { performance } from "node:perf_hooks";
-import { DistributedError, type LocalTensor, wholeTensor } from "../distributed/index.js";
-import { type Decoder, StableDiffCoder } from "../model/index.js";
+import { DistributedError } from "../distributed/index.js";
+import type { Decoder } from "../model/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
-import type * as torch from "../torch/index.js";
-import {
-  CheckpointStore,
-  checkFacts,
-  type FoundCheckpoint,
-  newProgress,
-  noneIsWhole,
-  type Progress,
-  type ResumeFacts,
-  restoreOptimizer,
-  restoreWeights,
-  shareOfFiles,
-} from "./checkpoint.js";
-import { CheckpointSaver, type SaveNote, type SaveOutcome } from "./checkpoint-saver.js";
+import { checkFacts, newProgress, type Progress, type ResumeFacts } from "./checkpoint.js";
+import type { SaveNote } from "./checkpoint-saver.js";
 import { StageClock } from "./clock.js";
-import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, StepEvent, TrainEvent, WarningEvent } from "./events.js";
 import { Meter } from "./meter.js";
 import { divergence, skippedMessage } from "./not-finite.js";
 import { makeOptimizer } from "./optimizer.js";
 import type { PlannedStage } from "./plan.js";
+import { RunCheckpoints } from "./run-checkpoints.js";
 import { describeRun, identify } from "./run-facts.js";
 import type { RunSettings } from "./run-options.js";
 import { type StepResult, Trainer } from "./trainer.js";
-import { versions } from "./versions.js";
 
 /** What each process tells the others with every step. JSON. */
 interface StepNote {
@@ -52,34 +38,23 @@ export class Session {
   readonly #settings: RunSettings;
   readonly #model: Decoder;
   readonly #parallel: ParallelModel;
-  readonly #store: CheckpointStore | undefined;
-  readonly #saver: CheckpointSaver | undefined;
+  readonly #checkpoints: RunCheckpoints;
   readonly #facts: ResumeFacts;
   #progress: Progress;
   #optimizer: { instance: Optimizer; madeIn: number } | undefined;
   #clock: StageClock | undefined;
-  /** The step that was saved last, and when: what need not be saved again. */
-  #saved: { globalStep: number; stage: number; at: number; path?: string } = {
-    globalStep: 0,
-    stage: 0,
-    at: performance.now(),
-  };
   #trainer: Trainer | undefined;
   /** All that was to be done is done, or was stopped in order. */
   #ended = false;
-  /** The last checkpoint could not be written, and the consumer was told. */
-  #lost = false;
 
   constructor(planned: readonly PlannedStage[], settings: RunSettings, parallel: ParallelModel) {
-    const { out, keepLast, seed } = settings;
     this.#planned = planned;
     this.#settings = settings;
     this.#parallel = parallel;
     this.#model = parallel.model;
-    this.#store = out === undefined ? undefined : new CheckpointStore(out, keepLast, parallel.world);
-    this.#saver = this.#store && new CheckpointSaver(this.#store, parallel);
+    this.#checkpoints = new RunCheckpoints(settings, parallel);
     this.#progress = newProgress(new Set(planned.map(({ source }) => source)).size);
-    this.#facts = identify(this.#model, planned, seed);
+    this.#facts = identify(this.#model, planned, settings.seed);
   }
 
   /** Trains, and tells what happens. The whole run is this function. */
@@ -104,14 +79,14 @@ export class Session {
         if (step.skipped === "not finite") {
           yield this.#warning("STEP_SKIPPED", skippedMessage(step, planned, progress.skipped.total));
         }
-        yield* this.#tell(await this.#saver?.observe(step.notes.map(({ save }) => save)));
+        yield* this.#checkpoints.observe(step.notes.map(({ save }) => save));
         yield* this.#hooks(planned, clock.isOver);
-        if (!clock.isOver && clock.isDue) yield* this.#checkpoint();
+        if (!clock.isOver && clock.isDue) yield* this.#save();
       }
       yield* this.#endStage(planned);
     }
-    yield* this.#drain();
-    this.#requireSaved();
+    yield* this.#checkpoints.drain();
+    this.#checkpoints.requireSaved(progress);
     this.#ended = true;
     yield { type: "done", globalStep: progress.globalStep, tokens: progress.tokens, elapsed: progress.elapsed };
   }
@@ -127,20 +102,23 @@ export class Session {
     try {
       if (!alone && !failed && !this.#ended) await this.#leaveTogether();
       if (alone || !failed) {
-        for await (const event of this.#drain()) events.push(event);
-        // Weights that an error left half changed are not worth saving; a failed save was just tried.
-        if (this.#hasUnsaved && !this.#trainer?.updating && !this.#lost) {
-          for await (const event of this.#checkpoint()) events.push(event);
-          for await (const event of this.#drain()) events.push(event);
-        }
+        for await (const event of this.#saveRest()) events.push(event);
       }
     } finally {
-      await this.#saver?.close();
+      await this.#checkpoints.close();
       this.#model.zeroGrad();
       this.#optimizer?.instance.dispose();
       this.#optimizer = undefined;
     }
     return events;
+  }
+
+  async *#saveRest(): AsyncGenerator<CheckpointEvent | WarningEvent, void, void> {
+    yield* this.#checkpoints.drain();
+    // Weights that an error left half changed are not worth saving; a failed save was just tried.
+    if (!this.#checkpoints.isUnsaved(this.#progress) || this.#trainer?.updating || this.#checkpoints.isLost) return;
+    yield* this.#save();
+    yield* this.#checkpoints.drain();
   }
 
   get globalStep(): number {
@@ -166,84 +144,26 @@ export class Session {
 
   /** Looks for a checkpoint to go on from, and puts everything back as it was. */
   async *#begin(): AsyncGenerator<TrainEvent, void, void> {
-    const { resume, overwrite, out } = this.#settings;
     const run = describeRun(this.#parallel, this.#planned, this.#settings);
-    const isEmpty =
-      this.#store === undefined ||
-      (await this.#parallel.exchange("looking for a run", this.#store.isEmpty)).every(Boolean);
-    if (!resume && !isEmpty) {
-      if (!overwrite) {
-        const hint = "resume: true goes on with it, overwrite: true begins anew, or choose another folder";
-        throw new TrainError("TRAIN_RUN_EXISTS", `${out} holds a run already: ${hint}`);
-      }
-      if (this.#parallel.isMain) this.#store?.clear();
-      await this.#parallel.exchange("removing a run", null);
-    }
     const warnings: string[] = [];
-    const found = resume ? await this.#newest((message) => warnings.push(message)) : undefined;
+    const found = await this.#checkpoints.findStart((message) => warnings.push(message));
     if (!found) {
       yield { type: "start", globalStep: 0, run };
       return;
     }
     checkFacts(found, this.#facts);
-    await restoreWeights(found, this.#parallel.local());
+    await this.#checkpoints.restoreWeights(found);
     // In place: sources that only later stages read may have been added since.
     const positions = this.#progress.positions.map((start, source) => found.progress.positions[source] ?? start);
     this.#progress = { ...found.progress, positions };
     const { stage, step, globalStep } = this.#progress;
-    this.#saved = { globalStep, stage, at: performance.now(), path: found.path };
     const planned = this.#planned[stage];
     // A stage that was not begun makes its own optimiser, if it wants one.
     if (planned && (step > 0 || planned.optimizerFrom !== stage)) {
-      await this.#restoreOptimizer(found, this.#optimizerFor(planned));
+      await this.#checkpoints.restoreOptimizer(found, this.#optimizerFor(planned));
     }
     yield { type: "start", globalStep, run, resumed: { ...this.#position(), checkpoint: found.path } };
     for (const message of warnings) yield this.#warning("CHECKPOINT_CORRUPT", message);
-  }
-
-  /** The newest whole checkpoint. Each process looks through its share of the files, and all take the same. */
-  async #newest(warn: (message: string) => void): Promise<FoundCheckpoint | undefined> {
-    const { world } = this.#parallel;
-    if (!this.#store) return undefined;
-    if (!world) return await this.#store.newest(warn);
-    const { readable, unreadable } = this.#store.candidates();
-    const damaged = unreadable.map(({ name, problem }) => `${name}: ${problem}`);
-    const [names] = await this.#parallel.exchange(
-      "listing checkpoints",
-      readable.map(({ name }) => name),
-    );
-    for (const name of names) {
-      const found = readable.find((each) => each.name === name);
-      const problem = found
-        ? await this.#store.verify(found, { files: shareOfFiles(found, world) })
-        : `rank ${world.rank} does not see it: is the folder on a disk that all processes share?`;
-      const damage = (await this.#parallel.exchange("verifying a checkpoint", problem ?? null)).find(
-        (each) => each !== null,
-      );
-      if (found && !damage) {
-        for (const problem of damaged) warn(`checkpoint ${problem}: going on from ${name}`);
-        return found;
-      }
-      damaged.push(`${name}: ${damage}`);
-    }
-    if (damaged.length === 0) return undefined;
-    throw noneIsWhole(this.#store.folder, damaged);
-  }
-
-  async #restoreOptimizer(found: FoundCheckpoint, optimizer: Optimizer): Promise<void> {
-    const { tensors } = optimizer.stateDict();
-    const restored = await restoreOptimizer(found, this.#localState(tensors));
-    if (restored) optimizer.loadStateDict({ step: restored.step, tensors });
-  }
-
-  /** An optimiser's tensors, `<parameter>.<slot>`, are cut as their parameters are. */
-  #localState(tensors: Record<string, torch.Tensor>): LocalTensor[] {
-    const parameters = new Map(this.#parallel.local().map((local) => [local.name, local]));
-    return Object.entries(tensors).map(([name, tensor]) => {
-      const parameter = parameters.get(name.slice(0, name.lastIndexOf(".")));
-      if (parameter && parameter.slice.size.join() === tensor.shape.join()) return { ...parameter, name, tensor };
-      return { ...wholeTensor(name, tensor), owned: this.#parallel.isMain };
-    });
   }
 
   /** Before a stage's first step: whether there is one at all. */
@@ -261,9 +181,9 @@ export class Session {
       clock: {
         isOver: clock.isOver(step),
         steps: clock.stepsAfter(step),
-        isDue: this.#isCheckpointDue(this.#progress.globalStep + 1),
+        isDue: this.#checkpoints.isDue(this.#progress.globalStep + 1),
       },
-      save: this.#saver?.note(),
+      save: this.#checkpoints.note(),
     };
   }
 
@@ -339,92 +259,24 @@ export class Session {
     progress.objective = {};
     progress.previousRate = progress.rate;
     const isLast = progress.stage === this.#planned.length;
-    yield* this.#checkpoint(stage.checkpoint ?? (isLast ? "final" : undefined), position);
-    yield* this.#drain();
+    yield* this.#save(position, stage.checkpoint ?? (isLast ? "final" : undefined));
+    yield* this.#checkpoints.drain();
     yield { type: "stage-end", ...position, seconds, tokens };
   }
 
   async *#abort(): AsyncGenerator<TrainEvent, void, void> {
-    if (this.#hasUnsaved) yield* this.#checkpoint();
-    yield* this.#drain();
-    this.#requireSaved();
-    const { path } = this.#saved;
+    if (this.#checkpoints.isUnsaved(this.#progress)) yield* this.#save();
+    yield* this.#checkpoints.drain();
+    this.#checkpoints.requireSaved(this.#progress);
+    const { path } = this.#checkpoints;
     this.#ended = true;
     yield { type: "aborted", ...this.#position(), ...(path !== undefined && { checkpoint: path }) };
   }
 
-  /** Begins to save; with `sync` waits until it is done. One that is under way still is waited for first. */
-  async *#checkpoint(
-    name = CheckpointStore.nameOf(this.#progress.globalStep),
-    position = this.#position(),
-  ): AsyncGenerator<CheckpointEvent | WarningEvent, void, void> {
-    if (!this.#saver) return;
-    yield* this.#drain();
-    const { model, saving } = this.#settings;
-    const tokenizer = model instanceof StableDiffCoder && model.hasTokenizer ? model.tokenizer.dir : undefined;
+  async *#save(position = this.#position(), name?: string): AsyncGenerator<CheckpointEvent | WarningEvent, void, void> {
     if (this.#clock && this.#progress.step > 0) this.#progress.stageSeconds = this.#clock.seconds;
-    const state = this.#optimizer?.instance.stateDict();
-    const outcome = await this.#saver.begin(
-      name,
-      {
-        model: this.#model,
-        weights: this.#parallel.local(),
-        filesFrom: tokenizer ?? (model instanceof StableDiffCoder ? model.path : undefined),
-        optimizer: state ? { step: state.step, tensors: this.#localState(state.tensors) } : null,
-        progress: this.#progress,
-        facts: this.#facts,
-        versions: versions(),
-      },
-      position,
-    );
-    const { globalStep, stage } = this.#progress;
-    this.#saved = { ...this.#saved, globalStep, stage, at: performance.now() };
-    yield* this.#tell(outcome);
-    if (saving === "sync") yield* this.#drain();
-  }
-
-  /** Waits for the checkpoint under way. */
-  async *#drain(): AsyncGenerator<CheckpointEvent | WarningEvent, void, void> {
-    if (!this.#saver?.isBusy) return;
-    this.#parallel.setTimeout(this.#settings.parallel.timeouts.firstStep);
-    yield* this.#tell(await this.#saver.drain());
-  }
-
-  /** How a checkpoint ended, as an event. A failure is a warning, or with `strict` the end. */
-  *#tell(outcome: SaveOutcome | undefined): Generator<CheckpointEvent | WarningEvent, void, void> {
-    if (!outcome) return;
-    const { name, position, seconds, path, problem } = outcome;
-    if (path !== undefined) {
-      this.#saved.path = path;
-      this.#lost = false;
-      yield { type: "checkpoint", ...position, checkpoint: name, path, seconds };
-      return;
-    }
-    this.#lost = true;
-    this.#saved.globalStep = -1; // what was under way is as good as never begun
-    if (this.#settings.strict) throw new TrainError("TRAIN_CHECKPOINT_WRITE", problem ?? "");
-    yield this.#warning("CHECKPOINT_WRITE", `${problem}. Training goes on; earlier checkpoints are as they were`);
-  }
-
-  get #hasUnsaved(): boolean {
-    const { globalStep, stage } = this.#progress;
-    return globalStep > 0 && (this.#saved.globalStep !== globalStep || this.#saved.stage !== stage);
-  }
-
-  #isCheckpointDue(globalStep: number): boolean {
-    const { steps, minutes } = this.#settings.checkpointEvery;
-    if (steps !== undefined && globalStep % steps === 0) return true;
-    return minutes !== undefined && performance.now() - this.#saved.at >= minutes * 60_000;
-  }
-
-  /** The end of a run is the one moment when an unwritten checkpoint is lost work. */
-  #requireSaved(): void {
-    if (!this.#store || !this.#hasUnsaved) return;
-    this.#lost = true;
-    throw new TrainError(
-      "TRAIN_CHECKPOINT_WRITE",
-      `the last checkpoint could not be written to ${this.#store.folder}. The model is still in memory, as trained`,
-    );
+    const state = { optimizer: this.#optimizer?.instance, progress: this.#progress, facts: this.#facts };
+    yield* this.#checkpoints.save(state, position, name);
   }
 
   #stepEvent(step: StepResult, meter: Meter, steps: number): StepEvent {

@@ -123,7 +123,8 @@ function sumWeighted(parts: readonly Weighted[]): Weighted {
   const sums: Weighted = {};
   for (const part of parts) {
     for (const [name, [total, weight]] of Object.entries(part)) {
-      sums[name] = [(sums[name]?.[0] ?? 0) + total, (sums[name]?.[1] ?? 0) + weight];
+      const known = sums[name] ?? [0, 0];
+      sums[name] = [known[0] + (total ?? Number.NaN), known[1] + weight]; // JSON has no NaN: it crosses as null
     }
   }
   return sums;

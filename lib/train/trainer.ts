@@ -91,7 +91,8 @@ export class Trainer {
     const lr = rateAt(stage, step, { steps, previous: previousRate });
     const context = { seed, stage: index, step, steps, device, state: this.#state, gradNorm };
 
-    torch.manualSeed(new torch.Philox(seed, STREAM_STEP, index, step).below(2 ** 48));
+    const { rank } = this.#parallel.data; // processes with other sequences draw other numbers
+    torch.manualSeed(new torch.Philox(seed, STREAM_STEP, index, step, ...(rank > 0 ? [rank] : [])).below(2 ** 48));
     const sums = new StepSums(this.#parallel);
     for (const [i, batch] of batches.entries()) this.#accumulate(batch, context, sums, i === batches.length - 1);
     this.#prepare(position + stage.batchSize); // while the device works
