@@ -27,8 +27,9 @@ if (command === "setup") {
   await import(at("dist/cli/main.js").href);
 }
 
-/** Help, version and doctor must answer on a machine where nothing is built. */
+/** Help, version and doctor must answer on a machine where nothing is built; what only reads logs needs no addon. */
 function needsAddon(name) {
-  if (process.env.DIFFCODER_ADDON || name === undefined || name === "help" || name === "doctor") return false;
+  if (process.env.DIFFCODER_ADDON || name === undefined) return false;
+  if (["help", "doctor", "watch", "report"].includes(name)) return false;
   return !process.argv.slice(2).some((arg) => ["--help", "-h", "--version", "-V"].includes(arg));
 }

@@ -1,6 +1,7 @@
 /**
  * Stable-DiffCoder as a TypeScript framework: everything a training script or an inference program needs. The layers
- * below have entry points of their own: `stable-diffcoder/torch`, `/nn`, `/model`, `/diffusion`, `/data`, `/train`.
+ * below have entry points of their own: `stable-diffcoder/torch`, `/nn`, `/distributed`, `/model`, `/diffusion`, `/data`,
+ * `/parallel`, `/train`.
  */
 export * from "./data/index.js";
 export {
@@ -75,6 +76,17 @@ export {
   type WarmupState,
   warmupSchema,
 } from "./diffusion/index.js";
+export * as distributed from "./distributed/index.js";
+export {
+  DeviceMesh,
+  DistributedError,
+  type DistributedErrorCode,
+  destroyProcessGroup,
+  initProcessGroup,
+  ProcessGroup,
+  type World,
+  world,
+} from "./distributed/index.js";
 export * from "./model/index.js";
 export * as nn from "./nn/index.js";
 export {
@@ -103,6 +115,7 @@ export {
   warmupStable,
   warmupStableDecay,
 } from "./nn/index.js";
+export type { ParallelOptions } from "./parallel/index.js";
 export * as torch from "./torch/index.js";
 export { Philox, Tensor, TorchError } from "./torch/index.js";
 export * from "./train/index.js";
