@@ -38,13 +38,16 @@ export class DataParallel {
   #isLast = true;
   /** Units whose gradients of the micro-batch at hand are on their way. */
   readonly #done = new Set<Unit>();
+  /** Forward passes of each segment whose backward is to come: one may be called more than once in a micro-batch. */
+  readonly #calls: number[];
 
   /**
-   * @param segments in the order of their forward; each is called once in a forward pass
+   * @param segments in the order of their forward
    * @throws DistributedError DISTRIBUTED_ARGUMENT for a segment whose parameters differ in dtype
    */
   constructor(model: Segment, segments: readonly Segment[], options: DataParallelOptions) {
     const make = unitMaker(options);
+    this.#calls = segments.map(() => 0);
     this.#units = segments.map((segment) => make(namedWithin(model, segment)));
     this.#root = make(parameterSlots(model, segments));
     this.#unwrap.push(wrapForward(model, (forward) => this.#aroundModel(forward)));
@@ -73,8 +76,11 @@ export class DataParallel {
         unit.afterForward();
         return result;
       }
+      this.#calls[index]++;
       const inputs = torch.tensorTree(args, (tensor) => tensor.requiresGrad);
-      const after = onBackward(() => this.#afterBackward(index));
+      const after = onBackward(() => {
+        if (--this.#calls[index] <= 0) this.#afterBackward(index);
+      });
       const result = forward(...(inputs.rebuild(after(inputs.tensors)) as never[]));
       unit.afterForward();
       const outputs = torch.tensorTree(result, (tensor) => tensor.requiresGrad);
@@ -111,6 +117,7 @@ export class DataParallel {
       this.#afterBackward(index);
     }
     this.#root.afterBackward(isLast);
+    this.#calls.fill(0);
   }
 
   /** Waits for all gradients: they are then on this rank's parameters, summed over all ranks and micro-batches. */
