@@ -146,6 +146,7 @@ export class RunCheckpoints {
       {
         model: this.#parallel.model,
         weights: this.#parallel.local(),
+        replicated: this.#parallel.isWhole,
         filesFrom: tokenizer ?? (model instanceof StableDiffCoder ? model.path : undefined),
         optimizer: optimizer ? { step: optimizer.step, tensors: this.#localState(optimizer.tensors) } : null,
         progress: state.progress,

@@ -58,6 +58,14 @@ describe("a run that is stopped", () => {
     expect(await finalWeights(out)).toEqual(whole.weights);
   });
 
+  it("leaves checkpoints in Hugging Face layout where every process holds the whole model", async () => {
+    const { out } = await train(2, { batchSize: BATCH, run: { parallel: { context: 2 } } });
+    const files = readdirSync(join(out, "checkpoints", "final"));
+    expect(files).toContain("model.safetensors");
+    expect(files).toContain("optimizer.safetensors");
+    expect(files.some((name) => name.startsWith("shard-"))).toBe(false);
+  });
+
   it("passes over a shard with a flipped bit, and goes on from the checkpoint before", async () => {
     const reference = await alone({ batchSize: BATCH });
     const out = temporaryFolder();

@@ -59,6 +59,7 @@ function makeManifest({ staging, worldSize, reports }: CommitRequest): Manifest 
   for (const name of Object.keys(manifest.files)) {
     if (name.endsWith(".safetensors")) indexTensors(manifest, join(staging, name), name);
   }
+  if (!Object.keys(manifest.files).some(isShardFile)) manifest.world = 1; // replicas: one wrote it all
   for (const [name, { shape, slices }] of Object.entries(manifest.tensors)) {
     const problem = coverProblem(
       shape,

@@ -31,6 +31,8 @@ export interface CheckpointContent {
   model: Decoder;
   /** Parameters by name, with the slices that are here. Default: the model's own, whole. */
   weights?: readonly LocalTensor[];
+  /** Whether every process holds everything: one of them then writes it all, in Hugging Face layout. */
+  replicated?: boolean;
   /** An optimiser whose state is whole, or its state in slices, or none. */
   optimizer: Optimizer | { step: number; tensors: readonly LocalTensor[] } | null;
   /** A folder with the tokenizer's files, copied along. */
@@ -66,7 +68,7 @@ export function localState(optimizer: NonNullable<CheckpointContent["optimizer"]
   return { step, tensors: Object.entries(tensors).map(([name, tensor]) => wholeTensor(name, tensor)) };
 }
 
-/** Lays out what this process writes: everything of a process that is alone, the owned slices of one of several. */
+/** Lays out what this process writes: everything, if tensors are whole here and its own; else the slices it owns. */
 export function planFiles(content: CheckpointContent, world: CheckpointWorld): PlannedFiles {
   const weights = (content.weights ?? wholeWeights(content.model)).map((weight) => ({
     ...weight,
@@ -76,7 +78,11 @@ export function planFiles(content: CheckpointContent, world: CheckpointWorld): P
   for (const { name, tensor, slice } of [...weights, ...(state?.tensors ?? [])]) check(name, tensor, slice, world);
   const texts = world.rank === 0 ? smallFiles(content, weights[0]?.tensor.dtype ?? "float32", state?.step ?? null) : [];
   const copies = world.rank === 0 ? sideFilesOf(content) : [];
-  if (world.size > 1) return { texts, copies, tensorFiles: [shard(weights, state?.tensors ?? [], world)] };
+  if (world.size > 1 && !content.replicated) {
+    return { texts, copies, tensorFiles: [shard(weights, state?.tensors ?? [], world)] };
+  }
+  // Replicas hold everything: one of them writes it as a process that is alone would.
+  if (!weights.some(({ owned }) => owned)) return { texts, copies, tensorFiles: [] };
   const layout = layOutWeights(
     weights.map((weight) => ({ ...weight, bytes: byteLength(weight.tensor) })),
     MAX_SHARD_BYTES,

@@ -10,7 +10,7 @@ import { type FileReport, StagedFiles } from "./staged-files.js";
 
 /** What the thread is told. `job` numbers the save or commit that a message belongs to. */
 export type WriterMessage = { job: number } & (
-  | { kind: "begin"; staging: string /** Not 0: give up. */; cancelled: Int32Array }
+  | { kind: "begin"; staging: string; state: Int32Array } // pace.ts says what it is
   | { kind: "text"; name: string; content: string }
   | { kind: "copy"; from: string; name: string }
   | { kind: "open"; name: string; header: Uint8Array }

@@ -1,4 +1,5 @@
-import { Worker } from "node:worker_threads";
+import type { Worker } from "node:worker_threads";
+import { startThread } from "../../data/start-thread.js";
 import { CheckpointError } from "../../model/index.js";
 import type { CommitRequest } from "./commit.js";
 import { CANCELLED, HURRIED, tell } from "./pace.js";
@@ -106,7 +107,7 @@ function open(onBuffer: (buffer: ArrayBuffer) => void = () => {}) {
 }
 
 function start(): Worker {
-  const worker = startThread();
+  const worker = startThread("writer-thread", import.meta.url);
   worker.on("message", hear);
   const fail = (error: Error) => {
     if (thread === worker) thread = undefined;
@@ -117,26 +118,6 @@ function start(): Worker {
   worker.on("error", fail);
   worker.on("exit", (code) => fail(new Error(`the thread that writes checkpoints ended with code ${code}`)));
   return worker;
-}
-
-/** Compiled, the thread is a module like any other. Run from source, it must first load what compiles TypeScript. */
-function startThread(): Worker {
-  const isSource = import.meta.url.endsWith(".ts");
-  const module = new URL(`./writer-thread.${isSource ? "ts" : "js"}`, import.meta.url);
-  if (!isSource) return new Worker(module, { execArgv: [] });
-  const compiler = import.meta.resolve("tsx/esm/api");
-  const source = `import { register } from "${compiler}"; register(); await import("${module.href}");`;
-  return new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`), { execArgv: preloaded() });
-}
-
-/** The arguments of this process that name modules to load first. */
-function preloaded(): string[] {
-  const kept: string[] = [];
-  for (const [i, argument] of process.execArgv.entries()) {
-    if (argument === "--import" || argument === "--require") kept.push(argument, process.execArgv[i + 1]);
-    else if (/^--(import|require)=/.test(argument)) kept.push(argument);
-  }
-  return kept;
 }
 
 function hear(reply: WriterReply): void {
