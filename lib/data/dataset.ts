@@ -1,4 +1,7 @@
 import { DataError } from "./errors.js";
+import type { PackingOptions } from "./packing.js";
+import type { SftRowParts } from "./sft-rows.js";
+import type { TokenReaderParts } from "./token-reader.js";
 
 /** One row of training data. */
 export interface Sample {
@@ -18,7 +21,30 @@ export interface Dataset {
   sample(index: number): Sample;
   /** Names the content: a run that is resumed with another one is told so. */
   readonly hash?: string;
+  /**
+   * What {@link openDataset} makes an equal dataset of in another thread, so that batches are read there, ahead of the
+   * steps that need them. Absent or undefined: they are read in the thread that trains.
+   */
+  describe?(): DatasetDescription | undefined;
 }
+
+/**
+ * How another thread of this process gets a dataset. Those of this library share their memory; `args` are copied as
+ * structuredClone() does, in which a SharedArrayBuffer is shared.
+ *
+ * `module`: what a module exports by that name, a class or a function that makes the dataset, or its promise. It is
+ * imported in the thread: it should do nothing else, and not be the file that describes a curriculum.
+ */
+export type DatasetDescription =
+  | { readonly kind: "packed"; readonly source: TokenReaderParts; readonly options: PackingOptions }
+  | { readonly kind: "sft"; readonly parts: SftRowParts }
+  | {
+      readonly kind: "module";
+      /** Absolute, such as `import.meta.url` or `new URL("./mine.js", import.meta.url)`. */
+      readonly module: URL | string;
+      readonly export: string;
+      readonly args?: readonly unknown[];
+    };
 
 /**
  * What an objective is given. Memory of the host only.

@@ -5,7 +5,8 @@ export type DataErrorCode =
   | "DATA_TOO_SMALL" // less text than one sample
   | "DATA_OPTIONS" // options that are wrong or contradict each other
   | "DATA_STORE" // a token store that is torn, of another version or cannot be written
-  | "DATA_RANGE"; // a position or an index outside the data
+  | "DATA_RANGE" // a position or an index outside the data
+  | "DATA_WORKER"; // a thread that reads ahead ended, or has another dataset than the thread that trains
 
 /** Every error of lib/data. `code` is stable, `message` names the path or the value that is wrong. */
 export class DataError extends Error {

@@ -9,11 +9,12 @@ export {
   formatSummary,
   type Split,
 } from "./corpus.js";
-export { type Batch, collate, type Dataset, type Sample } from "./dataset.js";
+export { type Batch, collate, type Dataset, type DatasetDescription, type Sample } from "./dataset.js";
 export { DataError, type DataErrorCode } from "./errors.js";
 export type { Source } from "./file-walk.js";
 export { encodeFim, type FimOptions, type FimParts, splitForFim } from "./fim.js";
-export { type LoadedBatch, Loader, type ReadOptions } from "./loader.js";
+export { type LoadedBatch, Loader, type LoaderDescription, type ReadOptions } from "./loader.js";
+export { openDataset, openLoader } from "./open-dataset.js";
 export {
   type DataOptions,
   type DataOptionsInput,
@@ -26,6 +27,7 @@ export {
 } from "./options.js";
 export { type OrderOptions, type Place, SampleOrder } from "./order.js";
 export { PackedDataset, type PackingOptions, type TokenSource } from "./packing.js";
+export { type DataWorkers, Prefetcher, type PrefetchOptions } from "./prefetcher.js";
 export { type PreparedData, prepareData, prepareSftData } from "./prepare.js";
 export {
   readSftRecords,

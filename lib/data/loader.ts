@@ -1,4 +1,4 @@
-import { type Batch, collate, type Dataset } from "./dataset.js";
+import { type Batch, collate, type Dataset, type DatasetDescription } from "./dataset.js";
 import { DataError } from "./errors.js";
 import { type OrderOptions, SampleOrder } from "./order.js";
 
@@ -23,6 +23,14 @@ export interface LoadedBatch {
   readonly epoch: number;
 }
 
+/** What another thread of this process makes an equal loader of. */
+export interface LoaderDescription {
+  readonly dataset: DatasetDescription;
+  readonly order: OrderOptions;
+  /** What the dataset must turn out to be. */
+  readonly expected: Readonly<Pick<Dataset, "length" | "numSamples" | "hash">>;
+}
+
 /**
  * Reads a dataset as one endless stream of samples, in an order that (seed, stage) alone decide.
  *
@@ -45,6 +53,16 @@ export class Loader {
     const indices = Array.from({ length: batchSize }, (_, row) => position + row);
     const samples = indices.map((index) => this.order.at(index).sample);
     return collate(this.dataset, samples, indices);
+  }
+
+  /** Undefined where batches can be read in this thread alone: see {@link Dataset.describe}. */
+  describe(): LoaderDescription | undefined {
+    const { length, numSamples, hash } = this.dataset;
+    const { batchAt } = Loader.prototype;
+    const { at } = SampleOrder.prototype;
+    if (this.batchAt !== batchAt || this.order.at !== at) return undefined; // a subclass with ways of its own
+    const dataset = this.dataset.describe?.();
+    return dataset && { dataset, order: this.order.options, expected: { length, numSamples, hash } };
   }
 
   /**

@@ -33,6 +33,8 @@ export interface OrderOptions {
 export class SampleOrder {
   readonly numSamples: number;
   readonly shuffle: boolean;
+  /** What the order was made with: an equal one is made of it. */
+  readonly options: Readonly<Required<OrderOptions>>;
   readonly #seed: number;
   readonly #stage: number;
   readonly #side: number;
@@ -43,9 +45,11 @@ export class SampleOrder {
       throw new DataError("DATA_RANGE", `an order needs between 1 and 2^48 samples, got ${numSamples}`);
     }
     this.numSamples = numSamples;
-    this.shuffle = options.shuffle ?? true;
-    this.#seed = options.seed ?? 0;
-    this.#stage = options.stage ?? 0;
+    const { seed = 0, stage = 0, shuffle = true } = options;
+    this.options = { seed, stage, shuffle };
+    this.shuffle = shuffle;
+    this.#seed = seed;
+    this.#stage = stage;
     this.#side = Math.ceil(Math.sqrt(numSamples));
   }
 

@@ -1,6 +1,6 @@
-import { checkSampleIndex, type Dataset, type Sample } from "./dataset.js";
+import { checkSampleIndex, type Dataset, type DatasetDescription, type Sample } from "./dataset.js";
 import { DataError } from "./errors.js";
-import type { TokenFile } from "./token-file.js";
+import type { TokenReader } from "./token-reader.js";
 
 /** How documents fill the samples. */
 export interface PackingOptions {
@@ -17,7 +17,8 @@ export interface PackingOptions {
 }
 
 /** What packing reads: tokens of documents, one after the other. A TokenFile is one. */
-export type TokenSource = Pick<TokenFile, "numTokens" | "starts" | "hash" | "read" | "documentAt">;
+export type TokenSource = Pick<TokenReader, "numTokens" | "starts" | "hash" | "read" | "documentAt"> &
+  Partial<Pick<TokenReader, "describe">>;
 
 /**
  * Documents one after the other, cut into samples of exactly `length` tokens: sample i is tokens [i * length, (i + 1) *
@@ -28,6 +29,7 @@ export class PackedDataset implements Dataset {
   readonly numSamples: number;
   readonly hash: string;
   readonly #source: TokenSource;
+  readonly #options: PackingOptions;
   readonly #isolated: boolean;
   readonly #padId: number;
 
@@ -52,6 +54,7 @@ export class PackedDataset implements Dataset {
     this.length = length;
     this.hash = source.hash;
     this.#source = source;
+    this.#options = { length, documents, tail, padId };
     this.#isolated = documents === "isolated";
     this.#padId = padId ?? 0;
   }
@@ -68,6 +71,12 @@ export class PackedDataset implements Dataset {
     tokens.set(found);
     const lossMask = new Uint8Array(this.length).fill(1, 0, found.length);
     return { tokens, starts: [...(starts ?? [0]), found.length], lossMask };
+  }
+
+  describe(): DatasetDescription | undefined {
+    const source = this.#source.describe?.();
+    if (!source || this.sample !== PackedDataset.prototype.sample) return undefined; // a subclass has samples of its own
+    return { kind: "packed", source, options: this.#options };
   }
 
   #startsWithin(from: number, to: number): number[] {

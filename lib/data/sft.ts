@@ -6,10 +6,11 @@ import type { Tokenizer } from "../model/tokenizer.js";
 import { TokenizerError } from "../model/tokenizer-error.js";
 import { Philox } from "../torch/philox.js";
 import { packBestFit, packSequentially } from "./best-fit.js";
-import { checkSampleIndex, type Dataset, type Sample } from "./dataset.js";
+import type { Dataset, DatasetDescription, Sample } from "./dataset.js";
 import { DataError } from "./errors.js";
 import { listFiles } from "./file-walk.js";
 import { readLines } from "./line-reader.js";
+import { type EncodedSample, SftRows } from "./sft-rows.js";
 
 /** Stream number of the generator that draws how many eos follow a sample. */
 const EOS_STREAM = 0xe5;
@@ -67,13 +68,6 @@ export interface SftSummary {
 /** Why a record is not used. */
 export type SftSkipReason = "bad record" | "no answer" | "prompt too long" | "refused by the chat template";
 
-/** A record as ids, its answers marked. */
-interface EncodedSample {
-  readonly tokens: Int32Array;
-  /** Per token: 1 in an answer. */
-  readonly mask: Uint8Array;
-}
-
 /**
  * Supervised fine-tuning: rows of whole samples, padded at the end. `lossMask` is 1 on answers and on the eos after
  * them, so that a model learns to end within a block; prompts and padding are 0.
@@ -83,10 +77,7 @@ export class SftDataset implements Dataset {
   readonly numSamples: number;
   readonly hash: string;
   readonly summary: SftSummary;
-  readonly #samples: EncodedSample[];
-  readonly #rows: number[][];
-  readonly #isolated: boolean;
-  readonly #padId: number;
+  readonly #rows: SftRows;
 
   /**
    * @param records records with a name for messages about them, as readSftRecords gives
@@ -103,8 +94,7 @@ export class SftDataset implements Dataset {
       throw new DataError("DATA_OPTIONS", `eos must be [min, max] with 0 <= min <= max, got [${min}, ${max}]`);
     }
     this.length = length;
-    this.#isolated = documents === "isolated";
-    this.#padId = tokenizer.padId ?? tokenizer.require("eos");
+    const padId = tokenizer.padId ?? tokenizer.require("eos");
     this.summary = {
       records: 0,
       samples: 0,
@@ -115,9 +105,12 @@ export class SftDataset implements Dataset {
       skipped: {},
       examples: {},
     };
-    this.#samples = [];
-    for (const { name, value } of records) this.#add(name, value, options);
-    if (this.#samples.length === 0) {
+    const samples: EncodedSample[] = [];
+    for (const { name, value } of records) {
+      const sample = this.#encode(name, value, options);
+      if (sample) samples.push(sample);
+    }
+    if (samples.length === 0) {
       const why = Object.entries(this.summary.skipped).map(([reason, count]) => {
         const names = this.summary.examples[reason as SftSkipReason] ?? [];
         return `${count} ${reason} (${names.join("; ")})`;
@@ -125,11 +118,12 @@ export class SftDataset implements Dataset {
       const found = `${this.summary.records} records${why.length > 0 ? `: ${why.join(", ")}` : ""}`;
       throw new DataError("DATA_EMPTY", `no sample to learn from in ${found}`);
     }
-    const lengths = this.#samples.map((sample) => sample.tokens.length);
-    this.#rows = packing === "best-fit" ? packBestFit(lengths, length) : packSequentially(lengths, length);
-    this.numSamples = this.#rows.length;
-    this.summary.rows = this.#rows.length;
-    this.hash = hashOfSamples(this.#samples, length);
+    const lengths = samples.map((sample) => sample.tokens.length);
+    const rows = packing === "best-fit" ? packBestFit(lengths, length) : packSequentially(lengths, length);
+    this.hash = hashOfSamples(samples, length);
+    this.#rows = SftRows.pack(samples, rows, { length, isolated: documents === "isolated", padId, hash: this.hash });
+    this.numSamples = rows.length;
+    this.summary.rows = rows.length;
   }
 
   /**
@@ -143,58 +137,41 @@ export class SftDataset implements Dataset {
 
   /** Throws DataError DATA_RANGE if there is no such row. */
   sample(index: number): Sample {
-    checkSampleIndex(index, this.numSamples);
-    const tokens = new Int32Array(this.length).fill(this.#padId);
-    const lossMask = new Uint8Array(this.length);
-    const starts: number[] = [];
-    let end = 0;
-    for (const item of this.#rows[index]) {
-      const { tokens: ids, mask } = this.#samples[item];
-      starts.push(end);
-      tokens.set(ids, end);
-      lossMask.set(mask, end);
-      end += ids.length;
-    }
-    if (end < this.length) starts.push(end); // padding is seen by no sample
-    return this.#isolated ? { tokens, starts, lossMask } : { tokens, lossMask };
+    return this.#rows.sample(index);
   }
 
-  #add(name: string, value: unknown, options: SftOptions): void {
+  describe(): DatasetDescription | undefined {
+    if (this.sample !== SftDataset.prototype.sample) return undefined; // a subclass has samples of its own
+    return { kind: "sft", parts: this.#rows.parts };
+  }
+
+  /** A record's sample, counted; undefined if it is of no use. */
+  #encode(name: string, value: unknown, options: SftOptions): EncodedSample | undefined {
     const { summary } = this;
     const index = summary.records++;
     const record = parseRecord(value);
-    if (typeof record === "string") {
-      this.#skip("bad record", `${name}: ${record}`);
-      return;
-    }
+    if (typeof record === "string") return this.#skip("bad record", `${name}: ${record}`);
     let sample: EncodedSample;
     try {
       sample = encodeRecord(record, index, options);
     } catch (error) {
       // A template that is missing or broken is wrong for every record.
       if (!(error instanceof TokenizerError) || error.code !== "CHAT_TEMPLATE_FAILED") throw error;
-      this.#skip("refused by the chat template", `${name}: ${error.message}`);
-      return;
+      return this.#skip("refused by the chat template", `${name}: ${error.message}`);
     }
-    if (!sample.mask.includes(1)) {
-      this.#skip("no answer", name);
-      return;
-    }
+    if (!sample.mask.includes(1)) return this.#skip("no answer", name);
     if (sample.tokens.length > this.length) {
       sample = { tokens: sample.tokens.slice(0, this.length), mask: sample.mask.slice(0, this.length) };
-      if (!sample.mask.includes(1)) {
-        this.#skip("prompt too long", name);
-        return;
-      }
+      if (!sample.mask.includes(1)) return this.#skip("prompt too long", name);
       summary.truncated++;
     }
     summary.samples++;
     summary.tokens += sample.tokens.length;
     summary.answerTokens += sample.mask.reduce((sum, flag) => sum + flag, 0);
-    this.#samples.push(sample);
+    return sample;
   }
 
-  #skip(reason: SftSkipReason, example: string): void {
+  #skip(reason: SftSkipReason, example: string): undefined {
     const { skipped, examples } = this.summary;
     skipped[reason] = (skipped[reason] ?? 0) + 1;
     examples[reason] ??= [];

@@ -3,6 +3,7 @@ import { closeSync, fstatSync, openSync, readFileSync, readSync, writeFileSync, 
 import { join } from "node:path";
 import * as z from "zod";
 import { DataError } from "./errors.js";
+import { damaged, TokenReader } from "./token-reader.js";
 
 /** What is known of a token file; the part of the header that one split has. */
 export const tokenFileHeader = z.object({
@@ -95,20 +96,13 @@ export class TokenFileWriter {
 }
 
 /** The tokens of many documents, one after the other, each closed by eos. */
-export class TokenFile {
-  readonly numTokens: number;
+export class TokenFile extends TokenReader {
   readonly numDocuments: number;
   /** UTF-8 length of all texts: what bits per byte divides by. */
   readonly numBytes: number;
-  /** SHA-256 (hex) of the tokens: equal hashes, equal training data. */
-  readonly hash: string;
-  /** Where each document starts, then the end: [numDocuments + 1]. */
-  readonly starts: Float64Array;
   /** UTF-8 length of each document's text. */
   readonly documentBytes: Uint32Array;
   readonly #path: string;
-  readonly #width: 2 | 4;
-  readonly #memory: Uint16Array | Uint32Array | undefined;
   readonly #file: number | undefined;
   #names: string[] | undefined;
 
@@ -119,52 +113,16 @@ export class TokenFile {
    * @throws DataError DATA_STORE if a file is missing, cut off or not what its header says
    */
   constructor(folder: string, name: string, header: TokenFileHeader, memoryBytes = MEMORY_BYTES) {
-    this.#path = join(folder, name);
-    this.#width = header.width;
-    this.numTokens = header.tokens;
+    const path = join(folder, name);
+    const { starts, documentBytes } = readTable(`${path}.documents`, header);
+    const tokens = openTokens(`${path}.tokens`, header, memoryBytes);
+    const { tokens: numTokens, tokensHash: hash, width } = header;
+    super({ path: `${path}.tokens`, numTokens, hash, width, starts, ...tokens });
+    this.#path = path;
+    this.#file = tokens.file;
     this.numDocuments = header.documents;
     this.numBytes = header.bytes;
-    this.hash = header.tokensHash;
-    const table = checkedRead(`${this.#path}.documents`, header.documents * 8, header.documentsHash);
-    const lengths = new Uint32Array(table.buffer, table.byteOffset, table.length / 4);
-    this.starts = new Float64Array(header.documents + 1);
-    this.documentBytes = new Uint32Array(header.documents);
-    for (let i = 0; i < header.documents; i++) {
-      this.starts[i + 1] = this.starts[i] + lengths[2 * i];
-      this.documentBytes[i] = lengths[2 * i + 1];
-    }
-    if (this.starts[header.documents] !== header.tokens) throw torn(this.#path, "its table does not add up");
-    const size = header.tokens * header.width;
-    if (size <= memoryBytes) {
-      const bytes = checkedRead(`${this.#path}.tokens`, size, header.tokensHash);
-      this.#memory =
-        header.width === 2
-          ? new Uint16Array(bytes.buffer, bytes.byteOffset, header.tokens)
-          : new Uint32Array(bytes.buffer, bytes.byteOffset, header.tokens);
-    } else {
-      this.#file = openSync(`${this.#path}.tokens`, "r");
-      const found = fstatSync(this.#file).size;
-      if (found !== size) {
-        this.close();
-        throw torn(`${this.#path}.tokens`, `it has ${found} bytes instead of ${size}`);
-      }
-    }
-  }
-
-  /**
-   * Ids [from, to).
-   *
-   * @throws DataError DATA_RANGE if they are not all there
-   */
-  read(from: number, to: number): Int32Array {
-    if (!(from >= 0 && from <= to && to <= this.numTokens)) {
-      throw new DataError("DATA_RANGE", `tokens [${from}, ${to}) asked of ${this.numTokens}`);
-    }
-    if (this.#memory) return Int32Array.from(this.#memory.subarray(from, to));
-    const bytes = new Uint8Array((to - from) * this.#width);
-    const got = readSync(this.#file as number, bytes, 0, bytes.length, from * this.#width);
-    if (got !== bytes.length) throw torn(`${this.#path}.tokens`, `it ends within tokens [${from}, ${to})`);
-    return Int32Array.from(this.#width === 2 ? new Uint16Array(bytes.buffer) : new Uint32Array(bytes.buffer));
+    this.documentBytes = documentBytes;
   }
 
   /** The ids of one document, eos included. */
@@ -181,37 +139,65 @@ export class TokenFile {
     return this.#names[index];
   }
 
-  /** Number of the document that token `position` belongs to. */
-  documentAt(position: number): number {
-    let low = 0;
-    let high = this.numDocuments;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.starts[middle + 1] <= position) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  }
-
   /** Closes the file of a large store; a small one is in memory and needs nothing. */
   close(): void {
     if (this.#file !== undefined) closeSync(this.#file);
   }
 }
 
-/** The bytes of a file in a buffer of their own, aligned for any typed array. */
-function checkedRead(path: string, size: number, hash: string): Buffer {
-  let bytes: Buffer;
-  try {
-    bytes = readFileSync(path);
-  } catch (cause) {
-    throw torn(path, (cause as Error).message, cause);
+/** The table of documents: where each starts in the tokens, and how long its text is. */
+function readTable(path: string, header: TokenFileHeader): { starts: Float64Array; documentBytes: Uint32Array } {
+  const { documents } = header;
+  const lengths = new Uint32Array(checkedRead(path, documents * 8, header.documentsHash));
+  const starts = new Float64Array(new SharedArrayBuffer(8 * (documents + 1)));
+  const documentBytes = new Uint32Array(documents);
+  for (let i = 0; i < documents; i++) {
+    starts[i + 1] = starts[i] + lengths[2 * i];
+    documentBytes[i] = lengths[2 * i + 1];
   }
-  if (bytes.length !== size) throw torn(path, `it has ${bytes.length} bytes instead of ${size}`);
-  if (createHash("sha256").update(bytes).digest("hex") !== hash) throw torn(path, "its content has changed");
-  return bytes.byteOffset % 4 === 0 ? bytes : Buffer.from(new Uint8Array(bytes).buffer);
+  if (starts[documents] !== header.tokens) throw damaged(path, "it does not add up");
+  return { starts, documentBytes };
 }
 
-function torn(path: string, what: string, cause?: unknown): DataError {
-  return new DataError("DATA_STORE", `${path} is damaged: ${what}`, { cause });
+/** The tokens in memory where they are few, else the open file. */
+function openTokens(path: string, header: TokenFileHeader, memoryBytes: number) {
+  const size = header.tokens * header.width;
+  if (size <= memoryBytes) {
+    const bytes = checkedRead(path, size, header.tokensHash);
+    return { memory: header.width === 2 ? new Uint16Array(bytes) : new Uint32Array(bytes) };
+  }
+  const file = openFile(path);
+  const found = fstatSync(file).size;
+  if (found === size) return { file };
+  closeSync(file);
+  throw damaged(path, `it has ${found} bytes instead of ${size}`);
+}
+
+/** The bytes of a file, in memory that threads can share. */
+function checkedRead(path: string, size: number, hash: string): SharedArrayBuffer {
+  const file = openFile(path);
+  const bytes = new Uint8Array(new SharedArrayBuffer(size));
+  try {
+    const found = fstatSync(file).size;
+    if (found !== size) throw damaged(path, `it has ${found} bytes instead of ${size}`);
+    for (let got = 0; got < size; ) {
+      const more = readSync(file, bytes, got, size - got, got);
+      if (more === 0) throw damaged(path, `it ends after ${got} bytes`);
+      got += more;
+    }
+  } catch (cause) {
+    throw cause instanceof DataError ? cause : damaged(path, (cause as Error).message, cause);
+  } finally {
+    closeSync(file);
+  }
+  if (createHash("sha256").update(bytes).digest("hex") !== hash) throw damaged(path, "its content has changed");
+  return bytes.buffer;
+}
+
+function openFile(path: string): number {
+  try {
+    return openSync(path, "r");
+  } catch (cause) {
+    throw damaged(path, (cause as Error).message, cause);
+  }
 }

@@ -37,6 +37,10 @@ const settings = {
     .boolean()
     .default(false)
     .describe("only operators that repeat bit for bit; whatever cannot be repeated is refused"),
+  dataWorkers: z
+    .union([z.literal("auto"), z.int().min(0).max(16)])
+    .default("auto")
+    .describe("threads that read batches ahead; auto: one where reading takes long"),
   parallel: parallelSchema.prefault({}).describe("how model and batches lie over the processes of a run"),
   peakFlops: z.number().positive().optional().describe("operations a second that MFU is measured against"),
 };

@@ -63,7 +63,9 @@ export class Session {
     const progress = this.#progress;
     for (; progress.stage < this.#planned.length; ) {
       const planned = this.#planned[progress.stage];
-      const trainer = new Trainer(planned, this.#parallel, this.#optimizerFor(planned), progress.objective);
+      const { dataWorkers } = this.#settings;
+      const optimizer = this.#optimizerFor(planned);
+      const trainer = new Trainer(planned, this.#parallel, optimizer, progress.objective, dataWorkers);
       this.#trainer = trainer;
       const meter = new Meter(planned, this.#parallel, this.#settings.peakFlops);
       this.#clock = new StageClock(planned.stage.end, planned.steps, progress.step, progress.stageSeconds);
@@ -83,6 +85,7 @@ export class Session {
         yield* this.#hooks(planned, clock.isOver);
         if (!clock.isOver && clock.isDue) yield* this.#save();
       }
+      trainer.close();
       yield* this.#endStage(planned);
     }
     yield* this.#checkpoints.drain();
@@ -99,6 +102,7 @@ export class Session {
   async close({ failed }: { failed: boolean }): Promise<(CheckpointEvent | WarningEvent)[]> {
     const events: (CheckpointEvent | WarningEvent)[] = [];
     const alone = this.#parallel.world === undefined;
+    this.#trainer?.close();
     try {
       if (!alone && !failed && !this.#ended) await this.#leaveTogether();
       if (alone || !failed) {

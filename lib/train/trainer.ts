@@ -1,4 +1,4 @@
-import type { Batch } from "../data/index.js";
+import { type Batch, type DataWorkers, Prefetcher } from "../data/index.js";
 import { communication } from "../distributed/index.js";
 import { type Optimizer, scaleGradients } from "../nn/index.js";
 import { type ParallelModel, shareOf } from "../parallel/index.js";
@@ -57,12 +57,21 @@ export class Trainer {
   readonly #parameters: torch.Tensor[];
   readonly #state: Record<string, unknown>;
   readonly #autocast: torch.AutocastOptions;
-  #ahead: { position: number; batches: Batch[] } | undefined;
+  readonly #batches: Prefetcher;
   /** True while weights are being changed; stays so when that fails halfway. */
   updating = false;
 
-  /** @param state the objective's own memory, JSON; it is changed in place */
-  constructor(planned: PlannedStage, parallel: ParallelModel, optimizer: Optimizer, state: Record<string, unknown>) {
+  /**
+   * @param state the objective's own memory, JSON; it is changed in place
+   * @param dataWorkers threads that read batches ahead
+   */
+  constructor(
+    planned: PlannedStage,
+    parallel: ParallelModel,
+    optimizer: Optimizer,
+    state: Record<string, unknown>,
+    dataWorkers: DataWorkers = "auto",
+  ) {
     const { model } = parallel;
     this.#planned = planned;
     this.#parallel = parallel;
@@ -71,6 +80,14 @@ export class Trainer {
     this.#state = state;
     const precision = resolvePrecision(planned.stage.precision, model.device);
     this.#autocast = { device: model.device, dtype: "bfloat16", enabled: precision === "bfloat16" };
+    const { stage, loader } = planned;
+    const parts = ownParts(parallel, stage.batchSize, stage.accumulation);
+    this.#batches = new Prefetcher(loader, { stride: stage.batchSize, parts, workers: dataWorkers });
+  }
+
+  /** Ends the threads that read ahead. A step after it reads its batches itself. */
+  close(): void {
+    this.#batches.close();
   }
 
   /**
@@ -86,7 +103,7 @@ export class Trainer {
     const { device } = this.#parallel.model;
     const start = performance.now();
     const waitedBefore = communication.waitSeconds;
-    const batches = this.#take(position);
+    const batches = await this.#batches.take(position);
     const dataSeconds = (performance.now() - start) / 1000;
     const lr = rateAt(stage, step, { steps, previous: previousRate });
     const context = { seed, stage: index, step, steps, device, state: this.#state, gradNorm };
@@ -95,7 +112,7 @@ export class Trainer {
     torch.manualSeed(new torch.Philox(seed, STREAM_STEP, index, step, ...(rank > 0 ? [rank] : [])).below(2 ** 48));
     const sums = new StepSums(this.#parallel);
     for (const [i, batch] of batches.entries()) this.#accumulate(batch, context, sums, i === batches.length - 1);
-    this.#prepare(position + stage.batchSize); // while the device works
+    this.#batches.readAhead(); // while the device works
     this.#parallel.finishGradients();
     const busy = () => (performance.now() - start) / 1000 - (communication.waitSeconds - waitedBefore);
     const facts = { seconds: busy(), dataSeconds, rss: process.memoryUsage.rss() };
@@ -151,32 +168,15 @@ export class Trainer {
     }
     if (normalizer > 0 && !loss.requiresGrad) throw wrong("loss does not depend on the model's weights");
   }
+}
 
-  /** The micro-batches at a position: those prepared ahead, or read now. */
-  #take(position: number): Batch[] {
-    const ahead = this.#ahead;
-    this.#ahead = undefined;
-    return ahead?.position === position ? ahead.batches : this.#read(position);
-  }
-
-  #prepare(position: number): void {
-    try {
-      this.#ahead = { position, batches: this.#read(position) };
-    } catch {
-      // The step at hand does not need it. The next one reads again and says what is wrong.
-    }
-  }
-
-  /** This process's share of the step's sequences, cut into micro-batches. */
-  #read(position: number): Batch[] {
-    const { stage, loader } = this.#planned;
-    const { data } = this.#parallel;
-    const own = shareOf(stage.batchSize, data.rank, data.size);
-    return Array.from({ length: stage.accumulation }, (_, i) => {
-      const { from, to } = shareOf(own.to - own.from, i, stage.accumulation);
-      return loader.batchAt(position + own.from + from, to - from);
-    });
-  }
+/** This process's share of a step's sequences, cut into micro-batches. */
+function ownParts({ data }: ParallelModel, batchSize: number, accumulation: number): { from: number; to: number }[] {
+  const own = shareOf(batchSize, data.rank, data.size);
+  return Array.from({ length: accumulation }, (_, i) => {
+    const { from, to } = shareOf(own.to - own.from, i, accumulation);
+    return { from: own.from + from, to: own.from + to };
+  });
 }
 
 const STREAM_STEP = 0x73746570; // "step"

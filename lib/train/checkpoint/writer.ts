@@ -61,6 +61,10 @@ export class WriterJob {
     return this.#result;
   }
 
+  get isCancelled(): boolean {
+    return Atomics.load(this.#state, 0) === CANCELLED;
+  }
+
   /** Makes the thread work without rests. */
   hurry(): void {
     tell(this.#state, HURRIED);
@@ -109,8 +113,11 @@ function open(onBuffer: (buffer: ArrayBuffer) => void = () => {}) {
 function start(): Worker {
   const worker = startThread("writer-thread", import.meta.url);
   worker.on("message", hear);
+  let ended = false;
   const fail = (error: Error) => {
-    if (thread === worker) thread = undefined;
+    if (ended) return; // an error is followed by the exit, when another thread may be at work already
+    ended = true;
+    thread = undefined;
     const lost = [...waiting.values()];
     waiting.clear();
     for (const { reject } of lost) reject(error);
