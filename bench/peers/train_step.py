@@ -188,7 +188,8 @@ class Peer:
         return {"ms": 1000 * (time.perf_counter() - start) / count, "loss": value}
 
 
-peer = Peer(sys.argv[1])
-for line in sys.stdin:
-    command = json.loads(line)
-    print(json.dumps(getattr(peer, command.pop("do"))(**command)), flush=True)
+if __name__ == "__main__":
+    peer = Peer(sys.argv[1])
+    for line in sys.stdin:
+        command = json.loads(line)
+        print(json.dumps(getattr(peer, command.pop("do"))(**command)), flush=True)

@@ -7,6 +7,7 @@ import {
   blockGenerationSchema,
   warmupSchema,
 } from "../../lib/diffusion/index.js";
+import { parallelSchema } from "../../lib/parallel/index.js";
 import { recipeSchema } from "../../lib/train/index.js";
 import { runSettingsSchema } from "../../lib/train/run-options.js";
 import { stageSettings } from "../../lib/train/stage.js";
@@ -21,6 +22,8 @@ const shapes: Record<string, Record<string, z.ZodType>> = {
   blockGeneration: blockGenerationSchema.shape,
   stage: stageSettings,
   run: runSettingsSchema.shape,
+  parallel: parallelSchema.shape,
+  timeouts: parallelSchema.shape.timeouts.unwrap().shape,
   recipe: Object.fromEntries(Object.entries(recipeSchema.shape).filter(([key]) => !runKeys.includes(key))),
   data: dataOptionsSchema.shape,
   sftData: sftDataOptionsSchema.shape,

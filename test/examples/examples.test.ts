@@ -27,7 +27,8 @@ async function train(file: string, env: Record<string, string>) {
 
 describe("examples", () => {
   it("are all covered here, and import from the package only", () => {
-    const covered = ["quickstart", "custom-curriculum", "continue-pretraining", "fine-tune", "generate", "tensors"];
+    const curricula = ["quickstart", "custom-curriculum", "continue-pretraining", "fine-tune"];
+    const covered = [...curricula, "distributed-training", "generate", "tensors"];
     const known = [...covered.map((name) => `${name}.ts`), "cluster", "curriculum.yaml", "chats.jsonl"]; // test/launch covers cluster
     expect([...files].sort()).toEqual(known.sort());
     for (const file of files.filter((name) => name.endsWith(".ts"))) {
@@ -78,6 +79,24 @@ describe("examples", () => {
     const { stages, out } = await train(file, {});
     expect(stages).toEqual({ compress: 2, cpt: 2, anneal: 2 });
     expect(existsSync(join(out, "checkpoints", "pre-anneal", "config.json"))).toBe(true);
+  }, 120_000);
+
+  it("distributed-training.ts trains on two processes, sharded, and finds its run again alone", async () => {
+    const out = join(folder.path, "runs", "distributed");
+    const example = ["examples/distributed-training.ts", "--data", code, "--out", out, "--steps"];
+    const ended = await diffcoder(["launch", "--nproc", "2", ...example, "4", "--shard", "2"]);
+    expect(ended.code, `${ended.stdout}\n${ended.stderr}`).toBe(0);
+    expect(ended.stdout).toMatch(/^\[0\] .*"shard":2/m);
+    expect(ended.stdout).toMatch(/^\[0\] anneal 1\/1: loss \d/m);
+    expect(ended.stdout).not.toMatch(/^\[1\]/m); // one speaks for all
+    const steps = eventsOf(out).filter(({ type }) => type === "step");
+    expect(steps.map(({ name }) => name)).toEqual(["compress", "compress", "cpt", "cpt", "anneal"]);
+    expect(steps.every(({ metrics }) => (metrics as Record<string, number>).ranks === 2)).toBe(true);
+    expect(existsSync(join(out, "checkpoints", "final", "shard-00001-of-00002.safetensors"))).toBe(true);
+
+    const again = await run("npx", ["tsx", ...example, "4"]);
+    expect(again.code, again.stderr).toBe(0);
+    expect(again.stdout).not.toMatch(/loss/); // the run was at its end
   }, 120_000);
 
   it("generate.ts shows every denoising pass, then decodes left to right", async () => {

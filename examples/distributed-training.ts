@@ -1,0 +1,75 @@
+// The paper's curriculum on several processes: one for each GPU, or as many as you like on the CPU. The program is the same
+// for any number and any launcher; started by itself it is one process that trains alone.
+//
+//   npx diffcoder launch --nproc 2 examples/distributed-training.ts
+//   npx diffcoder launch --nproc 8 --max-restarts 3 examples/distributed-training.ts --shard 8
+//   srun --ntasks-per-node 8 --gpus-per-node 8 node_modules/.bin/tsx examples/distributed-training.ts --shard 8
+import { parseArgs } from "node:util";
+import {
+  autoregressive,
+  blockDiffusion,
+  Curriculum,
+  clippedLinear,
+  decayTo,
+  interruptSignal,
+  prepareData,
+  StableDiffCoder,
+  Tokenizer,
+  warmupStable,
+} from "stable-diffcoder";
+import { destroyProcessGroup, readLaunchEnvironment, world } from "stable-diffcoder/distributed";
+
+const { values } = parseArgs({
+  options: {
+    steps: { type: "string", default: "300" }, // of the optimiser, in all stages together
+    shard: { type: "string", default: "1" }, // parts that parameters, gradients and optimiser state are cut into
+    out: { type: "string", default: "runs/distributed" },
+    data: { type: "string" }, // a folder of code; default: what the machine has anyway
+  },
+});
+const steps = Number(values.steps);
+const isMain = (readLaunchEnvironment()?.rank ?? 0) === 0;
+
+// Every process makes the same model and the same data, and reads its own part of each batch.
+const tokenizer = Tokenizer.fromPretrained("assets/tokenizer");
+const data = await prepareData({ paths: values.data ? [values.data] : "default", length: 256 }, tokenizer);
+const model = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: 0 });
+
+const common = { data, batchSize: 16, lr: warmupStable(2e-3, { warmup: 0.04 }) }; // 16 sequences, however many processes
+const diffusion = { ...common, blockSize: 4, noise: clippedLinear() };
+const curriculum = new Curriculum([
+  autoregressive({ ...common, name: "compress", steps: Math.ceil(0.5 * steps), checkpoint: "pre-anneal" }),
+  blockDiffusion({
+    ...diffusion,
+    name: "cpt",
+    steps: Math.ceil(0.3 * steps),
+    warmup: { steps: Math.ceil(0.08 * steps) }, // Eq. 10
+  }),
+  blockDiffusion({ ...diffusion, name: "anneal", steps: Math.ceil(0.2 * steps), lr: decayTo(0) }),
+]);
+
+// A scheduler asks for its machines back by SIGTERM, Ctrl-C by SIGINT: end the step, save, exit with 0.
+using interrupt = interruptSignal();
+const events = curriculum.run({
+  model,
+  out: values.out,
+  resume: true, // goes on from the newest whole checkpoint, on any number of processes
+  checkpointEvery: { minutes: 10 },
+  parallel: { shard: Number(values.shard), activationCheckpointing: "none" },
+  signal: interrupt.signal,
+});
+// All processes read the events to their end: that is what makes them train. They are the same everywhere.
+for await (const event of events) {
+  if (!isMain) continue;
+  if (event.type === "start" && event.run.parallel) console.log("mesh", JSON.stringify(event.run.parallel));
+  if (event.type === "step" && (event.step % 10 === 0 || event.step === event.steps)) {
+    const { loss, tokens_per_second: rate, communication_share: waiting = 0 } = event.metrics;
+    const pace = `${rate.toFixed(0)} tokens/s, ${(100 * waiting).toFixed(0)} % of it waiting for others`;
+    console.log(`${event.name} ${event.step}/${event.steps}: loss ${loss?.toFixed(3)}, ${pace}`);
+  }
+  if (event.type === "warning") console.warn(event.message);
+  if (event.type === "checkpoint") console.log("saved", event.path);
+}
+
+await world()?.control.barrier(); // rank 0 holds the store that the others still use
+await destroyProcessGroup();
