@@ -22,7 +22,11 @@ export const parallelSchema = z.strictObject({
     .boolean()
     .default(true)
     .describe("give gathered parameters back between forward and backward: less memory, more communication"),
-  bucketMegabytes: z.number().positive().default(25).describe("gradients that replicas send together"),
+  bucketMegabytes: z
+    .number()
+    .positive()
+    .optional()
+    .describe("gradients that replicas send together; default 25, but no more than a sixth of the model"),
   backend: z.enum(["gloo", "nccl"]).optional().describe("default: NCCL where CUDA is, else Gloo"),
   timeouts: z
     .strictObject({

@@ -85,7 +85,7 @@ export class ParallelModel {
       replicate,
       ...(settings.gatherDtype === "bfloat16" && { gatherDtype: settings.gatherDtype }),
       reshardAfterForward: settings.reshardAfterForward,
-      bucketBytes: settings.bucketMegabytes * 2 ** 20,
+      ...(settings.bucketMegabytes !== undefined && { bucketBytes: settings.bucketMegabytes * 2 ** 20 }),
     });
     this.#layers.push(() => this.#dataParallel?.dispose());
     const context = mesh.group("context");
