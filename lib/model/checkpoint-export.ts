@@ -33,6 +33,8 @@ interface Weight {
   dtype: DType;
   shape: readonly number[];
   bytes: number;
+  /** As it is stored. */
+  bytesBefore: number;
 }
 
 /**
@@ -54,7 +56,8 @@ export async function exportCheckpoint(folder: string, target: string, options: 
       throw new CheckpointError("CHECKPOINT_MISMATCH", `${root} does not fit its config\n  ${name} is missing`);
     const written = dtype ?? found.dtype;
     const elements = found.shape.reduce((product, size) => product * size, 1);
-    return { name, dtype: written, shape: found.shape, bytes: elements * itemSize(written) };
+    const bytesBefore = elements * itemSize(found.dtype);
+    return { name, dtype: written, shape: found.shape, bytes: elements * itemSize(written), bytesBefore };
   });
   const layout = layOutWeights(weights, options.maxShardBytes ?? MAX_SHARD_BYTES);
   const copied = sideFiles(root);
@@ -115,7 +118,7 @@ class Pump {
     }
   }
 
-  #move(descriptor: number, { name, dtype, bytes }: Weight): void {
+  #move(descriptor: number, { name, dtype, bytesBefore }: Weight): void {
     torch.scope(() =>
       torch.noGrad(() => {
         const flat = this.#stored.whole("model", name).view([-1]);
@@ -125,7 +128,7 @@ class Pump {
         }
       }),
     );
-    this.#mapped += bytes;
+    this.#mapped += bytesBefore;
     if (this.#mapped < MAPPED_BYTES) return;
     this.#mapped = 0;
     this.#stored.release();

@@ -6,6 +6,7 @@ export {
   documentPositions,
 } from "./attention-plan.js";
 export * from "./chat-template.js";
+export { type ExportOptions, exportCheckpoint } from "./checkpoint-export.js";
 export { weightName } from "./checkpoint-layout.js";
 export { loadWeights, readConfig } from "./checkpoint-read.js";
 export { type SaveCheckpointOptions, saveCheckpoint, writeCheckpoint } from "./checkpoint-write.js";

@@ -12,6 +12,8 @@ export interface SaveOutcome {
   /** Its folder; absent if it could not be written. */
   path?: string;
   problem?: string;
+  /** This process's error, where it had one. */
+  cause?: unknown;
 }
 
 /** What each process says of the checkpoint under way, once a step. JSON. */
@@ -31,6 +33,7 @@ interface UnderWay {
   /** Of rank 0. */
   committed?: { path?: string; problem?: string };
   committing: boolean;
+  commitError?: unknown;
 }
 
 /**
@@ -60,9 +63,11 @@ export class CheckpointSaver {
     const start = performance.now();
     let pending: PendingCheckpoint | undefined;
     let problem: string | undefined;
+    let cause: unknown;
     try {
       pending = await this.#store.begin(name, content);
     } catch (error) {
+      cause = error;
       problem = messageOf(error);
     }
     const problems = (await this.#parallel.exchange("beginning a checkpoint", problem ?? null)).flatMap(
@@ -73,7 +78,7 @@ export class CheckpointSaver {
       return undefined;
     }
     await pending?.abort();
-    return { name, position, seconds: (performance.now() - start) / 1000, problem: problems[0] };
+    return { name, position, seconds: (performance.now() - start) / 1000, problem: problems[0], cause };
   }
 
   /** To be told to all processes with the next step. */
@@ -91,7 +96,8 @@ export class CheckpointSaver {
     const { pending, position, start } = underWay;
     const outcome = (rest: { path?: string; problem?: string }): SaveOutcome => {
       this.#underWay = undefined;
-      return { name: pending.name, position, seconds: (performance.now() - start) / 1000, ...rest };
+      const cause = pending.error ?? underWay.commitError;
+      return { name: pending.name, position, seconds: (performance.now() - start) / 1000, ...rest, cause };
     };
     const { committed } = notes[0] ?? {};
     if (committed) return outcome(committed);
@@ -114,12 +120,14 @@ export class CheckpointSaver {
     try {
       underWay.committed = { path: await this.#store.commit(underWay.pending, reports) };
     } catch (error) {
+      underWay.commitError = error;
       underWay.committed = { problem: messageOf(error) };
     }
   }
 
   /** Waits until the checkpoint under way has ended, one way or the other. All processes call it. */
   async drain(): Promise<SaveOutcome | undefined> {
+    this.#underWay?.pending.hurry();
     while (this.#underWay) {
       const outcome = await this.observe(await this.#parallel.exchange("waiting for a checkpoint", this.note()));
       if (outcome) return outcome;

@@ -181,7 +181,7 @@ export class RunCheckpoints {
   /** How one ended, as an event. A failure is a warning, or with `strict` the end. */
   *#tell(outcome: SaveOutcome | undefined): Generator<CheckpointEvent | WarningEvent, void, void> {
     if (!outcome) return;
-    const { name, position, seconds, path, problem } = outcome;
+    const { name, position, seconds, path, problem, cause } = outcome;
     if (path !== undefined) {
       this.#path = path;
       this.#lost = false;
@@ -190,7 +190,7 @@ export class RunCheckpoints {
     }
     this.#lost = true;
     this.#saved.globalStep = -1; // what was under way is as good as never begun
-    if (this.#settings.strict) throw new TrainError("TRAIN_CHECKPOINT_WRITE", problem ?? "");
+    if (this.#settings.strict) throw new TrainError("TRAIN_CHECKPOINT_WRITE", problem ?? "", { cause });
     const message = `${problem}. Training goes on; earlier checkpoints are as they were`;
     yield { type: "warning", globalStep: position.globalStep, code: "CHECKPOINT_WRITE", message };
   }

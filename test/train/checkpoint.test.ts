@@ -16,7 +16,7 @@ import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { CheckpointError, StableDiffCoder, Tokenizer } from "../../lib/model/index.js";
 import { Curriculum, type RunOptions, type TrainEvent } from "../../lib/train/index.js";
-import { diskFull, watchWrites } from "./faults.js";
+import { failWriter, type WriterFaults } from "./faults.js";
 import { bytesOf, Counting, collect, repeatable, stepsOf, temporaryFolder, tinyModel, tinyStages } from "./support.js";
 
 let whole: { steps: ReturnType<typeof repeatable>[]; weights: string };
@@ -32,7 +32,7 @@ const checkpointsOf = (out: string) => readdirSync(join(out, "checkpoints")).sor
 async function stoppedRun(options: Partial<RunOptions> = {}): Promise<string> {
   const out = temporaryFolder();
   using model = tinyModel();
-  const all = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 2 }, ...options };
+  const all = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 2 }, saving: "sync" as const, ...options };
   await collect(tinyStages(), all, (event) => event.type === "checkpoint" && event.globalStep === 10);
   return out;
 }
@@ -145,24 +145,21 @@ describe("a full disk", () => {
     for (let at = 1; at <= calls; at += at < 4 || at > calls - 4 ? 1 : 5) {
       const out = temporaryFolder();
       using model = tinyModel();
-      let watch: ReturnType<typeof watchWrites> | undefined;
+      let faults: WriterFaults | undefined;
       const events: TrainEvent[] = [];
-      const options = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 3 } };
-      const start = Number.isFinite(calls) ? at : Number.POSITIVE_INFINITY; // the first round only counts the calls
+      const options = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 3 }, saving: "sync" as const };
+      const start = Number.isFinite(calls) ? at : 0; // the first round only counts the calls
       for await (const event of new Curriculum(tinyStages().slice(0, 2)).run(options)) {
         events.push(event);
         // The disk is full while the checkpoint of step 9 is written.
-        if (event.type === "step" && event.globalStep === 9) {
-          watch = watchWrites((count, call) => {
-            if (count >= start) throw diskFull(call);
-          });
+        if (event.type === "step" && event.globalStep === 9) faults = failWriter(start);
+        if (event.type === "step" && event.globalStep === 10) {
+          if (!Number.isFinite(calls)) calls = faults?.count ?? 0;
+          faults?.[Symbol.dispose]();
         }
-        if (event.type === "step" && event.globalStep === 10) watch?.[Symbol.dispose]();
       }
-      watch?.[Symbol.dispose]();
       expect(stepsOf(events)).toHaveLength(14);
-      if (!Number.isFinite(calls)) {
-        calls = watch?.count ?? 0;
+      if (start === 0) {
         expect(calls).toBeGreaterThan(15);
         at = 0;
         continue;
@@ -182,12 +179,11 @@ describe("a full disk", () => {
     const out = temporaryFolder();
     using model = tinyModel();
     const options = { model, out, seed: 3, sinks: [], strict: true, checkpointEvery: { steps: 2 } };
+    const sync = { ...options, saving: "sync" as const };
     let watch: Disposable | undefined;
-    const run = collect(tinyStages(), options, (event) => {
+    const run = collect(tinyStages(), sync, (event) => {
       if (event.type === "step" && event.globalStep === 9) {
-        watch = watchWrites((_, call) => {
-          if (call === "writeSync") throw diskFull(call);
-        });
+        watch = failWriter(1, { only: "writeSync" });
       }
       return false;
     });
@@ -206,9 +202,7 @@ describe("a full disk", () => {
       for await (const event of new Curriculum(tinyStages()).run({ model, out, seed: 3, sinks: [] })) {
         events.push(event);
         if (event.type !== "step" || event.globalStep !== 18) continue;
-        watch = watchWrites((_, call) => {
-          if (call === "writeSync") throw diskFull(call);
-        });
+        watch = failWriter(1, { only: "writeSync" });
       }
     })();
     await expect(run).rejects.toMatchObject({
@@ -226,9 +220,7 @@ describe("a full disk", () => {
     let watch: Disposable | undefined;
     const run = collect(tinyStages(), { model, out, seed: 3, sinks: [] }, (event) => {
       if (event.type !== "step" || event.globalStep !== 8) return false;
-      watch = watchWrites((_, call) => {
-        if (call === "writeSync") throw diskFull(call);
-      });
+      watch = failWriter(1, { only: "writeSync" });
       return true;
     });
     await expect(run).rejects.toMatchObject({ code: "TRAIN_CHECKPOINT_WRITE" });

@@ -2,7 +2,7 @@
 // Arguments: the run's folder, and before which of the checkpoint's writing calls.
 
 import { Curriculum } from "../../lib/train/index.js";
-import { watchWrites } from "./faults.js";
+import { failWriter } from "./faults.js";
 import { tinyModel, tinyStages } from "./tiny.js";
 
 const [out, at] = process.argv.slice(2);
@@ -15,7 +15,5 @@ const run = new Curriculum(tinyStages()).run({
 });
 for await (const event of run) {
   if (event.type !== "checkpoint") continue;
-  watchWrites((count) => {
-    if (count === Number(at)) process.kill(process.pid, "SIGKILL");
-  });
+  failWriter(Number(at), { end: "killed process" });
 }

@@ -210,7 +210,7 @@ describe("the terminal", () => {
     const text = await run(new Memory());
     expect(text.match(/^cpt {2}step/gm)).toHaveLength(1);
     expect(text).toMatch(/stage 1\/3: compress \(autoregressive\), 6 steps of 4 x 16 tokens/);
-    expect(text).toMatch(/cpt {2}step 1\/8 {2}loss \d.*lr 0\.01 {2}u_max 0\.001.*tokens\/s.*left/);
+    expect(text).toMatch(/cpt {2}step 1\/8 {2}loss \d.*left.*tokens\/s {2}lr 0\.01 {2}u_max 0\.001/);
     expect(text).toMatch(/saved .*pre-anneal/);
     expect(text).not.toContain("\u001b[");
     expect((await run(new Memory(), 0)).match(/^cpt {2}step/gm)).toHaveLength(8);

@@ -100,7 +100,7 @@ async function reached(device: string): Promise<void> {
 
 /** Copies of tensors, in the order in which they were asked for. */
 export class Snapshot {
-  readonly #copies: readonly HostCopy[];
+  readonly #copies: (HostCopy | undefined)[];
   readonly #memory: HostMemory;
   /** For every buffer that is away, in their order, whether it is a piece. */
   readonly #away: boolean[] = [];
@@ -108,7 +108,7 @@ export class Snapshot {
   #pieceIsBack: (() => void) | undefined;
 
   constructor(copies: readonly HostCopy[], memory: HostMemory) {
-    this.#copies = copies;
+    this.#copies = [...copies];
     this.#memory = memory;
   }
 
@@ -120,20 +120,28 @@ export class Snapshot {
     this.#pieceIsBack?.();
   };
 
-  /** Hands a copy to the writer, which may take as long as the writer does. */
+  /** Hands a copy to the writer, which may take as long as the writer does. Each can be sent once. */
   async send(index: number, job: WriterJob): Promise<void> {
     const copy = this.#copies[index];
+    if (copy === undefined) throw new Error("this copy was sent");
     if (copy instanceof ArrayBuffer) {
+      this.#copies[index] = undefined;
       this.#away.push(false);
       job.data(copy, copy.byteLength);
       return;
     }
-    try {
-      for (let begin = 0, total = copy.numel(); begin < total; begin += PIECE_BYTES) {
-        await this.#sendPiece(copy, begin, Math.min(PIECE_BYTES, total - begin), job);
-      }
-    } finally {
-      this.#memory.give(copy);
+    for (let begin = 0, total = copy.numel(); begin < total; begin += PIECE_BYTES) {
+      await this.#sendPiece(copy, begin, Math.min(PIECE_BYTES, total - begin), job);
+    }
+    this.#copies[index] = undefined;
+    this.#memory.give(copy);
+  }
+
+  /** Gives back the copies that were not sent. */
+  release(): void {
+    for (const [index, copy] of this.#copies.entries()) {
+      if (copy !== undefined) this.#memory.give(copy);
+      this.#copies[index] = undefined;
     }
   }
 
@@ -144,6 +152,7 @@ export class Snapshot {
       });
       await Promise.race([isBack, job.lost]);
     }
+    if (job.isCancelled) throw new Error("the save was given up");
     const piece = this.#memory.takePiece();
     torch.scope(() => readBytes(copy.narrow(0, begin, length), new Uint8Array(piece, 0, length)));
     this.#pieces++;

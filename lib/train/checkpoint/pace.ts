@@ -1,7 +1,13 @@
-/** A thread that paces itself rests this many times as long as it works. */
-const REST = Number(process.env.CKPT_REST ?? 2);
+/**
+ * How many times as long as it works a thread rests that shares the processors with training. Training in several threads
+ * waits for the slowest of them at every operator, and so loses whatever share of one core is taken from it: here a
+ * tenth. (Priorities do not help: Linux lets a running thread of any priority finish its slice of milliseconds.)
+ */
+export const REST = 9;
 /** Rests are saved up to this length, in milliseconds: shorter ones cost more than they give. */
-const SHORTEST_REST = 2;
+const SHORTEST_REST = 0.5;
+/** More than this no piece takes by itself: the rest was waiting for the disk or for other processes. */
+const LONGEST_WORK = 1;
 
 /** What the threads of a save tell each other, in shared memory. */
 export const CALM = 0;
@@ -14,23 +20,23 @@ export function tell(state: Int32Array, what: typeof HURRIED | typeof CANCELLED)
   Atomics.notify(state, 0);
 }
 
-/**
- * Keeps a thread from working all the time while others compute: hashing and copying take processor and memory bandwidth
- * from training, also at the lowest priority. Rests end at once when somebody begins to wait.
- */
+/** Makes a thread work a little and rest a little. Rests end at once when somebody begins to wait. */
 export class Pace {
   readonly #state: Int32Array;
+  readonly #rest: number;
   #since = performance.now();
   #owed = 0;
 
-  constructor(state: Int32Array) {
+  /** @param rest times as long as the work */
+  constructor(state: Int32Array, rest: number) {
     this.#state = state;
+    this.#rest = rest;
   }
 
   /** To be called after every piece of work. Throws if the work is to be given up. */
-  readonly rest = (): void => {
+  readonly pause = (): void => {
     const now = performance.now();
-    this.#owed += (now - this.#since) * REST;
+    this.#owed += Math.min(now - this.#since, LONGEST_WORK) * this.#rest;
     if (this.#owed >= SHORTEST_REST) {
       Atomics.wait(this.#state, 0, CALM, this.#owed);
       this.#owed = 0;

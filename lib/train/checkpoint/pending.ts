@@ -2,6 +2,7 @@ import type { CheckpointError } from "../../model/index.js";
 import type { ShardReport } from "./commit.js";
 import type { CheckpointWorld, PlannedFiles } from "./content.js";
 import type { Snapshot } from "./host-memory.js";
+import { REST } from "./pace.js";
 import { cannotSave, removeInThread, WriterJob } from "./writer.js";
 
 /**
@@ -32,7 +33,9 @@ export class PendingCheckpoint {
     this.folder = place.folder;
     this.staging = place.staging;
     this.#world = world;
-    this.#job = new WriterJob(place.staging, snapshot.onBuffer);
+    // A device computes while the processors are free.
+    const sharesProcessors = files.tensorFiles.some(({ tensors }) => tensors.some(({ device }) => device === "cpu"));
+    this.#job = new WriterJob(place.staging, sharesProcessors ? REST : 0, snapshot.onBuffer);
     this.done = this.#write(files, snapshot);
     this.done.catch(() => {}); // whoever polls need not wait for it, too
   }
@@ -74,6 +77,7 @@ export class PendingCheckpoint {
       return this.#report;
     } catch (error) {
       job.cancel();
+      snapshot.release();
       await job.end().catch(() => {});
       if (this.#world.size === 1) await removeInThread(this.staging).catch(() => {});
       this.#error = cannotSave(this.folder, error);

@@ -10,7 +10,7 @@ import { type FileReport, StagedFiles } from "./staged-files.js";
 
 /** What the thread is told. `job` numbers the save or commit that a message belongs to. */
 export type WriterMessage = { job: number } & (
-  | { kind: "begin"; staging: string; state: Int32Array } // pace.ts says what it is
+  | { kind: "begin"; staging: string; state: Int32Array; rest: number } // for Pace
   | { kind: "text"; name: string; content: string }
   | { kind: "copy"; from: string; name: string }
   | { kind: "open"; name: string; header: Uint8Array }
@@ -38,13 +38,13 @@ const port = parentPort;
 if (!port) throw new Error("writer-thread.ts runs in a worker thread");
 const jobs = new Map<number, Job>();
 
-// Training has the first right to the processor. On Linux this changes the thread that calls, not the process; elsewhere it
-// would be the whole process.
+// Where processors are few, whatever feeds a device comes first. On Linux this changes the thread that calls; elsewhere it
+// would be the whole process. No lower: at its end a process waits for its threads.
 if (process.platform === "linux") {
   try {
-    setPriority(Number(process.env.CKPT_NICE ?? 19));
+    setPriority(10);
   } catch {
-    // Not allowed here: then the two share.
+    // Not allowed here: then all are alike.
   }
 }
 
@@ -87,8 +87,8 @@ function obey(message: WriterMessage, job: Job): void {
   job.pace?.start();
   switch (message.kind) {
     case "begin":
-      job.pace = new Pace(message.state);
-      job.files = new StagedFiles(message.staging, job.pace.rest);
+      job.pace = new Pace(message.state, message.rest);
+      job.files = new StagedFiles(message.staging, job.pace.pause);
       break;
     case "text":
       job.files?.text(message.name, message.content);

@@ -26,13 +26,14 @@ export class WriterJob {
   /** Rejects if the thread ends; resolves never. */
   readonly lost: Promise<never>;
 
-  constructor(staging: string, onBuffer: (buffer: ArrayBuffer) => void) {
+  /** @param rest how many times as long as it works the thread rests, until {@link hurry} */
+  constructor(staging: string, rest: number, onBuffer: (buffer: ArrayBuffer) => void) {
     const { post, result } = open(onBuffer);
     this.#post = post;
     this.#result = result;
     this.lost = result.then(() => new Promise<never>(() => {}));
     this.lost.catch(() => {});
-    post({ kind: "begin", staging, state: this.#state });
+    post({ kind: "begin", staging, state: this.#state, rest });
   }
 
   text(name: string, content: string): void {
