@@ -1,50 +1,71 @@
 // Work that blocks, off the JavaScript thread, as a promise.
+//
+// Each on a thread of its own and not on libuv's pool: that has four threads, which files need, too, and the end of the
+// process waits for them. What still waits for other processes at the end is left behind.
 #pragma once
 
 #include <exception>
 #include <functional>
-#include <string>
+#include <memory>
+#include <mutex>
 #include <utility>
 
 #include "call.h"
 
 namespace diffcoder {
 
+class BackgroundJob {
+ public:
+  virtual ~BackgroundJob() = default;
+
+  // Runs `execute` on a thread, then `settle` on the JavaScript thread, unless that has ended.
+  static void start(napi_env env, const char* name, std::shared_ptr<BackgroundJob> job);
+
+ protected:
+  virtual void execute() noexcept = 0;
+  virtual void settle(napi_env env) noexcept = 0;
+
+ private:
+  static void comeBack(napi_env env, napi_value, void* held, void*);
+  static void environmentEnds(void* held);
+
+  std::mutex mutex_;
+  napi_threadsafe_function wayBack_ = nullptr;  // null when there is none any more
+};
+
 template <typename T>
-class BackgroundWork : public Napi::AsyncWorker {
+class BackgroundWork : public BackgroundJob {
  public:
   using Work = std::function<T()>;
   using Finish = std::function<napi_value(Environment&, Napi::Env, T)>;
 
-  BackgroundWork(Napi::Env env, const char* name, Work work, Finish finish)
-      : Napi::AsyncWorker(env, name),
-        deferred_(Napi::Promise::Deferred::New(env)),
-        work_(std::move(work)),
-        finish_(std::move(finish)) {}
+  BackgroundWork(Napi::Env env, Work work, Finish finish)
+      : deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work)), finish_(std::move(finish)) {}
 
-  Napi::Promise promise() const { return deferred_.Promise(); }
+  napi_value promise() const { return deferred_.Promise(); }
 
- protected:
-  void Execute() override {
+ private:
+  void execute() noexcept override {
     try {
       result_ = work_();
     } catch (...) {
       failure_ = std::current_exception();
     }
+    work_ = nullptr;  // what it held is free before JavaScript hears of it
   }
 
-  void OnOK() override {
-    Environment& environment = Environment::of(Env());
+  void settle(napi_env raw) noexcept override {
+    const Napi::Env env(raw);
+    Environment& environment = Environment::of(env);
     try {
       if (failure_) std::rethrow_exception(failure_);
-      deferred_.Resolve(finish_(environment, Env(), std::move(result_)));
+      deferred_.Resolve(finish_(environment, env, std::move(result_)));
     } catch (...) {
-      rethrowToJs(Env(), environment);
-      deferred_.Reject(Env().GetAndClearPendingException().Value());
+      rethrowToJs(env, environment);
+      deferred_.Reject(env.GetAndClearPendingException().Value());
     }
   }
 
- private:
   Napi::Promise::Deferred deferred_;
   Work work_;
   Finish finish_;
@@ -52,13 +73,13 @@ class BackgroundWork : public Napi::AsyncWorker {
   std::exception_ptr failure_;
 };
 
-// Runs `work` on a thread of libuv's pool; `finish` makes the promise's value of its result on the JavaScript thread.
+// Runs `work` on another thread; `finish` makes the promise's value of its result on the JavaScript thread.
 template <typename T>
 napi_value inBackground(Call& call, const char* name, std::function<T()> work,
                         typename BackgroundWork<T>::Finish finish) {
-  auto* background = new BackgroundWork<T>(call.env, name, std::move(work), std::move(finish));  // deletes itself
-  napi_value promise = background->promise();
-  background->Queue();
+  auto job = std::make_shared<BackgroundWork<T>>(call.env, std::move(work), std::move(finish));
+  napi_value promise = job->promise();
+  BackgroundJob::start(call.env, name, std::move(job));
   return promise;
 }
 

@@ -7,6 +7,8 @@ import { DistributedError } from "./errors.js";
  */
 export function asDistributedError(error: unknown, what: string): unknown {
   if (error instanceof DistributedError) return error;
+  const code = (error as { code?: unknown } | undefined)?.code ?? "TORCH_ERROR";
+  if (code !== "TORCH_ERROR") return asTorchError(error, what); // the addon's own word
   const message = error instanceof Error ? error.message : String(error);
   const first = message
     .split("\n")[0]

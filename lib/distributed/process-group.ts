@@ -1,6 +1,6 @@
 import * as torch from "../torch/index.js";
 import { DistributedError } from "./errors.js";
-import { guarded, guardedAsync } from "./failure.js";
+import { asDistributedError, guarded, guardedAsync } from "./failure.js";
 import { c10d, type NativeId } from "./native.js";
 import { DEFAULT_TIMEOUT, PrefixStore, type Store } from "./store.js";
 import { communication, Work } from "./work.js";
@@ -14,7 +14,7 @@ export interface ProcessGroupOptions {
   backend?: Backend;
   /** Of every collective, in seconds. */
   timeout?: number;
-  /** The same in all members; distinguishes groups that share a store. */
+  /** The same in all members, and new: no other group has had it in this store. Default "world". */
   name?: string;
   /** The members' ranks in the world; default 0 .. size - 1. */
   ranks?: readonly number[];
@@ -78,13 +78,16 @@ export class ProcessGroup {
     const own = new PrefixStore(`group/${name}`, store);
     const what = `joining group '${name}' as rank ${rank} of ${size}`;
     const keys = ranks.map((_, i) => `joined/${i}`);
-    guarded(what, () => own.set(keys[rank], "1"));
     try {
+      own.set(keys[rank], "1");
+      // NCCL meets with its first collective only, and then waits for ever.
+      await own.wait(keys, timeout);
       const id = await c10d.createGroup(backend, own.id, rank, size, timeout, name);
       return new ProcessGroup(id, own, rank, size, { backend, timeout, name, ranks, device });
     } catch (error) {
       const missing = missingOf(own, keys, ranks);
-      if (missing.length === 0) return await guardedAsync(what, () => Promise.reject(error));
+      own.dispose();
+      if (missing.length === 0) throw asDistributedError(error, what);
       const who = `${missing.length === 1 ? "rank" : "ranks"} ${missing.join(", ")} of ${size}`;
       const message = `${what}: ${who} did not come within ${timeout} s`;
       throw new DistributedError("DISTRIBUTED_TIMEOUT", message, { cause: error });
@@ -135,11 +138,12 @@ export class ProcessGroup {
   /** Reduces a tensor, or several of one dtype, in place on all members. */
   allReduce(tensors: Tensor | readonly Tensor[], { op = "sum" }: { op?: ReduceOperation } = {}): Work {
     const list: readonly Tensor[] = tensors instanceof torch.Tensor ? [tensors] : tensors;
+    this.#checkDtypes("allReduce", list, op);
     return this.#start("allReduce", 2 * this.#share(bytesOf(list)), (id) =>
       c10d.allReduce(
         id,
         list.map(({ handle }) => handle),
-        op,
+        reduction(op, list[0].dtype),
       ),
     );
   }
@@ -147,6 +151,7 @@ export class ProcessGroup {
   /** Copies `src`'s tensor into everybody's. */
   broadcast(tensor: Tensor, { src = 0 }: { src?: number } = {}): Work {
     this.#checkRank("broadcast", src);
+    this.#checkDtypes("broadcast", [tensor]);
     const bytes = this.rank === src ? bytesOf([tensor]) : 0;
     return this.#start("broadcast", bytes, (id) => c10d.broadcast(id, tensor.handle, src));
   }
@@ -154,11 +159,15 @@ export class ProcessGroup {
   /** Reduces into `dst`'s tensor. Elsewhere the content is anything afterwards. */
   reduce(tensor: Tensor, { dst = 0, op = "sum" }: { dst?: number; op?: ReduceOperation } = {}): Work {
     this.#checkRank("reduce", dst);
-    return this.#start("reduce", bytesOf([tensor]), (id) => c10d.reduce(id, tensor.handle, dst, op));
+    this.#checkDtypes("reduce", [tensor], op);
+    return this.#start("reduce", bytesOf([tensor]), (id) =>
+      c10d.reduce(id, tensor.handle, dst, reduction(op, tensor.dtype)),
+    );
   }
 
   /** Everybody's `input`, in the order of ranks, into `output`: torch.distributed.all_gather_into_tensor. */
   allGather(output: Tensor, input: Tensor): Work {
+    this.#checkDtypes("allGather", [output, input]);
     this.#checkSizes("allGather", output, input);
     return this.#start("allGather", (this.size - 1) * bytesOf([input]), (id) =>
       c10d.allGather(id, output.handle, input.handle),
@@ -168,6 +177,7 @@ export class ProcessGroup {
   /** Everybody's `input` into one tensor each: torch.distributed.all_gather. */
   allGatherList(outputs: readonly Tensor[], input: Tensor): Work {
     this.#checkCount("allGatherList", outputs);
+    this.#checkDtypes("allGatherList", [...outputs, input]);
     return this.#start("allGatherList", (this.size - 1) * bytesOf([input]), (id) =>
       c10d.allGatherList(
         id,
@@ -179,9 +189,10 @@ export class ProcessGroup {
 
   /** The own part of the reduced `input`, which has one part a rank: torch.distributed.reduce_scatter_tensor. */
   reduceScatter(output: Tensor, input: Tensor, { op = "sum" }: { op?: ReduceOperation } = {}): Work {
+    this.#checkDtypes("reduceScatter", [output, input], op);
     this.#checkSizes("reduceScatter", input, output);
     return this.#start("reduceScatter", this.#share(bytesOf([input])), (id) =>
-      c10d.reduceScatter(id, output.handle, input.handle, op),
+      c10d.reduceScatter(id, output.handle, input.handle, reduction(op, input.dtype)),
     );
   }
 
@@ -189,6 +200,7 @@ export class ProcessGroup {
   gather(input: Tensor, { dst = 0, outputs = [] }: { dst?: number; outputs?: readonly Tensor[] } = {}): Work {
     this.#checkRank("gather", dst);
     if (this.rank === dst) this.#checkCount("gather", outputs);
+    this.#checkDtypes("gather", [input, ...outputs]);
     return this.#start("gather", this.rank === dst ? 0 : bytesOf([input]), (id) =>
       c10d.gather(id, this.rank === dst ? outputs.map(({ handle }) => handle) : [], input.handle, dst),
     );
@@ -198,6 +210,7 @@ export class ProcessGroup {
   scatter(output: Tensor, { src = 0, inputs = [] }: { src?: number; inputs?: readonly Tensor[] } = {}): Work {
     this.#checkRank("scatter", src);
     if (this.rank === src) this.#checkCount("scatter", inputs);
+    this.#checkDtypes("scatter", [output, ...inputs]);
     return this.#start("scatter", this.rank === src ? bytesOf(inputs) : 0, (id) =>
       c10d.scatter(id, output.handle, this.rank === src ? inputs.map(({ handle }) => handle) : [], src),
     );
@@ -213,6 +226,9 @@ export class ProcessGroup {
     input: Tensor,
     { outputSplits = [], inputSplits = [] }: { outputSplits?: readonly number[]; inputSplits?: readonly number[] } = {},
   ): Work {
+    this.#checkDtypes("allToAll", [output, input]);
+    this.#checkSplits("outputSplits", output, outputSplits);
+    this.#checkSplits("inputSplits", input, inputSplits);
     return this.#start("allToAll", this.#share(bytesOf([input])), (id) =>
       c10d.allToAll(id, output.handle, input.handle, outputSplits, inputSplits),
     );
@@ -220,13 +236,15 @@ export class ProcessGroup {
 
   /** Sends to one rank, which receives with the same tag. */
   send(tensor: Tensor, dst: number, tag = 0): Work {
-    this.#checkRank("send", dst);
+    this.#checkPeer("send", dst);
+    this.#checkDtypes("send", [tensor]);
     return this.#start("send", bytesOf([tensor]), (id) => c10d.send(id, tensor.handle, dst, tag));
   }
 
   /** Receives into a tensor; without `src` from any rank, which `wait()` gives then (Gloo only). */
   recv(tensor: Tensor, src?: number, tag = 0): Work {
-    if (src !== undefined) this.#checkRank("recv", src);
+    if (src !== undefined) this.#checkPeer("recv", src);
+    this.#checkDtypes("recv", [tensor]);
     return this.#start("recv", 0, (id) => c10d.receive(id, tensor.handle, src ?? -1, tag));
   }
 
@@ -259,7 +277,7 @@ export class ProcessGroup {
 
   /** Everybody's value, by rank: torch.distributed.all_gather_object, for small JSON. Gloo only. */
   async allGatherObject<T>(value: T): Promise<T[]> {
-    const bytes = new TextEncoder().encode(JSON.stringify(value ?? null));
+    const bytes = new TextEncoder().encode(JSON.stringify(value) ?? "null");
     let room = SMALL_OBJECT;
     for (;;) {
       const gathered = await this.#exchange(bytes, room);
@@ -275,6 +293,7 @@ export class ProcessGroup {
 
   /** `src`'s value on all ranks, for small JSON. Gloo only. */
   async broadcastObject<T>(value: T, { src = 0 }: { src?: number } = {}): Promise<T> {
+    this.#checkRank("broadcastObject", src);
     const all = await this.allGatherObject(this.rank === src ? value : null);
     return all[src] as T;
   }
@@ -335,6 +354,37 @@ export class ProcessGroup {
     throw new DistributedError("DISTRIBUTED_ARGUMENT", `${what}: rank ${rank} is not in a group of ${this.size}`);
   }
 
+  #checkPeer(what: string, rank: number): void {
+    this.#checkRank(what, rank);
+    if (rank !== this.rank) return;
+    throw new DistributedError("DISTRIBUTED_ARGUMENT", `${what}: rank ${rank} is this process itself`);
+  }
+
+  #checkDtypes(what: string, tensors: readonly Tensor[], op?: ReduceOperation): void {
+    const dtypes = new Set(tensors.map(({ dtype }) => dtype));
+    const wrong = (message: string) => new DistributedError("DISTRIBUTED_ARGUMENT", `${what}: ${message}`);
+    if (dtypes.size !== 1) throw wrong(`tensors of one dtype are needed, not ${[...dtypes].join(" and ") || "none"}`);
+    const [dtype] = dtypes;
+    if (dtype === "int16") throw wrong(`${this.backend} has no int16`);
+    const isFloating = /float/.test(dtype);
+    if (op === "avg" && !isFloating) throw wrong(`there is no average of ${dtype}`);
+    if (op && isBitwise(op) && isFloating) throw wrong(`'${op}' is for integers, not for ${dtype}`);
+    if (op && isBitwise(op) && this.backend === "nccl") throw wrong(`NCCL has no '${op}'`);
+  }
+
+  #checkSplits(name: string, tensor: Tensor, splits: readonly number[]): void {
+    const rows = tensor.ndim > 0 ? tensor.size(0) : 1;
+    const wrong = (message: string) => new DistributedError("DISTRIBUTED_ARGUMENT", `allToAll: ${message}`);
+    if (splits.length === 0) {
+      if (rows % this.size !== 0) throw wrong(`${rows} rows are not divisible by ${this.size} ranks: give ${name}`);
+      return;
+    }
+    const isWhole = splits.every((rows) => Number.isInteger(rows) && rows >= 0);
+    const total = splits.reduce((sum, rows) => sum + rows, 0);
+    if (splits.length === this.size && isWhole && total === rows) return;
+    throw wrong(`${name} [${splits.join(", ")}] are not ${this.size} counts that add up to ${rows} rows`);
+  }
+
   #checkCount(what: string, tensors: readonly Tensor[]): void {
     if (tensors.length === this.size) return;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", `${what}: ${tensors.length} tensors for ${this.size} ranks`);
@@ -346,6 +396,15 @@ export class ProcessGroup {
     const message = `${what}: ${all} elements are not ${this.size} ranks times ${one}`;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
   }
+}
+
+function isBitwise(op: ReduceOperation): boolean {
+  return op === "band" || op === "bor" || op === "bxor";
+}
+
+/** Gloo adds booleans as bytes, which gives what is no boolean; NCCL takes the maximum, which is the sum of two. */
+function reduction(op: ReduceOperation, dtype: torch.DType): ReduceOperation {
+  return op === "sum" && dtype === "bool" ? "max" : op;
 }
 
 /** Objects of up to so many bytes cross in one collective. */

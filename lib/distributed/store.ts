@@ -1,3 +1,5 @@
+import { statSync } from "node:fs";
+import { dirname } from "node:path";
 import { DistributedError } from "./errors.js";
 import { guarded, guardedAsync } from "./failure.js";
 import { c10d, type NativeId } from "./native.js";
@@ -22,6 +24,7 @@ export abstract class Store implements Disposable {
     return this.#id;
   }
 
+  /** Sets a key. A TCPStore's other connections may see it a moment later. */
   set(key: string, value: string | Uint8Array): void {
     guarded(`Store.set('${key}')`, () => c10d.storeSet(this.id, key, value));
   }
@@ -56,7 +59,7 @@ export abstract class Store implements Disposable {
     return guarded(`Store.add('${key}')`, () => c10d.storeAdd(this.id, key, amount));
   }
 
-  /** Whether there was such a key. */
+  /** Whether there was such a key. A FileStore always says so. */
   deleteKey(key: string): boolean {
     return guarded(`Store.deleteKey('${key}')`, () => c10d.storeDelete(this.id, key));
   }
@@ -117,7 +120,13 @@ export class TCPStore extends Store {
 
 /** A store in a file that all processes can write: torch.distributed.FileStore. */
 export class FileStore extends Store {
+  /** @param worldSize how many processes open it; the last one to close it removes the file. 0: nobody does */
   constructor(path: string, worldSize = 0) {
+    // c10d would try to open it for minutes, on this thread.
+    const isFolder = (name: string) => statSync(name, { throwIfNoEntry: false })?.isDirectory() ?? false;
+    if (!isFolder(dirname(path)) || isFolder(path)) {
+      throw new DistributedError("DISTRIBUTED_ARGUMENT", `FileStore: '${path}' cannot be a file`);
+    }
     super(guarded("FileStore", () => c10d.fileStore(path, worldSize)));
   }
 }

@@ -1,3 +1,4 @@
+import { DistributedError } from "./errors.js";
 import { asDistributedError } from "./failure.js";
 import { c10d, type NativeId } from "./native.js";
 
@@ -22,6 +23,7 @@ export const communication: CommunicationStats = { waitSeconds: 0, calls: 0, byt
 export class Work implements PromiseLike<void> {
   #id: NativeId;
   #promise: Promise<void> | undefined;
+  #isAwaited = false;
   readonly #what: string;
 
   /** For the library. */
@@ -35,9 +37,10 @@ export class Work implements PromiseLike<void> {
    * Blocks until the work is done. A second call does nothing.
    *
    * @returns where a message from any rank came from, otherwise -1
-   * @throws DistributedError DISTRIBUTED_TIMEOUT, DISTRIBUTED_PEER
+   * @throws DistributedError DISTRIBUTED_TIMEOUT, DISTRIBUTED_PEER, DISTRIBUTED_STATE for one that is being awaited
    */
   wait(): number {
+    if (this.#isAwaited) throw new DistributedError("DISTRIBUTED_STATE", `${this.#what}: it is awaited already`);
     if (this.#id === 0) return -1;
     const id = this.#id;
     this.#id = 0;
@@ -53,7 +56,7 @@ export class Work implements PromiseLike<void> {
 
   /** Whether the work is done, or failed. */
   get isCompleted(): boolean {
-    return this.#id === 0 || c10d.isWorkDone(this.#id);
+    return !this.#isAwaited && (this.#id === 0 || c10d.isWorkDone(this.#id));
   }
 
   // biome-ignore lint/suspicious/noThenProperty: to be awaited is what a work is for
@@ -70,12 +73,14 @@ export class Work implements PromiseLike<void> {
     if (this.#id === 0) return;
     const id = this.#id;
     this.#id = 0;
+    this.#isAwaited = true;
     const start = performance.now();
     try {
       await c10d.awaitWork(id);
     } catch (error) {
       throw asDistributedError(error, this.#what);
     } finally {
+      this.#isAwaited = false;
       communication.waitSeconds += (performance.now() - start) / 1000;
     }
   }

@@ -30,6 +30,8 @@ export interface InitOptions {
 }
 
 let current: World | undefined;
+/** The connection, or on rank 0 the server, under each world's store. */
+const bases = new WeakMap<World, Store>();
 
 /** The world that {@link initProcessGroup} joined; undefined in a process of its own. */
 export function world(): World | undefined {
@@ -59,10 +61,19 @@ export async function initProcessGroup(options: InitOptions = {}): Promise<World
   // A store that a launcher keeps still has the keys of the attempt before. One of rank 0's is new with each attempt, and
   // the launchers of several machines do not count alike.
   const store = new PrefixStore(storeIsHosted ? `diffcoder/${restartCount}` : "diffcoder", base);
-  const control = await ProcessGroup.create(store, rank, size, { backend: "gloo", timeout, name: "control" });
-  const group = await ProcessGroup.create(store, rank, size, { backend, timeout, name: "world", device });
-  current = { rank, size, localRank, environment, device, store, group, control };
-  return current;
+  let control: ProcessGroup | undefined;
+  try {
+    control = await ProcessGroup.create(store, rank, size, { backend: "gloo", timeout, name: "control" });
+    const group = await ProcessGroup.create(store, rank, size, { backend, timeout, name: "world", device });
+    current = { rank, size, localRank, environment, device, store, group, control };
+    bases.set(current, base);
+    return current;
+  } catch (error) {
+    control?.abort();
+    store.dispose();
+    base.dispose(); // so that the port is free for another attempt
+    throw error;
+  }
 }
 
 function takeDevice(localRank: number): string {
@@ -97,4 +108,5 @@ export async function destroyProcessGroup(): Promise<void> {
   await leaving.group.destroy();
   await leaving.control.destroy();
   leaving.store.dispose();
+  bases.get(leaving)?.dispose();
 }

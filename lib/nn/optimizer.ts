@@ -82,6 +82,8 @@ class Bucket {
    * than the state.
    */
   readonly masters: Tensor[] | null;
+  /** Whether masters hold more than the parameters do, and so belong to the state. */
+  readonly hasFinerMasters: boolean;
   readonly step: Tensor;
 
   constructor(
@@ -100,10 +102,11 @@ class Bucket {
     const place = { dtype: "float32" as const, device: this.device };
     const zeros = () => this.parameters.map((p) => torch.keep(torch.zeros(p.shape, place)));
     this.slots = Object.fromEntries(slotNames.map((slot) => [slot, zeros()]));
-    const needsMasters = offload || this.parameters[0]?.dtype !== "float32";
-    this.masters = needsMasters
-      ? this.parameters.map((p) => torch.keep(p.detach().to({ ...place, copy: true })))
-      : null;
+    this.hasFinerMasters = this.parameters[0]?.dtype !== "float32";
+    this.masters =
+      offload || this.hasFinerMasters
+        ? this.parameters.map((p) => torch.keep(p.detach().to({ ...place, copy: true })))
+        : null;
     this.step = torch.keep(torch.zeros([], place));
   }
 
@@ -111,7 +114,7 @@ class Bucket {
   *tensors(): Generator<[string, Tensor]> {
     for (const [i, name] of this.names.entries()) {
       for (const [slot, list] of Object.entries(this.slots)) yield [`${name}.${slot}`, list[i]];
-      if (this.masters) yield [`${name}.master`, this.masters[i]];
+      if (this.masters && this.hasFinerMasters) yield [`${name}.master`, this.masters[i]];
     }
   }
 }
@@ -240,9 +243,11 @@ export abstract class BucketedOptimizer implements Optimizer {
     }
     torch.noGrad(() => {
       for (const [name, tensor] of own) tensor.copy_(state.tensors[name]);
-      for (const { masters, parameters, step } of this.#buckets) {
+      for (const { masters, hasFinerMasters, parameters, step } of this.#buckets) {
         step.fill_(state.step);
-        if (masters) torch.ops.aten._foreach_copy_(parameters, masters);
+        if (!masters) continue;
+        if (hasFinerMasters) torch.ops.aten._foreach_copy_(parameters, masters);
+        else torch.ops.aten._foreach_copy_(masters, parameters);
       }
     });
     this.#steps = state.step;
@@ -251,6 +256,7 @@ export abstract class BucketedOptimizer implements Optimizer {
   dispose(): void {
     for (const bucket of this.#buckets) {
       for (const [, tensor] of bucket.tensors()) tensor.dispose();
+      for (const master of bucket.masters ?? []) master.dispose();
       bucket.step.dispose();
     }
     this.#buckets.length = 0;

@@ -1,5 +1,5 @@
 // Collectives and point-to-point messages. Each starts and gives the number of a work, which is then waited for.
-#include <ATen/core/grad_mode.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <array>
 #include <thread>
@@ -198,11 +198,12 @@ napi_value awaitWork(Call& call) {
   if (onDevice) pending.work->synchronize();  // this thread's stream waits for it; another thread's would not
   return inBackground<bool>(
       call, "diffcoder.work",
-      [pending, onDevice] {
+      [pending, onDevice, held = DistributedState::of(*call.environment).underWay()] {
         if (!onDevice) {
           if (!pending.work->wait()) throw CodedError("TORCH_ERROR", "the work was aborted");
           return true;
         }
+        const c10::DeviceGuard here(pending.tensors[0].device());  // else asking would make a context on the first one
         while (!pending.work->isCompleted()) std::this_thread::sleep_for(std::chrono::microseconds(50));
         if (pending.work->exception()) std::rethrow_exception(pending.work->exception());
         return true;

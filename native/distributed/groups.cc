@@ -109,7 +109,7 @@ napi_value monitoredBarrier(Call& call) {
   options.timeout = secondsOf(call, 1);
   return inBackground<bool>(
       call, "diffcoder.monitoredBarrier",
-      [group = groupArgument(call, 0), options] {
+      [group = groupArgument(call, 0), options, held = DistributedState::of(*call.environment).underWay()] {
         group->monitoredBarrier(options, /*waitAllRanks=*/true);
         return true;
       },

@@ -16,7 +16,7 @@ void abandon(HandleTable<c10::intrusive_ptr<T>>& table) {
 }  // namespace
 
 DistributedState::~DistributedState() {
-  bool busy = false;
+  bool busy = *numUnderWay_ > 0;
   works.forEach([&](const PendingWork& pending) { busy |= !pending.work->isCompleted(); });
   if (!busy) return;
   works.forEach([](const PendingWork& pending) {
@@ -24,6 +24,12 @@ DistributedState::~DistributedState() {
   });
   abandon(groups);
   abandon(stores);
+}
+
+std::shared_ptr<void> DistributedState::underWay() const {
+  auto count = numUnderWay_;
+  ++*count;
+  return {nullptr, [count](void*) { --*count; }};
 }
 
 DistributedState& DistributedState::of(const Environment& environment) { return *environment.distributed; }

@@ -1,6 +1,8 @@
 // What a Node thread owns of c10d: stores, process groups and the work under way, by number.
 #pragma once
 
+#include <atomic>
+#include <memory>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <torch/csrc/distributed/c10d/Work.hpp>
@@ -25,7 +27,13 @@ struct DistributedState {
   HandleTable<BackendPtr> groups;
   HandleTable<PendingWork> works;
 
+  /// For a thread to hold while it waits for something of a group: at its end the process leaves that behind.
+  std::shared_ptr<void> underWay() const;
+
   static DistributedState& of(const Environment& environment);
+
+ private:
+  std::shared_ptr<std::atomic<int>> numUnderWay_ = std::make_shared<std::atomic<int>>(0);
 };
 
 StorePtr& storeArgument(const Call& call, size_t i);

@@ -64,12 +64,19 @@ napi_value storeSet(Call& call) {
   return nullptr;
 }
 
-// (store, key, timeout) -> promise of the value. On a connection of its own: a wait would block the store's others.
+// A connection of its own for a wait, which would block the store's others. A server that is gone is noticed before:
+// connecting waits for as long as the store was told to, whatever this wait may take.
+StorePtr ownConnection(const StorePtr& store) {
+  store->check({"a server that answers"});
+  return store->clone();
+}
+
+// (store, key, timeout) -> promise of the value
 napi_value storeGet(Call& call) {
   return inBackground<std::vector<uint8_t>>(
       call, "diffcoder.storeGet",
       [store = storeArgument(call, 0), key = call.string(1), timeout = secondsOf(call, 2)] {
-        const StorePtr own = store->clone();
+        const StorePtr own = ownConnection(store);
         own->wait({key}, timeout);
         return own->get(key);
       },
@@ -81,7 +88,7 @@ napi_value storeWait(Call& call) {
   return inBackground<bool>(
       call, "diffcoder.storeWait",
       [store = storeArgument(call, 0), keys = stringsOf(call, 1), timeout = secondsOf(call, 2)] {
-        store->clone()->wait(keys, timeout);
+        ownConnection(store)->wait(keys, timeout);
         return true;
       },
       [](Environment&, Napi::Env env, bool) { return env.Undefined(); });

@@ -11,10 +11,16 @@ export function report(result: unknown): Promise<void> {
   });
 }
 
-/** Meets the other ranks, runs `body`, reports what it gives, leaves. An error ends the process with code 1. */
+/**
+ * Meets the other ranks, runs `body`, reports what it gives, leaves. An error ends the process with code 1. Gloo and the
+ * CPU, unless DIFFCODER_TEST_BACKEND says nccl.
+ */
 export async function asRank<T>(body: (world: World) => T | Promise<T>, { timeout = 20 } = {}): Promise<void> {
   torch.setNumThreads(1);
-  const world = await initProcessGroup({ backend: "gloo", timeout });
+  const world = await initProcessGroup({
+    backend: process.env.DIFFCODER_TEST_BACKEND === "nccl" ? "nccl" : "gloo",
+    timeout,
+  });
   try {
     const result = await body(world);
     await report(result);

@@ -5,6 +5,7 @@ import { afterAll, describe, expect, it, vi } from "vitest";
 import type { Dataset } from "../../lib/data/index.js";
 import { Decoder, type PresetName, presetConfig, StableDiffCoder } from "../../lib/model/index.js";
 import { AdamW, gradNorm, type Optimizer, parameter, SGD } from "../../lib/nn/index.js";
+import { ParallelModel, parallelSchema } from "../../lib/parallel/index.js";
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { native } from "../../lib/torch/native.js";
@@ -20,7 +21,7 @@ import {
 } from "../../lib/train/index.js";
 import { makeOptimizer } from "../../lib/train/optimizer.js";
 import { planStages } from "../../lib/train/plan.js";
-import { Trainer } from "../../lib/train/trainer.js";
+import { type StepPlace, Trainer } from "../../lib/train/trainer.js";
 import { golden } from "../nn/golden.js";
 import { Draw, device, Hog, memory, onGpu, record, relativeError, sized, synchronize } from "./support.js";
 
@@ -54,11 +55,19 @@ const model = (on: string, seed = 1) => new Decoder(config, { device: on, genera
 const folder = mkdtempSync(join(tmpdir(), "diffcoder-gpu-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** A trainer with its optimiser, as a run makes them. */
-function trainerOf(stage: Stage, decoder: Decoder): { trainer: Trainer; optimizer: Optimizer } {
+/** A trainer with its optimiser, as a run in a process of its own makes them. */
+async function trainerOf(stage: Stage, decoder: Decoder) {
   const [planned] = planStages([stage], 0, decoder.config);
   const made = makeOptimizer(planned.optimizer, decoder);
-  return { trainer: new Trainer(planned, decoder, made, {}), optimizer: made };
+  const parallel = await ParallelModel.lay(decoder, parallelSchema.parse({}), undefined);
+  const trainer = new Trainer(planned, parallel, made, {}, 0);
+  return {
+    step: (place: StepPlace) => trainer.step(place, () => null),
+    dispose: () => {
+      trainer.close();
+      made.dispose();
+    },
+  };
 }
 
 async function run(
@@ -79,9 +88,9 @@ describe("one step against the CPU", () => {
     const results = [];
     const decoders = [model(device), model("cpu")];
     for (const decoder of decoders) {
-      const { trainer, optimizer: made } = trainerOf(STAGES[name]({ precision: "float32" }), decoder);
+      const trainer = await trainerOf(STAGES[name]({ precision: "float32" }), decoder);
       results.push(await trainer.step({ step: 5, steps: 20, position: 0 }));
-      made.dispose();
+      trainer.dispose();
     }
     const [here, there] = results;
     expect(Math.abs(here.loss / there.loss - 1)).toBeLessThan(1e-5);
@@ -103,9 +112,9 @@ describe("one step against the CPU", () => {
     const results = [];
     for (const precision of ["bfloat16", "float32"] as const) {
       using decoder = model(device);
-      const { trainer, optimizer: made } = trainerOf(STAGES[name]({ precision }), decoder);
+      const trainer = await trainerOf(STAGES[name]({ precision }), decoder);
       results.push(await trainer.step({ step: 5, steps: 20, position: 0 }));
-      made.dispose();
+      trainer.dispose();
     }
     const [rounded, exact] = results;
     expect(Math.abs(rounded.loss / exact.loss - 1)).toBeLessThan(0.01);
@@ -117,9 +126,9 @@ describe("one step against the CPU", () => {
     for (const accumulation of [1, 4]) {
       using decoder = model(device);
       const stage = { ...STAGES["block diffusion"]({ precision: "float32" }), accumulation };
-      const { trainer, optimizer: made } = trainerOf(stage, decoder);
+      const trainer = await trainerOf(stage, decoder);
       results.push(await trainer.step({ step: 5, steps: 20, position: 0 }));
-      made.dispose();
+      trainer.dispose();
     }
     expect(Math.abs(results[0].loss / results[1].loss - 1)).toBeLessThan(1e-5);
     expect(Math.abs(results[0].gradNorm / results[1].gradNorm - 1)).toBeLessThan(1e-4);
@@ -133,10 +142,10 @@ describe("one step against the CPU", () => {
     using decoder = model(device);
     for (const precision of ["float32", "bfloat16"] as const) {
       const stage = supervised({ ...common, name: "empty", data: prompts, precision });
-      const { trainer, optimizer: made } = trainerOf(stage, decoder);
+      const trainer = await trainerOf(stage, decoder);
       const step = await trainer.step({ step: 0, steps: 20, position: 0 });
       expect(step).toMatchObject({ skipped: "no targets", loss: 0 });
-      made.dispose();
+      trainer.dispose();
     }
   });
 });
@@ -277,7 +286,7 @@ describe("twenty steps", () => {
 describe("what the host waits for in a step", () => {
   it.each(["float32", "bfloat16"] as const)("%s: for the logged numbers, and for nothing else", async (precision) => {
     using decoder = model(device);
-    const { trainer, optimizer: made } = trainerOf(STAGES["block diffusion"]({ precision }), decoder);
+    const trainer = await trainerOf(STAGES["block diffusion"]({ precision }), decoder);
     const place = { step: 5, steps: 20, position: 0 };
     // The same step again and again: by then all memory is there, and libraries have their handles and plans.
     for (let i = 0; i < 3; i++) await trainer.step(place);
@@ -311,7 +320,7 @@ describe("what the host waits for in a step", () => {
     );
     synchronize();
     hog.dispose();
-    made.dispose();
+    trainer.dispose();
   });
 });
 
@@ -342,7 +351,7 @@ describe("checkpoints", () => {
       using firstHalf = model(device);
       const curriculum = new Curriculum(stage());
       for await (const event of curriculum.run({ ...options, model: firstHalf, sinks: [] })) {
-        if (event.type === "checkpoint") break;
+        if (event.type === "step" && event.globalStep === 6) break; // saves first
       }
       using secondHalf = model(second, 2);
       const rest = await run(stage(), { ...options, model: secondHalf, resume: true });

@@ -1,10 +1,11 @@
 import { type Module, wrapForward } from "../../nn/index.js";
 import * as torch from "../../torch/index.js";
+import { DistributedError } from "../errors.js";
 import type { ProcessGroup } from "../process-group.js";
 import type { LocalTensor } from "../tensor-slice.js";
-import { parameterSlots } from "./parameter-slot.js";
+import { type ParameterSlot, unitSlots } from "./parameter-slot.js";
 import { Buckets, ReplicatedUnit } from "./replicated-unit.js";
-import { ShardedUnit } from "./sharded-unit.js";
+import { checkShardable, ShardedUnit } from "./sharded-unit.js";
 import type { Unit } from "./unit.js";
 
 type Tensor = torch.Tensor;
@@ -15,11 +16,14 @@ export interface DataParallelOptions {
   shard: ProcessGroup | null;
   /** Gradients are summed over this group; with `shard` that is hybrid sharding. */
   replicate: ProcessGroup | null;
-  /** Sharded parameters are gathered, and computed with, in this dtype. Gradients are always reduced in float32. */
+  /** Sharded parameters are gathered, and computed with, in this dtype. Gradients are reduced in float32 at least. */
   gatherDtype?: torch.DType;
   /** false: gathered parameters stay from forward to backward: more memory, a third less communication. Default true. */
   reshardAfterForward?: boolean;
-  /** Bytes of gradients that replicas send together. Default 25 MiB, as in PyTorch. */
+  /**
+   * Bytes of gradients that replicas send together. Default 25 MiB, as in PyTorch, but no more than a sixth of the model:
+   * gradients that all go at once go when backward is over.
+   */
   bucketBytes?: number;
 }
 
@@ -40,16 +44,22 @@ export class DataParallel {
   readonly #done = new Set<Unit>();
   /** Forward passes of each segment whose backward is to come: one may be called more than once in a micro-batch. */
   readonly #calls: number[];
+  /** Segments with an output that needs a gradient, which has not come yet. */
+  readonly #expected = new Set<number>();
 
   /**
    * @param segments in the order of their forward
-   * @throws DistributedError DISTRIBUTED_ARGUMENT for a segment whose parameters differ in dtype
+   * @throws DistributedError DISTRIBUTED_ARGUMENT for a segment that is given twice or is no part of the model, and with
+   *   `shard` for one whose parameters differ in dtype or are scalars; the model is then as before
    */
   constructor(model: Segment, segments: readonly Segment[], options: DataParallelOptions) {
-    const make = unitMaker(options);
+    checkSegments(model, segments);
+    const slots = unitSlots(model, segments);
+    if (options.shard) for (const list of [slots.root, ...slots.segments]) checkShardable(list);
+    const make = unitMaker(options, gradientBytes([...slots.root, ...slots.segments.flat()]));
     this.#calls = segments.map(() => 0);
-    this.#units = segments.map((segment) => make(namedWithin(model, segment)));
-    this.#root = make(parameterSlots(model, segments));
+    this.#units = slots.segments.map(make);
+    this.#root = make(slots.root);
     this.#unwrap.push(wrapForward(model, (forward) => this.#aroundModel(forward)));
     for (const [i, segment] of segments.entries()) {
       this.#unwrap.push(wrapForward(segment, (forward) => this.#around(i, forward)));
@@ -84,14 +94,16 @@ export class DataParallel {
       const result = forward(...(inputs.rebuild(after(inputs.tensors)) as never[]));
       unit.afterForward();
       const outputs = torch.tensorTree(result, (tensor) => tensor.requiresGrad);
+      if (outputs.tensors.length > 0) this.#expected.add(index);
       const before = onBackward(() => this.#beforeBackward(index));
       return outputs.rebuild(before(outputs.tensors));
     };
   }
 
   #beforeBackward(index: number): void {
+    this.#expected.delete(index);
     this.#units[index].beforeBackward();
-    this.#units[index - 1]?.prefetch();
+    if (this.#expected.has(index - 1)) this.#units[index - 1].prefetch();
   }
 
   #afterBackward(index: number): void {
@@ -104,8 +116,8 @@ export class DataParallel {
   }
 
   /**
-   * Backward of one micro-batch. A loss that depends on no parameter (a micro-batch without targets) still takes part in
-   * what the other ranks do.
+   * Backward of one micro-batch. A loss that depends on no parameter, or not on all segments (a micro-batch without
+   * targets), still takes part in what the other ranks do; its forward must be theirs.
    */
   backward(loss: Tensor, { isLast }: { isLast: boolean }): void {
     this.#isLast = isLast;
@@ -113,11 +125,11 @@ export class DataParallel {
     if (loss.requiresGrad) loss.backward();
     for (let index = this.#units.length - 1; index >= 0; index--) {
       if (this.#done.has(this.#units[index])) continue;
-      if (!loss.requiresGrad) this.#beforeBackward(index);
+      if (this.#expected.has(index)) this.#beforeBackward(index);
       this.#afterBackward(index);
     }
     this.#root.afterBackward(isLast);
-    this.#calls.fill(0);
+    this.#forget();
   }
 
   /** Waits for all gradients: they are then on this rank's parameters, summed over all ranks and micro-batches. */
@@ -129,8 +141,14 @@ export class DataParallel {
 
   /** Gives the memory of gathered parameters back, after a forward without a backward. */
   release(): void {
+    this.#forget();
     for (const unit of this.#units) unit.release();
     this.#root.release();
+  }
+
+  #forget(): void {
+    this.#calls.fill(0);
+    this.#expected.clear();
   }
 
   /** This rank's part of every parameter. The tensors are those that the optimiser updates. */
@@ -138,27 +156,35 @@ export class DataParallel {
     return [this.#root, ...this.#units].flatMap((unit) => unit.local());
   }
 
+  /** Takes the wraps off. The model keeps this rank's parts as its parameters. */
   dispose(): void {
     for (const unwrap of this.#unwrap.reverse()) unwrap();
     for (const unit of [this.#root, ...this.#units]) unit[Symbol.dispose]();
   }
 }
 
-function unitMaker(options: DataParallelOptions) {
-  const { shard, replicate, gatherDtype, reshardAfterForward = true, bucketBytes = 25 * 2 ** 20 } = options;
-  if (shard) {
-    return (slots: ReturnType<typeof parameterSlots>) =>
-      new ShardedUnit(slots, { shard, replicate, gatherDtype, reshardAfterForward });
-  }
-  const buckets = new Buckets(replicate, bucketBytes);
-  const isOwner = !replicate || replicate.rank === 0;
-  return (slots: ReturnType<typeof parameterSlots>) => new ReplicatedUnit(slots, buckets, isOwner);
+function gradientBytes(slots: readonly ParameterSlot[]): number {
+  return slots.reduce((sum, { tensor }) => sum + (tensor.requiresGrad ? 4 * tensor.numel() : 0), 0);
 }
 
-/** A segment's parameters under their names in the model. */
-function namedWithin(model: Module, segment: Module): ReturnType<typeof parameterSlots> {
-  const names = new Map(Array.from(model.namedParameters(), ([name, tensor]) => [tensor, name]));
-  return parameterSlots(segment).map((slot) => ({ ...slot, name: names.get(slot.tensor) ?? slot.name }));
+function unitMaker(options: DataParallelOptions, totalBytes: number) {
+  const { shard, replicate, gatherDtype, reshardAfterForward = true } = options;
+  const { bucketBytes = Math.min(25 * 2 ** 20, totalBytes / 6) } = options;
+  const buckets = new Buckets(replicate, bucketBytes);
+  const isOwner = !replicate || replicate.rank === 0;
+  return (slots: readonly ParameterSlot[]): Unit =>
+    shard && slots.length > 0
+      ? new ShardedUnit(slots, { shard, replicate, gatherDtype, reshardAfterForward })
+      : new ReplicatedUnit(slots, buckets, isOwner);
+}
+
+function checkSegments(model: Module, segments: readonly Module[]): void {
+  const parts = new Set(Array.from(model.namedModules(), ([, part]) => part));
+  const wrong = (message: string) => new DistributedError("DISTRIBUTED_ARGUMENT", `DataParallel: ${message}`);
+  for (const [i, segment] of segments.entries()) {
+    if (segment === model || !parts.has(segment)) throw wrong(`segment ${i} is no part of the model`);
+    if (segments.indexOf(segment) !== i) throw wrong(`segment ${i} is segment ${segments.indexOf(segment)} again`);
+  }
 }
 
 /** Passes tensors through, and calls back when all their gradients are there, before these go on. */

@@ -41,6 +41,21 @@ interface ShardedParameter {
 }
 
 /**
+ * Whether parameters can be one {@link ShardedUnit}.
+ *
+ * @throws DistributedError DISTRIBUTED_ARGUMENT
+ */
+export function checkShardable(slots: readonly ParameterSlot[]): void {
+  const wrong = (message: string) => new DistributedError("DISTRIBUTED_ARGUMENT", message);
+  const dtypes = new Set(slots.map(({ tensor }) => tensor.dtype));
+  if (dtypes.size > 1) {
+    throw wrong(`sharded parameters of one segment must have one dtype, found ${[...dtypes].join(" and ")}`);
+  }
+  const scalar = slots.find(({ tensor }) => tensor.ndim === 0);
+  if (scalar) throw wrong(`'${scalar.name}' is a scalar and cannot be sharded: give it the shape [1]`);
+}
+
+/**
  * Parameters, gradients and optimiser state sharded over a group: ZeRO-3, torch.distributed.fsdp.fully_shard. All ranks'
  * shards are gathered before the unit's forward and again before its backward, and freed after; gradients are summed and
  * scattered behind the backward of the units before.
@@ -55,18 +70,14 @@ export class ShardedUnit implements Unit {
   #gathering: UnderWay | undefined;
   #isFull = false;
   #reducing: (UnderWay & { isLast: boolean }) | undefined;
-  /** float32 sum of the step's gradients, laid out as the trainable part of the flat shard. */
+  /** Sum of the step's gradients, in float32 or the parameters' float64, laid out as the trainable part of the flat shard. */
   #gradient: Tensor | undefined;
   #replicating: Work | undefined;
 
+  /** @param slots at least one, see {@link checkShardable} */
   constructor(slots: readonly ParameterSlot[], options: ShardedUnitOptions) {
     this.#options = options;
     const { shard: group, gatherDtype } = options;
-    const dtypes = new Set(slots.map(({ tensor }) => tensor.dtype));
-    if (dtypes.size > 1) {
-      const message = `sharded parameters of one segment must have one dtype, found ${[...dtypes].join(" and ")}`;
-      throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
-    }
     const { dtype, device } = slots[0].tensor;
     // Trainable ones first: their gradients are then a prefix.
     const ordered = [...slots].sort((a, b) => Number(b.tensor.requiresGrad) - Number(a.tensor.requiresGrad));
@@ -147,8 +158,7 @@ export class ShardedUnit implements Unit {
         torch.ops.aten.split_with_sizes_copy(parts, this.#sizes, 1, { out });
       }),
     );
-    output.dispose();
-    if (input !== this.#flat) input.dispose();
+    freeAfter({ work, output, input }, this.#flat);
     for (const { slot, full } of this.#parameters) slot.set(full);
     this.#isFull = true;
   }
@@ -164,9 +174,10 @@ export class ShardedUnit implements Unit {
     const started = torch.scope(() =>
       torch.noGrad(() => {
         const full = this.#trainable.map((parameter) => parameter.full);
-        const gradients = gradientsOf(full).map((gradient) => gradient.to("float32"));
+        const dtype = this.#flat.dtype === "float64" ? "float64" : "float32";
+        const gradients = gradientsOf(full).map((gradient) => gradient.to(dtype));
         const input = (torch.ops.aten._chunk_cat(gradients, 0, group.size) as Tensor).flatten();
-        const output = torch.empty([input.numel() / group.size], { device: input.device });
+        const output = torch.empty([input.numel() / group.size], { dtype, device: input.device });
         return { input, output };
       }),
     );
@@ -218,6 +229,9 @@ export class ShardedUnit implements Unit {
   }
 
   release(): void {
+    // What was gathered early and then not used: after the next update it would be out of date.
+    if (this.#gathering) freeAfter(this.#gathering, this.#flat);
+    this.#gathering = undefined;
     if (!this.#isFull) return;
     this.#isFull = false;
     for (const { slot, shard, full } of this.#parameters) {
@@ -237,13 +251,29 @@ export class ShardedUnit implements Unit {
   }
 
   [Symbol.dispose](): void {
-    this.release();
+    try {
+      this.#settle();
+      this.#replicating?.wait();
+      this.release();
+    } catch {
+      // Others are gone: what they still read or write is kept by the works.
+    }
     this.#flat.dispose();
     this.#gradient?.dispose();
     for (const { full, memory } of this.#parameters) {
       full.dispose();
       memory.dispose();
     }
+  }
+}
+
+/** Frees what a collective used, once it is done, but for `kept`. */
+function freeAfter({ work, output, input }: UnderWay, kept: Tensor): void {
+  try {
+    work.wait();
+  } finally {
+    output.dispose();
+    if (input !== kept) input.dispose();
   }
 }
 

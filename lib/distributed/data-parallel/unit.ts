@@ -1,4 +1,4 @@
-import type { Tensor } from "../../torch/index.js";
+import * as torch from "../../torch/index.js";
 import type { LocalTensor } from "../tensor-slice.js";
 
 /**
@@ -24,6 +24,7 @@ export interface Unit extends Disposable {
 }
 
 /** Gradients, with zeros for those that this rank's data did not need: all ranks must send the same. */
-export function gradientsOf(parameters: readonly Tensor[]): Tensor[] {
-  return parameters.map((parameter) => parameter.grad ?? parameter.detach().mul(0));
+export function gradientsOf(parameters: readonly torch.Tensor[]): torch.Tensor[] {
+  // Not of the values: there may be none, as of a sharded parameter that is not gathered.
+  return parameters.map(({ grad, shape, dtype, device }) => grad ?? torch.zeros(shape, { dtype, device }));
 }

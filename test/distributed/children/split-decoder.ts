@@ -1,7 +1,7 @@
 import { blockDiffusionPlan } from "../../../lib/diffusion/index.js";
 import { type LocalTensor, wholeTensor } from "../../../lib/distributed/index.js";
 import { causalPlan, Decoder, type DecoderConfigInput, decoderConfig } from "../../../lib/model/index.js";
-import { checkpoint, functional, wrapForward } from "../../../lib/nn/index.js";
+import { checkpoint, wrapForward } from "../../../lib/nn/index.js";
 import * as torch from "../../../lib/torch/index.js";
 
 /** What the tensor-parallel children share: a decoder, its losses, and what its gradients are in one process. */
@@ -55,7 +55,7 @@ export const autoregressive: Loss = (model, indices) => {
   const tokens = torch.tensor(indices.map((i) => [...sequence(i, model.config.vocabSize)])).long();
   const hidden = model.forward(tokens, causalPlan(LENGTH)).narrow(1, 0, LENGTH - 1);
   const targets = tokens.narrow(1, 1, LENGTH - 1).flatten();
-  return crossEntropy(model, hidden.flatten(0, 1), targets, { chunkSize: 7 }).loss;
+  return model.crossEntropy(hidden.flatten(0, 1), targets, { chunkSize: 7 }).loss;
 };
 
 /** Block diffusion: two tokens of three masked, weighted by their place in the sequence. */
@@ -66,18 +66,8 @@ export const blockDiffusion: Loss = (model, indices) => {
   const ids = torch.cat([clean.maskedFill(masked, MASK), clean], 1);
   const hidden = model.forward(ids, blockDiffusionPlan(LENGTH, 4, { rows }));
   const rowWeights = rows.remainder(LENGTH).to({ dtype: "float32" }).add(0.5);
-  return crossEntropy(model, hidden, clean.flatten().indexSelect(0, rows), { rowWeights, chunkSize: 7 }).loss;
+  return model.crossEntropy(hidden, clean.flatten().indexSelect(0, rows), { rowWeights, chunkSize: 7 }).loss;
 };
-
-function crossEntropy(
-  model: Decoder,
-  hidden: torch.Tensor,
-  targets: torch.Tensor,
-  options: { rowWeights?: torch.Tensor; chunkSize: number },
-) {
-  const own = (model as { crossEntropy?: (...args: unknown[]) => { loss: torch.Tensor } }).crossEntropy;
-  return own?.(hidden, targets, options) ?? functional.linearCrossEntropy(hidden, model.headWeight, targets, options);
-}
 
 export function checkpointLayers(model: Decoder): void {
   for (const layer of model.layers) wrapForward(layer, (forward) => checkpoint(forward));

@@ -19,10 +19,11 @@ export interface TrainOrder {
   fault?: { rank: number; step: number; kind: "kill" | "stop" | "throw" | "hang" | "abort" | "leave" };
 }
 
-await asRank(async ({ rank }) => {
+await asRank(async ({ rank, device }) => {
   const order = JSON.parse(process.argv[2]) as TrainOrder;
   const { run = {}, batchSize = 4, accumulation = 1, fault } = order;
   const model = tinyModel(order.model);
+  if (device !== "cpu") model.to({ device });
   let steps = 0;
   const stages = tinyStages().map((stage): Stage => {
     const objective: StageObjective = (...args) => {
