@@ -444,4 +444,4 @@ async function everything(group: ProcessGroup) {
   };
 }
 
-await asRank(({ group }) => everything(group), { timeout: 10 });
+await asRank(({ group }) => everything(group));
