@@ -1,4 +1,5 @@
 /** Serving: many requests at once over one model, with paged memory, a prefix cache and continuous batching. No HTTP. */
+export { Engine, type EngineCreateOptions } from "./engine.js";
 export { EngineError, type EngineErrorCode } from "./errors.js";
 export {
   type CommitOptions,
@@ -12,6 +13,7 @@ export {
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
+export type { Prompt } from "./prompt.js";
 export type {
   Choice,
   CommittedToken,

@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { commitConfigSchema } from "../diffusion/commit.js";
 import { EngineError } from "./errors.js";
 
 const tokenId = z.number().int().min(0);
@@ -12,17 +13,7 @@ const tokenId = z.number().int().min(0);
  * - entropy: positions by rising entropy while the sum of entropies, less the largest of them, stays within `bound`
  *   nats, at least one (entropy-bounded unmasking)
  */
-export const commitSchema = z.discriminatedUnion("rule", [
-  z.strictObject({ rule: z.literal("static"), steps: z.number().int().min(1).optional() }),
-  z.strictObject({ rule: z.literal("threshold"), value: z.number().min(0).max(1) }),
-  z.strictObject({
-    rule: z.literal("hybrid"),
-    value: z.number().min(0).max(1),
-    steps: z.number().int().min(1).optional(),
-  }),
-  z.strictObject({ rule: z.literal("factor"), factor: z.number().gt(0).max(1000) }),
-  z.strictObject({ rule: z.literal("entropy"), bound: z.number().min(0).max(1000) }),
-]);
+export const commitSchema = commitConfigSchema;
 export type CommitOptions = z.output<typeof commitSchema>;
 
 export const remaskSchema = z.strictObject({
@@ -67,6 +58,7 @@ export const generateOptionsSchema = z.strictObject({
     .strictObject({ start: z.number().int().min(0), end: z.number().int().min(1) })
     .optional()
     .describe("generate the prompt's tokens start .. end anew in place, what follows in the same block is seen"),
+  events: z.enum(["all", "text"]).default("all").describe("text: no denoise events, which cost a message each"),
   priority: z.number().int().min(-1000).max(1000).default(0).describe("higher leaves the queue first"),
 });
 /** What users write. */
