@@ -1,0 +1,24 @@
+const KEY = "diffcoder-theme";
+
+export type Theme = "light" | "dark";
+
+const system = () => (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+
+/** What the reader chose, else what the system asks for. */
+export function currentTheme(): Theme {
+  const chosen = localStorage.getItem(KEY);
+  return chosen === "light" || chosen === "dark" ? chosen : system();
+}
+
+/** A choice that agrees with the system is forgotten, so that the page goes on following it. */
+export function setTheme(theme: Theme): void {
+  if (theme === system()) localStorage.removeItem(KEY);
+  else localStorage.setItem(KEY, theme);
+  applyTheme();
+}
+
+export function applyTheme(): void {
+  const chosen = localStorage.getItem(KEY);
+  if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
+  else delete document.documentElement.dataset.theme;
+}
