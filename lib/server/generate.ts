@@ -4,7 +4,7 @@ import type { EngineEvent } from "../engine/index.js";
 import { readyEngine, type ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
 import { merge } from "./merge.js";
-import { noteFailure } from "./operations/access-log.js";
+import { noteFailure, noteGeneration } from "./operations/access-log.js";
 import type { Ticket } from "./operations/admission.js";
 import { ClientGone, Lifetime } from "./operations/lifetime.js";
 import { ChoiceMeter } from "./operations/meter.js";
@@ -76,6 +76,8 @@ export async function answer(
     if (reply.sent) return reply; // it was told in the stream
     throw reason; // the client's leaving, or a limit, says more than how the engine ended for it
   } finally {
+    const { prompt_tokens, completion_tokens } = usage.toUsage();
+    noteGeneration(request, { id: work.dialect.id, prompt_tokens, completion_tokens, choices });
     lifetimes.delete(lifetime);
     lifetime.dispose();
     ticket.leave();

@@ -304,7 +304,12 @@ function fastifyOptions(
     },
     clientErrorHandler: refuseBrokenHttp,
   };
-  const http = { maxHeaderSize: settings.headerLimit, connectionsCheckingInterval: 1000 };
+  const http = {
+    maxHeaderSize: settings.headerLimit,
+    connectionsCheckingInterval: 1000,
+    // Node takes the greater of both as the limit of the whole request, so this one must not be the greater.
+    ...(settings.uploadTimeout > 0 && { headersTimeout: Math.min(60, settings.uploadTimeout) * 1000 }),
+  };
   if (tls) options.https = { ...http, ...tls.context };
   else options.http = http;
   return options;

@@ -47,6 +47,7 @@ export class ScriptedEngine implements ServedEngine {
       vocabSize: 4096,
       parameters: 1000,
       maxLength: 512,
+      contextLength: 512,
       maskId: 5,
       eosIds: [2],
       hasTokenizer: true,

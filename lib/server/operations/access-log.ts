@@ -1,5 +1,5 @@
 import { performance } from "node:perf_hooks";
-import type { FastifyInstance, FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ApiError } from "../api-error.js";
 import { ClientGone } from "./lifetime.js";
 import type { Metrics } from "./metrics.js";
@@ -8,6 +8,20 @@ import type { Metrics } from "./metrics.js";
 const QUIET = new Set(["/health", "/ready", "/metrics"]);
 
 const failures = new WeakMap<FastifyRequest, string>();
+
+/** What a request made, for its line in the log. */
+export interface Generation {
+  /** Of the response, and in the engine. */
+  id: string;
+  prompt_tokens: number;
+  completion_tokens: number;
+  choices: number;
+}
+const generations = new WeakMap<FastifyRequest, Generation>();
+
+export function noteGeneration(request: FastifyRequest, generation: Generation): void {
+  generations.set(request, generation);
+}
 
 /** Remembers why a request failed, for its line in the log. */
 export function noteFailure(request: FastifyRequest, error: unknown): void {
@@ -30,21 +44,25 @@ export function noteFailure(request: FastifyRequest, error: unknown): void {
 export function logResponses(app: FastifyInstance, metrics: Metrics): void {
   app.addHook("onRequest", async (request, reply) => {
     const began = performance.now();
-    reply.raw.once("close", () => {
-      const route = request.routeOptions.url ?? "unknown";
-      const code = failures.get(request);
-      const status = code === "client_gone" ? 499 : reply.raw.statusCode;
-      metrics.response(route, request.method, status);
-      const line = {
-        method: request.method,
-        route,
-        status,
-        seconds: Number(((performance.now() - began) / 1000).toFixed(4)),
-        ...(code && { code }),
-      };
-      if (status >= 500) request.log.warn(line, "response");
-      else if (QUIET.has(route)) request.log.debug(line, "response");
-      else request.log.info(line, "response");
-    });
+    // A turn later: that the client is gone must first come through to the work for it.
+    reply.raw.once("close", () => setImmediate(() => report(request, reply, metrics, began)));
   });
+}
+
+function report(request: FastifyRequest, { raw }: FastifyReply, metrics: Metrics, began: number): void {
+  const route = request.routeOptions.url ?? "unknown";
+  const code = failures.get(request) ?? (raw.writableFinished ? undefined : "client_gone");
+  const status = code === "client_gone" ? 499 : raw.statusCode;
+  metrics.response(route, request.method, status);
+  const line = {
+    method: request.method,
+    route,
+    status,
+    seconds: Number(((performance.now() - began) / 1000).toFixed(4)),
+    ...(code && { code }),
+    ...generations.get(request),
+  };
+  if (QUIET.has(route)) request.log.debug(line, "response");
+  else if (status >= 500) request.log.warn(line, "response");
+  else request.log.info(line, "response");
 }

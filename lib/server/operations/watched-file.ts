@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { ServerError } from "../errors.js";
 
 /** Milliseconds between two looks. Kubernetes swaps a link when a secret changes, which file events miss. */
-const INTERVAL = 5_000;
+const INTERVAL = 2_000;
 
 /**
  * Files that may be replaced while the server runs: certificates, API keys. They are read again every few seconds;
