@@ -53,24 +53,65 @@ export interface RowChoice {
  * likeliest tokens, adjustments) for those alone. Rows do not influence each other.
  *
  * @param logits [n, v], overwritten
+ * @param maskId -1: none
+ * @param native whether to use the CPU's operator
  */
-export function chooseRows(logits: Tensor, rows: readonly ChoiceRow[], maskId: number): RowChoice[] {
+export function chooseRows(
+  logits: Tensor,
+  rows: readonly ChoiceRow[],
+  maskId: number,
+  native = logits.device === "cpu",
+): RowChoice[] {
   return torch.scope(() =>
     torch.noGrad(() => {
       adjust(logits, rows);
       if (maskId >= 0) forbidMask(logits.narrow(1, maskId, 1), rows);
-      const [highest, ids, normaliser] = likeliest(logits);
-      const choices = rows.map((_, i): RowChoice => {
-        const logprob = highest[i] - normaliser[i];
-        return { id: ids[i], confidence: Math.exp(logprob), logprob, entropy: 0, candidateLogprob: 0 };
-      });
-      draw(logits, rows, choices, normaliser);
-      addCandidates(logits, rows, choices, normaliser);
-      addEntropies(logits, rows, choices);
+      const { choices, normaliser } = native ? chooseHere(logits, rows) : chooseThere(logits, rows);
       addTop(logits, rows, choices, normaliser);
       return choices;
     }),
   );
+}
+
+interface Choices {
+  choices: RowChoice[];
+  /** ln sum exp of each row. */
+  normaliser: Float64Array;
+}
+
+/** On the CPU one operator does it all, and equals {@link sampleToken} in what it draws. */
+function chooseHere(logits: Tensor, rows: readonly ChoiceRow[]): Choices {
+  const n = rows.length;
+  const settings = new Float64Array(n * 8);
+  rows.forEach(({ settings: { temperature, topP, minP, topK, seed }, position, pass, candidate }, i) => {
+    // Where a candidate's probability is wanted nothing is chosen.
+    settings.set([candidate < 0 ? temperature : 0, topP, minP, topK, seed, position, pass, candidate], i * 8);
+  });
+  const packed = torch.ops.diffcoder.choose_tokens(
+    logits.to({ dtype: "float32" }),
+    torch.tensor(settings).view([n, 8]),
+  ) as Tensor;
+  const host = packed.toTypedArray() as Float64Array;
+  const [ids, chosen, normaliser, entropy, candidates] = [0, 1, 2, 3, 4].map((i) => host.subarray(i * n, (i + 1) * n));
+  const choices = rows.map((_, i): RowChoice => {
+    const logprob = chosen[i] - normaliser[i];
+    const candidateLogprob = candidates[i] - normaliser[i];
+    return { id: ids[i], confidence: Math.exp(logprob), logprob, entropy: entropy[i], candidateLogprob };
+  });
+  return { choices, normaliser };
+}
+
+/** On other devices only what rows ask for is computed, and only what is drawn from crosses to the host. */
+function chooseThere(logits: Tensor, rows: readonly ChoiceRow[]): Choices {
+  const [highest, ids, normaliser] = likeliest(logits);
+  const choices = rows.map((_, i): RowChoice => {
+    const logprob = highest[i] - normaliser[i];
+    return { id: ids[i], confidence: Math.exp(logprob), logprob, entropy: 0, candidateLogprob: 0 };
+  });
+  draw(logits, rows, choices, normaliser);
+  addCandidates(logits, rows, choices, normaliser);
+  addEntropies(logits, rows, choices);
+  return { choices, normaliser };
 }
 
 function forbidMask(column: Tensor, rows: readonly ChoiceRow[]): void {

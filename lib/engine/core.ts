@@ -52,11 +52,10 @@ export class EngineCore {
     const { model } = coder;
     const maxLength = Math.min(settings.maxLength ?? Number.POSITIVE_INFINITY, model.config.maxPositionEmbeddings);
     const { pageSize } = settings;
-    const budget =
+    const pages =
       settings.cacheBytes === undefined
-        ? (settings.cacheTokens ?? 8 * maxLength)
-        : settings.cacheBytes / PagedMemory.bytesPerToken(model);
-    const pages = Math.max(1, Math.floor(budget / pageSize));
+        ? Math.ceil((settings.cacheTokens ?? 8 * maxLength) / pageSize)
+        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerToken(model) / pageSize));
     this.#pool = new PagePool({ pages, pageSize, prefixCache: settings.prefixCache });
     this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize });
     this.#scheduler = new Scheduler(this.#pool, settings);
@@ -72,6 +71,7 @@ export class EngineCore {
       name: coder.path ?? "in-memory",
       vocabSize: model.config.vocabSize,
       parameters: model.numParameters(),
+      contextLength: model.config.maxPositionEmbeddings,
       maxLength: Math.min(maxLength, pages * pageSize),
       maskId: maskId < 0 ? null : maskId,
       eosIds: [model.config.eosTokenId ?? []].flat(),

@@ -1,6 +1,6 @@
 import type { AttentionPlan } from "../model/attention-plan.js";
 import type { Decoder } from "../model/decoder.js";
-import type { Tensor } from "../torch/index.js";
+import type { DType, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 
 /** A sequence's part of a pass: tokens from .. to, after `pages`' tokens before them. */
@@ -17,28 +17,44 @@ export interface PassPart {
   readonly rows: readonly number[];
 }
 
-/** Keys and values of all sequences in pages: per layer two tensors [pages, pageSize, hkv, d]. */
+/**
+ * Keys and values of all sequences in pages, two tensors per layer. On the CPU [pages, hkv, d, width] and
+ * [pages, hkv, width, dp] in float32, as the operator `paged_attention` reads them; elsewhere both
+ * [pages, pageSize, hkv, d] in the model's dtype.
+ */
 export class PagedMemory {
   readonly pageSize: number;
+  readonly #native: boolean;
   readonly #keys: Tensor[];
   readonly #values: Tensor[];
 
-  /** @param pages the scratch page included */
-  constructor(model: Decoder, { pages, pageSize }: { pages: number; pageSize: number }) {
+  /**
+   * @param options.pages the scratch page included
+   * @param options.native whether to use the CPU's operator; default: on the CPU
+   */
+  constructor(model: Decoder, options: { pages: number; pageSize: number; native?: boolean }) {
+    const { pages, pageSize } = options;
+    const { numLayers, numKeyValueHeads: heads, headDim } = model.config;
+    const { device } = model;
     this.pageSize = pageSize;
-    const { numLayers, numKeyValueHeads, headDim } = model.config;
-    const { dtype, device } = model.embedTokens.weight;
-    const shape = [pages, pageSize, numKeyValueHeads, headDim];
-    // Zeros, not whatever was there: the scratch page may be read behind a mask, where NaN would still count.
-    const allocate = () => torch.keep(torch.zeros(shape, { dtype, device }));
-    this.#keys = Array.from({ length: numLayers }, allocate);
-    this.#values = Array.from({ length: numLayers }, allocate);
+    this.#native = options.native ?? device === "cpu";
+    const dtype = memoryType(model, this.#native);
+    const width = roundUp(pageSize, 16);
+    // Padded attention reads behind a mask, where NaN would still count; the operator reads only what was written, so the
+    // system need not give it memory before that.
+    const make = this.#native ? torch.empty : torch.zeros;
+    const allocate = (shape: number[]) => torch.keep(make(shape, { dtype, device }));
+    const plain = [pages, pageSize, heads, headDim];
+    const keyShape = this.#native ? [pages, heads, headDim, width] : plain;
+    const valueShape = this.#native ? [pages, heads, width, roundUp(headDim, 16)] : plain;
+    this.#keys = Array.from({ length: numLayers }, () => allocate(keyShape));
+    this.#values = Array.from({ length: numLayers }, () => allocate(valueShape));
   }
 
   /** Bytes of one token in all layers. */
   static bytesPerToken(model: Decoder): number {
     const { numLayers, numKeyValueHeads, headDim } = model.config;
-    const itemSize = { float64: 8, float32: 4 }[model.embedTokens.weight.dtype as string] ?? 2;
+    const itemSize = { float64: 8, float32: 4 }[memoryType(model, model.device === "cpu") as string] ?? 2;
     return 2 * numLayers * numKeyValueHeads * headDim * itemSize;
   }
 
@@ -50,47 +66,31 @@ export class PagedMemory {
    */
   forward(model: Decoder, parts: readonly PassPart[]): Tensor | null {
     const pass = layOut(parts, this.pageSize);
-    const { device } = model;
-    const lists = [pass.ids, pass.positions, pass.slots, pass.rows];
-    const [ids, positions, slots, rows] = upload(lists, device);
-    const attend = device === "cpux" ? this.#native(pass) : this.#padded(pass, device);
-    const count = pass.ids.length;
+    const [ids, positions, slots, rows] = upload([pass.ids, pass.positions, pass.slots, pass.rows], model.device);
     const plan: AttentionPlan = {
       positions,
       end: pass.end,
-      attend: (layer, q, k, v) => {
-        const [, , heads, width] = k.shape;
-        this.#keys[layer].view([-1, heads, width]).indexCopy_(0, slots, k.view([count, heads, width]));
-        this.#values[layer].view([-1, heads, width]).indexCopy_(0, slots, v.view([count, heads, width]));
-        return attend(layer, q);
-      },
+      attend: this.#native ? this.#attend(pass, slots) : this.#attendPadded(pass, slots, model.device),
       lastLayer: pass.rows.length > 0 ? { rows } : { queries: 1 },
     };
-    const hidden = model.forward(ids.view([1, count]), plan);
+    const hidden = model.forward(ids.view([1, pass.ids.length]), plan);
     return pass.rows.length > 0 ? hidden : null;
   }
 
-  /** The native operator reads the pages where they are. */
-  #native({ table, starts, visible }: Pass): (layer: number, q: Tensor) => Tensor {
-    const [tableTensor, startsTensor, visibleTensor] = [
-      torch.tensor(table).view([starts.length - 1, -1]),
-      torch.tensor(starts),
-      torch.tensor(visible),
-    ];
-    return (layer, q) =>
-      torch.ops.diffcoder.paged_attention(
-        q,
-        this.#keys[layer],
-        this.#values[layer],
-        tableTensor,
-        startsTensor,
-        visibleTensor,
-        null,
-      ) as Tensor;
+  /** One operator writes the new keys and values and reads the pages where they are. */
+  #attend(pass: Pass, slots: Tensor): AttentionPlan["attend"] {
+    const table = torch.tensor(pass.table).view([pass.starts.length - 1, -1]);
+    const starts = torch.tensor(pass.starts);
+    const visible = torch.tensor(pass.visible);
+    const { paged_attention: attend } = torch.ops.diffcoder;
+    return (layer, q, k, v) => {
+      const [keys, values] = [this.#keys[layer], this.#values[layer]];
+      return attend(q, k, v, keys, values, slots, table, starts, visible, this.pageSize, null) as Tensor;
+    };
   }
 
   /** On other devices the pages are gathered, and sequences padded to the longest: a few operators for the whole batch. */
-  #padded(pass: Pass, device: string): (layer: number, q: Tensor) => Tensor {
+  #attendPadded(pass: Pass, slots: Tensor, device: string): AttentionPlan["attend"] {
     const { table, starts, visible } = pass;
     const sequences = starts.length - 1;
     const pagesEach = table.length / sequences;
@@ -112,27 +112,22 @@ export class PagedMemory {
       .arange(keys, { dtype: "int64", device })
       .lt(limits.view([sequences, 1, widest, 1]))
       .view([sequences, 1, widest, keys]);
-    return (layer, q) => {
+    const gather = (memory: Tensor, heads: number, width: number) =>
+      memory.indexSelect(0, pageIds).view([sequences, keys, heads, width]).transpose(1, 2);
+    return (layer, q, k, v) => {
       const [, asked, heads, width] = q.shape;
-      const gather = (memory: Tensor) =>
-        memory.indexSelect(0, pageIds).view([sequences, keys, -1, width]).transpose(1, 2);
-      // A pass for keys alone asks one row in the last layer.
-      const first = asked < pass.ids.length;
-      if (first) return q;
+      const keyHeads = k.size(2);
+      this.#keys[layer].view([-1, keyHeads, width]).indexCopy_(0, slots, k.view([-1, keyHeads, width]));
+      this.#values[layer].view([-1, keyHeads, width]).indexCopy_(0, slots, v.view([-1, keyHeads, width]));
+      // A pass for keys alone asks for one row in the last layer, whose value nobody reads.
+      if (asked < pass.ids.length) return q;
       const rows = q
         .view([-1, heads, width])
         .indexSelect(0, queries)
         .view([sequences, widest, heads, width])
         .transpose(1, 2);
-      const out = torch.scaledDotProductAttention(
-        rows,
-        gather(this.#keys[layer]),
-        gather(this.#values[layer]),
-        mask,
-        0,
-        false,
-        { enableGqa: true },
-      );
+      const [heldKeys, heldValues] = [this.#keys, this.#values].map((all) => gather(all[layer], keyHeads, width));
+      const out = torch.scaledDotProductAttention(rows, heldKeys, heldValues, mask, 0, false, { enableGqa: true });
       return out.transpose(1, 2).reshape([-1, heads, width]).indexSelect(0, back).view([1, -1, heads, width]);
     };
   }
@@ -140,6 +135,16 @@ export class PagedMemory {
   dispose(): void {
     for (const tensor of [...this.#keys, ...this.#values]) tensor.dispose();
   }
+}
+
+/** What keys and values are kept in: the CPU's operator reads what it computes in, whatever the weights' dtype. */
+function memoryType(model: Decoder, native: boolean): DType {
+  const { dtype } = model.embedTokens.weight;
+  return native && dtype !== "float64" ? "float32" : dtype;
+}
+
+function roundUp(n: number, multiple: number): number {
+  return Math.ceil(n / multiple) * multiple;
 }
 
 /** A pass in numbers, per token but for the table. */

@@ -43,7 +43,7 @@ export function checkRequest(
   given: ArrayLike<number>,
   prompt: Int32Array,
   settings: GenerateSettings,
-  { vocabSize, maskId, maxLength }: ModelFacts,
+  { vocabSize, maskId, maxLength, contextLength }: ModelFacts,
   shift: boolean,
 ): void {
   const { edit, mode, maxTokens } = settings;
@@ -58,12 +58,10 @@ export function checkRequest(
   }
   const total = edit ? prompt.length : prompt.length + maxTokens;
   if (total > maxLength) {
-    fail(
-      "ENGINE_TOO_LONG",
-      edit
-        ? `${prompt.length} tokens exceed the ${maxLength} that the model and the engine's memory hold`
-        : `${prompt.length} prompt tokens and ${maxTokens} more exceed the ${maxLength} that the model and the engine's memory hold`,
-    );
+    const what = edit ? `${total} tokens` : `${prompt.length} prompt tokens and ${maxTokens} more`;
+    const limit =
+      total > contextLength ? `the model's context of ${contextLength}` : `the engine's limit of ${maxLength}`;
+    fail("ENGINE_TOO_LONG", `${what} exceed ${limit}`);
   }
   const needsPast = mode === "autoregressive" || shift;
   if (needsPast && (edit ? edit.start : prompt.length) === 0) {

@@ -80,27 +80,30 @@ export class Scheduler {
   /** The next pass. Empty when nothing runs. */
   plan(): PlannedPart[] {
     const parts = new Map<Sequence, PlannedPart>();
-    let budget = this.#options.maxBatchTokens;
     const byAge = [...this.running].sort((a, b) => (comesBefore(a, b) ? -1 : 1));
-    const isDecoding = (sequence: Sequence) => sequence.goal - sequence.from <= 2 * sequence.blockSize;
-    for (const decoding of [true, false]) {
-      for (const sequence of byAge) {
-        if (isDecoding(sequence) !== decoding || !this.running.includes(sequence)) continue;
-        const to = this.#reach(sequence, budget, parts.size === 0);
-        if (to === undefined) continue;
-        const victims = this.#reserve(sequence, to);
-        for (const victim of victims) {
-          const lost = parts.get(victim);
-          if (lost) budget += lost.to - lost.from;
-          parts.delete(victim);
-        }
-        if (victims.includes(sequence)) continue;
-        const { from } = sequence;
-        parts.set(sequence, { sequence, from, to, complete: to === sequence.goal });
-        budget -= to - from;
-      }
+    const isDecoding = (sequence: Sequence) => sequence.goal - sequence.stored <= 2 * sequence.blockSize;
+    for (const sequence of byAge.filter(isDecoding)) this.#join(parts, sequence, sequence.goal);
+    const decoding = [...parts.values()].reduce((sum, { from, to }) => sum + to - from, 0);
+    // However many decode, a new request must get on.
+    let budget = Math.max(this.#options.maxBatchTokens - decoding, Math.floor(this.#options.maxBatchTokens / 4));
+    for (const sequence of byAge.filter((each) => !isDecoding(each))) {
+      const to = reach(sequence, budget, parts.size === 0);
+      if (to === undefined) continue;
+      const joined = this.#join(parts, sequence, to);
+      if (joined) budget -= joined.to - joined.from;
     }
     return [...parts.values()];
+  }
+
+  /** Adds a sequence to the pass, if it has or can get the pages; who loses theirs for it leaves the pass. */
+  #join(parts: Map<Sequence, PlannedPart>, sequence: Sequence, to: number): PlannedPart | undefined {
+    if (!this.running.includes(sequence)) return undefined;
+    const victims = this.#reserve(sequence, to);
+    for (const victim of victims) parts.delete(victim);
+    if (victims.includes(sequence)) return undefined;
+    const part = { sequence, from: sequence.from, to, complete: to === sequence.goal };
+    parts.set(sequence, part);
+    return part;
   }
 
   /** Notes that a pass wrote keys and values up to `to`; whole pages of final tokens are offered to others. */
@@ -112,15 +115,6 @@ export class Scheduler {
       sequence.parent = this.#pool.publish(sequence.parent, sequence.tokens, n * pageSize, sequence.pages[n]);
       sequence.published = n + 1;
     }
-  }
-
-  /** How far a pass of at most `budget` tokens can take a sequence: to its goal, or to the end of a block. */
-  #reach({ from, goal, blockSize }: Sequence, budget: number, first: boolean): number | undefined {
-    if (goal - from <= budget) return goal;
-    const to = Math.floor((from + budget) / blockSize) * blockSize;
-    if (to > from) return to;
-    // A block larger than the whole budget must go on nevertheless, alone.
-    return first ? Math.min(goal, (Math.floor(from / blockSize) + 1) * blockSize) : undefined;
   }
 
   /** Gets the pages for tokens before `to`. @returns who lost theirs for it, maybe the sequence itself */
@@ -159,6 +153,15 @@ export class Scheduler {
     if (started || request.settings.n === 1) return false;
     return this.running.some((other) => other.request === request && !other.isPrefilled);
   }
+}
+
+/** How far a pass of at most `budget` tokens can take a sequence: to its goal, or to the end of a block. */
+function reach({ from, stored, goal, blockSize }: Sequence, budget: number, first: boolean): number | undefined {
+  if (goal - from <= budget) return goal;
+  const to = Math.floor((from + budget) / blockSize) * blockSize;
+  if (to > stored) return to;
+  // A block larger than the whole budget must go on nevertheless, alone.
+  return first ? Math.min(goal, (Math.floor(stored / blockSize) + 1) * blockSize) : undefined;
 }
 
 function comesBefore(a: Sequence, b: Sequence): boolean {

@@ -162,6 +162,8 @@ export interface ModelFacts {
   name: string;
   vocabSize: number;
   parameters: number;
+  /** Tokens of prompt and output: what the model was made for, and what this engine allows. */
+  contextLength: number;
   maxLength: number;
   maskId: number | null;
   eosIds: number[];
