@@ -70,11 +70,13 @@ export async function answer(
       : await whole(reply, work, events, usage);
   } catch (error) {
     lifetime.end(error instanceof Error ? error : new Error(String(error)));
-    const { reason } = lifetime.signal;
+    // The client's leaving, or a limit, says more than how the engine ended for it.
+    const { reason: why } = lifetime.signal;
+    const reason = why instanceof ClientGone ? why : toApiError(why, () => admission.retryAfter());
     for (const meter of meters) meter.end(reason instanceof ClientGone ? "abort" : "error");
     noteFailure(request, reason);
     if (reply.sent) return reply; // it was told in the stream
-    throw reason; // the client's leaving, or a limit, says more than how the engine ended for it
+    throw reason;
   } finally {
     const { prompt_tokens, completion_tokens } = usage.toUsage();
     noteGeneration(request, { id: work.dialect.id, prompt_tokens, completion_tokens, choices });

@@ -8,9 +8,9 @@ export interface AdmissionLimits {
   maxQueueTokens: number;
 }
 
-/** Longest wait that is ever asked of a client, and the time over which the throughput is averaged, in seconds. */
-const MAX_RETRY_AFTER = 60;
-const WINDOW = 30;
+/** Longest wait that is ever asked of a client, and the time over which the throughput is watched, in seconds. */
+const MAX_RETRY_AFTER = 30;
+const WINDOW = 60;
 
 /**
  * Decides whether a request is taken. What counts is what waits: choices that have not begun. So a server under steady
@@ -76,7 +76,7 @@ export class Admission {
     this.#waiting += waiting;
     this.#waitingTokens += waitingTokens;
     this.#outstanding += outstanding;
-    if (open === 0 && outstanding < 0) this.#throughput.add(-outstanding);
+    if (open === 0 && outstanding < 0) this.#throughput.add(-outstanding); // they were generated, not given up
   }
 }
 
@@ -124,12 +124,13 @@ export class Ticket {
   }
 }
 
-/** Tokens a second over the last while, in one bucket a second. */
+/** How fast tokens are made when there is work: the best whole second of the last while. */
 class Throughput {
   readonly #buckets: Float64Array;
   readonly #started = performance.now();
   #second = 0;
 
+  /** @param window seconds */
   constructor(window: number) {
     this.#buckets = new Float64Array(window);
   }
@@ -139,11 +140,11 @@ class Throughput {
     this.#buckets[this.#second % this.#buckets.length] += tokens;
   }
 
+  /** 0 where it is not known. */
   perSecond(): number {
     this.#advance();
-    const age = (performance.now() - this.#started) / 1000;
-    const total = this.#buckets.reduce((sum, each) => sum + each, 0);
-    return total / Math.max(1, Math.min(age, this.#buckets.length));
+    const current = this.#second % this.#buckets.length;
+    return this.#buckets.reduce((best, tokens, i) => (i === current ? best : Math.max(best, tokens)), 0);
   }
 
   #advance(): void {
