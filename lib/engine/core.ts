@@ -169,6 +169,8 @@ export class EngineCore {
 
   async #run(): Promise<void> {
     try {
+      // Requests that come together begin together, and no caller waits for a pass.
+      await nextTurn();
       while (!this.#closed && this.#active.size > 0) {
         const began = performance.now();
         const before = this.#seconds.model;
@@ -183,8 +185,8 @@ export class EngineCore {
 
   /** One pass of the model and what follows from it. */
   #step(): void {
-    this.#expire();
     for (const sequence of this.#scheduler.admit()) this.#begin(sequence);
+    this.#expire();
     const parts = this.#scheduler.plan();
     if (parts.length === 0) {
       this.#flush();
