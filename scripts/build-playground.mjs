@@ -11,6 +11,7 @@ import { filesBelow } from "./lib/stamp.mjs";
 /** Bytes after gzip that all files together may take. */
 const LIMIT = 60_000;
 const target = join(projectRoot, "assets/playground");
+process.env.NODE_ENV = "production"; // else the build would depend on who starts it
 const checkOnly = process.argv.includes("--check");
 const outDir = checkOnly ? mkdtempSync(join(tmpdir(), "diffcoder-playground-")) : target;
 

@@ -21,7 +21,7 @@ export function Header({ model, onShare, shared }: { model: Model | undefined; o
         {model && (
           <>
             <span class="name">{model.id}</span>
-            {model.maxLength !== undefined && <span class="quiet"> {count(model.maxLength)} tokens</span>}
+            {model.maxLength !== undefined && <span class="quiet"> · context {count(model.maxLength)}</span>}
           </>
         )}
       </p>

@@ -70,7 +70,7 @@ export class Recording {
   explain(alternatives: readonly Alternative[][]): void {
     for (const each of alternatives) {
       const token = this.#cells[this.#final++];
-      if (token && each.length > 0) token.alternatives = each;
+      if (token && token.alternatives.length === 0) token.alternatives = each;
     }
   }
 

@@ -71,7 +71,7 @@ export function RunPanel({ run, player }: { run: Run; player: Player }) {
         <div class="failure" role="alert">
           <b>{run.failure.fault.code || (run.failure.status > 0 ? `Status ${run.failure.status}` : "Failed")}</b>
           <span>{run.failure.fault.message}</span>
-          {run.failure.fault.param && <code>{run.failure.fault.param}</code>}
+          {run.failure.fault.param && <code>parameter {run.failure.fault.param}</code>}
           {run.failure.retryAfter !== undefined && <span>Try again in {run.failure.retryAfter} s.</span>}
         </div>
       )}

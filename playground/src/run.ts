@@ -17,6 +17,9 @@ export interface Counts {
   elapsed: number;
 }
 
+/** Cells that are drawn ahead of the blocks that were reached. */
+const AHEAD = 4096;
+
 /** One request and everything it sent back. */
 export class Run extends Live {
   readonly mode: Mode;
@@ -102,9 +105,10 @@ export class Run extends Live {
     };
   }
 
-  /** Cells of the canvas: all that may still come, and after the end all that came. */
+  /** Cells of the canvas: those that may still come (a screenful and more is enough), and after the end all that came. */
   get length(): number {
-    return this.isOver ? this.recording.length : Math.max(this.planned, this.recording.length);
+    const { length } = this.recording;
+    return this.isOver ? length : Math.max(length, Math.min(this.planned, length + AHEAD));
   }
 
   /** The run as a plain value. */
