@@ -194,7 +194,7 @@ function stateText(run: Run): string {
     case "failed":
       return "failed";
     case "done":
-      return run.finishReason === "stop" ? "ended by a stop" : "ended by its length";
+      return run.finishReason === "stop" ? "stop reached" : "length reached";
   }
 }
 

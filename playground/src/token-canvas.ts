@@ -97,7 +97,7 @@ export class TokenCanvas {
     if (token) {
       classes.push(`h${heat(token.logprob)}`);
       if (token.pass === pass) classes.push("new");
-      if (token.text.startsWith("\n")) classes.push("nl");
+      if (/^\n\s*$/.test(token.text)) classes.push("nl"); // else nothing of it could be seen
       if (textLength !== undefined && offset >= textLength) classes.push("cut");
     } else {
       // Blocks come in order, so what lies before the current block's end has been reached.
