@@ -13,6 +13,9 @@ export interface Job {
   options: GenerateOptions & { maxTokens: number; n: number };
 }
 
+/** Below this the likeliest token is all there is, and logits divided by it overflow. */
+const LEAST_TEMPERATURE = 1e-3;
+
 type Sampling = Pick<
   CompletionRequest,
   Exclude<keyof CompletionRequest, "prompt" | "suffix" | "echo" | "logprobs" | "max_tokens">
@@ -33,8 +36,9 @@ export function samplingOptions(
     const message = `${param}: the model has no token ${id}; its vocabulary is ${facts.vocabSize}`;
     throw new ApiError("invalid_value", message, { param });
   }
+  const temperature = request.temperature ?? settings.temperature;
   return {
-    temperature: request.temperature ?? settings.temperature,
+    temperature: temperature < LEAST_TEMPERATURE ? 0 : temperature,
     ...(request.top_p != null && { topP: request.top_p }),
     ...(request.top_k != null && { topK: Math.max(0, request.top_k) }),
     ...(request.min_p != null && { minP: request.min_p }),

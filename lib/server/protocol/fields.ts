@@ -25,11 +25,12 @@ export const samplingFields = {
   ignore_eos: z.boolean().nullish(),
   presence_penalty: z.number().min(-2).max(2).nullish(),
   frequency_penalty: z.number().min(-2).max(2).nullish(),
-  repetition_penalty: z.number().gt(0).max(10).nullish(),
+  repetition_penalty: z.number().min(0.01).max(10).nullish(),
   logit_bias: z
     .record(z.string().regex(/^\d{1,9}$/), z.number().min(-100).max(100))
+    .refine((biases) => Object.keys(biases).length <= 1024, { error: "at most 1024 tokens" })
     .nullish()
-    .describe("by token id"),
+    .describe("by token id; -100 forbids"),
   stream: z.boolean().nullish(),
   stream_options: z
     .strictObject({
