@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { StableDiffCoder } from "../model/index.js";
+import { countParameters, type StableDiffCoder } from "../model/index.js";
 import * as torch from "../torch/index.js";
 import { type ChoiceRow, chooseRows, type RowChoice } from "./choose.js";
 import { EngineError } from "./errors.js";
@@ -70,7 +70,7 @@ export class EngineCore {
     this.facts = {
       name: coder.path ?? "in-memory",
       vocabSize: model.config.vocabSize,
-      parameters: model.numParameters(),
+      parameters: countParameters(model.config),
       contextLength: model.config.maxPositionEmbeddings,
       maxLength: Math.min(maxLength, pages * pageSize),
       maskId: maskId < 0 ? null : maskId,

@@ -97,6 +97,12 @@ export class Engine {
     if (!isFolder && settings.thread) {
       throw new EngineError("ENGINE_OPTIONS", "thread: a loaded model cannot move to another thread, give its folder");
     }
+    if (!isFolder && settings.weights === "int8") {
+      throw new EngineError(
+        "ENGINE_OPTIONS",
+        "weights: int8 would spoil the loaded model for its owner, give its folder",
+      );
+    }
     const engine = new Engine(
       model,
       settings,
