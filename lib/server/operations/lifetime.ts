@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { ServerResponse } from "node:http";
 import { ApiError } from "../api-error.js";
 
@@ -27,6 +28,7 @@ export class Lifetime {
 
   constructor(response: ServerResponse, { queueTimeout, requestTimeout, retryAfter }: LifetimeLimits) {
     this.signal = this.#controller.signal;
+    setMaxListeners(0, this.signal); // every prompt of a request listens
     this.#response = response;
     this.#onClose = () => {
       if (!response.writableFinished) this.end(new ClientGone("the client has closed the connection"));
