@@ -1,4 +1,5 @@
 import { faultOf, type Model, type Request, readModels, type ServerFault } from "./protocol.js";
+import { Store } from "./storage.js";
 
 const KEY = "diffcoder-api-key";
 
@@ -18,10 +19,12 @@ export class ApiFailure extends Error {
   }
 }
 
+const session = new Store("sessionStorage");
+
 /** The key lives as long as the tab. It is kept nowhere else. */
 export const apiKey = {
-  get: (): string => sessionStorage.getItem(KEY) ?? "",
-  set: (key: string): void => (key === "" ? sessionStorage.removeItem(KEY) : sessionStorage.setItem(KEY, key)),
+  get: (): string => session.get(KEY),
+  set: (key: string): void => session.set(KEY, key),
 };
 
 /** @throws ApiFailure */

@@ -16,6 +16,9 @@ import { useLive } from "./use-live.js";
 /** Characters of the prompt that the canvas shows before the text. */
 const CONTEXT = 600;
 
+/** Seconds until a server that did not answer is asked for its model again. */
+const ASK_AGAIN = 3;
+
 export function App() {
   const initial = useMemo(() => fromHash(location.hash), []);
   const [settings, setSettings] = useState(initial.settings);
@@ -42,8 +45,13 @@ export function App() {
         });
       },
       (error: unknown) => {
-        if (error instanceof ApiFailure && error.status === 401) setNeedsKey(keyMessage(error));
-        else setTrouble((error as Error).message);
+        if (error instanceof ApiFailure && error.status === 401) {
+          setNeedsKey(keyMessage(error));
+          return;
+        }
+        setTrouble((error as Error).message);
+        const wait = error instanceof ApiFailure ? error.retryAfter : undefined;
+        setTimeout(ask, 1000 * (wait ?? ASK_AGAIN)); // it may be starting, or restarting
       },
     );
   };
@@ -63,6 +71,7 @@ export function App() {
   const follow = async (started: Run[]) => {
     if (settings.together) await Promise.all(started.map((run) => run.start()));
     else for (const run of started) await run.start();
+    if (model?.blockSize === undefined) ask(); // the model was still loading when the page was
     for (const { failure } of started) {
       if (failure?.status === 401) setNeedsKey(keyMessage(failure));
       if (failure?.fault.code === "chat_template_missing") setMissing((old) => ({ ...old, chat: failure.message }));

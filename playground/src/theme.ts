@@ -1,4 +1,7 @@
+import { Store } from "./storage.js";
+
 const KEY = "diffcoder-theme";
+const local = new Store("localStorage");
 
 export type Theme = "light" | "dark";
 
@@ -6,19 +9,18 @@ const system = () => (matchMedia("(prefers-color-scheme: dark)").matches ? "dark
 
 /** What the reader chose, else what the system asks for. */
 export function currentTheme(): Theme {
-  const chosen = localStorage.getItem(KEY);
+  const chosen = local.get(KEY);
   return chosen === "light" || chosen === "dark" ? chosen : system();
 }
 
 /** A choice that agrees with the system is forgotten, so that the page goes on following it. */
 export function setTheme(theme: Theme): void {
-  if (theme === system()) localStorage.removeItem(KEY);
-  else localStorage.setItem(KEY, theme);
+  local.set(KEY, theme === system() ? "" : theme);
   applyTheme();
 }
 
 export function applyTheme(): void {
-  const chosen = localStorage.getItem(KEY);
+  const chosen = local.get(KEY);
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
   else delete document.documentElement.dataset.theme;
 }

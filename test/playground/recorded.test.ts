@@ -47,9 +47,12 @@ describe.skipIf(!chromiumPath)("the page in Chromium, against recorded streams",
   let url: string;
   let answer: (response: ServerResponse) => void;
   let models = {};
+  /** How often the models are not told yet. */
+  let unready = 0;
   const server = createServer((request, response) => {
     const path = new URL(request.url ?? "/", "http://localhost").pathname;
     if (path === "/v1/completions") answer(response);
+    else if (path === "/v1/models" && unready-- > 0) response.writeHead(503, { "retry-after": "1" }).end();
     else if (path === "/v1/models") response.setHeader("content-type", "application/json").end(JSON.stringify(models));
     else {
       const name = path === "/" ? "index.html" : path.slice(1);
@@ -144,6 +147,29 @@ describe.skipIf(!chromiumPath)("the page in Chromium, against recorded streams",
     expect(await page.getByRole("radio", { name: "Chat" }).isDisabled()).toBe(true);
     expect(await page.getByRole("radio", { name: "Infill" }).isDisabled()).toBe(false);
     expect(await page.getByRole("textbox", { name: "Block size" }).getAttribute("placeholder")).toBe("16");
+    await close();
+  });
+
+  test("a server that is not ready is asked again", async () => {
+    unready = 1;
+    const { page, close } = await open(browser, url);
+    await page.getByRole("alert").getByText("503").waitFor();
+    await page.getByText("tape").waitFor();
+    expect(await page.getByRole("alert").count()).toBe(0);
+    await close();
+  });
+
+  test("where the browser forbids storage the page works all the same", async () => {
+    answer = (response) => stream(response, [fourTokens(0), { choices: [{ text: "x", finish_reason: "stop" }] }]);
+    const forbidden = `for (const each of ["localStorage", "sessionStorage"]) {
+      Object.defineProperty(globalThis, each, { get() { throw new DOMException("no", "SecurityError"); } });
+    }`;
+    const { page, complaints, close } = await open(browser, url, {}, forbidden);
+    await page.getByText("tape").waitFor();
+    await page.getByRole("button", { name: /Switch to the/ }).click();
+    await page.getByRole("button", { name: "Run" }).click();
+    await page.locator("[data-state=done]").waitFor();
+    expect(complaints).toEqual([]);
     await close();
   });
 

@@ -68,11 +68,20 @@ export interface Watched {
 const REPORT_VIOLATIONS =
   'addEventListener("securitypolicyviolation", (event) => console.error("policy: " + event.violatedDirective + " " + event.blockedURI));';
 
-/** A page that is watched from before its first request. */
-export async function open(browser: Browser, url: string, options: BrowserContextOptions = {}): Promise<Watched> {
+/**
+ * A page that is watched from before its first request.
+ *
+ * @param script runs before the page's own
+ */
+export async function open(
+  browser: Browser,
+  url: string,
+  options: BrowserContextOptions = {},
+  script = "",
+): Promise<Watched> {
   const { origin } = new URL(url);
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
-  await context.addInitScript(REPORT_VIOLATIONS);
+  await context.addInitScript(REPORT_VIOLATIONS + script);
   const page = await context.newPage();
   page.setDefaultTimeout(15_000);
   const strangers: string[] = [];
