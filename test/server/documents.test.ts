@@ -1,6 +1,8 @@
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { parseAllDocuments } from "yaml";
+import { type ServeOptions, serveCommand } from "../../lib/cli/serve.js";
 import type { Engine } from "../../lib/engine/index.js";
 import { API_CODES } from "../../lib/server/index.js";
 import { read, tablesOf } from "../docs/markdown.js";
@@ -112,6 +114,58 @@ describe("/metrics", () => {
     expect(queries.length).toBeGreaterThan(10);
     const asked = queries.flatMap((query) => [...query.matchAll(/diffcoder:\w+/g)].map(([name]) => name));
     for (const name of asked) expect(names).toContain(name.replace(/_(bucket|sum|count)$/, ""));
+  });
+});
+
+describe("examples/deploy", () => {
+  /** The command's own reading of arguments: throws for what it does not know. */
+  const parse = (args: string[]) => {
+    const command = serveCommand()
+      .exitOverride()
+      .configureOutput({ writeErr: () => {} })
+      .action(() => {});
+    return command.parse(args, { from: "user" }).opts<ServeOptions>();
+  };
+
+  it("gives a pod more time to end than the server takes", () => {
+    const [deployment, service, budget] = parseAllDocuments(read("examples/deploy/kubernetes.yaml")).map(
+      (document): Json => document.toJS(),
+    );
+    expect([deployment.kind, service.kind, budget.kind]).toEqual(["Deployment", "Service", "PodDisruptionBudget"]);
+    const { spec } = deployment.spec.template;
+    const [container] = spec.containers;
+    const options = parse(container.args);
+    const [program, seconds] = container.lifecycle.preStop.exec.command;
+    expect(program).toBe("sleep");
+    expect(spec.terminationGracePeriodSeconds).toBeGreaterThan(Number(seconds) + options.shutdownTimeout);
+    expect(options.apiKeyFile).toMatch(/^\/keys\//);
+    expect(container.readinessProbe.httpGet.path).toBe("/ready");
+    expect(container.livenessProbe.httpGet.path).toBe("/health");
+    const { labels } = deployment.spec.template.metadata;
+    for (const selector of [
+      deployment.spec.selector.matchLabels,
+      service.spec.selector,
+      budget.spec.selector.matchLabels,
+    ]) {
+      expect(labels).toMatchObject(selector);
+    }
+    const volumes = spec.volumes.map(({ name }: Json) => name).sort();
+    expect(container.volumeMounts.map(({ name }: Json) => name).sort()).toEqual(volumes);
+    expect(deployment.spec.replicas).toBeGreaterThan(1);
+  });
+
+  it("starts the container as the command is called, and not as root", () => {
+    const file = read("examples/deploy/Dockerfile");
+    const command = JSON.parse(/^CMD (\[.*\])$/m.exec(file)?.[1] ?? "[]");
+    expect(parse(command).host).toBe("0.0.0.0");
+    expect(JSON.parse(/^ENTRYPOINT (\[.*\])$/m.exec(file)?.[1] ?? "[]").slice(-3)).toEqual([
+      "node",
+      "bin/diffcoder.mjs",
+      "serve",
+    ]);
+    expect(file).toMatch(/^USER \d+$/m);
+    expect(file).toMatch(/^HEALTHCHECK /m);
+    expect(file.match(/^FROM /gm)).toHaveLength(2);
   });
 });
 
