@@ -190,7 +190,7 @@ describe("a client that goes", () => {
     await until(() => engine.running === before && engine.waiting === 0, "the place to be free", 1);
     for (const each of await Promise.all(others)) expect(each.status).toBe(200);
     await until(() => served.server.open === 0, "nothing to be open");
-    expect(served.log.some((line) => line.status === 499 && line.code === "client_gone")).toBe(true);
+    await until(() => served.log.some((line) => line.status === 499 && line.code === "client_gone"), "its line");
     const metrics = await (await fetch(`${served.url}/metrics`)).text();
     expect(metrics).toMatch(/request_success_total\{finished_reason="abort",.*\} 1/);
   });
