@@ -1,4 +1,4 @@
-import type { Tokenizer } from "../model/tokenizer.js";
+import type { EncodeOptions, Tokenizer } from "../model/tokenizer.js";
 import { EngineError } from "./errors.js";
 import type { EngineSettings, GenerateSettings } from "./options.js";
 import type { ModelFacts } from "./types.js";
@@ -18,20 +18,23 @@ export function renderPrompt(
   tokenizer: Tokenizer | undefined,
   format: EngineSettings["fimFormat"],
 ): Int32Array {
-  if (suffix === undefined) return idsOf(prompt, tokenizer, true);
+  if (suffix === undefined) return idsOf(prompt, tokenizer);
   const fim = tokenizer?.fim;
   if (!fim) throw new EngineError("ENGINE_OPTIONS", "suffix: the model has no fill-in-the-middle tokens");
-  const before = [fim.prefix, ...idsOf(prompt, tokenizer, false)];
-  const after = [fim.suffix, ...idsOf(suffix, tokenizer, false)];
+  const before = [fim.prefix, ...idsOf(prompt, tokenizer, PLAIN)];
+  const after = [fim.suffix, ...idsOf(suffix, tokenizer, PLAIN)];
   const outer = format === "spm" ? after.concat(before) : before.concat(after);
   return Int32Array.from([...outer, fim.middle]);
 }
 
-function idsOf(prompt: Prompt, tokenizer: Tokenizer | undefined, addSpecialTokens: boolean): Int32Array {
+/** How the parts of an infilling are encoded: as those of training, where a text's special tokens are but text. */
+const PLAIN: EncodeOptions = { addSpecialTokens: false, parseSpecialTokens: false };
+
+function idsOf(prompt: Prompt, tokenizer: Tokenizer | undefined, options?: EncodeOptions): Int32Array {
   if (typeof prompt !== "string") return Int32Array.from(prompt);
   if (!tokenizer)
     throw new EngineError("ENGINE_OPTIONS", "the prompt is text, but the model has no tokenizer: give ids");
-  return tokenizer.encodeInt32(prompt, { addSpecialTokens });
+  return tokenizer.encodeInt32(prompt, options);
 }
 
 /**
