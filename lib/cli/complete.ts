@@ -1,12 +1,5 @@
 import colors from "picocolors";
-import {
-  type AutoregressiveGenerationOptions,
-  type BlockGenerationOptions,
-  type DenoiseEvent,
-  type DoneEvent,
-  generateAutoregressive,
-  generateBlocks,
-} from "../diffusion/index.js";
+import { type CommittedToken, type DoneEvent, Engine, type GenerateOptions } from "../engine/index.js";
 import type { StableDiffCoder, Tokenizer } from "../model/index.js";
 import { Canvas, type Cell, paint, printable } from "./canvas.js";
 
@@ -27,65 +20,74 @@ export interface Completion {
   finishReason: DoneEvent["finishReason"];
 }
 
-/** Completes a prompt by block diffusion; on a live screen the canvas is drawn as it denoises. */
-export async function completeByDiffusion(
-  coder: StableDiffCoder,
-  prompt: readonly number[],
-  options: BlockGenerationOptions,
-  screen?: Screen,
-): Promise<Completion> {
-  const { tokenizer } = coder;
-  const head = headOf(prompt, tokenizer, screen);
-  const canvas = screen?.live ? new Canvas(screen.stream) : undefined;
-  const sure = new Map<number, number>();
-  return timed(tokenizer, async () => {
-    let done: DoneEvent | undefined;
-    for await (const event of generateBlocks(coder.model, prompt, options)) {
-      if (event.type === "denoise" && canvas) {
-        canvas.draw(head + paint(cellsOf(event, prompt.length, sure), tokenizer));
-        if (screen?.pause) await new Promise((resolve) => setTimeout(resolve, screen.pause));
-      } else if (event.type === "done") done = event;
-    }
-    return show(done as DoneEvent, head, tokenizer, screen, canvas, sure, prompt.length);
-  });
+/** What is asked for: the engine's options, and what concerns the model as a whole. */
+export interface CompletionOptions extends Omit<GenerateOptions, "n" | "suffix" | "events"> {
+  /** Whether the model was trained with the logit shift. */
+  shift?: boolean;
+  signal?: AbortSignal;
 }
 
-/** Completes a prompt token by token. */
-export async function completeAutoregressively(
+/** Completes a prompt; on a live screen the canvas is drawn as it denoises, or token by token in AR decoding. */
+export async function complete(
   coder: StableDiffCoder,
   prompt: readonly number[],
-  options: AutoregressiveGenerationOptions,
+  { shift = false, signal, ...options }: CompletionOptions,
   screen?: Screen,
 ): Promise<Completion> {
   const { tokenizer } = coder;
+  // One request, in this thread: it can keep to a single context of memory.
+  const cacheTokens = coder.config.maxPositionEmbeddings;
+  await using engine = await Engine.create({ model: coder, thread: false, shift, cacheTokens, prefixCache: false });
   const head = headOf(prompt, tokenizer, screen);
   const canvas = screen?.live ? new Canvas(screen.stream) : undefined;
-  const sure = new Map<number, number>();
+  const drawing = new Drawing(prompt.length);
   const ids: number[] = [];
-  return timed(tokenizer, async () => {
-    let done: DoneEvent | undefined;
-    for await (const event of generateAutoregressive(coder.model, prompt, options)) {
-      if (event.type === "token") {
-        ids.push(event.id);
-        sure.set(event.position, event.confidence);
-        canvas?.draw(head + paint(settledCells(ids, prompt.length, sure), tokenizer));
-        if (canvas && screen?.pause) await new Promise((resolve) => setTimeout(resolve, screen.pause));
-      } else done = event;
-    }
-    return show(done as DoneEvent, head, tokenizer, screen, canvas, sure, prompt.length);
-  });
+  const start = performance.now();
+  let done: DoneEvent | undefined;
+  for await (const event of engine.generate(prompt, { ...options, events: canvas ? "all" : "text" }, { signal })) {
+    if (event.type === "denoise" && canvas) {
+      drawing.add(event.committed, event.end);
+      canvas.draw(head + paint(drawing.cells(), tokenizer));
+      if (screen?.pause) await new Promise((resolve) => setTimeout(resolve, screen.pause));
+    } else if (event.type === "text") {
+      ids.push(...event.ids);
+      drawing.add(event.tokens, 0);
+    } else if (event.type === "done") done = event;
+  }
+  const seconds = (performance.now() - start) / 1000;
+  const { finishReason = "error", usage } = done ?? {};
+  if (canvas) canvas.finish(head + paint(drawing.cells(ids.length), tokenizer));
+  else if (screen) {
+    const text = tokenizer.decode(ids);
+    screen.stream.write(`${head}${screen.stream.isTTY ? printable(text) : text}\n`);
+  }
+  return { text: tokenizer.decode(ids), tokens: ids.length, forwards: usage?.forwards ?? 0, seconds, finishReason };
 }
 
-function cellsOf(event: DenoiseEvent, from: number, sure: Map<number, number>): Cell[] {
-  for (const position of event.committed) sure.set(position, event.confidence[position - event.start]);
-  return Array.from(event.canvas, (id, i) => {
-    const confidence = sure.get(from + i);
-    return { id, masked: confidence === undefined, confidence: confidence ?? null };
-  });
-}
+/** The generated positions as far as denoising has come. */
+class Drawing {
+  readonly #from: number;
+  readonly #tokens = new Map<number, CommittedToken>();
+  #end = 0;
 
-function settledCells(ids: readonly number[], from: number, sure: Map<number, number>): Cell[] {
-  return ids.map((id, i) => ({ id, masked: false, confidence: sure.get(from + i) ?? null }));
+  constructor(from: number) {
+    this.#from = from;
+    this.#end = from;
+  }
+
+  add(tokens: readonly CommittedToken[], end: number): void {
+    for (const token of tokens) this.#tokens.set(token.position, token);
+    this.#end = Math.max(this.#end, end);
+  }
+
+  /** @param count of the final text's tokens; default: all of the canvas */
+  cells(count = this.#end - this.#from): Cell[] {
+    return Array.from({ length: count }, (_, i) => {
+      const token = this.#tokens.get(this.#from + i);
+      if (!token) return { id: 0, masked: true, confidence: null };
+      return { id: token.id, masked: false, confidence: Math.exp(token.logprob) };
+    });
+  }
 }
 
 /** The prompt, as it stands before what is generated. */
@@ -95,28 +97,4 @@ function headOf(prompt: readonly number[], tokenizer: Tokenizer, screen: Screen 
   if (!screen.stream.isTTY) return text;
   // Line by line: some terminals colour the rest of a line behind a colour that runs on.
   return printable(text).split("\n").map(colors.dim).join("\n");
-}
-
-function show(
-  done: DoneEvent,
-  head: string,
-  tokenizer: Tokenizer,
-  screen: Screen | undefined,
-  canvas: Canvas | undefined,
-  sure: Map<number, number>,
-  from: number,
-): DoneEvent {
-  if (canvas) canvas.finish(head + paint(settledCells(done.ids, from, sure), tokenizer));
-  else if (screen) {
-    const text = tokenizer.decode(done.ids);
-    screen.stream.write(`${head}${screen.stream.isTTY ? printable(text) : text}\n`);
-  }
-  return done;
-}
-
-async function timed(tokenizer: Tokenizer, run: () => Promise<DoneEvent>): Promise<Completion> {
-  const start = performance.now();
-  const { ids, forwards, finishReason } = await run();
-  const seconds = (performance.now() - start) / 1000;
-  return { text: tokenizer.decode(ids), tokens: ids.length, forwards, seconds, finishReason };
 }

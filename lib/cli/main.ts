@@ -8,6 +8,7 @@ import { generateCommand } from "./generate.js";
 import { launchCommand } from "./launch.js";
 import { quickstartCommand } from "./quickstart.js";
 import { reportCommand } from "./report.js";
+import { serveCommand } from "./serve.js";
 import { setupCommand } from "./setup.js";
 import { trainCommand } from "./train.js";
 import { watchCommand } from "./watch.js";
@@ -37,6 +38,7 @@ function diffcoder(): Command {
     watchCommand(),
     reportCommand(),
     generateCommand(),
+    serveCommand(),
     checkpointCommand(),
     doctorCommand(),
     setupCommand(),

@@ -7,6 +7,8 @@ export interface CommitState {
   step: number;
   /** Tokens that were masked when the block was begun. */
   initiallyMasked: number;
+  /** Entropy in nats of the model's distribution at each position still masked, for rules with `usesEntropy`. */
+  entropy?: Float64Array;
 }
 
 /**
@@ -15,6 +17,8 @@ export interface CommitState {
  */
 export interface CommitRule {
   readonly name: string;
+  /** Whether the state must hold entropies. */
+  readonly usesEntropy?: boolean;
   /**
    * @param confidence probability of the chosen token at each position still masked, in order of position
    * @returns indices into `confidence`, at least one
@@ -57,20 +61,92 @@ export function confidenceThreshold(value: number): CommitRule {
   };
 }
 
+/** The static share or everything above `value`, whichever commits more. */
+export function hybridRule(options: { value: number; steps?: number }): CommitRule {
+  const share = staticSchedule(options);
+  const above = confidenceThreshold(options.value);
+  return {
+    name: "hybrid",
+    choose(confidence, state) {
+      const [first, second] = [share.choose(confidence, state), above.choose(confidence, state)];
+      return second.length > first.length ? second : first;
+    },
+  };
+}
+
+/**
+ * The n surest tokens, n the largest with (n + 1)(1 - c_n) < factor where c_n is the n-th highest confidence, and always
+ * one: the more tokens are committed together, the surer each must be (Fast-dLLM, factor-based parallel decoding).
+ */
+export function confidenceFactor(factor: number): CommitRule {
+  if (!(factor > 0)) {
+    throw new DiffusionError("DIFFUSION_OPTIONS", `the commit factor must be above 0, got ${factor}`);
+  }
+  return {
+    name: "factor",
+    choose(confidence) {
+      const sorted = Float64Array.from(confidence).sort().reverse();
+      let count = 1;
+      for (let n = 1; n <= sorted.length; n++) if ((n + 1) * (1 - sorted[n - 1]) < factor) count = n;
+      return mostConfident(confidence, count);
+    },
+  };
+}
+
+/**
+ * Positions by rising entropy, as long as the sum of their entropies less the largest of them is within `bound` nats: a
+ * bound of what committing them independently can cost (entropy-bounded unmasking). Always one.
+ */
+export function entropyBound(bound: number): CommitRule {
+  if (!(bound >= 0)) {
+    throw new DiffusionError("DIFFUSION_OPTIONS", `the entropy bound must not be negative, got ${bound}`);
+  }
+  return {
+    name: "entropy",
+    usesEntropy: true,
+    choose(_confidence, { entropy }) {
+      if (!entropy) throw new DiffusionError("DIFFUSION_OPTIONS", "the entropy rule needs entropies");
+      const order = [...entropy.keys()].sort((a, b) => entropy[a] - entropy[b] || a - b);
+      let sum = 0;
+      let count = 0;
+      // Sorted, the newest is the largest: the sum before it is what counts.
+      while (count < order.length && (count === 0 || sum <= bound)) sum += entropy[order[count++]];
+      return order.slice(0, count).sort((a, b) => a - b);
+    },
+  };
+}
+
 /** Indices of the `count` highest values, ascending. */
 function mostConfident(confidence: Float64Array, count: number): number[] {
   const order = [...confidence.keys()].sort((a, b) => confidence[b] - confidence[a] || a - b);
   return order.slice(0, count).sort((a, b) => a - b);
 }
 
+const steps = z.number().int().min(1).optional();
+const probability = z.number().min(0).max(1);
+
 /** A commit rule in a YAML or JSON file. */
 export const commitConfigSchema = z.discriminatedUnion("rule", [
-  z.strictObject({ rule: z.literal("static"), steps: z.number().int().min(1).optional() }),
-  z.strictObject({ rule: z.literal("threshold"), value: z.number().min(0).max(1) }),
+  z.strictObject({ rule: z.literal("static"), steps }),
+  z.strictObject({ rule: z.literal("threshold"), value: probability }),
+  z.strictObject({ rule: z.literal("hybrid"), value: probability, steps }),
+  z.strictObject({ rule: z.literal("factor"), factor: z.number().gt(0).max(1000) }),
+  z.strictObject({ rule: z.literal("entropy"), bound: z.number().min(0).max(1000) }),
 ]);
 export type CommitConfig = z.infer<typeof commitConfigSchema>;
 
 /** The rule that a {@link CommitConfig} describes. */
 export function commitFromConfig(config: CommitConfig): CommitRule {
-  return config.rule === "static" ? staticSchedule(config) : confidenceThreshold(config.value);
+  switch (config.rule) {
+    case "static":
+      return staticSchedule(config);
+    case "threshold":
+      return confidenceThreshold(config.value);
+    case "hybrid":
+      return hybridRule(config);
+    case "factor":
+      return confidenceFactor(config.factor);
+    case "entropy":
+      return entropyBound(config.bound);
+  }
 }

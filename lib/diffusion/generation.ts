@@ -8,6 +8,12 @@ const samplingFields = {
   temperature: z.number().min(0).default(0).describe("0: the most likely token"),
   topK: z.number().int().min(0).default(0).describe("sample among the k most likely tokens; 0: all"),
   topP: z.number().gt(0).max(1).default(1).describe("sample among the likeliest tokens of this joint probability"),
+  minP: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0)
+    .describe("sample among tokens at least this times as likely as the likeliest"),
   seed: z.number().int().default(0),
   stopIds: z.array(z.number().int().min(0)).optional().describe("by default the model's end tokens"),
   cache: z.boolean().default(true).describe("false: whole forwards, for reference"),
@@ -29,7 +35,7 @@ export const blockGenerationSchema = z.strictObject({
         z.custom<CommitRule>((value) => typeof (value as CommitRule | null)?.choose === "function"),
         commitConfigSchema.transform(commitFromConfig),
       ],
-      { error: "expected { rule: static, steps? } or { rule: threshold, value }, or a commit rule" },
+      { error: "expected { rule: static | threshold | hybrid | factor | entropy, ... }, or a commit rule" },
     )
     .default(() => staticSchedule())
     .describe("which tokens a pass commits; by default the surest one"),

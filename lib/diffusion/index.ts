@@ -18,7 +18,10 @@ export {
   type CommitState,
   commitConfigSchema,
   commitFromConfig,
+  confidenceFactor,
   confidenceThreshold,
+  entropyBound,
+  hybridRule,
   staticSchedule,
 } from "./commit.js";
 export { type Corruption, type CorruptionOptions, corrupt, type Granularity, type TimeSampling } from "./corruption.js";

@@ -67,8 +67,10 @@ export async function* generateBlocks(
       using logits = forward.logits({ sequence, finished: start, end, rows });
       forbid(logits, maskId);
       const keys = masked.map((position) => ({ position, pass: step }));
-      const choice = await chooseTokens(logits, keys, settings);
-      const committed = checkCommits(commit, commit.choose(choice.confidence, { step, initiallyMasked }), masked);
+      const choice = await chooseTokens(logits, keys, settings, { entropy: commit.usesEntropy });
+      const { entropy } = choice;
+      const chosen = commit.choose(choice.confidence, { step, initiallyMasked, entropy });
+      const committed = checkCommits(commit, chosen, masked);
       masked.forEach((position, k) => {
         confidence[position - start] = choice.confidence[k];
       });

@@ -10,6 +10,8 @@ export interface TokenChoiceOptions {
   topK: number;
   /** Only the most likely tokens that together have this probability, at the temperature. 1: all. */
   topP: number;
+  /** Only tokens at least this times as likely as the likeliest, at the temperature. 0 or absent: all. */
+  minP?: number;
   seed: number;
 }
 
@@ -17,6 +19,8 @@ export interface TokenChoiceOptions {
 export interface TokenChoice {
   ids: number[];
   confidence: Float64Array;
+  /** Nats of the model's distribution, untempered; only if asked for. */
+  entropy?: Float64Array;
 }
 
 /** Numbers what is drawn: a draw depends on (seed, position, pass) only, not on what is decoded beside it. */
@@ -38,8 +42,14 @@ export async function chooseTokens(
   logits: Tensor,
   keys: readonly DrawKey[],
   options: TokenChoiceOptions,
+  { entropy = false }: { entropy?: boolean } = {},
 ): Promise<TokenChoice> {
-  if (options.temperature === 0) return mostLikely(logits);
+  const choice = options.temperature === 0 ? await mostLikely(logits) : await drawTokens(logits, keys, options);
+  if (entropy) choice.entropy = await entropies(logits);
+  return choice;
+}
+
+async function drawTokens(logits: Tensor, keys: readonly DrawKey[], options: TokenChoiceOptions): Promise<TokenChoice> {
   const rows = torch.scope(() => logits.detach().to({ dtype: "float32" }));
   const [n, vocabulary] = rows.shape;
   const values = (await rows.toTypedArrayAsync()) as Float32Array;
@@ -47,12 +57,30 @@ export async function chooseTokens(
   const choice: TokenChoice = { ids: [], confidence: new Float64Array(n) };
   for (let row = 0; row < n; row++) {
     const { position, pass } = keys[row];
-    const random = new Philox(options.seed, STREAM_GUMBEL, position, pass);
+    const random = gumbelStream(options.seed, { position, pass });
     const picked = sampleToken(values.subarray(row * vocabulary, (row + 1) * vocabulary), options, random);
     choice.ids.push(picked.id);
     choice.confidence[row] = picked.probability;
   }
   return choice;
+}
+
+/** The stream a row's noise comes from. */
+export function gumbelStream(seed: number, { position, pass }: DrawKey): Philox {
+  return new Philox(seed, STREAM_GUMBEL, position, pass);
+}
+
+/** -sum p ln p of each row of logits [n, v], in float64. */
+async function entropies(logits: Tensor): Promise<Float64Array> {
+  using result = torch.scope(() => entropyOfRows(logits));
+  return (await result.toTypedArrayAsync()) as Float64Array;
+}
+
+/** -sum p ln p of each row of logits [n, v], float64 [n]; -Infinity among the logits counts nothing. */
+export function entropyOfRows(logits: Tensor): Tensor {
+  const logp = logits.detach().to({ dtype: "float64" }).logSoftmax(1);
+  // At p = 0 the product is 0 times -Infinity.
+  return logp.exp().mul(logp.clamp(-1e4)).sum([1]).neg();
 }
 
 async function mostLikely(logits: Tensor): Promise<TokenChoice> {
@@ -106,8 +134,8 @@ export function sampleToken(
 
 /** 1 where top-k and top-p leave a token; undefined where they leave all. */
 function filterTokens(logits: Float32Array, options: Omit<TokenChoiceOptions, "seed">): Uint8Array | undefined {
-  const { temperature, topK, topP } = options;
-  if (topK <= 0 && topP >= 1) return undefined;
+  const { temperature, topK, topP, minP = 0 } = options;
+  if (topK <= 0 && topP >= 1) return minP > 0 ? aboveMinP(logits, minP, temperature) : undefined;
   const order = new Uint32Array(logits.length).map((_, v) => v).sort((a, b) => logits[b] - logits[a] || a - b);
   const count = topK > 0 ? Math.min(topK, order.length) : order.length;
   const allowed = new Uint8Array(logits.length);
@@ -116,10 +144,18 @@ function filterTokens(logits: Float32Array, options: Omit<TokenChoiceOptions, "s
   for (let i = 0; i < count; i++) total += Math.exp((logits[order[i]] - highest) / temperature);
   let covered = 0;
   for (let i = 0; i < count && covered < topP * total; i++) {
+    const relative = Math.exp((logits[order[i]] - highest) / temperature);
+    if (relative < minP) break;
     allowed[order[i]] = 1;
-    covered += Math.exp((logits[order[i]] - highest) / temperature);
+    covered += relative;
   }
   return allowed;
+}
+
+function aboveMinP(logits: Float32Array, minP: number, temperature: number): Uint8Array {
+  let highest = Number.NEGATIVE_INFINITY;
+  for (const value of logits) if (value > highest) highest = value;
+  return Uint8Array.from(logits, (value) => (Math.exp((value - highest) / temperature) >= minP ? 1 : 0));
 }
 
 function failOnNaN(): never {

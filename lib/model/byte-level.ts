@@ -46,7 +46,7 @@ export interface WordParts {
   wholeWord?(word: string): number | undefined;
 }
 
-/** Words longer than this are left to the library and not kept. */
+/** Words longer than this are merged by a heap and not kept. */
 const MAX_WORD_BYTES = 64;
 const MAX_WORDS = 200_000;
 
@@ -75,9 +75,9 @@ export class ByteLevelEncoder {
     const isShort = bytes.length <= MAX_WORD_BYTES;
     const { merger, wholeWord, mergeLong } = this.#parts;
     let ids: number[];
-    if (isShort && merger) {
+    if (merger) {
       const whole = wholeWord?.(toCharacters(bytes));
-      ids = whole === undefined ? merger.merge(bytes) : [whole];
+      ids = whole !== undefined ? [whole] : isShort ? merger.merge(bytes) : merger.mergeLong(bytes);
     } else {
       ids = mergeLong(toCharacters(bytes));
     }
@@ -124,6 +124,39 @@ export class ByteMerger {
     return byteIds.includes(-1) ? undefined : merger;
   }
 
+  /**
+   * The ids of one long word: a heap of pairs by rank, then by place, over a linked list, so that a run of a million
+   * spaces takes a second and not minutes.
+   */
+  mergeLong(bytes: Uint8Array): number[] {
+    const { length } = bytes;
+    const ids = Int32Array.from(bytes, (byte) => this.#byteIds[byte]);
+    // Neighbours by place; -1 where there is none. A place that was merged into its left neighbour has the id -1.
+    const next = Int32Array.from(bytes, (_, i) => (i + 1 < length ? i + 1 : -1));
+    const previous = Int32Array.from(bytes, (_, i) => i - 1);
+    const heap = new PairHeap();
+    const offer = (left: number) => {
+      const right = next[left];
+      if (right < 0) return;
+      const rank = this.#rank(ids[left], ids[right]);
+      if (rank !== Number.POSITIVE_INFINITY) heap.push(rank, left);
+    };
+    for (let i = 0; i < length; i++) offer(i);
+    for (let rank = heap.pop(); rank >= 0; rank = heap.pop()) {
+      const left = heap.place;
+      const right = next[left];
+      // A pair may have changed since it was offered; what it became was offered, too.
+      if (ids[left] < 0 || right < 0 || this.#rank(ids[left], ids[right]) !== rank) continue;
+      ids[left] = this.#merged[rank];
+      ids[right] = -1;
+      next[left] = next[right];
+      if (next[right] >= 0) previous[next[right]] = left;
+      if (previous[left] >= 0) offer(previous[left]);
+      offer(left);
+    }
+    return Array.from(ids.filter((id) => id >= 0));
+  }
+
   /** The ids of one word. Quadratic in its length: for words of some dozens of bytes. */
   merge(bytes: Uint8Array): number[] {
     const ids = Array.from(bytes, (byte) => this.#byteIds[byte]);
@@ -143,6 +176,64 @@ export class ByteMerger {
 
   #rank(left: number, right: number): number {
     return this.#ranks.get(left * this.#stride + right) ?? Number.POSITIVE_INFINITY;
+  }
+}
+
+/** A binary heap of places, least rank first, then least place. */
+class PairHeap {
+  readonly #ranks: number[] = [];
+  readonly #places: number[] = [];
+  /** Of what was popped last. */
+  place = -1;
+
+  push(rank: number, place: number): void {
+    const ranks = this.#ranks;
+    const places = this.#places;
+    let at = ranks.length;
+    ranks.push(rank);
+    places.push(place);
+    while (at > 0) {
+      const parent = (at - 1) >> 1;
+      if (ranks[parent] < rank || (ranks[parent] === rank && places[parent] <= place)) break;
+      ranks[at] = ranks[parent];
+      places[at] = places[parent];
+      at = parent;
+    }
+    ranks[at] = rank;
+    places[at] = place;
+  }
+
+  /** The least rank, taken out; -1 if there is none. */
+  pop(): number {
+    const ranks = this.#ranks;
+    const places = this.#places;
+    if (ranks.length === 0) return -1;
+    const top = ranks[0];
+    this.place = places[0];
+    const rank = ranks.pop() as number;
+    const place = places.pop() as number;
+    const { length } = ranks;
+    let at = 0;
+    while (length > 0) {
+      let child = 2 * at + 1;
+      if (child >= length) break;
+      const other = child + 1;
+      if (
+        other < length &&
+        (ranks[other] < ranks[child] || (ranks[other] === ranks[child] && places[other] < places[child]))
+      ) {
+        child = other;
+      }
+      if (rank < ranks[child] || (rank === ranks[child] && place <= places[child])) break;
+      ranks[at] = ranks[child];
+      places[at] = places[child];
+      at = child;
+    }
+    if (length > 0) {
+      ranks[at] = rank;
+      places[at] = place;
+    }
+    return top;
   }
 }
 

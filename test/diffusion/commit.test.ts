@@ -3,7 +3,10 @@ import { describe, expect, it } from "vitest";
 import {
   commitConfigSchema,
   commitFromConfig,
+  confidenceFactor,
   confidenceThreshold,
+  entropyBound,
+  hybridRule,
   staticSchedule,
 } from "../../lib/diffusion/commit.js";
 
@@ -68,5 +71,70 @@ describe("configuration", () => {
     expect(commitFromConfig({ rule: "threshold", value: 0.9 }).name).toBe("threshold");
     expect(commitConfigSchema.safeParse({ rule: "threshold" }).success).toBe(false);
     expect(commitConfigSchema.safeParse({ rule: "static", stepz: 3 }).success).toBe(false);
+  });
+});
+
+describe("hybrid", () => {
+  it("commits what the schedule or the threshold would, whichever is more", () => {
+    const unit = fc.double({ min: 0, max: 1, noNaN: true });
+    fc.assert(
+      fc.property(confidences, unit, fc.integer({ min: 1, max: 8 }), fc.nat(4), (values, value, steps, step) => {
+        const confidence = Float64Array.from(values);
+        const state = { step, initiallyMasked: values.length };
+        const parts = [staticSchedule({ steps }), confidenceThreshold(value)].map((rule) =>
+          rule.choose(confidence, state),
+        );
+        const chosen = hybridRule({ value, steps }).choose(confidence, state);
+        expect(parts).toContainEqual(chosen);
+        expect(chosen.length).toBe(Math.max(...parts.map(({ length }) => length)));
+      }),
+    );
+  });
+});
+
+describe("factor", () => {
+  const state = { step: 0, initiallyMasked: 4 };
+
+  it("commits the n surest, n the largest with (n + 1)(1 - c_n) < factor", () => {
+    // (n + 1)(1 - c_n) by rising n: 2 * 0.01, 3 * 0.1, 4 * 0.2, 5 * 0.7
+    const confidence = Float64Array.of(0.8, 0.99, 0.3, 0.9);
+    expect(confidenceFactor(0.01).choose(confidence, state)).toEqual([1]);
+    expect(confidenceFactor(0.31).choose(confidence, state)).toEqual([1, 3]);
+    expect(confidenceFactor(0.81).choose(confidence, state)).toEqual([0, 1, 3]);
+    expect(confidenceFactor(4).choose(confidence, state)).toEqual([0, 1, 2, 3]);
+  });
+
+  it("commits at least one, and more with a larger factor", () => {
+    const factor = fc.double({ min: 0.01, max: 20, noNaN: true });
+    fc.assert(
+      fc.property(confidences, factor, factor, (values, a, b) => {
+        const confidence = Float64Array.from(values);
+        const [few, many] = [Math.min(a, b), Math.max(a, b)].map((f) => confidenceFactor(f).choose(confidence, state));
+        expect(few.length).toBeGreaterThan(0);
+        expect(few.every((k) => many.includes(k))).toBe(true);
+      }),
+    );
+    expect(() => confidenceFactor(0)).toThrow(/above 0/);
+  });
+});
+
+describe("entropy bound", () => {
+  it("commits the largest set by rising entropy whose sum less its largest is within the bound", () => {
+    const entropies = fc.array(fc.double({ min: 0, max: 4, noNaN: true }), { minLength: 1, maxLength: 16 });
+    fc.assert(
+      fc.property(entropies, fc.double({ min: 0, max: 8, noNaN: true }), (values, bound) => {
+        const state = { step: 0, initiallyMasked: values.length, entropy: Float64Array.from(values) };
+        const chosen = entropyBound(bound).choose(new Float64Array(values.length), state);
+        const order = [...values.keys()].sort((a, b) => values[a] - values[b] || a - b);
+        const cost = (n: number) => order.slice(0, n - 1).reduce((sum, i) => sum + values[i], 0);
+        const n = Math.max(...[...values.keys()].map((i) => i + 1).filter((count) => cost(count) <= bound));
+        expect(chosen).toEqual(order.slice(0, n).sort((a, b) => a - b));
+      }),
+    );
+  });
+
+  it("needs entropies and a bound that is none below zero", () => {
+    expect(() => entropyBound(1).choose(Float64Array.of(1), { step: 0, initiallyMasked: 1 })).toThrow(/entropies/);
+    expect(() => entropyBound(-1)).toThrow(/negative/);
   });
 });

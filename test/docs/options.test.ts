@@ -7,6 +7,7 @@ import {
   blockGenerationSchema,
   warmupSchema,
 } from "../../lib/diffusion/index.js";
+import { engineOptionsSchema, generateOptionsSchema, scoreOptionsSchema } from "../../lib/engine/index.js";
 import { parallelSchema } from "../../lib/parallel/index.js";
 import { recipeSchema } from "../../lib/train/index.js";
 import { runSettingsSchema } from "../../lib/train/run-options.js";
@@ -27,6 +28,9 @@ const shapes: Record<string, Record<string, z.ZodType>> = {
   recipe: Object.fromEntries(Object.entries(recipeSchema.shape).filter(([key]) => !runKeys.includes(key))),
   data: dataOptionsSchema.shape,
   sftData: sftDataOptionsSchema.shape,
+  engine: engineOptionsSchema.shape,
+  generate: generateOptionsSchema.shape,
+  score: scoreOptionsSchema.shape,
 };
 
 /** What happens where the key is left out: a default as JSON, "none", or "required". */

@@ -8,6 +8,7 @@ import { generateCommand } from "../../lib/cli/generate.js";
 import { launchCommand } from "../../lib/cli/launch.js";
 import { quickstartCommand } from "../../lib/cli/quickstart.js";
 import { reportCommand } from "../../lib/cli/report.js";
+import { serveCommand } from "../../lib/cli/serve.js";
 import { setupCommand } from "../../lib/cli/setup.js";
 import { trainCommand } from "../../lib/cli/train.js";
 import { watchCommand } from "../../lib/cli/watch.js";
@@ -128,6 +129,7 @@ const OTHERS = [
   "sbatch",
   "srun",
   "kubectl",
+  "curl",
 ];
 const PACKAGE_COMMANDS = ["vitest", "tsx", "tsc", "cmake-js", "node-gyp"];
 
@@ -176,6 +178,7 @@ const COMMANDS: Record<string, () => Command> = {
   train: trainCommand,
   launch: launchCommand,
   generate: generateCommand,
+  serve: serveCommand,
   checkpoint: checkpointCommand,
   doctor: doctorCommand,
   setup: setupCommand,

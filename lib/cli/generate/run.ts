@@ -1,9 +1,8 @@
 import { readFileSync } from "node:fs";
 import { text as readAll } from "node:stream/consumers";
 import colors from "picocolors";
-import { confidenceThreshold, staticSchedule } from "../../diffusion/index.js";
 import { StableDiffCoder } from "../../model/index.js";
-import { type Completion, completeAutoregressively, completeByDiffusion, type Screen } from "../complete.js";
+import { type Completion, type CompletionOptions, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";
 import type { GenerateOptions } from "../generate.js";
 import { interruptible } from "../interruptible.js";
@@ -22,10 +21,12 @@ export async function generate(path: string, given: string | undefined, options:
     : { stream: process.stdout, live: options.canvas && process.stdout.isTTY === true, pause: options.pause };
   await interruptible("Stopping. Once more ends at once.", async (signal) => {
     const common = { maxTokens, temperature, topP, topK, seed, signal };
-    const commit = threshold === undefined ? staticSchedule({ steps }) : confidenceThreshold(threshold);
-    const completion = options.autoregressive
-      ? await completeAutoregressively(coder, prompt, common, screen)
-      : await completeByDiffusion(coder, prompt, { ...common, blockSize, commit, shift }, screen);
+    const commit: CompletionOptions["commit"] =
+      threshold === undefined ? { rule: "static", steps } : { rule: "threshold", value: threshold };
+    const chosen: CompletionOptions = options.autoregressive
+      ? { ...common, mode: "autoregressive" }
+      : { ...common, blockSize, commit, shift };
+    const completion = await complete(coder, prompt, chosen, screen);
     report(completion, options);
     if (completion.finishReason === "abort") process.exitCode = 130;
   });

@@ -2,10 +2,9 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import colors from "picocolors";
 import { formatSummary, prepareData } from "../../data/index.js";
-import { confidenceThreshold } from "../../diffusion/index.js";
 import { StableDiffCoder, Tokenizer } from "../../model/index.js";
 import { Curriculum, defaultSinks, type TrainingSample, terminal } from "../../train/index.js";
-import { type Completion, completeAutoregressively, completeByDiffusion, type Screen } from "../complete.js";
+import { type Completion, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";
 import { interruptible } from "../interruptible.js";
 import { progressLine } from "../progress-line.js";
@@ -95,9 +94,10 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   const screen: Screen = { stream: process.stdout, live: process.stdout.isTTY === true, pause: 25 };
   for (const prompt of prompts) {
     say(colors.dim(`── ${prompt.document} ${"─".repeat(Math.max(3, 60 - prompt.document.length))}`));
-    const byDiffusion = await complete(coder, prompt, signal, screen);
+    const byDiffusion = await completeSurely(coder, prompt, signal, screen);
     signal.throwIfAborted();
-    const byAr = await completeAutoregressively(preAnneal, prompt.ids, {
+    const byAr = await complete(preAnneal, prompt.ids, {
+      mode: "autoregressive",
       maxTokens: byDiffusion.tokens,
       stopIds: [],
       signal,
@@ -112,19 +112,19 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
 }
 
 /** Surest first, and all that are sure enough: the sampler that needs fewer forwards than tokens. */
-function complete(coder: StableDiffCoder, prompt: Prompt, signal: AbortSignal, screen?: Screen): Promise<Completion> {
-  const options = {
-    maxTokens: NEW_TOKENS,
-    blockSize: BLOCK_SIZE,
-    commit: confidenceThreshold(0.7),
-    stopIds: [],
-    signal,
-  };
-  return completeByDiffusion(coder, prompt.ids, options, screen);
+function completeSurely(
+  coder: StableDiffCoder,
+  prompt: Prompt,
+  signal: AbortSignal,
+  screen?: Screen,
+): Promise<Completion> {
+  const commit = { rule: "threshold", value: 0.7 } as const;
+  const options = { maxTokens: NEW_TOKENS, blockSize: BLOCK_SIZE, commit, stopIds: [], signal };
+  return complete(coder, prompt.ids, options, screen);
 }
 
 async function asSample(coder: StableDiffCoder, prompt: Prompt, signal: AbortSignal): Promise<TrainingSample> {
-  const { text, tokens, forwards } = await complete(coder, prompt, signal);
+  const { text, tokens, forwards } = await completeSurely(coder, prompt, signal);
   return {
     prompt: coder.tokenizer.decode(prompt.ids),
     text,

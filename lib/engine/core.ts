@@ -1,0 +1,337 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { countParameters, type StableDiffCoder } from "../model/index.js";
+import * as torch from "../torch/index.js";
+import { type ChoiceRow, chooseRows, type RowChoice } from "./choose.js";
+import { EngineError } from "./errors.js";
+import type { EngineSettings, ScoreSettings } from "./options.js";
+import { PagePool } from "./page-pool.js";
+import { PagedMemory } from "./paged-memory.js";
+import type { EngineRequest } from "./request.js";
+import { type PlannedPart, Scheduler } from "./scheduler.js";
+import { score } from "./score.js";
+import { Sequence, type SequenceModel } from "./sequence.js";
+import type { EngineEvent, EngineStats, ModelFacts, ScoreResult } from "./types.js";
+
+/** What the core tells of one request. `error` and `last` end it. */
+export interface CoreReport {
+  key: number;
+  events: EngineEvent[];
+  error?: EngineError;
+  last: boolean;
+}
+
+interface ActiveRequest {
+  request: EngineRequest;
+  sequences: Sequence[];
+}
+
+/**
+ * The engine proper: a loop that plans a pass, runs it, chooses tokens and reports. It lives where the model lives, in
+ * a thread of its own or not; whoever owns it talks to it by calls and gets reports once per pass.
+ */
+export class EngineCore {
+  readonly facts: ModelFacts;
+  readonly #coder: StableDiffCoder;
+  readonly #settings: EngineSettings;
+  readonly #pool: PagePool;
+  readonly #memory: PagedMemory;
+  readonly #scheduler: Scheduler;
+  readonly #sequenceModel: SequenceModel;
+  readonly #report: (reports: CoreReport[]) => void;
+  readonly #active = new Map<number, ActiveRequest>();
+  readonly #pending = new Map<number, CoreReport>();
+  readonly #counters: EngineStats["counters"];
+  readonly #seconds = { model: 0, other: 0 };
+  #loop: Promise<void> | undefined;
+  #closed = false;
+
+  constructor(coder: StableDiffCoder, settings: EngineSettings, report: (reports: CoreReport[]) => void) {
+    this.#coder = coder;
+    this.#settings = settings;
+    this.#report = report;
+    const { model } = coder;
+    const maxLength = Math.min(settings.maxLength ?? Number.POSITIVE_INFINITY, model.config.maxPositionEmbeddings);
+    const { pageSize } = settings;
+    const pages =
+      settings.cacheBytes === undefined
+        ? Math.ceil((settings.cacheTokens ?? 8 * maxLength) / pageSize)
+        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerToken(model) / pageSize));
+    this.#pool = new PagePool({ pages, pageSize, prefixCache: settings.prefixCache });
+    this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize });
+    this.#scheduler = new Scheduler(this.#pool, settings);
+    const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
+    const maskId = settings.maskId ?? model.config.maskTokenId ?? -1;
+    const texts: string[] = [];
+    const textOf = (id: number): string => {
+      texts[id] ??= tokenizer ? tokenizer.decode([id]) : "";
+      return texts[id];
+    };
+    this.#sequenceModel = { maskId, shift: settings.shift, tokenizer, textOf };
+    this.facts = {
+      name: coder.path ?? "in-memory",
+      vocabSize: model.config.vocabSize,
+      parameters: countParameters(model.config),
+      contextLength: model.config.maxPositionEmbeddings,
+      maxLength: Math.min(maxLength, pages * pageSize),
+      maskId: maskId < 0 ? null : maskId,
+      eosIds: [model.config.eosTokenId ?? []].flat(),
+      hasTokenizer: tokenizer !== undefined,
+      hasFim: tokenizer?.fim !== undefined,
+      hasChatTemplate: hasChatTemplate(coder),
+      dtype: model.embedTokens.weight.dtype,
+      device: model.device,
+      weights: settings.weights,
+      blockSize: settings.blockSize,
+    };
+    this.#counters = {
+      requests: 0,
+      finished: { stop: 0, length: 0, abort: 0, error: 0 },
+      rejected: { requests: 0, tokens: 0 },
+      promptTokens: 0,
+      completionTokens: 0,
+      prefixCacheQueries: 0,
+      prefixCacheHits: 0,
+      preemptions: 0,
+      forwards: 0,
+      forwardTokens: 0,
+      denoisingSteps: 0,
+      committedTokens: 0,
+      remaskedTokens: 0,
+      blocks: 0,
+      workerRestarts: 0,
+    };
+  }
+
+  /** Takes a request; what comes of it is reported. */
+  generate(request: EngineRequest): void {
+    const sequences = Array.from(
+      { length: request.settings.n },
+      (_, index) => new Sequence(request, index, this.#sequenceModel),
+    );
+    this.#active.set(request.key, { request, sequences });
+    this.#counters.requests++;
+    for (const sequence of sequences) this.#scheduler.add(sequence);
+    this.#loop ??= this.#run();
+  }
+
+  /** Ends a request: its pages are free before the next pass. */
+  abort(key: number): void {
+    const active = this.#active.get(key);
+    if (!active) return;
+    for (const sequence of active.sequences) {
+      if (sequence.finishReason) continue;
+      this.#tell(sequence, sequence.stop("abort"));
+      this.#finish(sequence);
+    }
+    this.#flush();
+  }
+
+  async score(tokens: Int32Array, settings: ScoreSettings): Promise<ScoreResult> {
+    const { textOf, maskId } = this.#sequenceModel;
+    return score(
+      this.#coder.model,
+      tokens,
+      { ...settings, blockSize: settings.blockSize ?? this.#settings.blockSize },
+      {
+        textOf,
+        maskId,
+        shift: this.#settings.shift,
+      },
+    );
+  }
+
+  stats(): Omit<EngineStats, "state"> {
+    const { waiting, running, preemptions } = this.#scheduler;
+    const { total, used, cached, free, pageSize } = this.#pool;
+    const { tensors, host, device } = torch.memory();
+    return {
+      running: running.length,
+      waiting: waiting.length,
+      waitingTokens: waiting.reduce((sum, { request }) => sum + request.prompt.length, 0),
+      cacheUsage: used / total,
+      pages: { total, used, cached, free, pageSize },
+      counters: { ...structuredClone(this.#counters), preemptions },
+      seconds: { ...this.#seconds },
+      memory: { tensors, bytes: host + device },
+    };
+  }
+
+  /** Stops after the pass at hand; what is unfinished gets ENGINE_CLOSED. The model stays its owner's. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const key of [...this.#active.keys()]) {
+      this.#fail(key, new EngineError("ENGINE_CLOSED", "the engine was closed before the request was done"));
+    }
+    this.#flush();
+    await this.#loop;
+    this.#memory.dispose();
+  }
+
+  async #run(): Promise<void> {
+    try {
+      // Requests that come together begin together, and no caller waits for a pass.
+      await nextTurn();
+      while (!this.#closed && this.#active.size > 0) {
+        const began = performance.now();
+        const before = this.#seconds.model;
+        this.#step();
+        this.#seconds.other += (performance.now() - began) / 1000 - (this.#seconds.model - before);
+        await nextTurn();
+      }
+    } finally {
+      this.#loop = undefined;
+    }
+  }
+
+  /** One pass of the model and what follows from it. */
+  #step(): void {
+    for (const sequence of this.#scheduler.admit()) this.#begin(sequence);
+    this.#expire();
+    const parts = this.#scheduler.plan();
+    if (parts.length === 0) {
+      this.#flush();
+      return;
+    }
+    const wanted = parts.map(({ sequence, complete }) => (complete ? sequence.rows() : { positions: [], rows: [] }));
+    let choices: RowChoice[];
+    try {
+      choices = this.#forward(parts, wanted);
+    } catch (error) {
+      const message = `the pass failed: ${error instanceof Error ? error.message : String(error)}`;
+      for (const { sequence } of parts) {
+        this.#fail(sequence.request.key, new EngineError("ENGINE_INTERNAL", message, { cause: error }));
+      }
+      this.#flush();
+      return;
+    }
+    let at = 0;
+    for (const [i, { sequence, to, complete }] of parts.entries()) {
+      this.#scheduler.advance(sequence, to);
+      sequence.forwards++;
+      const count = wanted[i].rows.length;
+      const mine = choices.slice(at, at + count);
+      at += count;
+      if (!complete) continue;
+      if (mine.some(({ logprob }) => Number.isNaN(logprob))) {
+        const why = "the model's logits are not numbers (NaN), or logitBias forbids every token";
+        this.#fail(sequence.request.key, new EngineError("ENGINE_MODEL", why));
+      } else this.#take(sequence, sequence.apply(mine));
+    }
+    this.#flush();
+  }
+
+  #forward(parts: readonly PlannedPart[], wanted: readonly { positions: number[]; rows: ChoiceRow[] }[]): RowChoice[] {
+    const { model } = this.#coder;
+    const began = performance.now();
+    const choices = torch.scope(() =>
+      torch.noGrad(() => {
+        const pass = parts.map(({ sequence, from, to }, i) => ({
+          from,
+          to,
+          stored: sequence.stored,
+          pages: sequence.pages,
+          tokens: sequence.tokens,
+          visible: (position: number) => sequence.visible(position, to),
+          rows: wanted[i].positions,
+        }));
+        const hidden = this.#memory.forward(model, pass);
+        const rows = wanted.flatMap((each) => each.rows);
+        return hidden ? chooseRows(model.logits(hidden), rows, this.#sequenceModel.maskId) : [];
+      }),
+    );
+    this.#seconds.model += (performance.now() - began) / 1000;
+    this.#counters.forwards++;
+    for (const { from, to } of parts) this.#counters.forwardTokens += to - from;
+    return choices;
+  }
+
+  #begin(sequence: Sequence): void {
+    const { request, index } = sequence;
+    if (sequence.started) return;
+    sequence.started = true;
+    sequence.startedAt = Date.now();
+    sequence.cachedTokens = Math.min(sequence.stored, request.prompt.length);
+    this.#counters.promptTokens += request.prompt.length;
+    this.#counters.prefixCacheQueries += request.prompt.length;
+    this.#counters.prefixCacheHits += sequence.cachedTokens;
+    const { cachedTokens } = sequence;
+    this.#tell(sequence, [{ type: "start", index, promptTokens: request.prompt.length, cachedTokens }]);
+  }
+
+  #take(sequence: Sequence, events: EngineEvent[]): void {
+    this.#tell(sequence, events);
+    if (sequence.finishReason) this.#finish(sequence);
+  }
+
+  #finish(sequence: Sequence): void {
+    const { key } = sequence.request;
+    this.#scheduler.remove(sequence);
+    const done = sequence.done(Date.now());
+    this.#counters.finished[done.finishReason]++;
+    this.#counters.completionTokens += done.usage.completionTokens;
+    this.#counters.denoisingSteps += sequence.autoregressive ? 0 : done.usage.denoisingSteps;
+    this.#counters.committedTokens += sequence.autoregressive ? 0 : sequence.committedTokens;
+    this.#counters.remaskedTokens += sequence.remaskedTokens;
+    this.#counters.blocks += sequence.blocksDone;
+    this.#tell(sequence, [done]);
+    const active = this.#active.get(key);
+    if (active?.sequences.every(({ finishReason }) => finishReason)) {
+      this.#active.delete(key);
+      this.#reportOf(key).last = true;
+    }
+  }
+
+  #fail(key: number, error: EngineError): void {
+    const active = this.#active.get(key);
+    if (!active) return;
+    this.#reportOf(key).error = error;
+    for (const sequence of active.sequences) {
+      if (sequence.finishReason) continue;
+      this.#tell(sequence, sequence.stop("error"));
+      this.#finish(sequence);
+    }
+  }
+
+  #expire(): void {
+    const { queueTimeout, requestTimeout } = this.#settings;
+    if (queueTimeout === undefined && requestTimeout === undefined) return;
+    const now = Date.now();
+    for (const [key, { request, sequences }] of this.#active) {
+      const seconds = (now - request.arrival) / 1000;
+      if (requestTimeout !== undefined && seconds > requestTimeout) {
+        this.#fail(key, new EngineError("ENGINE_TIMEOUT", `the request took longer than ${requestTimeout} s`));
+      } else if (queueTimeout !== undefined && seconds > queueTimeout && !sequences.some(({ started }) => started)) {
+        this.#fail(key, new EngineError("ENGINE_TIMEOUT", `the request waited longer than ${queueTimeout} s`));
+      }
+    }
+  }
+
+  #reportOf(key: number): CoreReport {
+    let report = this.#pending.get(key);
+    if (!report) {
+      report = { key, events: [], last: false };
+      this.#pending.set(key, report);
+    }
+    return report;
+  }
+
+  #tell({ request }: Sequence, events: EngineEvent[]): void {
+    if (events.length > 0) this.#reportOf(request.key).events.push(...events);
+  }
+
+  #flush(): void {
+    if (this.#pending.size === 0) return;
+    const reports = [...this.#pending.values()];
+    this.#pending.clear();
+    this.#report(reports);
+  }
+}
+
+function hasChatTemplate(coder: StableDiffCoder): boolean {
+  if (!coder.hasTokenizer) return false;
+  try {
+    return coder.tokenizer.chatTemplate !== undefined;
+  } catch {
+    return false;
+  }
+}

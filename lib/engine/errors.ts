@@ -1,0 +1,29 @@
+/** What can go wrong in the engine, for programs; the message is for people. */
+export type EngineErrorCode =
+  | "ENGINE_OPTIONS" // options that are wrong or contradict each other or the model
+  | "ENGINE_PROMPT" // a prompt that cannot be continued: empty, ids outside the vocabulary, the mask in it
+  | "ENGINE_TOO_LONG" // prompt and output exceed the model's context or the engine's memory
+  | "ENGINE_QUEUE_FULL" // the limit of queued requests or tokens is reached: try later
+  | "ENGINE_TIMEOUT" // waited longer in the queue, or took longer, than the engine allows
+  | "ENGINE_CLOSED" // the engine is closed, or closes
+  | "ENGINE_WORKER" // the thread or process that runs the model died; it is started again
+  | "ENGINE_MODEL" // the model cannot be loaded, or its logits are no numbers
+  | "ENGINE_INTERNAL"; // a fault of the engine itself
+
+/** Every error of lib/engine. `code` is stable, `message` names the value that is wrong. */
+export class EngineError extends Error {
+  readonly code: EngineErrorCode;
+  /** ENGINE_QUEUE_FULL: which limit, and what of it is used. */
+  readonly details: Readonly<Record<string, string | number>>;
+
+  constructor(
+    code: EngineErrorCode,
+    message: string,
+    options: { cause?: unknown; details?: Record<string, string | number> } = {},
+  ) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = "EngineError";
+    this.code = code;
+    this.details = options.details ?? {};
+  }
+}

@@ -1,0 +1,93 @@
+import { fork } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
+import type { CoreMessage, CoreReply } from "./protocol.js";
+
+/** Where the engine's core lives, seen from outside. */
+export interface Host {
+  post(message: CoreMessage): void;
+  /** Ends it at once. */
+  kill(): Promise<void>;
+  /** Whether it keeps this process alive. */
+  ref(): void;
+  unref(): void;
+  /** The id of the child process, if it is one. */
+  readonly pid?: number;
+}
+
+export interface HostHandlers {
+  onReply(reply: CoreReply): void;
+  /** Called once, however it ended. */
+  onExit(reason: string): void;
+}
+
+const isSource = import.meta.url.endsWith(".ts");
+const module = new URL(`./worker.${isSource ? "ts" : "js"}`, import.meta.url);
+
+/** Starts the core in a worker thread: cheap messages, but a crash of native code ends the whole process. */
+export function startThread({ onReply, onExit }: HostHandlers): Host {
+  const worker = startWorker();
+  const end = once(onExit);
+  worker.on("message", onReply);
+  worker.on("error", (error) => end(error.message));
+  worker.on("exit", (code) => end(`the thread ended with code ${code}`));
+  return {
+    post: (message) => worker.postMessage(message),
+    kill: async () => void (await worker.terminate()),
+    ref: () => worker.ref(),
+    unref: () => worker.unref(),
+  };
+}
+
+/** Starts the core in a child process, whose death, by whatever cause, leaves this one alive. */
+export function startProcess({ onReply, onExit }: HostHandlers): Host {
+  const child = fork(fileURLToPath(module), [], {
+    execArgv: isSource ? ["--import", import.meta.resolve("tsx")] : [],
+    serialization: "advanced",
+    stdio: ["ignore", "inherit", "inherit", "ipc"],
+  });
+  const end = once(onExit);
+  child.on("message", (reply) => onReply(reply as CoreReply));
+  child.on("error", (error) => end(error.message));
+  child.on("exit", (code, signal) => end(`the process ended with ${signal ?? `code ${code}`}`));
+  return {
+    post: (message) => {
+      // A process that has just died takes no more; its end is told by onExit.
+      if (child.connected) child.send(message, () => {});
+    },
+    kill: () =>
+      new Promise((resolve) => {
+        if (child.exitCode !== null || child.signalCode !== null) resolve();
+        else child.once("exit", () => resolve());
+        child.kill("SIGKILL");
+      }),
+    ref: () => {
+      child.ref();
+      child.channel?.ref();
+    },
+    unref: () => {
+      child.unref();
+      child.channel?.unref();
+    },
+    get pid() {
+      return child.pid;
+    },
+  };
+}
+
+/** Compiled, the thread's module is like any other. From source it must first load what compiles TypeScript. */
+function startWorker(): Worker {
+  if (!isSource) return new Worker(module, { execArgv: [] });
+  const compiler = import.meta.resolve("tsx/esm/api");
+  const source = `import { register } from "${compiler}"; register(); await import("${module.href}");`;
+  return new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`), { execArgv: [] });
+}
+
+function once(fn: (reason: string) => void): (reason: string) => void {
+  let done = false;
+  return (reason) => {
+    if (done) return;
+    done = true;
+    fn(reason);
+  };
+}

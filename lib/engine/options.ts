@@ -1,0 +1,118 @@
+import * as z from "zod";
+import { commitConfigSchema } from "../diffusion/commit.js";
+import { EngineError } from "./errors.js";
+
+const tokenId = z.number().int().min(0);
+
+/**
+ * Which masked tokens a denoising pass commits. c is the probability of the token chosen at a position.
+ * - static: `steps` passes per block, each its share, surest first (the published sampler)
+ * - threshold: every c above `value`, at least one
+ * - hybrid: the static share or the threshold, whichever commits more
+ * - factor: the n surest, n the largest with (n + 1)(1 - c_n) < factor, at least one (Fast-dLLM)
+ * - entropy: positions by rising entropy while the sum of entropies, less the largest of them, stays within `bound`
+ *   nats, at least one (entropy-bounded unmasking)
+ */
+export const commitSchema = commitConfigSchema;
+export type CommitOptions = z.output<typeof commitSchema>;
+
+export const remaskSchema = z.strictObject({
+  below: z.number().min(0).max(1).describe("mask a committed token again when its probability falls below this"),
+  rounds: z.number().int().min(1).max(64).default(1).describe("passes of a block that may mask again"),
+});
+
+/** Options of one request: {@link Engine.generate}. */
+export const generateOptionsSchema = z.strictObject({
+  mode: z.enum(["diffusion", "autoregressive"]).default("diffusion"),
+  maxTokens: z.number().int().min(1).default(128).describe("tokens to generate, exactly, unless a stop comes first"),
+  temperature: z.number().min(0).max(100).default(0).describe("0: the most likely token"),
+  topP: z.number().gt(0).max(1).default(1),
+  topK: z.number().int().min(0).default(0).describe("0: all"),
+  minP: z.number().min(0).max(1).default(0).describe("only tokens at least this times as likely as the likeliest"),
+  seed: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional().describe("by default a random one"),
+  presencePenalty: z.number().min(-2).max(2).default(0),
+  frequencyPenalty: z.number().min(-2).max(2).default(0),
+  repetitionPenalty: z.number().gt(0).max(10).default(1).describe("over prompt and output; 1: none"),
+  logitBias: z
+    .record(z.string().regex(/^\d+$/), z.number().min(-100).max(100))
+    .default({})
+    .describe("by token id; -100 forbids"),
+  stop: z.array(z.string().min(1).max(1024)).max(64).default([]).describe("strings that end the text, not part of it"),
+  stopIds: z.array(tokenId).max(1024).optional().describe("by default the model's end tokens"),
+  ignoreEos: z.boolean().default(false).describe("the model's end tokens end nothing; stopIds and stop still do"),
+  n: z.number().int().min(1).max(128).default(1).describe("choices; choice i draws with seed + i"),
+  logprobs: z.number().int().min(0).max(20).default(0).describe("how many of the likeliest tokens with each token"),
+  blockSize: z.number().int().min(1).max(1024).optional().describe("by default the engine's"),
+  steps: z.number().int().min(1).optional().describe("short for commit: { rule: static, steps }"),
+  commit: commitSchema.optional().describe("by default static, one token a pass"),
+  remask: remaskSchema.optional(),
+  suffix: z
+    .union([z.string(), z.array(tokenId)])
+    .optional()
+    .describe("what follows: infilling by the tokenizer's fill-in-the-middle tokens"),
+  canvas: z
+    .enum(["growing", "fixed"])
+    .default("growing")
+    .describe("growing: block after block until a stop; fixed: exactly maxTokens, end tokens are never chosen"),
+  edit: z
+    .strictObject({ start: z.number().int().min(0), end: z.number().int().min(1) })
+    .optional()
+    .describe("generate the prompt's tokens start .. end anew in place, what follows in the same block is seen"),
+  events: z.enum(["all", "text"]).default("all").describe("text: no denoise events, which cost a message each"),
+  priority: z.number().int().min(-1000).max(1000).default(0).describe("higher leaves the queue first"),
+});
+/** What users write. */
+export type GenerateOptions = z.input<typeof generateOptionsSchema>;
+/** Checked, nothing left open but what the engine or the model decides. */
+export type GenerateSettings = z.output<typeof generateOptionsSchema>;
+
+/** Options of {@link Engine.score}. */
+export const scoreOptionsSchema = z.strictObject({
+  mode: z.enum(["autoregressive", "diffusion"]).default("autoregressive"),
+  blockSize: z.number().int().min(1).max(1024).optional(),
+  logprobs: z.number().int().min(0).max(20).default(0),
+  passes: z.number().int().min(2).max(1024).default(8).describe("random passes of the diffusion bound"),
+  seed: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).default(0),
+});
+export type ScoreOptions = z.input<typeof scoreOptionsSchema>;
+export type ScoreSettings = z.output<typeof scoreOptionsSchema>;
+
+/** Options of the engine besides the model. */
+export const engineOptionsSchema = z.strictObject({
+  thread: z
+    .union([z.boolean(), z.literal("process")])
+    .optional()
+    .describe("true: a worker thread; process: a child process, which a crash cannot take along; false: here"),
+  device: z.string().default("cpu"),
+  dtype: z.enum(["auto", "float32", "bfloat16", "float16", "float64"]).default("auto"),
+  weights: z.enum(["full", "int8"]).default("full").describe("int8: weight-only quantised matrices, on the CPU"),
+  blockSize: z.number().int().min(1).max(1024).default(4).describe("of requests that name none; as trained"),
+  shift: z.boolean().default(false).describe("whether the model was trained with the logit shift"),
+  maskId: tokenId.optional().describe("by default the model's"),
+  fimFormat: z.enum(["spm", "psm"]).default("spm").describe("order of fill-in-the-middle: suffix first (Seed-Coder)"),
+  maxLength: z.number().int().min(1).optional().describe("of prompt and output; by default the model's context"),
+  cacheTokens: z.number().int().min(1).optional().describe("key/value memory in tokens; by default 8 contexts"),
+  cacheBytes: z.number().min(1).optional().describe("key/value memory in bytes, instead of cacheTokens"),
+  pageSize: z.number().int().min(1).max(1024).default(32).describe("tokens of a page; a multiple of block sizes"),
+  prefixCache: z.boolean().default(true),
+  maxRunning: z.number().int().min(1).default(64).describe("choices in one batch"),
+  maxBatchTokens: z.number().int().min(1).default(512).describe("tokens of one pass; decoding goes before prefill"),
+  maxQueue: z.number().int().min(1).default(1024).describe("choices that wait or run"),
+  maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that wait"),
+  queueTimeout: z.number().gt(0).optional().describe("seconds a request may wait; by default for ever"),
+  requestTimeout: z.number().gt(0).optional().describe("seconds a request may take; by default for ever"),
+  threads: z.number().int().min(1).optional().describe("processor threads of the model's operators"),
+});
+export type EngineOptions = z.input<typeof engineOptionsSchema>;
+export type EngineSettings = z.output<typeof engineOptionsSchema>;
+
+/**
+ * Parses options by their schema.
+ *
+ * @throws EngineError ENGINE_OPTIONS that names each wrong key, its path and what is allowed
+ */
+export function parseEngineOptions<S extends z.ZodType>(what: string, schema: S, options: unknown): z.output<S> {
+  const parsed = schema.safeParse(options);
+  if (!parsed.success) throw new EngineError("ENGINE_OPTIONS", `${what}: ${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}

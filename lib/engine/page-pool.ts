@@ -1,0 +1,160 @@
+/** Page 0 is never given away: what must be written somewhere but is not wanted goes there. */
+export const SCRATCH_PAGE = 0;
+
+/** A page whose tokens are final, in the prefix cache. */
+interface CachedPage {
+  readonly key: string;
+  readonly id: number;
+  readonly page: number;
+}
+
+/** What of a prompt the cache holds. The pages are retained for the caller. */
+export interface PrefixMatch {
+  pages: number[];
+  /** Where the chain goes on: the parent of the next page to {@link PagePool.publish}. */
+  parent: PrefixNode;
+}
+
+/** A place in the tree of cached prefixes: a root per block size, then a node per page. */
+export type PrefixNode = number;
+
+/**
+ * Which pages of key/value memory are free, in use (counted, as prefixes are shared) or kept as cache. Host only.
+ *
+ * The prefix cache is a tree of whole pages of final tokens. A page's key is its parent and its tokens themselves, so
+ * equal keys are equal prefixes, without hashes that could collide. The roots are block sizes: under block-causal attention
+ * keys and values depend on where blocks end. Pages that nobody uses stay, until a new one is wanted: then the one
+ * that was longest not used goes.
+ */
+export class PagePool {
+  readonly total: number;
+  readonly pageSize: number;
+  readonly #caching: boolean;
+  readonly #references: Int32Array;
+  readonly #free: number[] = [];
+  readonly #nodes = new Map<string, CachedPage>();
+  readonly #nodeOf: (CachedPage | undefined)[];
+  /** Cached pages without references, the longest unused first. */
+  readonly #unused = new Set<number>();
+  readonly #roots = new Map<number, PrefixNode>();
+  #nextNode = 1;
+
+  /** @param pages pages that may be given away, page 0 not counted */
+  constructor({ pages, pageSize, prefixCache }: { pages: number; pageSize: number; prefixCache: boolean }) {
+    this.total = pages;
+    this.pageSize = pageSize;
+    this.#caching = prefixCache;
+    this.#references = new Int32Array(pages + 1);
+    this.#nodeOf = new Array<CachedPage | undefined>(pages + 1).fill(undefined);
+    for (let page = pages; page > SCRATCH_PAGE; page--) this.#free.push(page);
+  }
+
+  /** Pages that can be had at once. */
+  get available(): number {
+    return this.#free.length + this.#unused.size;
+  }
+
+  get cached(): number {
+    return this.#nodes.size;
+  }
+
+  get used(): number {
+    return this.total - this.available;
+  }
+
+  get free(): number {
+    return this.#free.length;
+  }
+
+  /** A page with one reference, undefined when all are in use. */
+  allocate(): number | undefined {
+    let page = this.#free.pop();
+    if (page === undefined) {
+      const oldest = this.#unused.values().next();
+      if (oldest.done) return undefined;
+      page = oldest.value;
+      this.#forget(page);
+    }
+    this.#references[page] = 1;
+    return page;
+  }
+
+  retain(page: number): void {
+    if (this.#references[page]++ === 0) this.#unused.delete(page);
+  }
+
+  /** Gives pages back. Later ones count as longer unused: a prefix outlives what follows it. */
+  release(pages: readonly number[]): void {
+    for (let i = pages.length - 1; i >= 0; i--) {
+      const page = pages[i];
+      if (this.#references[page] <= 0) throw new Error(`page ${page} is released more often than retained`);
+      if (--this.#references[page] > 0) continue;
+      if (this.#nodeOf[page]) this.#unused.add(page);
+      else this.#free.push(page);
+    }
+  }
+
+  /** Whether sequences of a block size can share pages: then pages end where blocks end. */
+  canShare(blockSize: number): boolean {
+    return this.#caching && this.pageSize % blockSize === 0;
+  }
+
+  /** The longest cached prefix of `tokens` in whole pages that end at or before `limit`. */
+  lookup(blockSize: number, tokens: Int32Array, limit: number): PrefixMatch {
+    let parent = this.root(blockSize);
+    const pages: number[] = [];
+    if (!this.canShare(blockSize)) return { pages, parent };
+    for (let end = this.pageSize; end <= limit; end += this.pageSize) {
+      const node = this.#nodes.get(keyOf(parent, tokens, end - this.pageSize, end));
+      if (!node) break;
+      this.retain(node.page);
+      pages.push(node.page);
+      parent = node.id;
+    }
+    return { pages, parent };
+  }
+
+  root(blockSize: number): PrefixNode {
+    let root = this.#roots.get(blockSize);
+    if (root === undefined) {
+      root = this.#nextNode++;
+      this.#roots.set(blockSize, root);
+    }
+    return root;
+  }
+
+  /**
+   * Offers a page to others: the tokens from .. from + pageSize are final and their keys and values written.
+   * An equal page may be there already; then this one stays private.
+   *
+   * @returns the page's place in the tree, the parent of the next page
+   */
+  publish(parent: PrefixNode, tokens: Int32Array, from: number, page: number): PrefixNode {
+    const key = keyOf(parent, tokens, from, from + this.pageSize);
+    const known = this.#nodes.get(key);
+    if (known) return known.id;
+    const node = { key, id: this.#nextNode++, page };
+    this.#nodes.set(key, node);
+    this.#nodeOf[page] = node;
+    return node.id;
+  }
+
+  /** Forgets all that nobody uses. */
+  clearCache(): void {
+    for (const page of [...this.#unused]) {
+      this.#forget(page);
+      this.#free.push(page);
+    }
+  }
+
+  #forget(page: number): void {
+    this.#unused.delete(page);
+    const node = this.#nodeOf[page];
+    if (node) this.#nodes.delete(node.key);
+    this.#nodeOf[page] = undefined;
+  }
+}
+
+function keyOf(parent: PrefixNode, tokens: Int32Array, from: number, to: number): string {
+  return `${parent}:${tokens.subarray(from, to).join()}`;
+}

@@ -1,0 +1,90 @@
+import type { EncodeOptions, Tokenizer } from "../model/tokenizer.js";
+import { EngineError } from "./errors.js";
+import type { EngineSettings, GenerateSettings } from "./options.js";
+import type { ModelFacts } from "./types.js";
+
+/** What a prompt is made of: text, or ids as they are. */
+export type Prompt = string | ArrayLike<number>;
+
+/**
+ * The ids a request begins with: the prompt's, or for infilling both sides in the order the model was trained with,
+ * `<fim-suffix> S <fim-prefix> P <fim-middle>` for "spm".
+ *
+ * @throws EngineError ENGINE_OPTIONS without a tokenizer or its fill-in-the-middle tokens
+ */
+export function renderPrompt(
+  prompt: Prompt,
+  suffix: GenerateSettings["suffix"],
+  tokenizer: Tokenizer | undefined,
+  format: EngineSettings["fimFormat"],
+): Int32Array {
+  if (suffix === undefined) return idsOf(prompt, tokenizer);
+  const fim = tokenizer?.fim;
+  if (!fim) throw new EngineError("ENGINE_OPTIONS", "suffix: the model has no fill-in-the-middle tokens");
+  const before = [fim.prefix, ...idsOf(prompt, tokenizer, PLAIN)];
+  const after = [fim.suffix, ...idsOf(suffix, tokenizer, PLAIN)];
+  const outer = format === "spm" ? after.concat(before) : before.concat(after);
+  return Int32Array.from([...outer, fim.middle]);
+}
+
+/** How the parts of an infilling are encoded: as those of training, where a text's special tokens are but text. */
+const PLAIN: EncodeOptions = { addSpecialTokens: false, parseSpecialTokens: false };
+
+function idsOf(prompt: Prompt, tokenizer: Tokenizer | undefined, options?: EncodeOptions): Int32Array {
+  if (typeof prompt !== "string") return Int32Array.from(prompt);
+  if (!tokenizer)
+    throw new EngineError("ENGINE_OPTIONS", "the prompt is text, but the model has no tokenizer: give ids");
+  return tokenizer.encodeInt32(prompt, options);
+}
+
+/**
+ * Checks what only the model can say about a request.
+ *
+ * @throws EngineError ENGINE_PROMPT, ENGINE_TOO_LONG, ENGINE_OPTIONS
+ */
+export function checkRequest(
+  given: ArrayLike<number>,
+  prompt: Int32Array,
+  settings: GenerateSettings,
+  { vocabSize, maskId, maxLength, contextLength }: ModelFacts,
+  shift: boolean,
+): void {
+  const { edit, mode, maxTokens } = settings;
+  for (let i = 0; i < given.length; i++) {
+    const id = given[i];
+    if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
+      fail("ENGINE_PROMPT", `prompt token ${i} is ${id}, the vocabulary has ${vocabSize}`);
+    }
+    if (id === maskId && !(edit && i >= edit.start && i < edit.end)) {
+      fail("ENGINE_PROMPT", `prompt token ${i} is the mask token ${maskId}`);
+    }
+  }
+  const total = edit ? prompt.length : prompt.length + maxTokens;
+  if (total > maxLength) {
+    const what = edit ? `${total} tokens` : `${prompt.length} prompt tokens and ${maxTokens} more`;
+    const limit =
+      total > contextLength ? `the model's context of ${contextLength}` : `the engine's limit of ${maxLength}`;
+    fail("ENGINE_TOO_LONG", `${what} exceed ${limit}`);
+  }
+  const needsPast = mode === "autoregressive" || shift;
+  if (needsPast && (edit ? edit.start : prompt.length) === 0) {
+    fail("ENGINE_PROMPT", "the prompt is empty: the first token is predicted from one before it, give at least one");
+  }
+  if (mode === "diffusion" && maskId === null) {
+    fail("ENGINE_OPTIONS", "the model has no mask token: it can only decode autoregressively, or give maskId");
+  }
+  if (edit) {
+    if (edit.end <= edit.start) fail("ENGINE_OPTIONS", `edit: the span ${edit.start}..${edit.end} is empty`);
+    if (edit.end > prompt.length) fail("ENGINE_OPTIONS", `edit: ${edit.end} is beyond the ${prompt.length} tokens`);
+    if (mode !== "diffusion") fail("ENGINE_OPTIONS", "edit: only diffusion fills a span in place");
+    if (settings.suffix !== undefined) fail("ENGINE_OPTIONS", "edit and suffix exclude each other");
+    if (settings.stop.length > 0) fail("ENGINE_OPTIONS", "edit and stop exclude each other: the span has its length");
+  }
+  if (settings.commit && settings.steps !== undefined) {
+    fail("ENGINE_OPTIONS", "steps is short for a commit rule: give one of them");
+  }
+}
+
+function fail(code: "ENGINE_PROMPT" | "ENGINE_TOO_LONG" | "ENGINE_OPTIONS", message: string): never {
+  throw new EngineError(code, message);
+}

@@ -1,0 +1,69 @@
+import { diffusionBound } from "../diffusion/likelihood.js";
+import { causalPlan } from "../model/attention-plan.js";
+import type { Decoder } from "../model/decoder.js";
+import type { Tensor } from "../torch/index.js";
+import * as torch from "../torch/index.js";
+import type { ScoreSettings } from "./options.js";
+import type { ScoreResult, TopLogprob } from "./types.js";
+
+/** Rows of logits that exist at once. */
+const CHUNK = 256;
+
+/**
+ * How likely the model finds a text: autoregressive, the logprob of each token given those before; diffusion, the bound
+ * of Eq. 4.
+ */
+export async function score(
+  model: Decoder,
+  tokens: Int32Array,
+  settings: ScoreSettings & { blockSize: number },
+  { textOf, maskId, shift }: { textOf(id: number): string; maskId: number; shift: boolean },
+): Promise<ScoreResult> {
+  if (settings.mode === "diffusion") {
+    const batch = { indices: [0], tokens, batch: 1, length: tokens.length };
+    const { blockSize, passes, seed } = settings;
+    const bound = await diffusionBound(model, [batch], { blockSize, passes, seed, maskId, shift, byteLength: () => 1 });
+    const standardError = bound.standardError * bound.bytes * Math.LN2;
+    return { logprobs: [], nats: bound.nats, tokens: bound.tokens, standardError };
+  }
+  const logprobs: (number | null)[] = [null];
+  const top: (TopLogprob[] | null)[] = [null];
+  torch.scope(() =>
+    torch.noGrad(() => {
+      const { device } = model;
+      const ids = torch.tensor(tokens, { device }).to({ dtype: "int64" });
+      const hidden = model.forward(ids.view([1, -1]), causalPlan(tokens.length, { device })).select(0, 0);
+      for (let from = 0; from + 1 < tokens.length; from += CHUNK) {
+        const count = Math.min(CHUNK, tokens.length - 1 - from);
+        torch.scope(() => {
+          const rows = model
+            .logits(hidden.narrow(0, from, count))
+            .to({ dtype: "float64" })
+            .logSoftmax(1);
+          const picked = rows.gather(1, ids.narrow(0, from + 1, count).unsqueeze(1)).toTypedArray();
+          for (let i = 0; i < count; i++) logprobs.push(Number(picked[i]));
+          if (settings.logprobs > 0) top.push(...likeliest(rows, settings.logprobs, textOf));
+        });
+      }
+    }),
+  );
+  const nats = logprobs.reduce<number>((sum, value) => sum - (value ?? 0), 0);
+  return {
+    logprobs,
+    ...(settings.logprobs > 0 && { topLogprobs: top }),
+    nats,
+    tokens: Math.max(0, tokens.length - 1),
+    standardError: 0,
+  };
+}
+
+function likeliest(rows: Tensor, wanted: number, textOf: (id: number) => string): TopLogprob[][] {
+  const k = Math.min(wanted, rows.size(1));
+  const [values, ids] = (rows.topk(k, 1) as [Tensor, Tensor]).map((tensor) => tensor.toTypedArray());
+  return Array.from({ length: rows.size(0) }, (_, row) =>
+    Array.from({ length: k }, (_, j) => {
+      const id = Number(ids[row * k + j]);
+      return { id, text: textOf(id), logprob: Number(values[row * k + j]) };
+    }),
+  );
+}

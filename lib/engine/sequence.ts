@@ -1,0 +1,373 @@
+import { type CommitRule, commitFromConfig } from "../diffusion/commit.js";
+import type { TokenText } from "../model/token-stream.js";
+import type { Adjustments, ChoiceRow, RowChoice, RowSettings } from "./choose.js";
+import type { PrefixNode } from "./page-pool.js";
+import type { EngineRequest } from "./request.js";
+import { TextOutput } from "./text-output.js";
+import type { CommittedToken, DoneEvent, EngineEvent } from "./types.js";
+
+/** What a sequence needs to know of the model. */
+export interface SequenceModel {
+  maskId: number;
+  /** Whether predictions come from the position before. */
+  shift: boolean;
+  tokenizer: TokenText | undefined;
+  textOf(id: number): string;
+}
+
+/**
+ * One choice of a request: its tokens, how far its keys and values are stored, and the block that is denoised. All on the
+ * host, so a sequence that loses its pages can go on later where it stood.
+ */
+export class Sequence {
+  readonly request: EngineRequest;
+  readonly index: number;
+  /** 1 in AR decoding. */
+  readonly blockSize: number;
+  readonly autoregressive: boolean;
+  /** Prompt and output, masked where not committed. */
+  readonly tokens: Int32Array;
+  /** The generated positions. */
+  readonly firstNew: number;
+  readonly lastNew: number;
+
+  /** Tokens whose keys and values are in the pages. */
+  stored = 0;
+  pages: number[] = [];
+  /** Pages offered to the prefix cache, and the place of the last of them in its tree. */
+  published = 0;
+  parent: PrefixNode = 0;
+  /** Order among all sequences, for fairness. */
+  order = 0;
+  cachedTokens = 0;
+  started = false;
+  forwards = 0;
+  denoisingSteps = 0;
+  committedTokens = 0;
+  remaskedTokens = 0;
+  /** Number of blocks completed. */
+  blocksDone = 0;
+
+  /** Bounds of the block at hand. AR: start = end = the position to be generated. */
+  start: number;
+  end: number;
+  finishReason: DoneEvent["finishReason"] | undefined;
+  stopReason: string | number | undefined;
+  /** Date.now() of its start and of its first complete block. */
+  startedAt = 0;
+  firstBlockAt = 0;
+
+  readonly #model: SequenceModel;
+  readonly #rule: CommitRule;
+  readonly #stopIds: ReadonlySet<number>;
+  readonly #settings: RowSettings;
+  readonly #committed: (CommittedToken | undefined)[];
+  readonly #text: TextOutput;
+  #block = 0;
+  #step = 0;
+  #masked: number[] = [];
+  #initiallyMasked = 0;
+  #roundsLeft = 0;
+  /** Up to here everything was given out as final. */
+  #emitted: number;
+  #completionTokens = 0;
+
+  constructor(request: EngineRequest, index: number, model: SequenceModel) {
+    const { settings, prompt } = request;
+    this.request = request;
+    this.index = index;
+    this.#model = model;
+    this.autoregressive = settings.mode === "autoregressive";
+    this.blockSize = this.autoregressive ? 1 : settings.blockSize;
+    const B = this.blockSize;
+    if (settings.edit) {
+      const { start, end } = settings.edit;
+      this.firstNew = start;
+      this.lastNew = end;
+      this.tokens = prompt.slice(0, Math.min(prompt.length, Math.ceil(end / B) * B)).fill(model.maskId, start, end);
+    } else {
+      this.firstNew = prompt.length;
+      this.lastNew = prompt.length + settings.maxTokens;
+      this.tokens = new Int32Array(this.lastNew).fill(model.maskId);
+      this.tokens.set(prompt);
+    }
+    this.#rule = commitFromConfig(settings.commit ?? { rule: "static", steps: settings.steps });
+    this.#stopIds = new Set(settings.edit || settings.canvas === "fixed" ? [] : request.stopIds);
+    this.#committed = new Array(this.lastNew - this.firstNew);
+    this.#text = new TextOutput(model.tokenizer, settings.stop);
+    this.#emitted = this.firstNew;
+    const { temperature, topK, topP, minP, seed, logprobs } = settings;
+    const entropy = this.#rule.usesEntropy ?? false;
+    const forbidMask = !this.autoregressive;
+    this.#settings = { temperature, topK, topP, minP, seed: seed + index, logprobs, entropy, forbidMask };
+    this.start = this.autoregressive ? this.firstNew : Math.floor(this.firstNew / B) * B;
+    this.end = this.start;
+    if (!this.autoregressive) this.#openBlock();
+  }
+
+  /** The position after the last that a pass must hold for the block at hand to be denoised. */
+  get goal(): number {
+    return this.end;
+  }
+
+  /** Prompt tokens that a prefix from the cache may cover: the pass for the first logits must have something to do. */
+  get sharable(): number {
+    return this.autoregressive ? this.firstNew - 1 : this.start;
+  }
+
+  /** Where a pass begins: with the shift, one token before the block is asked again and again. */
+  get from(): number {
+    if (this.autoregressive || !this.#model.shift) return this.stored;
+    return Math.max(0, Math.min(this.stored, this.start - 1));
+  }
+
+  /** Tokens that are final once the pass at hand is done: only these may be kept. */
+  get final(): number {
+    return this.start;
+  }
+
+  get isPrefilled(): boolean {
+    return this.stored >= this.start;
+  }
+
+  /** What each token of a pass sees: keys before this position. */
+  visible(position: number, to: number): number {
+    return Math.min((Math.floor(position / this.blockSize) + 1) * this.blockSize, to);
+  }
+
+  /** The rows of logits that the pass to `goal` is asked for: where in the sequence, and how to choose there. */
+  rows(): { positions: number[]; rows: ChoiceRow[] } {
+    const settings = this.#rowSettings();
+    if (this.autoregressive) {
+      const row = { settings, position: this.end, pass: 0, candidate: -1 };
+      return { positions: [this.end - 1], rows: [row] };
+    }
+    const asked = this.#roundsLeft > 0 ? this.#generated() : this.#masked;
+    const { maskId, shift } = this.#model;
+    return {
+      positions: shift ? asked.map((position) => position - 1) : asked,
+      rows: asked.map((position) => {
+        const id = this.tokens[position];
+        return { settings, position, pass: this.#step, candidate: id === maskId ? -1 : id };
+      }),
+    };
+  }
+
+  /** Takes the choices for {@link rows}; returns what happened. Sets finishReason at the end. */
+  apply(choices: readonly RowChoice[]): EngineEvent[] {
+    return this.autoregressive ? this.#applyToken(choices[0]) : this.#applyBlock(choices);
+  }
+
+  /** Ends the sequence for another reason; what is final and held back is given out. */
+  stop(reason: "abort" | "error"): EngineEvent[] {
+    this.finishReason = reason;
+    const { text } = this.#text.flush();
+    return text === "" ? [] : [{ type: "text", index: this.index, text, ids: [], tokens: [] }];
+  }
+
+  done(now: number): DoneEvent {
+    const { arrival } = this.request;
+    const seconds = (at: number) => Math.max(0, (at === 0 ? now : at) - arrival) / 1000;
+    return {
+      type: "done",
+      index: this.index,
+      finishReason: this.finishReason ?? "error",
+      ...(this.stopReason !== undefined && { stopReason: this.stopReason }),
+      usage: {
+        promptTokens: this.request.prompt.length,
+        cachedTokens: this.cachedTokens,
+        completionTokens: this.#completionTokens,
+        forwards: this.forwards,
+        denoisingSteps: this.denoisingSteps,
+      },
+      timings: { queue: seconds(this.startedAt), firstBlock: seconds(this.firstBlockAt), total: seconds(now) },
+    };
+  }
+
+  #openBlock(): void {
+    this.end = Math.min(this.start + this.blockSize, this.tokens.length);
+    this.#masked = this.#generated();
+    this.#initiallyMasked = this.#masked.length;
+    this.#step = 0;
+    this.#roundsLeft = this.request.settings.remask?.rounds ?? 0;
+  }
+
+  /** The block's positions that are generated. */
+  #generated(): number[] {
+    const from = Math.max(this.start, this.firstNew);
+    return Array.from({ length: Math.max(0, Math.min(this.end, this.lastNew) - from) }, (_, i) => from + i);
+  }
+
+  #applyToken(choice: RowChoice): EngineEvent[] {
+    const position = this.end;
+    this.denoisingSteps++;
+    this.#noteFirstBlock();
+    this.blocksDone++;
+    if (this.#stopIds.has(choice.id)) {
+      this.finishReason = "stop";
+      this.stopReason = choice.id;
+      return this.#flush([]);
+    }
+    this.tokens[position] = choice.id;
+    const token = this.#commit(position, choice, 0, position - this.firstNew);
+    this.start = this.end = position + 1;
+    const denoise: EngineEvent = {
+      type: "denoise",
+      index: this.index,
+      block: position - this.firstNew,
+      step: 0,
+      start: position,
+      end: position + 1,
+      masksLeft: 0,
+      committed: [token],
+    };
+    return this.#emitTo(position + 1, this.request.settings.events === "all" ? [denoise] : []);
+  }
+
+  #applyBlock(choices: readonly RowChoice[]): EngineEvent[] {
+    const { maskId } = this.#model;
+    const { remask, events: wanted } = this.request.settings;
+    const rows = this.#roundsLeft > 0 ? this.#generated() : this.#masked;
+    const open = rows
+      .map((position, k) => ({ position, k }))
+      .filter(({ position }) => this.tokens[position] === maskId);
+    const committed: CommittedToken[] = [];
+    const again =
+      this.#roundsLeft > 0 ? rows.filter((position, k) => isDoubted(this.tokens[position], choices[k])) : [];
+    function isDoubted(id: number, choice: RowChoice): boolean {
+      return id !== maskId && Math.exp(choice.candidateLogprob) < (remask?.below ?? 0);
+    }
+    if (open.length > 0) {
+      const confidence = Float64Array.from(open, ({ k }) => choices[k].confidence);
+      const entropy = this.#settings.entropy ? Float64Array.from(open, ({ k }) => choices[k].entropy) : undefined;
+      const state = { step: this.#step, initiallyMasked: this.#initiallyMasked, entropy };
+      for (const i of this.#rule.choose(confidence, state)) {
+        const { position, k } = open[i];
+        this.tokens[position] = choices[k].id;
+        committed.push(this.#commit(position, choices[k], this.#step, this.#block));
+      }
+    }
+    if (again.length > 0) {
+      this.#roundsLeft--;
+      this.remaskedTokens += again.length;
+      for (const position of again) this.tokens[position] = maskId;
+    }
+    this.#masked = this.#generated().filter((position) => this.tokens[position] === maskId);
+    const step = this.#step++;
+    this.denoisingSteps++;
+    const events: EngineEvent[] = [];
+    if (wanted === "all") {
+      const { index, start, end } = this;
+      const masksLeft = this.#masked.length;
+      const block = this.#block;
+      events.push({
+        type: "denoise",
+        ...{ index, block, step, start, end, masksLeft, committed },
+        ...(again.length > 0 && { remasked: again }),
+      });
+    }
+    // With rounds left a complete block is looked at once more.
+    const checked = this.#roundsLeft === 0 || (open.length === 0 && again.length === 0);
+    const complete = this.#masked.length === 0 && checked;
+    const known = complete ? this.end : remask ? this.start : (this.#masked[0] ?? this.end);
+    if (complete) {
+      this.blocksDone++;
+      this.#noteFirstBlock();
+      this.#block++;
+      this.start = this.end;
+      if (this.start < this.lastNew) this.#openBlock();
+    }
+    return this.#emitTo(Math.min(known, this.lastNew), events);
+  }
+
+  #commit(position: number, choice: RowChoice, step: number, block: number): CommittedToken {
+    const { textOf } = this.#model;
+    const token: CommittedToken = {
+      ...{ position, id: choice.id, text: textOf(choice.id), logprob: choice.logprob, step, block },
+      ...(choice.top && { topLogprobs: choice.top.map(({ id, logprob }) => ({ id, text: textOf(id), logprob })) }),
+    };
+    this.#committed[position - this.firstNew] = token;
+    this.committedTokens++;
+    return token;
+  }
+
+  /** Gives out what is final before `known`; ends at a stop or when all is done. */
+  #emitTo(known: number, events: EngineEvent[]): EngineEvent[] {
+    const tokens: CommittedToken[] = [];
+    let text = "";
+    for (; this.#emitted < known; this.#emitted++) {
+      const token = this.#committed[this.#emitted - this.firstNew] as CommittedToken;
+      if (this.#stopIds.has(token.id)) {
+        this.finishReason = "stop";
+        this.stopReason = token.id;
+        break;
+      }
+      this.#completionTokens++;
+      tokens.push(token);
+      const piece = this.#text.push(token.id);
+      text += piece.text;
+      if (piece.stop !== undefined) {
+        this.finishReason = "stop";
+        this.stopReason = piece.stop;
+        this.#emitted++;
+        break;
+      }
+    }
+    if (this.#emitted >= this.lastNew) this.finishReason ??= "length";
+    if (tokens.length > 0) {
+      events.push({ type: "text", index: this.index, text, ids: tokens.map((token) => token.id), tokens });
+    }
+    return this.finishReason ? this.#flush(events) : events;
+  }
+
+  #flush(events: EngineEvent[]): EngineEvent[] {
+    this.#noteFirstBlock();
+    if (typeof this.stopReason === "string") return events;
+    const { text, stop } = this.#text.flush();
+    if (stop !== undefined) {
+      this.finishReason = "stop";
+      this.stopReason = stop;
+    }
+    if (text !== "") events.push({ type: "text", index: this.index, text, ids: [], tokens: [] });
+    return events;
+  }
+
+  #noteFirstBlock(): void {
+    if (this.firstBlockAt === 0) this.firstBlockAt = Date.now();
+  }
+
+  #rowSettings(): RowSettings {
+    const adjust = this.#adjustments();
+    return adjust ? { ...this.#settings, adjust } : this.#settings;
+  }
+
+  /** Changes of the logits that depend on what is committed so far. */
+  #adjustments(): Adjustments | undefined {
+    const { logitBias, presencePenalty, frequencyPenalty, repetitionPenalty } = this.request.settings;
+    const { forbidden } = this.request;
+    const penalised = presencePenalty !== 0 || frequencyPenalty !== 0;
+    const bias = new Map<number, number>();
+    for (const [id, value] of Object.entries(logitBias)) {
+      bias.set(Number(id), value <= -100 ? Number.NEGATIVE_INFINITY : value);
+    }
+    for (const id of forbidden) bias.set(id, Number.NEGATIVE_INFINITY);
+    const repeated = new Set<number>();
+    if (penalised || repetitionPenalty !== 1) {
+      const { maskId } = this.#model;
+      const counts = new Map<number, number>();
+      const end = this.autoregressive ? this.end : this.lastNew;
+      for (let position = this.firstNew; position < end; position++) {
+        const id = this.tokens[position];
+        if (id !== maskId) counts.set(id, (counts.get(id) ?? 0) + 1);
+      }
+      for (const [id, count] of counts) {
+        repeated.add(id);
+        if (penalised) bias.set(id, (bias.get(id) ?? 0) - presencePenalty - frequencyPenalty * count);
+      }
+      for (let position = 0; position < this.firstNew; position++) repeated.add(this.tokens[position]);
+    }
+    if (repetitionPenalty === 1) repeated.clear();
+    if (bias.size === 0 && repeated.size === 0) return undefined;
+    return { bias, repetition: repetitionPenalty, repeated };
+  }
+}

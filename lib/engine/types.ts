@@ -1,0 +1,177 @@
+/** A token at the moment it was committed. */
+export interface CommittedToken {
+  /** From the prompt's first token, which is at 0 (for infilling: of the rendered prompt). */
+  position: number;
+  id: number;
+  /** The token's own text; a piece of a character is U+FFFD here. Texts of events join correctly. */
+  text: string;
+  /** ln of the probability the model gave it in the pass that committed it, untempered, over all tokens but the mask. */
+  logprob: number;
+  /** The likeliest tokens of that pass, if asked for (`logprobs` > 0), most likely first. */
+  topLogprobs?: TopLogprob[];
+  /** Denoising pass within the block, from 0; and the number of the block, from 0. AR: step 0, block = nth token. */
+  step: number;
+  block: number;
+}
+
+export interface TopLogprob {
+  id: number;
+  text: string;
+  logprob: number;
+}
+
+/** The request was taken from the queue and one of its choices began. */
+export interface StartEvent {
+  type: "start";
+  /** Number of the choice, 0 .. n - 1. */
+  index: number;
+  promptTokens: number;
+  /** Prompt tokens whose keys and values were already there. */
+  cachedTokens: number;
+}
+
+/** One denoising pass of one block; in AR decoding one token. */
+export interface DenoiseEvent {
+  type: "denoise";
+  index: number;
+  block: number;
+  step: number;
+  /** The block's first position and the one after its last; the first block may begin with the prompt's remainder. */
+  start: number;
+  end: number;
+  masksLeft: number;
+  committed: CommittedToken[];
+  /** Positions that were committed before and are masked again (option `remask`). */
+  remasked?: number[];
+}
+
+/** Text that is final, in order. What belongs to a stop string never appears. */
+export interface TextEvent {
+  type: "text";
+  index: number;
+  text: string;
+  /** The tokens that became final. Their text may come with a later event, when it may still be part of a stop string. */
+  ids: number[];
+  tokens: CommittedToken[];
+}
+
+export interface Usage {
+  promptTokens: number;
+  cachedTokens: number;
+  completionTokens: number;
+  /** Passes of the model this choice took part in, prefill included. */
+  forwards: number;
+  denoisingSteps: number;
+}
+
+/** Seconds since the request was given to the engine. */
+export interface Timings {
+  /** Until it left the queue. */
+  queue: number;
+  /** Until its first block (AR: token) was complete. */
+  firstBlock: number;
+  total: number;
+}
+
+/** Always a choice's last event. After "error" the iterator throws the error itself. */
+export interface DoneEvent {
+  type: "done";
+  index: number;
+  finishReason: "stop" | "length" | "abort" | "error";
+  /** The stop string or the stop token that ended it. */
+  stopReason?: string | number;
+  usage: Usage;
+  timings: Timings;
+}
+
+export type EngineEvent = StartEvent | DenoiseEvent | TextEvent | DoneEvent;
+
+/** What goes with a request but is not about its text. */
+export interface RequestOptions {
+  signal?: AbortSignal;
+  /** For logs; must not be in use. Default: a number of the engine's. */
+  requestId?: string;
+}
+
+/** A choice as a whole: what {@link EngineEvent}s add up to. */
+export interface Choice {
+  index: number;
+  text: string;
+  ids: number[];
+  tokens: CommittedToken[];
+  finishReason: DoneEvent["finishReason"];
+  stopReason?: string | number;
+  usage: Usage;
+  timings: Timings;
+}
+
+export interface ScoreResult {
+  /** Autoregressive: ln p of each token given those before; null for the first. */
+  logprobs: (number | null)[];
+  /** Per token the likeliest ones at its place, if asked for. */
+  topLogprobs?: (TopLogprob[] | null)[];
+  /** Negative sum of the logprobs; of mode "diffusion" the bound (Eq. 4), for which `logprobs` is empty. */
+  nats: number;
+  tokens: number;
+  /** Of the bound's random masks; 0 for autoregressive scores. */
+  standardError: number;
+}
+
+/** What the engine is doing and has done. Counters only grow, but start at 0 when the worker is started again. */
+export interface EngineStats {
+  state: "starting" | "ready" | "draining" | "dead" | "closed";
+  /** Choices that decode, and that wait for a place. */
+  running: number;
+  waiting: number;
+  /** Prompt tokens of the waiting choices. */
+  waitingTokens: number;
+  /** Share of the key/value pages that running choices hold, 0 .. 1. */
+  cacheUsage: number;
+  pages: { total: number; used: number; cached: number; free: number; pageSize: number };
+  counters: {
+    requests: number;
+    finished: { stop: number; length: number; abort: number; error: number };
+    /** Requests that were refused because a limit was reached, by limit. */
+    rejected: { requests: number; tokens: number };
+    promptTokens: number;
+    completionTokens: number;
+    /** Prompt tokens looked up in, and found by the prefix cache. */
+    prefixCacheQueries: number;
+    prefixCacheHits: number;
+    preemptions: number;
+    /** Passes of the model over a batch, and the rows of tokens in them. */
+    forwards: number;
+    forwardTokens: number;
+    /** One pass of one block each; AR tokens are not counted. */
+    denoisingSteps: number;
+    /** Tokens that denoising passes committed: per denoisingSteps the parallelism reached. */
+    committedTokens: number;
+    remaskedTokens: number;
+    blocks: number;
+    workerRestarts: number;
+  };
+  /** Seconds spent in the model's passes, and in everything around them (scheduling, sampling on the host, events). */
+  seconds: { model: number; other: number };
+  /** Live tensors and their bytes in the engine's thread. */
+  memory: { tensors: number; bytes: number };
+}
+
+/** What is known about the model that is loaded. */
+export interface ModelFacts {
+  /** The folder, or "in-memory". */
+  name: string;
+  vocabSize: number;
+  parameters: number;
+  /** Tokens of prompt and output: what the model was made for, and what this engine allows. */
+  contextLength: number;
+  maxLength: number;
+  maskId: number | null;
+  eosIds: number[];
+  hasTokenizer: boolean;
+  hasFim: boolean;
+  hasChatTemplate: boolean;
+  dtype: string;
+  device: string;
+  weights: "full" | "int8";
+  blockSize: number;
+}

@@ -1,0 +1,60 @@
+import type { FastifyBaseLogger } from "fastify";
+import { ApiError } from "./api-error.js";
+import type { Admission } from "./operations/admission.js";
+import type { Lifetime } from "./operations/lifetime.js";
+import type { Metrics } from "./operations/metrics.js";
+import type { ServerSettings } from "./options.js";
+import type { TextEngine } from "./served-engine.js";
+
+/** What the routes share. */
+export interface ServerContext {
+  readonly settings: ServerSettings;
+  readonly metrics: Metrics;
+  readonly admission: Admission;
+  readonly log: FastifyBaseLogger;
+  readonly version: string;
+  /** Seconds since 1970 when the server started: `created` of the model. */
+  readonly created: number;
+  /** Names of the model, the first being its own; known before the engine is ready. */
+  readonly modelNames: readonly string[];
+  /** Requests that are not over. */
+  readonly lifetimes: Set<Lifetime>;
+  readonly state: ServerState;
+}
+
+/** What changes while the server runs. */
+export interface ServerState {
+  engine: TextEngine | undefined;
+  fingerprint: string;
+  /** No request is taken any more. */
+  draining: boolean;
+}
+
+/**
+ * The engine, if it can be used now.
+ *
+ * @throws ApiError loading, draining, engine_unavailable
+ */
+export function readyEngine({ state }: ServerContext): TextEngine {
+  if (state.draining) {
+    throw new ApiError("draining", "the server is being stopped; another instance may answer", { retryAfter: 1 });
+  }
+  const { engine } = state;
+  if (!engine) throw new ApiError("loading", "the model is being loaded; try again in a moment", { retryAfter: 2 });
+  // While a dead worker is replaced ("starting"), requests wait for the next one.
+  const now = engine.stats().state;
+  if (now === "dead" || now === "closed" || now === "draining") {
+    throw new ApiError("engine_unavailable", "the engine does not run");
+  }
+  return engine;
+}
+
+/** @throws ApiError model_not_found */
+export function checkModel({ modelNames }: ServerContext, model: string | null | undefined): string {
+  if (model === null || model === undefined || model === "") return modelNames[0];
+  if (modelNames.includes(model)) return model;
+  const there = modelNames.map((name) => JSON.stringify(name)).join(", ");
+  throw new ApiError("model_not_found", `the model ${JSON.stringify(model)} does not exist; there is: ${there}`, {
+    param: "model",
+  });
+}

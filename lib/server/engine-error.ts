@@ -1,0 +1,44 @@
+import { EngineError, type EngineErrorCode } from "../engine/index.js";
+import { TokenizerError } from "../model/index.js";
+import { type ApiCode, ApiError } from "./api-error.js";
+
+const CODES: Record<EngineErrorCode, ApiCode> = {
+  ENGINE_OPTIONS: "invalid_value",
+  ENGINE_PROMPT: "invalid_value",
+  ENGINE_TOO_LONG: "context_length_exceeded",
+  ENGINE_QUEUE_FULL: "queue_full",
+  ENGINE_TIMEOUT: "request_timeout",
+  ENGINE_CLOSED: "engine_unavailable",
+  ENGINE_WORKER: "engine_failed",
+  ENGINE_MODEL: "engine_failed",
+  ENGINE_INTERNAL: "engine_failed",
+};
+
+/** What a client is told of an error; anything not foreseen is an internal error, without its details. */
+export function toApiError(error: unknown, retryAfter: () => number): ApiError {
+  if (error instanceof ApiError) return error;
+  if (error instanceof EngineError) {
+    const code = CODES[error.code];
+    if (code === "engine_failed") {
+      const message =
+        error.code === "ENGINE_WORKER"
+          ? "the engine failed while it worked on this request; it is started again, so another try may succeed"
+          : "the engine failed while it worked on this request";
+      return new ApiError(code, message, { cause: error });
+    }
+    const busy = code === "queue_full" || code === "engine_unavailable";
+    return new ApiError(code, error.message, {
+      cause: error,
+      ...(busy && { retryAfter: retryAfter() }),
+      ...(error.code === "ENGINE_PROMPT" && { param: "prompt" }),
+    });
+  }
+  if (error instanceof TokenizerError) {
+    const message = error.message;
+    if (error.code === "CHAT_TEMPLATE_FAILED") {
+      return new ApiError("chat_template_failed", message, { cause: error, param: "messages" });
+    }
+    if (error.code === "TOKENIZER_ID") return new ApiError("invalid_value", message, { cause: error, param: "tokens" });
+  }
+  return new ApiError("internal_error", "the server failed at this request", { cause: error });
+}

@@ -1,0 +1,270 @@
+import type { OutgoingHttpHeaders } from "node:http";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { EngineEvent } from "../engine/index.js";
+import { readyEngine, type ServerContext } from "./context.js";
+import { toApiError } from "./engine-error.js";
+import { merge } from "./merge.js";
+import { noteFailure, noteGeneration } from "./operations/access-log.js";
+import type { Ticket } from "./operations/admission.js";
+import { ClientGone, Lifetime } from "./operations/lifetime.js";
+import { ChoiceMeter } from "./operations/meter.js";
+import { EventStream } from "./operations/sse.js";
+import type { Job } from "./prepare.js";
+import type { Dialect, Generated } from "./protocol/dialect.js";
+import { type DllmStep, dllmStep } from "./protocol/steps.js";
+import { dllmTotals, UsageSum } from "./protocol/usage.js";
+
+/** What is to be done for a request, and how the answer is written. */
+export interface Work {
+  jobs: readonly Job[];
+  dialect: Dialect;
+  stream: boolean;
+  includeUsage: boolean;
+  continuousUsage: boolean;
+  streamSteps: boolean;
+  /** What is to be done first, once the request is taken. */
+  prepare?: (signal: AbortSignal) => Promise<void>;
+  /** When the request arrived, by performance.now(). */
+  arrived: number;
+  /** Fields of the request that were left out. */
+  ignored: readonly string[];
+}
+
+interface Tagged {
+  prompt: number;
+  choice: number;
+  event: EngineEvent;
+}
+
+/** Generates what a request asks for, and answers it. Every request of either endpoint comes through here. */
+export async function answer(
+  context: ServerContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  work: Work,
+): Promise<unknown> {
+  const { admission, settings, metrics, lifetimes } = context;
+  const { jobs } = work;
+  const choices = jobs.reduce((sum, { options }) => sum + options.n, 0);
+  const promptTokens = jobs.reduce((sum, job) => sum + job.promptTokens * job.options.n, 0);
+  const maxTokens = jobs.reduce((sum, { options }) => sum + options.maxTokens * options.n, 0);
+  const ticket = admission.enter(choices, promptTokens, maxTokens);
+  const { queueTimeout, requestTimeout } = settings;
+  const lifetime = new Lifetime(reply.raw, {
+    queueTimeout,
+    requestTimeout,
+    retryAfter: () => admission.retryAfter(),
+  });
+  lifetimes.add(lifetime);
+  const meters = Array.from({ length: choices }, () => new ChoiceMeter(metrics, work.arrived));
+  if (jobs.length > 0) {
+    metrics.paramsN.observe(jobs[0].options.n);
+    metrics.paramsMaxTokens.observe(jobs[0].options.maxTokens);
+  }
+  const usage = new UsageSum();
+  const events = watched(run(context, work, lifetime), { ticket, lifetime, meters, usage });
+  try {
+    await work.prepare?.(lifetime.signal);
+    return work.stream
+      ? await streamed(context, reply, work, events, lifetime, usage)
+      : await whole(reply, work, events, usage);
+  } catch (error) {
+    lifetime.end(error instanceof Error ? error : new Error(String(error)));
+    // The client's leaving, or a limit, says more than how the engine ended for it.
+    const { reason: why } = lifetime.signal;
+    const reason = why instanceof ClientGone ? why : toApiError(why, () => admission.retryAfter());
+    for (const meter of meters) meter.end(reason instanceof ClientGone ? "abort" : "error");
+    noteFailure(request, reason);
+    if (reply.sent) return reply; // it was told in the stream
+    throw reason;
+  } finally {
+    const { prompt_tokens, completion_tokens } = usage.toUsage();
+    noteGeneration(request, { id: work.dialect.id, prompt_tokens, completion_tokens, choices });
+    lifetimes.delete(lifetime);
+    lifetime.dispose();
+    ticket.leave();
+  }
+}
+
+async function* run(
+  context: ServerContext,
+  { jobs, dialect, streamSteps }: Work,
+  { signal }: Lifetime,
+): AsyncGenerator<Tagged> {
+  const engine = readyEngine(context);
+  const events = streamSteps ? "all" : "text"; // a pass that nobody asked for need not come through the threads
+  let first = 0;
+  const sources = jobs.map(({ prompt, options }, i) => {
+    const from = first;
+    first += options.n;
+    const requestId = jobs.length > 1 ? `${dialect.id}-${i}` : dialect.id;
+    const source =
+      options.maxTokens === 0
+        ? nothing(jobs[i])
+        : engine.generate(prompt, { ...options, events }, { signal, requestId });
+    return tagged(source, i, from, signal);
+  });
+  yield* merge(sources);
+  signal.throwIfAborted();
+}
+
+/** Of a request that wants its prompt back and no more. */
+async function* nothing({ promptTokens, options }: Job): AsyncGenerator<EngineEvent> {
+  for (let index = 0; index < options.n; index++) {
+    yield { type: "start", index, promptTokens, cachedTokens: 0 };
+    const usage = { promptTokens, cachedTokens: 0, completionTokens: 0, forwards: 0, denoisingSteps: 0 };
+    yield { type: "done", index, finishReason: "length", usage, timings: { queue: 0, firstBlock: 0, total: 0 } };
+  }
+}
+
+/** The events of one prompt, with the numbers of its choices in the request. They end with the signal, at once. */
+async function* tagged(
+  events: AsyncIterable<EngineEvent>,
+  prompt: number,
+  first: number,
+  signal: AbortSignal,
+): AsyncGenerator<Tagged> {
+  const iterator = events[Symbol.asyncIterator]();
+  // The engine hears of the signal, too; but one that hangs must not hold the request.
+  const stop = () => void iterator.return?.();
+  signal.addEventListener("abort", stop, { once: true });
+  try {
+    for (let step = await iterator.next(); !step.done; step = await iterator.next()) {
+      yield { prompt, choice: first + step.value.index, event: step.value };
+    }
+  } finally {
+    signal.removeEventListener("abort", stop);
+    stop();
+  }
+}
+
+interface Watchers {
+  ticket: Ticket;
+  lifetime: Lifetime;
+  meters: readonly ChoiceMeter[];
+  usage: UsageSum;
+}
+
+/** Keeps the books while events pass. */
+async function* watched(
+  events: AsyncIterable<Tagged>,
+  { ticket, lifetime, meters, usage }: Watchers,
+): AsyncGenerator<Tagged> {
+  for await (const each of events) {
+    const { prompt, choice, event } = each;
+    // How it ended for a request that was given up is no matter of the client's.
+    if (event.type === "done" && lifetime.signal.aborted) lifetime.signal.throwIfAborted();
+    meters[choice].see(event);
+    if (event.type === "start") {
+      ticket.began();
+      if (!ticket.isQueued) lifetime.began();
+      usage.prompt(prompt, event.promptTokens, event.cachedTokens);
+    } else if (event.type === "text") {
+      ticket.generated(event.ids.length);
+      usage.generated(choice, event.ids.length);
+    } else if (event.type === "done") {
+      usage.done(choice, event.usage);
+    }
+    yield each;
+  }
+}
+
+async function whole(
+  reply: FastifyReply,
+  work: Work,
+  events: AsyncIterable<Tagged>,
+  usage: UsageSum,
+): Promise<unknown> {
+  const choices: Generated[] = [];
+  work.jobs.forEach(({ options }) => {
+    for (let i = 0; i < options.n; i++) {
+      const index = choices.length;
+      choices.push({ index, text: "", ids: [], tokens: [], finishReason: "length", stopReason: undefined });
+    }
+  });
+  const steps: DllmStep[] = [];
+  for await (const { choice, event } of events) {
+    const into = choices[choice];
+    if (event.type === "text") {
+      into.text += event.text;
+      into.ids.push(...event.ids);
+      into.tokens.push(...event.tokens);
+    } else if (event.type === "denoise") {
+      if (work.streamSteps) steps.push(dllmStep(choice, event));
+    } else if (event.type === "done") {
+      into.finishReason = event.finishReason;
+      into.stopReason = event.stopReason;
+    }
+  }
+  const dllm = { ...usage.toDllm(), ...(work.streamSteps && { steps }) };
+  const body = { ...work.dialect.response(choices, usage.toUsage()), dllm };
+  noteIgnored(reply, work.ignored);
+  return reply.send(body);
+}
+
+async function streamed(
+  context: ServerContext,
+  reply: FastifyReply,
+  work: Work,
+  events: AsyncIterable<Tagged>,
+  { signal }: Lifetime,
+  usage: UsageSum,
+): Promise<unknown> {
+  const { dialect, includeUsage, continuousUsage, streamSteps, ignored } = work;
+  const stream = new EventStream(reply.raw, context.settings.keepAlive);
+  const open = () => {
+    noteIgnored(reply, ignored);
+    reply.hijack();
+    stream.open(reply.getHeaders() as OutgoingHttpHeaders);
+  };
+  // Until the first event an error is answered with its own status: a full queue, a wait that was too long.
+  const send = async (chunk: object, more: object = {}) => {
+    if (!stream.isOpen) open();
+    const also = continuousUsage ? { usage: usage.toUsage() } : includeUsage ? { usage: null } : {};
+    await stream.send({ ...also, ...chunk, ...more }, signal);
+  };
+  try {
+    for await (const { choice: index, event } of events) {
+      if (event.type === "start") {
+        const opening = dialect.opening(index);
+        if (opening) await send(opening);
+        else if (!stream.isOpen) open();
+      } else if (event.type === "denoise") {
+        if (!streamSteps) continue;
+        await send(dialect.chunk({ index, text: "", ids: [], tokens: [] }), { dllm: dllmStep(index, event) });
+      } else if (event.type === "text") {
+        const { text, ids, tokens } = event;
+        if (text !== "" || ids.length > 0) await send(dialect.chunk({ index, text, ids, tokens }));
+      } else {
+        const { finishReason, stopReason, usage: used } = event;
+        const chunk = dialect.chunk({ index, text: "", ids: [], tokens: [], done: { finishReason, stopReason } });
+        const totals = dllmTotals(used.completionTokens, used.forwards, used.denoisingSteps);
+        await send(chunk, { dllm: { index, ...totals } });
+      }
+    }
+    if (!stream.isOpen) open();
+    if (includeUsage) await stream.send({ ...dialect.usageChunk(usage.toUsage()), dllm: usage.toDllm() }, signal);
+    stream.close();
+  } catch (error) {
+    if (!stream.isOpen) throw error;
+    const reason = signal.aborted ? signal.reason : error;
+    if (reason instanceof ClientGone) {
+      stream.abandon();
+      reply.raw.destroy();
+      throw reason;
+    }
+    const told = toApiError(reason, () => context.admission.retryAfter());
+    if (!reply.raw.writableNeedDrain) reply.raw.write(`data: ${JSON.stringify(told.toBody())}\n\n`);
+    stream.close();
+    if (reply.raw.writableNeedDrain) reply.raw.destroy(); // nobody reads
+    throw error;
+  }
+  return reply;
+}
+
+/** Fields that nobody knows are named in the answer, once in the log, and not refused unless in strict mode. */
+function noteIgnored(reply: FastifyReply, ignored: readonly string[]): void {
+  if (ignored.length === 0) return;
+  const names = ignored.slice(0, 16).map((name) => encodeURIComponent(Buffer.from(name.slice(0, 64)).toString()));
+  reply.header("x-ignored-parameters", names.join(", "));
+}

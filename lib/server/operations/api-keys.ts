@@ -1,0 +1,66 @@
+import { createHash, timingSafeEqual } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
+import { ApiError } from "../api-error.js";
+import { ServerError } from "../errors.js";
+import { WatchedFiles } from "./watched-file.js";
+
+export interface ApiKeyOptions {
+  keys: readonly string[];
+  /** One key a line; "#" begins a comment. Read again when it changes. */
+  file?: string;
+  onReload: (problem: Error | undefined) => void;
+}
+
+/** The keys that open the server. With neither keys nor a file it is open to everybody. */
+export class ApiKeys {
+  readonly required: boolean;
+  readonly #given: readonly Buffer[];
+  readonly #file: WatchedFiles | undefined;
+  #fromFile: readonly Buffer[] = [];
+
+  /** @throws ServerError SERVER_FILE for a key file that cannot be read or holds no key */
+  constructor({ keys, file, onReload }: ApiKeyOptions) {
+    this.required = keys.length > 0 || file !== undefined;
+    this.#given = keys.map(digest);
+    if (file !== undefined) {
+      this.#file = new WatchedFiles([file], ([content]) => this.#take(file, content.toString("utf8")), onReload);
+    }
+  }
+
+  get count(): number {
+    return this.#given.length + this.#fromFile.length;
+  }
+
+  /**
+   * Lets a request in, or not. The key is taken from `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
+   *
+   * @throws ApiError invalid_api_key
+   */
+  check(headers: IncomingHttpHeaders): void {
+    if (!this.required) return;
+    const given = /^Bearer +(\S+)\s*$/i.exec(headers.authorization ?? "")?.[1] ?? headers["x-api-key"];
+    if (typeof given !== "string" || given === "") {
+      throw new ApiError("invalid_api_key", "an API key is needed: send the header Authorization: Bearer KEY");
+    }
+    const wanted = digest(given);
+    // Each key is compared, and digests of one length: the time says nothing about how much of a key was right.
+    let matches = 0;
+    for (const key of [...this.#given, ...this.#fromFile]) matches += Number(timingSafeEqual(key, wanted));
+    if (matches === 0) throw new ApiError("invalid_api_key", "this API key is not known here");
+  }
+
+  close(): void {
+    this.#file?.close();
+  }
+
+  #take(path: string, text: string): void {
+    const lines = text.split("\n").map((line) => line.replace(/#.*$/, "").trim());
+    const keys = lines.filter((line) => line !== "");
+    if (keys.length === 0) throw new ServerError("SERVER_FILE", `${path} holds no API key`);
+    this.#fromFile = keys.map(digest);
+  }
+}
+
+function digest(key: string): Buffer {
+  return createHash("sha256").update(key, "utf8").digest();
+}

@@ -1,0 +1,72 @@
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { ServerError } from "../errors.js";
+
+/** Milliseconds between two looks. Kubernetes swaps a link when a secret changes, which file events miss. */
+const INTERVAL = 2_000;
+
+/**
+ * Files that may be replaced while the server runs: certificates, API keys. They are read again every few seconds;
+ * contents that `use` refuses are reported and the old ones stay in use.
+ */
+export class WatchedFiles {
+  readonly #paths: readonly string[];
+  readonly #use: (contents: Buffer[]) => void;
+  readonly #report: (problem: Error | undefined) => void;
+  readonly #timer: NodeJS.Timeout;
+  #seen: string;
+
+  /**
+   * @param use takes the contents; called at once, where it may throw, and after each change
+   * @param report is told of each change: undefined if it was taken, else why not
+   * @throws ServerError SERVER_FILE for a file that cannot be read
+   */
+  constructor(
+    paths: readonly string[],
+    use: (contents: Buffer[]) => void,
+    report: (problem: Error | undefined) => void,
+    interval: number = INTERVAL,
+  ) {
+    this.#paths = paths;
+    this.#use = use;
+    this.#report = report;
+    const contents = this.#read();
+    this.#seen = digest(contents);
+    use(contents);
+    this.#timer = setInterval(() => this.look(), interval).unref();
+  }
+
+  /** Looks now. */
+  look(): void {
+    try {
+      const contents = this.#read();
+      const seen = digest(contents);
+      if (seen === this.#seen) return;
+      this.#seen = seen;
+      this.#use(contents);
+      this.#report(undefined);
+    } catch (error) {
+      this.#report(error as Error);
+    }
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  #read(): Buffer[] {
+    return this.#paths.map((path) => {
+      try {
+        return readFileSync(path);
+      } catch (cause) {
+        throw new ServerError("SERVER_FILE", `${path} cannot be read: ${(cause as Error).message}`, { cause });
+      }
+    });
+  }
+}
+
+function digest(contents: readonly Buffer[]): string {
+  const hash = createHash("sha256");
+  for (const content of contents) hash.update(`${content.length}:`).update(content);
+  return hash.digest("hex");
+}

@@ -1,0 +1,80 @@
+import * as z from "zod";
+import { ServerError } from "./errors.js";
+
+const seconds = z
+  .number()
+  .min(0)
+  .max(86_400 * 7);
+
+/** Options of {@link createServer}. Durations are in seconds. */
+export const serverOptionsSchema = z.strictObject({
+  host: z.string().min(1).default("127.0.0.1"),
+  port: z.number().int().min(0).max(65_535).default(8000).describe("0: any free one"),
+  modelNames: z
+    .array(z.string().min(1))
+    .default([])
+    .describe("names clients call the model by; else its folder's name"),
+  apiKeys: z.array(z.string().min(1)).default([]),
+  apiKeyFile: z.string().optional().describe("one key a line; read again when it changes"),
+  insecure: z.boolean().default(false).describe("without keys also on addresses that others reach"),
+  strict: z.boolean().default(false).describe("refuse fields that are not known; else they are named in a header"),
+  temperature: z.number().min(0).max(100).default(0).describe("of requests that name none, as the published sampler"),
+  maxTokensLimit: z.number().int().min(1).optional().describe("most tokens of one choice; by default the context"),
+  maxChoices: z.number().int().min(1).max(1024).default(64).describe("prompts times n of one request"),
+  maxQueue: z.number().int().min(1).default(256).describe("choices that wait"),
+  maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that wait"),
+  queueTimeout: seconds.default(60).describe("a request may wait; 0: for ever"),
+  requestTimeout: seconds.default(600).describe("a request may take; 0: for ever"),
+  uploadTimeout: seconds.default(30).describe("a client may take to send a request; 0: for ever"),
+  shutdownTimeout: seconds.default(30).describe("running requests may go on after the order to stop"),
+  keepAlive: seconds.default(15).describe("between comments in a silent stream; 0: none"),
+  bodyLimit: z
+    .number()
+    .int()
+    .min(1024)
+    .max(2 ** 30)
+    .default(4 * 2 ** 20)
+    .describe("bytes"),
+  headerLimit: z
+    .number()
+    .int()
+    .min(1024)
+    .max(2 ** 20)
+    .default(16 * 2 ** 10)
+    .describe("bytes"),
+  corsOrigins: z.array(z.string().min(1)).default([]).describe('"*": every page; by default none but our own'),
+  tls: z.strictObject({ key: z.string(), cert: z.string() }).optional().describe("PEM files; read again when changed"),
+  logLevel: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
+  page: z.boolean().default(true).describe("serve the playground at /"),
+});
+/** What users write. */
+export type ServerOptions = z.input<typeof serverOptionsSchema>;
+export type ServerSettings = z.output<typeof serverOptionsSchema>;
+
+/**
+ * Checks options.
+ *
+ * @throws ServerError SERVER_OPTIONS: a wrong key or value, or a server without keys that others could reach
+ */
+export function parseServerOptions(options: ServerOptions): ServerSettings {
+  const parsed = serverOptionsSchema.safeParse(options);
+  if (!parsed.success) throw new ServerError("SERVER_OPTIONS", `server options: ${z.prettifyError(parsed.error)}`);
+  const settings = parsed.data;
+  if (!hasKeys(settings) && !settings.insecure && !isLoopback(settings.host)) {
+    throw new ServerError(
+      "SERVER_OPTIONS",
+      `without an API key the server listens on this machine only, and ${settings.host} can be reached from outside; ` +
+        "give a key (--api-key, --api-key-file), or --insecure if something else keeps strangers out",
+    );
+  }
+  return settings;
+}
+
+export function hasKeys({ apiKeys, apiKeyFile }: ServerSettings): boolean {
+  return apiKeys.length > 0 || apiKeyFile !== undefined;
+}
+
+/** Whether an address, as an option or in a Host header, means this machine. */
+export function isLoopback(host: string): boolean {
+  return /^(localhost|127(\.\d+){3}|\[?::1\]?)$/i.test(host);
+}

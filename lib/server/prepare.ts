@@ -1,0 +1,156 @@
+import type { GenerateOptions } from "../engine/index.js";
+import type { ChatMessage } from "../model/index.js";
+import { ApiError } from "./api-error.js";
+import type { ServerContext } from "./context.js";
+import { dllmOptions } from "./protocol/dllm.js";
+import type { ChatRequest, CompletionRequest } from "./protocol/requests.js";
+import type { TextEngine } from "./served-engine.js";
+
+/** One prompt and what is to be made of it. */
+export interface Job {
+  prompt: string | number[];
+  promptTokens: number;
+  options: GenerateOptions & { maxTokens: number; n: number };
+}
+
+/** Below this the likeliest token is all there is, and logits divided by it overflow. */
+const LEAST_TEMPERATURE = 1e-3;
+
+type Sampling = Pick<
+  CompletionRequest,
+  Exclude<keyof CompletionRequest, "prompt" | "suffix" | "echo" | "logprobs" | "max_tokens">
+>;
+
+/** The engine's options of what both endpoints have, without the number of tokens. */
+export function samplingOptions(
+  { settings }: ServerContext,
+  { model: facts }: TextEngine,
+  request: Sampling,
+): GenerateOptions {
+  const stop = typeof request.stop === "string" ? [request.stop] : (request.stop ?? []);
+  const ignoreEos = request.ignore_eos ?? false;
+  const extraStops = request.stop_token_ids ?? [];
+  for (const id of [...extraStops, ...Object.keys(request.logit_bias ?? {}).map(Number)]) {
+    if (id < facts.vocabSize) continue;
+    const param = extraStops.includes(id) ? "stop_token_ids" : "logit_bias";
+    const message = `${param}: the model has no token ${id}; its vocabulary is ${facts.vocabSize}`;
+    throw new ApiError("invalid_value", message, { param });
+  }
+  const temperature = request.temperature ?? settings.temperature;
+  return {
+    temperature: temperature < LEAST_TEMPERATURE ? 0 : temperature,
+    ...(request.top_p != null && { topP: request.top_p }),
+    ...(request.top_k != null && { topK: Math.max(0, request.top_k) }),
+    ...(request.min_p != null && { minP: request.min_p }),
+    ...(request.seed != null && { seed: request.seed }),
+    ...(request.presence_penalty != null && { presencePenalty: request.presence_penalty }),
+    ...(request.frequency_penalty != null && { frequencyPenalty: request.frequency_penalty }),
+    ...(request.repetition_penalty != null && { repetitionPenalty: request.repetition_penalty }),
+    ...(request.logit_bias != null && { logitBias: request.logit_bias }),
+    stop: stop.filter((text) => text !== ""),
+    ...(extraStops.length > 0 && { stopIds: [...(ignoreEos ? [] : facts.eosIds), ...extraStops] }),
+    ignoreEos,
+    ...dllmOptions(request.dllm),
+  };
+}
+
+/**
+ * How many tokens a choice may have.
+ *
+ * @param asked undefined: as many as there is room for, or `fallback`
+ * @throws ApiError context_length_exceeded, invalid_value
+ */
+export function tokensToGenerate(
+  { settings }: ServerContext,
+  { model: facts }: TextEngine,
+  promptTokens: number,
+  asked: number | null | undefined,
+  { param, fallback }: { param: string; fallback?: number },
+): number {
+  const { maxLength } = facts;
+  const limit = settings.maxTokensLimit ?? maxLength;
+  if (asked != null && asked > limit && limit < maxLength) {
+    throw new ApiError("invalid_value", `${param}: at most ${limit} tokens are generated here, not ${asked}`, {
+      param,
+    });
+  }
+  const room = maxLength - promptTokens;
+  const tokens = asked ?? Math.min(fallback ?? room, room, limit);
+  if (tokens > room || (asked == null && room < 1)) {
+    const message =
+      `the model's context is ${maxLength} tokens; the prompt has ${promptTokens} ` +
+      `and ${param} asks for ${asked ?? 1} more`;
+    throw new ApiError("context_length_exceeded", message, { param });
+  }
+  return tokens;
+}
+
+/** Ids of a text, unless it is certainly too long: then nothing is spent on it. */
+export function encodeText(
+  { tokenizer, model: facts }: TextEngine,
+  text: string,
+  param: string,
+  addSpecialTokens: boolean,
+): number[] {
+  const atLeast = Math.ceil(text.length / longestToken(tokenizer));
+  if (atLeast > facts.maxLength) {
+    const message = `${param}: the model's context is ${facts.maxLength} tokens, and this text has at least ${atLeast}`;
+    throw new ApiError("context_length_exceeded", message, { param });
+  }
+  return tokenizer.encode(text, { addSpecialTokens });
+}
+
+const longest = new WeakMap<TextEngine["tokenizer"], number>();
+
+/** Bytes of the longest token; a text has at least as many tokens as its characters fill such ones. */
+function longestToken(tokenizer: TextEngine["tokenizer"]): number {
+  const known = longest.get(tokenizer);
+  if (known !== undefined) return known;
+  let bytes = 1;
+  for (let id = 0; id < tokenizer.vocabSize; id++) bytes = Math.max(bytes, tokenizer.rawBytesOf(id).length);
+  longest.set(tokenizer, bytes);
+  return bytes;
+}
+
+/** Refuses ids that the model does not have, and prompts without any. */
+export function checkIds({ model: facts }: TextEngine, ids: readonly number[], param: string): void {
+  if (ids.length === 0) throw new ApiError("invalid_value", `${param}: an empty prompt cannot be continued`, { param });
+  const strange = ids.find((id) => id >= facts.vocabSize);
+  if (strange === undefined) return;
+  const message = `${param}: the model has no token ${strange}; its vocabulary is ${facts.vocabSize}`;
+  throw new ApiError("invalid_value", message, { param });
+}
+
+/** @throws ApiError invalid_value when a request asks for more choices than one may */
+export function checkChoices({ settings }: ServerContext, prompts: number, n: number): void {
+  if (prompts * n <= settings.maxChoices) return;
+  const message = `${prompts} prompt${prompts > 1 ? "s" : ""} times n = ${n} are more than ${settings.maxChoices} choices`;
+  throw new ApiError("invalid_value", message, { param: prompts > 1 ? "prompt" : "n" });
+}
+
+/**
+ * A conversation as ids, by the model's own template.
+ *
+ * @throws ApiError chat_template_missing, context_length_exceeded; TokenizerError CHAT_TEMPLATE_FAILED
+ */
+export function encodeChat(
+  engine: TextEngine,
+  messages: ChatRequest["messages"],
+  options: { addGenerationPrompt: boolean; variables?: Record<string, unknown>; addSpecialTokens?: boolean },
+): number[] {
+  if (!engine.model.hasChatTemplate) {
+    throw new ApiError(
+      "chat_template_missing",
+      "this model has no chat template, so it cannot be talked to; /v1/completions continues text",
+      { param: "messages" },
+    );
+  }
+  const { addGenerationPrompt, variables, addSpecialTokens = false } = options;
+  const plain = messages.map(({ content, role, ...rest }): ChatMessage => {
+    const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text).join("");
+    // What newer clients call "developer" is what templates know as "system".
+    return { ...rest, role: role === "developer" ? "system" : role, content: text };
+  });
+  const text = engine.tokenizer.chatTemplate.render(plain, { addGenerationPrompt, variables });
+  return encodeText(engine, text, "messages", addSpecialTokens);
+}

@@ -1,0 +1,51 @@
+import * as z from "zod";
+import { samplingFields } from "./fields.js";
+import { idsSchema, promptSchema } from "./prompt.js";
+
+/** POST /v1/completions */
+export const completionRequestSchema = z.object({
+  ...samplingFields,
+  prompt: promptSchema,
+  suffix: z.string().nullish().describe("what follows: the text between is generated (infilling)"),
+  echo: z.boolean().nullish().describe("the prompt first; with max_tokens 0 nothing else"),
+  logprobs: z.number().int().min(0).max(20).nullish().describe("log-probabilities, and this many of the likeliest"),
+});
+export type CompletionRequest = z.output<typeof completionRequestSchema>;
+
+const part = z.strictObject({ type: z.literal("text"), text: z.string() });
+const message = z.looseObject({
+  role: z.enum(["system", "developer", "user", "assistant", "tool"]),
+  content: z.union([z.string(), z.array(part)], { error: 'expected a string or parts of type "text"' }).nullish(),
+});
+
+/** POST /v1/chat/completions */
+export const chatRequestSchema = z.object({
+  ...samplingFields,
+  messages: z.array(message).min(1).max(4096),
+  max_completion_tokens: z.number().int().min(0).nullish(),
+  logprobs: z.boolean().nullish(),
+  top_logprobs: z.number().int().min(0).max(20).nullish(),
+  add_generation_prompt: z.boolean().nullish(),
+  chat_template_kwargs: z.record(z.string(), z.unknown()).nullish().describe("more variables for the template"),
+  metadata: z.record(z.string(), z.string()).nullish().describe("has no effect"),
+  safety_identifier: z.string().nullish().describe("has no effect"),
+  prompt_cache_key: z.string().nullish().describe("has no effect: prefixes are found by their tokens"),
+});
+export type ChatRequest = z.output<typeof chatRequestSchema>;
+
+/** POST /tokenize */
+export const tokenizeRequestSchema = z.object({
+  model: z.string().max(256).nullish(),
+  prompt: z.string().nullish(),
+  messages: z.array(message).min(1).max(4096).nullish(),
+  add_special_tokens: z.boolean().nullish(),
+  add_generation_prompt: z.boolean().nullish(),
+  chat_template_kwargs: z.record(z.string(), z.unknown()).nullish(),
+  return_token_strs: z.boolean().nullish(),
+});
+
+/** POST /detokenize */
+export const detokenizeRequestSchema = z.object({
+  model: z.string().max(256).nullish(),
+  tokens: idsSchema,
+});

@@ -1,0 +1,59 @@
+import { randomUUID } from "node:crypto";
+import { performance } from "node:perf_hooks";
+import type { FastifyInstance } from "fastify";
+import { ApiError } from "../api-error.js";
+import { checkModel, readyEngine, type ServerContext } from "../context.js";
+import { answer } from "../generate.js";
+import { warnIgnored } from "../ignored.js";
+import { checkChoices, checkIds, encodeChat, samplingOptions, tokensToGenerate } from "../prepare.js";
+import { ChatDialect } from "../protocol/chat-dialect.js";
+import { unsupportedChatFields } from "../protocol/fields.js";
+import { parseRequest } from "../protocol/parse.js";
+import { chatRequestSchema } from "../protocol/requests.js";
+import { checkStreamOptions } from "../protocol/stream-options.js";
+
+/** POST /v1/chat/completions */
+export function chatRoute(app: FastifyInstance, context: ServerContext): void {
+  app.post("/v1/chat/completions", async (http, reply) => {
+    const arrived = performance.now();
+    const engine = readyEngine(context);
+    const { strict } = context.settings;
+    const parsed = parseRequest(chatRequestSchema, http.body, { strict, unsupported: unsupportedChatFields });
+    const { request, ignored } = parsed;
+    warnIgnored(context, ignored);
+    const model = checkModel(context, request.model);
+    const streaming = checkStreamOptions(request);
+    const n = request.n ?? 1;
+    checkChoices(context, 1, n);
+    if (request.top_logprobs != null && request.top_logprobs > 0 && !request.logprobs) {
+      throw new ApiError("invalid_value", "top_logprobs needs logprobs: true", { param: "top_logprobs" });
+    }
+    const ids = encodeChat(engine, request.messages, {
+      addGenerationPrompt: request.add_generation_prompt ?? true,
+      variables: request.chat_template_kwargs ?? undefined,
+      addSpecialTokens: request.add_special_tokens ?? false,
+    });
+    checkIds(engine, ids, "messages");
+    const param = request.max_completion_tokens != null ? "max_completion_tokens" : "max_tokens";
+    const asked = request.max_completion_tokens ?? request.max_tokens;
+    if (asked === 0) throw new ApiError("invalid_value", `${param}: must be at least 1`, { param });
+    const maxTokens = tokensToGenerate(context, engine, ids.length, asked, { param });
+    const options = {
+      ...samplingOptions(context, engine, request),
+      ...(request.logprobs && { logprobs: request.top_logprobs ?? 0 }),
+      maxTokens,
+      n,
+    };
+    const dialect = new ChatDialect(
+      {
+        id: `chatcmpl-${randomUUID().replaceAll("-", "")}`,
+        created: Math.floor(Date.now() / 1000),
+        model,
+        system_fingerprint: context.state.fingerprint,
+      },
+      { logprobs: request.logprobs ?? false, tokenIds: request.return_token_ids ?? false },
+    );
+    const jobs = [{ prompt: ids, promptTokens: ids.length, options }];
+    return answer(context, http, reply, { jobs, dialect, arrived, ignored, ...streaming });
+  });
+}

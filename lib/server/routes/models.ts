@@ -1,0 +1,40 @@
+import type { FastifyInstance } from "fastify";
+import { checkModel, type ServerContext } from "../context.js";
+
+/** GET /v1/models, /v1/models/:id, /version */
+export function modelRoutes(app: FastifyInstance, context: ServerContext): void {
+  const describe = (name: string) => {
+    const { modelNames, created, state } = context;
+    const facts = state.engine?.model;
+    return {
+      id: name,
+      object: "model",
+      created,
+      owned_by: "diffcoder",
+      root: modelNames[0],
+      parent: null,
+      max_model_len: facts?.maxLength ?? null,
+      permission: [],
+      dllm: facts
+        ? {
+            block_size: facts.blockSize,
+            mask_id: facts.maskId,
+            modes: facts.maskId === null ? ["autoregressive"] : ["diffusion", "autoregressive"],
+            chat: facts.hasChatTemplate,
+            infill: facts.hasFim,
+            parameters: facts.parameters,
+            vocabulary: facts.vocabSize,
+            dtype: facts.dtype,
+            weights: facts.weights,
+            device: facts.device,
+          }
+        : null,
+    };
+  };
+  app.get("/v1/models", async () => ({ object: "list", data: context.modelNames.map(describe) }));
+  // Names may hold slashes, as those of Hugging Face do.
+  app.get<{ Params: { "*": string } }>("/v1/models/*", async (request) => {
+    return describe(checkModel(context, request.params["*"] || "(none)"));
+  });
+  app.get("/version", async () => ({ version: context.version, system_fingerprint: context.state.fingerprint }));
+}

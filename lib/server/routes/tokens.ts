@@ -1,0 +1,44 @@
+import type { FastifyInstance } from "fastify";
+import { ApiError } from "../api-error.js";
+import { checkModel, readyEngine, type ServerContext } from "../context.js";
+import { warnIgnored } from "../ignored.js";
+import { checkIds, encodeChat, encodeText } from "../prepare.js";
+import { parseRequest } from "../protocol/parse.js";
+import { detokenizeRequestSchema, tokenizeRequestSchema } from "../protocol/requests.js";
+
+/** POST /tokenize and /detokenize */
+export function tokenRoutes(app: FastifyInstance, context: ServerContext): void {
+  const { strict } = context.settings;
+  app.post("/tokenize", async (http) => {
+    const engine = readyEngine(context);
+    const { request, ignored } = parseRequest(tokenizeRequestSchema, http.body, { strict });
+    warnIgnored(context, ignored);
+    checkModel(context, request.model);
+    const { prompt, messages } = request;
+    if ((prompt == null) === (messages == null)) {
+      throw new ApiError("invalid_value", "exactly one of prompt and messages is needed", { param: "prompt" });
+    }
+    const tokens =
+      messages != null
+        ? encodeChat(engine, messages, {
+            addGenerationPrompt: request.add_generation_prompt ?? true,
+            variables: request.chat_template_kwargs ?? undefined,
+            addSpecialTokens: request.add_special_tokens ?? false,
+          })
+        : encodeText(engine, prompt ?? "", "prompt", request.add_special_tokens ?? true);
+    return {
+      tokens,
+      count: tokens.length,
+      max_model_len: engine.model.maxLength,
+      token_strs: request.return_token_strs ? tokens.map((id) => engine.tokenizer.decode([id])) : null,
+    };
+  });
+  app.post("/detokenize", async (http) => {
+    const engine = readyEngine(context);
+    const { request, ignored } = parseRequest(detokenizeRequestSchema, http.body, { strict });
+    warnIgnored(context, ignored);
+    checkModel(context, request.model);
+    if (request.tokens.length > 0) checkIds(engine, request.tokens, "tokens");
+    return { prompt: engine.tokenizer.decode(request.tokens) };
+  });
+}

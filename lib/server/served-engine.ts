@@ -1,0 +1,26 @@
+import type {
+  EngineEvent,
+  EngineStats,
+  GenerateOptions,
+  ModelFacts,
+  RequestOptions,
+  ScoreOptions,
+  ScoreResult,
+} from "../engine/index.js";
+import type { Tokenizer } from "../model/index.js";
+
+/** What the server needs of an engine: the part of `Engine` that it uses. */
+export interface ServedEngine {
+  readonly model: ModelFacts;
+  readonly tokenizer: Tokenizer | undefined;
+  generate(prompt: string | number[], options: GenerateOptions, request?: RequestOptions): AsyncIterable<EngineEvent>;
+  score(tokens: number[], options?: ScoreOptions): Promise<ScoreResult>;
+  stats(): EngineStats;
+}
+
+/** One that can be asked in words. */
+export type TextEngine = ServedEngine & { readonly tokenizer: Tokenizer };
+
+export function hasTokenizer(engine: ServedEngine): engine is TextEngine {
+  return engine.tokenizer !== undefined;
+}

@@ -1,0 +1,129 @@
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Engine, GenerateOptions } from "../../lib/engine/index.js";
+import type { StableDiffCoder } from "../../lib/model/index.js";
+import { collect, here, randomPrompt, reference, sharpCoder } from "./support.js";
+
+let coder: StableDiffCoder;
+let engine: Engine;
+beforeAll(async () => {
+  coder = sharpCoder();
+  engine = await here(coder, { cacheTokens: 4096 });
+});
+afterAll(async () => {
+  await engine.close();
+  coder.dispose();
+});
+
+const rules: GenerateOptions["commit"][] = [
+  { rule: "static" },
+  { rule: "static", steps: 2 },
+  { rule: "threshold", value: 0.6 },
+  { rule: "hybrid", value: 0.7, steps: 3 },
+  { rule: "factor", factor: 1.2 },
+  { rule: "entropy", bound: 0.4 },
+];
+
+/** Many requests of all kinds. */
+function jobs(count: number, more: GenerateOptions = {}): { prompt: number[]; options: GenerateOptions }[] {
+  return Array.from({ length: count }, (_, i) => {
+    const options: GenerateOptions = { maxTokens: 5 + ((7 * i) % 23), seed: i, stopIds: [], ...more };
+    const isAr = i % 5 === 4;
+    Object.assign(
+      options,
+      isAr ? { mode: "autoregressive" } : { blockSize: [1, 4, 8, 3, 16][i % 5 || 1], commit: rules[i % 6] },
+    );
+    return { prompt: randomPrompt(i, 1 + ((13 * i) % 70)), options };
+  });
+}
+
+describe("the engine equals the plain samplers, token for token", () => {
+  it.each([
+    ["greedy", {}],
+    ["tempered", { temperature: 0.9 }],
+    ["top-k", { temperature: 1.1, topK: 7 }],
+    ["top-p", { temperature: 1, topP: 0.8 }],
+    ["min-p", { temperature: 1.2, minP: 0.05 }],
+    ["all filters", { temperature: 1.2, minP: 0.01, topK: 30, topP: 0.95 }],
+  ] as [string, GenerateOptions][])("%s: 24 requests of all kinds in one batch", async (_, more) => {
+    const all = jobs(24, more);
+    const got = await Promise.all(all.map(({ prompt, options }) => collect(engine, prompt, options)));
+    for (const [i, { prompt, options }] of all.entries()) {
+      const { ids, commits } = await reference(coder, prompt, options);
+      expect(got[i].ids, `request ${i}`).toEqual(ids);
+      const denoised = got[i].events.filter((event) => event.type === "denoise");
+      if (options.mode !== "autoregressive") {
+        expect(denoised.map((event) => event.committed.map(({ position }) => position).sort((a, b) => a - b))).toEqual(
+          commits,
+        );
+      }
+    }
+  });
+
+  it("for any prompt and options, with any chunking of the prompt and any page size", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          lengths: fc.array(fc.integer({ min: 1, max: 60 }), { minLength: 1, maxLength: 5 }),
+          maxBatchTokens: fc.integer({ min: 1, max: 40 }),
+          pageSize: fc.constantFrom(1, 3, 8, 16, 20, 32, 70),
+          blockSize: fc.integer({ min: 1, max: 9 }),
+          maxTokens: fc.integer({ min: 1, max: 20 }),
+          rule: fc.constantFrom(...rules),
+          temperature: fc.constantFrom(0, 1),
+          shift: fc.boolean(),
+          seed: fc.nat(1000),
+        }),
+        async ({ lengths, maxBatchTokens, pageSize, shift, rule, ...rest }) => {
+          const own = await here(coder, { cacheTokens: 700, maxBatchTokens, pageSize, shift });
+          const options: GenerateOptions = { ...rest, commit: rule, stopIds: [] };
+          const prompts = lengths.map((length) => randomPrompt(rest.seed + length, length));
+          const got = await Promise.all(prompts.map((prompt) => collect(own, prompt, options)));
+          for (const [i, prompt] of prompts.entries()) {
+            expect(got[i].ids).toEqual((await reference(coder, prompt, { ...options, shift })).ids);
+          }
+          await own.close();
+        },
+      ),
+      { numRuns: 40 },
+    );
+  });
+
+  it("alone, in a batch and after pre-emption a seeded request gives the same text", async () => {
+    // Memory for some two of the requests: the others are thrown out and computed again, again and again.
+    const tight = await here(coder, { cacheTokens: 192, pageSize: 8, maxRunning: 16, prefixCache: false });
+    const all = jobs(16, { temperature: 0.8 });
+    const together = await Promise.all(all.map(({ prompt, options }) => collect(tight, prompt, options)));
+    expect(tight.stats().counters.preemptions).toBeGreaterThan(5);
+    expect(tight.stats().pages.used).toBe(0);
+    for (const [i, { prompt, options }] of all.entries()) {
+      const alone = await collect(engine, prompt, options);
+      expect(together[i].ids).toEqual(alone.ids);
+    }
+    await tight.close();
+  });
+
+  it("with the prefix cache and without, and the cache is used", async () => {
+    const prefix = randomPrompt(1, 100);
+    const all = Array.from({ length: 8 }, (_, i) => ({
+      prompt: [...prefix.slice(0, 60 + 5 * i), ...randomPrompt(50 + i, 9)],
+      options: { maxTokens: 12, blockSize: i % 2 ? 4 : 8, stopIds: [] } as GenerateOptions,
+    }));
+    const cached = await here(coder, { pageSize: 8, cacheTokens: 2048 });
+    let hits = 0;
+    for (const { prompt, options } of all) {
+      const { events, ids } = await collect(cached, prompt, options);
+      const [start] = events;
+      if (start.type === "start") hits += start.cachedTokens;
+      expect(ids).toEqual((await reference(coder, prompt, options)).ids);
+    }
+    expect(hits).toBeGreaterThan(6 * 48);
+    expect(cached.stats().counters.prefixCacheHits).toBe(hits);
+    // A page that another sequence finished is as good as a prompt's: the output of one is the prefix of the next.
+    const first = await collect(cached, prefix, { maxTokens: 40, stopIds: [] });
+    const second = await collect(cached, [...prefix, ...first.ids], { maxTokens: 8, stopIds: [] });
+    expect(second.events[0]).toMatchObject({ type: "start", cachedTokens: 136 });
+    expect(second.ids).toEqual((await reference(coder, [...prefix, ...first.ids], { maxTokens: 8, stopIds: [] })).ids);
+    await cached.close();
+  });
+});

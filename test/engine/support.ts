@@ -1,0 +1,86 @@
+import { generateAutoregressive, generateBlocks } from "../../lib/diffusion/index.js";
+import { Engine, type EngineEvent, type EngineOptions, type GenerateOptions } from "../../lib/engine/index.js";
+import { type DecoderConfigInput, StableDiffCoder } from "../../lib/model/index.js";
+import * as torch from "../../lib/torch/index.js";
+
+torch.setNumThreads(1);
+
+export const MASK = 5;
+export const TOKENIZER = "assets/tokenizer";
+
+/**
+ * A random decoder whose predictions are sharp: with small random weights every token would be as likely as any other, and
+ * rounding would choose.
+ */
+export function sharpCoder(more: Partial<DecoderConfigInput> & { tokenizer?: string } = {}): StableDiffCoder {
+  const { tokenizer, ...config } = more;
+  const coder = StableDiffCoder.fromConfig(
+    {
+      vocabSize: 96,
+      hiddenSize: 32,
+      intermediateSize: 64,
+      numLayers: 2,
+      numHeads: 4,
+      numKeyValueHeads: 2,
+      maxPositionEmbeddings: 512,
+      maskTokenId: MASK,
+      initializerRange: 0.4,
+      ...config,
+    },
+    { seed: 3, tokenizer },
+  );
+  return coder;
+}
+
+export function randomPrompt(seed: number, length: number, vocabulary = 96): number[] {
+  const random = new torch.Philox(seed, 77);
+  return Array.from({ length }, () => 6 + random.below(vocabulary - 6));
+}
+
+export async function here(coder: StableDiffCoder, options: EngineOptions = {}): Promise<Engine> {
+  return Engine.create({ model: coder, thread: false, ...options });
+}
+
+export async function collect(
+  engine: Engine,
+  prompt: string | number[],
+  options: GenerateOptions = {},
+): Promise<{ events: EngineEvent[]; ids: number[]; text: string }> {
+  const events: EngineEvent[] = [];
+  for await (const event of engine.generate(prompt, options)) events.push(event);
+  const texts = events.filter((event) => event.type === "text");
+  return { events, ids: texts.flatMap(({ ids }) => ids), text: texts.map(({ text }) => text).join("") };
+}
+
+/** The plain reference: no cache, one request. */
+export async function reference(
+  coder: StableDiffCoder,
+  prompt: number[],
+  {
+    mode,
+    maxTokens,
+    stopIds = [],
+    blockSize,
+    commit,
+    temperature,
+    topK,
+    topP,
+    minP,
+    seed,
+    shift,
+  }: GenerateOptions & { shift?: boolean },
+): Promise<{ ids: number[]; commits: number[][] }> {
+  const common = { maxTokens: maxTokens ?? 128, stopIds, temperature, topK, topP, minP, seed, cache: false };
+  let ids: number[] = [];
+  const commits: number[][] = [];
+  if (mode === "autoregressive") {
+    for await (const event of generateAutoregressive(coder.model, prompt, common))
+      if (event.type === "done") ids = event.ids;
+  } else {
+    for await (const event of generateBlocks(coder.model, prompt, { ...common, blockSize, commit, shift })) {
+      if (event.type === "done") ids = event.ids;
+      if (event.type === "denoise") commits.push(event.committed);
+    }
+  }
+  return { ids, commits };
+}

@@ -1,0 +1,155 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, beforeAll, describe, expect, it } from "vitest";
+import { diffcoder, expectExplained, root, scratchFolder, smallCheckpoint } from "../cli/support.js";
+import { chunksOf, json, until } from "./support.js";
+
+// The command as a user starts it: compiled, its engine in a process of its own.
+const folder = scratchFolder();
+let model: string;
+beforeAll(async () => {
+  model = await smallCheckpoint(join(folder.path, "model"));
+}, 180_000);
+
+const children: ChildProcess[] = [];
+afterEach(() => {
+  for (const child of children.splice(0)) if (child.exitCode === null) child.kill("SIGKILL");
+});
+
+interface Running {
+  child: ChildProcess;
+  url: string;
+  stderr: () => string;
+  post: (body: object) => Promise<Response>;
+}
+
+async function serve(...args: string[]): Promise<Running> {
+  const child = spawn(process.execPath, [join(root, "bin", "diffcoder.mjs"), "serve", model, "--port", "0", ...args], {
+    env: { ...process.env, OMP_NUM_THREADS: "1", NO_COLOR: "1" },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  children.push(child);
+  let stderr = "";
+  child.stderr?.on("data", (chunk) => {
+    stderr += chunk;
+  });
+  child.stdout?.resume();
+  await until(() => stderr.includes("access") || child.exitCode !== null, "the start", 60);
+  const url = /(https?:\/\/\S+?)\/v1/.exec(stderr)?.[1] ?? "";
+  const headers = { "content-type": "application/json" };
+  const post = (body: object) =>
+    fetch(`${url}/v1/completions`, { method: "POST", headers, body: JSON.stringify(body) });
+  return { child, url, stderr: () => stderr, post };
+}
+
+async function openRequests(url: string): Promise<number> {
+  const metrics = await (await fetch(`${url}/metrics`)).text();
+  return Number(/num_http_requests_open\S* (\d+)/.exec(metrics)?.[1]);
+}
+
+/** Children of a process, and theirs. */
+function descendants(pid: number): number[] {
+  const own = readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((name) => {
+      try {
+        return (
+          Number(
+            readFileSync(`/proc/${name}/stat`, "utf8")
+              .replace(/^.*\) /, "")
+              .split(" ")[1],
+          ) === pid
+        );
+      } catch {
+        return false;
+      }
+    });
+  return own.map(Number).flatMap((each) => [each, ...descendants(each)]);
+}
+
+describe("diffcoder serve", () => {
+  it("says in a few lines what it serves, and where", async () => {
+    const { stderr, url, post } = await serve("--served-model-name", "org/tiny");
+    expect(stderr().trim().split("\n")).toHaveLength(4);
+    expect(stderr()).toMatch(/^serving +org\/tiny \(.* parameters, float32 on cpu, context 512; .*chat, infilling\)$/m);
+    expect(stderr()).toMatch(/^access +no API key: open to every program on this machine$/m);
+    expect(await (await fetch(url)).text()).toMatch(/<!doctype html>/i);
+    expect((await json(fetch(`${url}/v1/models/org/tiny`))).id).toBe("org/tiny");
+    expect((await json(post({ prompt: "x", max_tokens: 4 }))).choices[0].finish_reason).toBe("length");
+  });
+
+  it("stopped under load, loses no request that it took", async () => {
+    const { child, url, post, stderr } = await serve("--max-running", "4");
+    const whole = Array.from({ length: 8 }, (_, i) => post({ prompt: `x${i}`, max_tokens: 300 }));
+    const streams = Array.from({ length: 8 }, (_, i) => post({ prompt: `y${i}`, max_tokens: 300, stream: true }));
+    await until(async () => (await openRequests(url)) === 16, "the load", 20);
+    child.kill("SIGTERM");
+    for (const response of await Promise.all(whole)) {
+      expect(response.status).toBe(200);
+      expect((await json(response)).usage.completion_tokens).toBe(300);
+    }
+    for (const chunks of await Promise.all(streams.map(chunksOf))) {
+      expect(chunks.at(-1).choices[0].finish_reason).toBe("length");
+    }
+    const [code, signal] = child.exitCode === null ? await once(child, "exit") : [child.exitCode, null];
+    expect([code, signal]).toEqual([0, null]);
+    expect(stderr()).toMatch(/^SIGTERM: stopping; \d+ running/m);
+  }, 120_000);
+
+  it("told twice, stops at once", async () => {
+    const { child, post } = await serve("--shutdown-timeout", "100");
+    const response = await post({ prompt: "x", max_tokens: 500, stream: true, ignore_eos: true });
+    const others = Array.from({ length: 30 }, (_, i) => post({ prompt: `z${i}`, max_tokens: 500 }).catch(() => {}));
+    await sleep(200);
+    child.kill("SIGTERM");
+    await sleep(100);
+    const began = performance.now();
+    child.kill("SIGTERM");
+    const [code] = child.exitCode === null ? await once(child, "exit") : [child.exitCode];
+    expect(code).toBe(0);
+    expect(performance.now() - began).toBeLessThan(8000);
+    await response.text().catch(() => {});
+    await Promise.all(others);
+  }, 60_000);
+
+  it("whose engine is killed fails its requests aloud, and serves the next ones", async () => {
+    const { child, url, post } = await serve();
+    const workers = descendants(child.pid ?? 0);
+    expect(workers.length).toBeGreaterThan(0);
+    const lost = Array.from({ length: 6 }, (_, i) =>
+      post({ prompt: `x${i}`, max_tokens: 500, ignore_eos: true, stream: i % 2 === 0 }),
+    );
+    await sleep(300);
+    for (const pid of workers) process.kill(pid, "SIGKILL");
+    const texts = await Promise.all(lost.map(async (response) => (await response).text()));
+    // Those that were done before are whole; the others say what happened.
+    for (const text of texts) expect(text).toMatch(/engine_failed|"finish_reason":"(length|stop)"/);
+    expect(texts.some((text) => text.includes("engine_failed"))).toBe(true);
+    const began = performance.now();
+    const next = await json(post({ prompt: "x", max_tokens: 4 }));
+    expect(next.choices[0].finish_reason).toBe("length");
+    expect(performance.now() - began).toBeLessThan(15_000); // idle: under 2 s
+    expect((await fetch(`${url}/ready`)).status).toBe(200);
+    expect(await (await fetch(`${url}/metrics`)).text()).toMatch(/engine_restarts_total\S* 1/);
+  }, 60_000);
+
+  it("explains itself, by groups", async () => {
+    const { stdout } = await diffcoder(["serve", "--help"]);
+    const groups = [...stdout.matchAll(/^([A-Z][\w ]+):$/gm)].map(([, name]) => name);
+    expect(groups).toEqual(
+      expect.arrayContaining(["Address", "Model", "Memory and batches", "Access", "Limits", "Log"]),
+    );
+  });
+
+  it("explains what is wrong", async () => {
+    expectExplained(
+      await diffcoder(["serve", join(folder.path, "nothing"), "--port", "0", "--log-level", "silent"]),
+      /nothing/,
+    );
+    expectExplained(await diffcoder(["serve", model, "--host", "0.0.0.0"]), /--api-key/);
+    expectExplained(await diffcoder(["serve", model, "--tls-key", "x"]), /belong together/);
+  }, 60_000);
+});

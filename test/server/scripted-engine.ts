@@ -1,0 +1,175 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import type {
+  CommittedToken,
+  EngineEvent,
+  EngineStats,
+  GenerateOptions,
+  ModelFacts,
+  RequestOptions,
+  ScoreOptions,
+  ScoreResult,
+} from "../../lib/engine/index.js";
+import { EngineError } from "../../lib/engine/index.js";
+import { Tokenizer } from "../../lib/model/index.js";
+import type { ServedEngine } from "../../lib/server/index.js";
+import { TOKENIZER } from "../cli/support.js";
+
+/** What a {@link ScriptedEngine} is to do. */
+export interface Script {
+  /** Milliseconds a block takes. Default 0: as fast as it goes. */
+  blockTime?: number;
+  /** Choices at once; others wait. */
+  maxRunning?: number;
+  model?: Partial<ModelFacts>;
+  /** Thrown after this many blocks. */
+  fail?: { after: number; error: Error };
+}
+
+/**
+ * Stands in for the engine where a test is about time and failure, which the real one does not have on demand: how long
+ * a block takes, when the worker dies. What it writes is a counting sequence. Tests of the protocol use the real engine.
+ */
+export class ScriptedEngine implements ServedEngine {
+  readonly tokenizer = Tokenizer.fromPretrained(TOKENIZER);
+  readonly model: ModelFacts;
+  readonly script: Script;
+  state: EngineStats["state"] = "ready";
+  running = 0;
+  waiting = 0;
+  /** Requests that were given up by their signal. */
+  aborted = 0;
+  readonly counters = emptyCounters();
+
+  constructor(script: Script = {}) {
+    this.script = script;
+    this.model = {
+      name: "scripted",
+      vocabSize: 4096,
+      parameters: 1000,
+      maxLength: 512,
+      contextLength: 512,
+      maskId: 5,
+      eosIds: [2],
+      hasTokenizer: true,
+      hasFim: true,
+      hasChatTemplate: true,
+      dtype: "float32",
+      device: "cpu",
+      weights: "full",
+      blockSize: 4,
+      ...script.model,
+    };
+  }
+
+  async *generate(
+    prompt: string | number[],
+    options: GenerateOptions,
+    { signal }: RequestOptions = {},
+  ): AsyncGenerator<EngineEvent> {
+    const { blockTime = 0, maxRunning = 64, fail } = this.script;
+    const began = performance.now();
+    const seconds = () => (performance.now() - began) / 1000;
+    const promptTokens = prompt.length;
+    const pause = async (time: number) => {
+      if (time > 0) await sleep(time, undefined, { signal }).catch(() => {});
+      if (!signal?.aborted) return;
+      this.aborted++;
+      throw signal.reason;
+    };
+    this.waiting++;
+    try {
+      while (this.running >= maxRunning) await pause(5);
+    } finally {
+      this.waiting--;
+    }
+    this.running++;
+    try {
+      const queue = seconds();
+      for (let index = 0; index < (options.n ?? 1); index++) {
+        yield { type: "start", index, promptTokens, cachedTokens: 0 };
+        const total = options.maxTokens ?? 16;
+        let written = 0;
+        for (let block = 0; written < total; block++) {
+          await pause(blockTime);
+          if (fail && block >= fail.after) throw fail.error;
+          const tokens: CommittedToken[] = [];
+          for (let i = 0; i < Math.min(4, total - written); i++) {
+            const id = this.tokenizer.encode(` ${(written + i) % 10}`, { addSpecialTokens: false })[0];
+            tokens.push({
+              position: promptTokens + written + i,
+              id,
+              text: this.tokenizer.decode([id]),
+              logprob: -0.5,
+              step: 0,
+              block,
+            });
+          }
+          written += tokens.length;
+          this.counters.completionTokens += tokens.length;
+          const start = promptTokens + written - tokens.length;
+          yield { type: "denoise", index, block, step: 0, start, end: start + 4, masksLeft: 0, committed: tokens };
+          const ids = tokens.map(({ id }) => id);
+          yield { type: "text", index, text: this.tokenizer.decode(ids), ids, tokens };
+        }
+        const forwards = Math.ceil(total / 4);
+        const usage = {
+          promptTokens,
+          cachedTokens: 0,
+          completionTokens: total,
+          forwards,
+          denoisingSteps: forwards,
+        };
+        const timings = { queue, firstBlock: queue, total: seconds() };
+        yield { type: "done", index, finishReason: "length", usage, timings };
+      }
+    } finally {
+      this.running--;
+    }
+  }
+
+  async score(tokens: number[], options: ScoreOptions = {}): Promise<ScoreResult> {
+    const logprobs = tokens.map((_, i) => (i === 0 ? null : -1));
+    const top = options.logprobs ? { topLogprobs: tokens.map(() => null) } : {};
+    return { logprobs, ...top, nats: tokens.length - 1, tokens: tokens.length, standardError: 0 };
+  }
+
+  stats(): EngineStats {
+    return {
+      state: this.state,
+      running: this.running,
+      waiting: this.waiting,
+      waitingTokens: 0,
+      cacheUsage: 0.25,
+      pages: { total: 4, used: 1, cached: 0, free: 3, pageSize: 32 },
+      counters: this.counters,
+      seconds: { model: 0, other: 0 },
+      memory: { tensors: 0, bytes: 0 },
+    };
+  }
+
+  async close(): Promise<void> {
+    this.state = "closed";
+  }
+}
+
+export const workerDied = () => new EngineError("ENGINE_WORKER", "the worker died: signal SIGKILL");
+
+function emptyCounters(): EngineStats["counters"] {
+  return {
+    requests: 0,
+    finished: { stop: 0, length: 0, abort: 0, error: 0 },
+    rejected: { requests: 0, tokens: 0 },
+    promptTokens: 0,
+    completionTokens: 0,
+    prefixCacheQueries: 0,
+    prefixCacheHits: 0,
+    preemptions: 0,
+    forwards: 0,
+    forwardTokens: 0,
+    denoisingSteps: 0,
+    committedTokens: 0,
+    remaskedTokens: 0,
+    blocks: 0,
+    workerRestarts: 0,
+  };
+}

@@ -1,0 +1,88 @@
+import { Engine, type EngineCreateOptions } from "../../lib/engine/index.js";
+import { StableDiffCoder } from "../../lib/model/index.js";
+import { type CreateServerOptions, type ServedEngine, Server } from "../../lib/server/index.js";
+import { TOKENIZER } from "../cli/support.js";
+
+/** A model with random weights and the code tokenizer: it writes nonsense, always the same. */
+export function smallModel(): StableDiffCoder {
+  const shape = {
+    vocabSize: 4096,
+    hiddenSize: 64,
+    intermediateSize: 128,
+    numLayers: 2,
+    numHeads: 2,
+    numKeyValueHeads: 1,
+    maxPositionEmbeddings: 512,
+    ...{ bosTokenId: 0, padTokenId: 1, eosTokenId: 2, maskTokenId: 5 },
+  };
+  return StableDiffCoder.fromConfig(shape, { tokenizer: TOKENIZER, seed: 3 });
+}
+
+/** The engine itself, in this process. */
+export function smallEngine(options: Omit<EngineCreateOptions, "model"> = {}): Promise<Engine> {
+  return Engine.create({ model: smallModel(), ...options });
+}
+
+export interface Started {
+  server: Server;
+  url: string;
+  log: Record<string, unknown>[];
+  /** What `fetch` takes, with the address and JSON before it. */
+  post(path: string, body: unknown, init?: RequestInit): Promise<Response>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** A server on a free port. */
+export async function start(
+  engine: ServedEngine | Promise<ServedEngine>,
+  options: CreateServerOptions = {},
+): Promise<Started> {
+  const log: Record<string, unknown>[] = [];
+  const logTo = { write: (line: string) => void log.push(JSON.parse(line)) };
+  const server = Server.create(engine, { port: 0, modelNames: ["tiny"], logTo, shutdownTimeout: 5, ...options });
+  const url = await server.listen();
+  return {
+    server,
+    url,
+    log,
+    post: (path, body, init = {}) =>
+      fetch(url + path, {
+        method: "POST",
+        body: typeof body === "string" || body instanceof Uint8Array ? body : JSON.stringify(body),
+        ...init,
+        headers: { "content-type": "application/json", ...init.headers },
+      }),
+    [Symbol.asyncDispose]: () => server.close({ drain: 0 }),
+  };
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: what a server answers is looked at field by field
+export type Json = any;
+
+export async function json(response: Response | Promise<Response>): Promise<Json> {
+  return (await response).json();
+}
+
+/** The data of a stream of server-sent events, "[DONE]" included. */
+export function dataOf(text: string): string[] {
+  return text
+    .split("\n\n")
+    .filter((event) => event.startsWith("data: "))
+    .map((event) => event.slice("data: ".length));
+}
+
+/** The chunks of a whole stream; the mark at its end must be there. */
+export async function chunksOf(response: Response | Promise<Response>): Promise<Json[]> {
+  const data = dataOf(await (await response).text());
+  if (data.pop() !== "[DONE]") throw new Error("the stream does not end with [DONE]");
+  return data.map((each) => JSON.parse(each));
+}
+
+/** Waits until something holds. */
+export async function until(holds: () => boolean | Promise<boolean>, what: string, seconds = 5): Promise<void> {
+  const end = performance.now() + seconds * 1000;
+  while (!(await holds())) {
+    if (performance.now() > end) throw new Error(`${what}: not within ${seconds} s`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
