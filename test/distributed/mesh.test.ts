@@ -9,7 +9,9 @@ async function ranks<T>(size: number, body: (world: ProcessGroup) => Promise<T>)
     Array.from({ length: size }, async (_, rank) => {
       const world = await ProcessGroup.create(store, rank, size, { timeout: 20 });
       try {
-        return await body(world);
+        const result = await body(world);
+        await world.barrier(); // who leaves while another still connects breaks that one's connection
+        return result;
       } finally {
         await world.destroy();
       }
@@ -105,6 +107,8 @@ describe("a mesh", () => {
         shard: mesh.group("shard")?.ranks,
         rank: mesh.rank("shard"),
       };
+      await mesh.group("shard")?.barrier();
+      await pair.barrier();
       await mesh.destroy();
       await pair.destroy();
       return result;
@@ -136,6 +140,7 @@ describe("a mesh", () => {
       for (const ask of [() => mesh.group(x), () => mesh.rank(x), () => mesh.size(x)])
         expect(ask).toThrowError(unknown);
       await expect(mesh.flatten(["x" as never])).rejects.toEqual(unknown);
+      await mesh.group("shard")?.barrier();
       await mesh.destroy();
     });
   });
