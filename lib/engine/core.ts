@@ -10,7 +10,8 @@ import type { EngineRequest } from "./request.js";
 import { type PlannedPart, Scheduler } from "./scheduler.js";
 import { score } from "./score.js";
 import { Sequence, type SequenceModel } from "./sequence.js";
-import type { EngineEvent, EngineStats, ModelFacts, ScoreResult } from "./types.js";
+import { type CoreStats, zeroCounters } from "./stats.js";
+import type { EngineEvent, ModelFacts, ScoreResult } from "./types.js";
 
 /** What the core tells of one request. `error` and `last` end it. */
 export interface CoreReport {
@@ -40,7 +41,7 @@ export class EngineCore {
   readonly #report: (reports: CoreReport[]) => void;
   readonly #active = new Map<number, ActiveRequest>();
   readonly #pending = new Map<number, CoreReport>();
-  readonly #counters: EngineStats["counters"];
+  readonly #counters = zeroCounters();
   readonly #seconds = { model: 0, other: 0 };
   #loop: Promise<void> | undefined;
   #closed = false;
@@ -83,23 +84,6 @@ export class EngineCore {
       weights: settings.weights,
       blockSize: settings.blockSize,
     };
-    this.#counters = {
-      requests: 0,
-      finished: { stop: 0, length: 0, abort: 0, error: 0 },
-      rejected: { requests: 0, tokens: 0 },
-      promptTokens: 0,
-      completionTokens: 0,
-      prefixCacheQueries: 0,
-      prefixCacheHits: 0,
-      preemptions: 0,
-      forwards: 0,
-      forwardTokens: 0,
-      denoisingSteps: 0,
-      committedTokens: 0,
-      remaskedTokens: 0,
-      blocks: 0,
-      workerRestarts: 0,
-    };
   }
 
   /** Takes a request; what comes of it is reported. */
@@ -140,7 +124,7 @@ export class EngineCore {
     );
   }
 
-  stats(): Omit<EngineStats, "state"> {
+  stats(): CoreStats {
     const { waiting, running, preemptions } = this.#scheduler;
     const { total, used, cached, free, pageSize } = this.#pool;
     const { tensors, host, device } = torch.memory();

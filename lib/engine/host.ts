@@ -1,7 +1,10 @@
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
+import type { StableDiffCoder } from "../model/index.js";
+import type { CoreService } from "./core-service.js";
 import type { CoreMessage, CoreReply } from "./protocol.js";
+import type { CoreStats } from "./stats.js";
 
 /** Where the engine's core lives, seen from outside. */
 export interface Host {
@@ -13,6 +16,8 @@ export interface Host {
   unref(): void;
   /** The id of the child process, if it is one. */
   readonly pid?: number;
+  /** Its stats of this very moment, where asking takes no message. */
+  stats?(): CoreStats | undefined;
 }
 
 export interface HostHandlers {
@@ -72,6 +77,23 @@ export function startProcess({ onReply, onExit }: HostHandlers): Host {
     get pid() {
       return child.pid;
     },
+  };
+}
+
+/** The core in this very thread: nothing crosses, and passes block the event loop. @param given see {@link CoreService} */
+export function startHere({ onReply }: HostHandlers, given?: StableDiffCoder): Host {
+  let service: CoreService | undefined;
+  // Only now: what it imports loads the addon, which an engine with a worker does without.
+  const loading = import("./core-service.js").then((module) => {
+    service = new module.CoreService(onReply, given);
+    return service;
+  });
+  return {
+    post: (message) => void (service ? service.obey(message) : loading.then((ready) => ready.obey(message))),
+    kill: async () => {},
+    ref: () => {},
+    unref: () => {},
+    stats: () => service?.stats(),
   };
 }
 

@@ -2,7 +2,8 @@ import type { EngineErrorCode } from "./errors.js";
 import { EngineError } from "./errors.js";
 import type { EngineSettings, ScoreSettings } from "./options.js";
 import type { EngineRequest } from "./request.js";
-import type { EngineEvent, EngineStats, ModelFacts, ScoreResult } from "./types.js";
+import type { CoreStats } from "./stats.js";
+import type { EngineEvent, ModelFacts, ScoreResult } from "./types.js";
 
 /** What the engine's thread or process is told. */
 export type CoreMessage =
@@ -10,10 +11,7 @@ export type CoreMessage =
   | { kind: "generate"; request: EngineRequest }
   | { kind: "abort"; key: number }
   | { kind: "score"; key: number; tokens: Int32Array; settings: ScoreSettings }
-  | { kind: "stats" }
   | { kind: "close" };
-
-export type CoreStats = Omit<EngineStats, "state">;
 
 /** What it says. */
 export type CoreReply =
@@ -21,7 +19,6 @@ export type CoreReply =
   | { kind: "failed"; error: ErrorParts }
   | { kind: "reports"; reports: WireReport[]; stats?: CoreStats }
   | { kind: "score"; key: number; result?: ScoreResult; error?: ErrorParts }
-  | { kind: "stats"; stats: CoreStats }
   | { kind: "closed" };
 
 export interface WireReport {
@@ -37,9 +34,10 @@ export interface ErrorParts {
   message: string;
 }
 
-export function errorParts(error: unknown): ErrorParts {
+/** @param otherwise the code of what is no error of the engine's */
+export function errorParts(error: unknown, otherwise: EngineErrorCode = "ENGINE_INTERNAL"): ErrorParts {
   if (error instanceof EngineError) return { code: error.code, message: error.message };
-  return { code: "ENGINE_INTERNAL", message: error instanceof Error ? error.message : String(error) };
+  return { code: otherwise, message: error instanceof Error ? error.message : String(error) };
 }
 
 export function errorFromParts({ code, message }: ErrorParts): EngineError {

@@ -10,6 +10,7 @@ import type {
   ScoreResult,
 } from "../../lib/engine/index.js";
 import { EngineError } from "../../lib/engine/index.js";
+import { zeroCounters } from "../../lib/engine/stats.js";
 import { Tokenizer } from "../../lib/model/index.js";
 import type { ServedEngine } from "../../lib/server/index.js";
 import { TOKENIZER } from "../cli/support.js";
@@ -38,7 +39,7 @@ export class ScriptedEngine implements ServedEngine {
   waiting = 0;
   /** Requests that were given up by their signal. */
   aborted = 0;
-  readonly counters = emptyCounters();
+  readonly counters = zeroCounters();
 
   constructor(script: Script = {}) {
     this.script = script;
@@ -153,23 +154,3 @@ export class ScriptedEngine implements ServedEngine {
 }
 
 export const workerDied = () => new EngineError("ENGINE_WORKER", "the worker died: signal SIGKILL");
-
-function emptyCounters(): EngineStats["counters"] {
-  return {
-    requests: 0,
-    finished: { stop: 0, length: 0, abort: 0, error: 0 },
-    rejected: { requests: 0, tokens: 0 },
-    promptTokens: 0,
-    completionTokens: 0,
-    prefixCacheQueries: 0,
-    prefixCacheHits: 0,
-    preemptions: 0,
-    forwards: 0,
-    forwardTokens: 0,
-    denoisingSteps: 0,
-    committedTokens: 0,
-    remaskedTokens: 0,
-    blocks: 0,
-    workerRestarts: 0,
-  };
-}

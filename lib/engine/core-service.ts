@@ -1,0 +1,76 @@
+import type { StableDiffCoder } from "../model/index.js";
+import { EngineCore } from "./core.js";
+import { EngineError } from "./errors.js";
+import { loadModel } from "./load.js";
+import { type CoreMessage, type CoreReply, errorParts } from "./protocol.js";
+import type { CoreStats } from "./stats.js";
+
+const STATS_EVERY = 200; // ms
+
+/** A core behind messages: the same in the engine's own thread, in another one and in a process. */
+export class CoreService {
+  readonly #send: (reply: CoreReply) => void;
+  readonly #given: StableDiffCoder | undefined;
+  #core: EngineCore | undefined;
+  #loaded: StableDiffCoder | undefined;
+  #statsAt = 0;
+
+  /** @param given a model that is loaded already and stays its owner's; without it "load" loads one */
+  constructor(send: (reply: CoreReply) => void, given?: StableDiffCoder) {
+    this.#send = send;
+    this.#given = given;
+  }
+
+  /** Of this very moment; undefined before a model is there. */
+  stats(): CoreStats | undefined {
+    return this.#core?.stats();
+  }
+
+  async obey(message: CoreMessage): Promise<void> {
+    switch (message.kind) {
+      case "load":
+        await this.#load(message);
+        return;
+      case "generate":
+        this.#core?.generate(message.request);
+        return;
+      case "abort":
+        this.#core?.abort(message.key);
+        return;
+      case "score":
+        await this.#score(message);
+        return;
+      case "close":
+        await this.#core?.close();
+        this.#loaded?.dispose();
+        this.#send({ kind: "closed" });
+    }
+  }
+
+  async #load({ model, settings }: Extract<CoreMessage, { kind: "load" }>): Promise<void> {
+    try {
+      if (!this.#given) this.#loaded = await loadModel(model, settings);
+      const coder = this.#given ?? (this.#loaded as StableDiffCoder);
+      const core = new EngineCore(coder, settings, (reports) => {
+        const now = performance.now();
+        const isDue = now - this.#statsAt > STATS_EVERY || reports.some(({ last }) => last);
+        if (isDue) this.#statsAt = now;
+        const wired = reports.map(({ error, ...rest }) => ({ ...rest, ...(error && { error: errorParts(error) }) }));
+        this.#send({ kind: "reports", reports: wired, ...(isDue && { stats: core.stats() }) });
+      });
+      this.#core = core;
+      this.#send({ kind: "ready", facts: core.facts, stats: core.stats() });
+    } catch (error) {
+      this.#send({ kind: "failed", error: errorParts(error, "ENGINE_MODEL") });
+    }
+  }
+
+  async #score({ key, tokens, settings }: Extract<CoreMessage, { kind: "score" }>): Promise<void> {
+    try {
+      if (!this.#core) throw new EngineError("ENGINE_WORKER", "no model is loaded");
+      this.#send({ kind: "score", key, result: await this.#core.score(tokens, settings) });
+    } catch (error) {
+      this.#send({ kind: "score", key, error: errorParts(error) });
+    }
+  }
+}

@@ -1,0 +1,220 @@
+import type { StableDiffCoder } from "../model/index.js";
+import { EngineError } from "./errors.js";
+import { type Host, startHere, startProcess, startThread } from "./host.js";
+import type { EngineSettings } from "./options.js";
+import { type CoreMessage, type CoreReply, errorFromParts } from "./protocol.js";
+import { type CoreStats, zeroStats } from "./stats.js";
+import type { EngineStats, ModelFacts } from "./types.js";
+
+/** Deaths of the core in a row, without a finished choice between, after which it is not started again. */
+const MAX_DEATHS = 5;
+
+/** Seconds that closing waits for a core which is loading, or stuck in a pass. */
+const CLOSE_SECONDS = 5;
+
+/** What a core says of requests, and that it is gone with all of them. */
+export interface CoreListener {
+  onReply(reply: Extract<CoreReply, { kind: "reports" | "score" }>): void;
+  onLost(error: EngineError): void;
+}
+
+/** Keeps a core running: starts it, starts it again when it dies, and ends it. */
+export class Supervisor {
+  readonly #model: string | StableDiffCoder;
+  readonly #settings: EngineSettings;
+  readonly #listener: CoreListener;
+  #host: Host | undefined;
+  #state: EngineStats["state"] = "starting";
+  #facts: ModelFacts | undefined;
+  #stats = zeroStats();
+  /** Messages for a core that is not ready yet. */
+  #outbox: CoreMessage[] = [];
+  #firstStart: { resolve(): void; reject(error: EngineError): void } | undefined;
+  #onClosed: (() => void) | undefined;
+  #deaths = 0;
+  #restarts = 0;
+  #restartTimer: NodeJS.Timeout | undefined;
+
+  constructor(model: string | StableDiffCoder, settings: EngineSettings, listener: CoreListener) {
+    this.#model = model;
+    this.#settings = settings;
+    this.#listener = listener;
+  }
+
+  get state(): EngineStats["state"] {
+    return this.#state;
+  }
+
+  /** What is known of the model, once it was loaded. */
+  get facts(): ModelFacts | undefined {
+    return this.#facts;
+  }
+
+  get restarts(): number {
+    return this.#restarts;
+  }
+
+  get pid(): number | undefined {
+    return this.#host?.pid;
+  }
+
+  get isRunning(): boolean {
+    return this.#host !== undefined;
+  }
+
+  /** Of this very moment where the core is in this thread, else a moment ago. */
+  stats(): CoreStats {
+    return this.#host?.stats?.() ?? this.#stats;
+  }
+
+  /** @throws EngineError ENGINE_CLOSED, or ENGINE_WORKER when it died too often */
+  requireAccepting(): ModelFacts {
+    if (this.#state === "dead") {
+      const message = `the engine's worker died ${MAX_DEATHS} times in a row and is not restarted`;
+      throw new EngineError("ENGINE_WORKER", message);
+    }
+    if (this.#state === "draining" || this.#state === "closed" || !this.#facts) {
+      throw new EngineError("ENGINE_CLOSED", `the engine is ${this.#state}`);
+    }
+    return this.#facts;
+  }
+
+  /**
+   * Starts the core, and waits until its model is loaded.
+   *
+   * @throws EngineError ENGINE_MODEL, ENGINE_WORKER
+   */
+  async start(): Promise<void> {
+    const ready = new Promise<void>((resolve, reject) => {
+      this.#firstStart = { resolve, reject };
+    });
+    this.#launch();
+    await ready;
+  }
+
+  post(message: CoreMessage): void {
+    if (this.#state === "starting" || !this.#host) this.#outbox.push(message);
+    else this.#host.post(message);
+  }
+
+  /** Whether the core keeps this process alive: while there is something to wait for. */
+  hold(isBusy: boolean): void {
+    if (isBusy) this.#host?.ref();
+    else this.#host?.unref();
+  }
+
+  /** A choice was finished: deaths before it were no fault of the model's. */
+  thrives(): void {
+    this.#deaths = 0;
+  }
+
+  /** Takes no more requests, and does not start again. */
+  drain(): void {
+    if (this.#state !== "dead") this.#state = "draining";
+  }
+
+  async close(): Promise<void> {
+    clearTimeout(this.#restartTimer);
+    this.#state = "closed";
+    const host = this.#host;
+    if (!host) return;
+    host.ref();
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve) => {
+      this.#onClosed = resolve;
+      timer = setTimeout(resolve, CLOSE_SECONDS * 1000);
+      host.post({ kind: "close" });
+    });
+    clearTimeout(timer);
+    await host.kill();
+    this.#host = undefined;
+  }
+
+  #launch(): void {
+    const handlers = {
+      onReply: (reply: CoreReply) => {
+        if (this.#host === host) this.#hear(reply);
+      },
+      onExit: (reason: string) => {
+        if (this.#host === host) this.#lose(reason);
+      },
+    };
+    const host = this.#hostFor(handlers);
+    this.#host = host;
+    const folder = typeof this.#model === "string" ? this.#model : "";
+    host.post({ kind: "load", model: folder, settings: this.#settings });
+  }
+
+  #hostFor(handlers: Parameters<typeof startThread>[0]): Host {
+    if (typeof this.#model !== "string") return startHere(handlers, this.#model);
+    if (this.#settings.thread === false) return startHere(handlers);
+    return this.#settings.thread === "process" ? startProcess(handlers) : startThread(handlers);
+  }
+
+  #hear(reply: CoreReply): void {
+    switch (reply.kind) {
+      case "ready":
+        this.#facts = reply.facts;
+        this.#stats = reply.stats;
+        if (this.#state === "starting") this.#state = "ready";
+        if (this.#outbox.length === 0) this.hold(false);
+        for (const message of this.#outbox.splice(0)) this.#host?.post(message);
+        this.#firstStart?.resolve();
+        return;
+      case "failed":
+        void this.#host?.kill();
+        this.#host = undefined;
+        this.#loadFailed(errorFromParts(reply.error));
+        return;
+      case "closed":
+        this.#onClosed?.();
+        return;
+      case "reports":
+        if (reply.stats) this.#stats = reply.stats;
+        this.#listener.onReply(reply);
+        return;
+      case "score":
+        this.#listener.onReply(reply);
+    }
+  }
+
+  /** The core is no more, and all that it had to do is lost. */
+  #lose(reason: string): void {
+    if (this.#state === "closed") {
+      this.#onClosed?.();
+      return;
+    }
+    const error = new EngineError("ENGINE_WORKER", `the engine's worker died: ${reason}`);
+    this.#host = undefined;
+    if (this.#state === "ready") this.#state = "starting";
+    this.#dropAll(error);
+    this.#loadFailed(error);
+  }
+
+  /** One that ever ran is started again; what was asked for meanwhile waits. */
+  #loadFailed(error: EngineError): void {
+    if (!this.#facts) {
+      this.#state = "dead";
+      this.#firstStart?.reject(error);
+    } else if (this.#state === "starting") this.#again(error);
+  }
+
+  /** Starts the core again: at once, then after longer and longer rests, and at last not any more. */
+  #again(error: EngineError): void {
+    if (++this.#deaths > MAX_DEATHS) {
+      this.#state = "dead";
+      this.#dropAll(error);
+      return;
+    }
+    this.#restarts++;
+    const rest = this.#deaths === 1 ? 0 : 250 * 2 ** this.#deaths;
+    this.#restartTimer = setTimeout(() => {
+      if (this.#state === "starting") this.#launch();
+    }, rest);
+  }
+
+  #dropAll(error: EngineError): void {
+    this.#outbox = [];
+    this.#listener.onLost(error);
+  }
+}
