@@ -18,8 +18,10 @@ export async function firstOnMachine<T>(prepare: () => Promise<T>): Promise<T> {
   if (isFirst) outcome = await settle(prepare);
   const usual = control.timeout;
   control.timeout = PATIENCE_SECONDS;
-  const messages = await control.allGatherObject(outcome.error === undefined ? null : String(outcome.error));
-  control.timeout = usual;
+  const own = outcome.error === undefined ? null : String(outcome.error);
+  const messages = await control.allGatherObject(own).finally(() => {
+    control.timeout = usual;
+  });
   if (outcome.error !== undefined) throw outcome.error;
   const failed = messages.findIndex((message) => message !== null);
   if (failed >= 0) throw new DistributedError("DISTRIBUTED_PEER", `rank ${failed} failed: ${messages[failed]}`);

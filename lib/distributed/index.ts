@@ -13,4 +13,11 @@ export { FileStore, HashStore, PrefixStore, Store, TCPStore } from "./store.js";
 export * from "./tensor-parallel/index.js";
 export { type LocalTensor, type TensorSlice, wholeSlice, wholeTensor } from "./tensor-slice.js";
 export { type CommunicationStats, communication, Work } from "./work.js";
-export { destroyProcessGroup, type InitOptions, initProcessGroup, type World, world } from "./world.js";
+export {
+  abortProcessGroup,
+  destroyProcessGroup,
+  type InitOptions,
+  initProcessGroup,
+  type World,
+  world,
+} from "./world.js";

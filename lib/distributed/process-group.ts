@@ -1,3 +1,4 @@
+import { byteLength } from "../torch/bytes.js";
 import * as torch from "../torch/index.js";
 import { DistributedError } from "./errors.js";
 import { asDistributedError, guarded, guardedAsync } from "./failure.js";
@@ -332,6 +333,7 @@ export class ProcessGroup {
     const id = this.#id;
     this.#id = 0;
     c10d.abortGroup(id);
+    this.#store.dispose();
   }
 
   #start(what: string, bytes: number, run: (id: NativeId) => NativeId): Work {
@@ -411,12 +413,7 @@ function reduction(op: ReduceOperation, dtype: torch.DType): ReduceOperation {
 const SMALL_OBJECT = 1020;
 
 function bytesOf(tensors: readonly Tensor[]): number {
-  return tensors.reduce((sum, tensor) => sum + tensor.numel() * itemSize(tensor), 0);
-}
-
-function itemSize(tensor: Tensor): number {
-  const { dtype } = tensor;
-  return /64/.test(dtype) ? 8 : /32/.test(dtype) ? 4 : /16/.test(dtype) ? 2 : 1;
+  return tensors.reduce((sum, tensor) => sum + byteLength(tensor), 0);
 }
 
 /** The ranks whose key is not there. A store that does not answer tells nothing. */

@@ -30,8 +30,12 @@ export interface InitOptions {
 }
 
 let current: World | undefined;
+/** How many worlds this process tried to join: all members count alike. */
+let attempts = 0;
 /** The connection, or on rank 0 the server, under each world's store. */
 const bases = new WeakMap<World, Store>();
+/** The world that {@link abortProcessGroup} gave up: its store still answers whoever asks what happened. */
+let abandoned: World | undefined;
 
 /** The world that {@link initProcessGroup} joined; undefined in a process of its own. */
 export function world(): World | undefined {
@@ -56,11 +60,14 @@ export async function initProcessGroup(options: InitOptions = {}): Promise<World
   const { rank, worldSize: size, localRank, masterAddr, masterPort, restartCount, storeIsHosted } = environment;
   const backend = options.backend ?? (torch.cuda.isAvailable() && c10d.hasNccl() ? "nccl" : "gloo");
   const device = backend === "nccl" ? takeDevice(localRank) : "cpu";
+  if (abandoned) closeStores(abandoned); // its port is needed again
+  abandoned = undefined;
+  const attempt = attempts++;
   const isServer = rank === 0 && !storeIsHosted;
   const base = await connect({ host: masterAddr, port: masterPort, isServer, timeout });
-  // A store that a launcher keeps still has the keys of the attempt before. One of rank 0's is new with each attempt, and
-  // the launchers of several machines do not count alike.
-  const store = new PrefixStore(storeIsHosted ? `diffcoder/${restartCount}` : "diffcoder", base);
+  // A store that a launcher keeps still has the keys of earlier processes and worlds. One of rank 0's is new with each, and
+  // the launchers of several machines do not count restarts alike.
+  const store = new PrefixStore(storeIsHosted ? `diffcoder/${restartCount}/${attempt}` : "diffcoder", base);
   let control: ProcessGroup | undefined;
   try {
     control = await ProcessGroup.create(store, rank, size, { backend: "gloo", timeout, name: "control" });
@@ -107,6 +114,19 @@ export async function destroyProcessGroup(): Promise<void> {
   if (!leaving) return;
   await leaving.group.destroy();
   await leaving.control.destroy();
-  leaving.store.dispose();
-  bases.get(leaving)?.dispose();
+  closeStores(leaving);
+}
+
+/** Gives the world up after a failure, without waiting for anybody: see {@link ProcessGroup.abort}. */
+export function abortProcessGroup(): void {
+  if (!current) return;
+  abandoned = current;
+  current = undefined;
+  abandoned.group.abort();
+  abandoned.control.abort();
+}
+
+function closeStores(world: World): void {
+  world.store.dispose();
+  bases.get(world)?.dispose();
 }

@@ -1,9 +1,8 @@
 import { DistributedError } from "../distributed/index.js";
 import type { ParallelSettings } from "./options.js";
 
-/** The mesh's dimensions, outermost first: ranks that talk most are neighbours. */
-export const MESH_DIMENSIONS = ["replicate", "shard", "context", "tensor"] as const;
-export type MeshDimension = (typeof MESH_DIMENSIONS)[number];
+export type MeshDimension = "replicate" | "shard" | "context" | "tensor";
+/** Sizes by dimension, outermost first. */
 export type MeshShape = Record<MeshDimension, number>;
 
 /**
@@ -21,7 +20,7 @@ export function meshShape(settings: ParallelSettings, worldSize: number): MeshSh
     const message = `parallel: ${whole} does not fit ${worldSize} processes`;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", `${message}; start a multiple of ${inner}, or change the sizes`);
   }
-  return { replicate, shard, context, tensor };
+  return { replicate, shard, context, tensor }; // the innermost vary fastest: ranks that talk most are neighbours
 }
 
 /** The part of `total` things that the `index`-th of `parts` takes: as equal as can be, [from, to). */

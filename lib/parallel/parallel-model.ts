@@ -1,4 +1,5 @@
 import {
+  abortProcessGroup,
   DataParallel,
   DeviceMesh,
   DistributedError,
@@ -11,7 +12,7 @@ import type { Decoder } from "../model/index.js";
 import { checkpoint, gradNorm, wrapForward } from "../nn/index.js";
 import * as torch from "../torch/index.js";
 import { contextParallel } from "./context/index.js";
-import { MESH_DIMENSIONS, type MeshDimension, type MeshShape, meshShape } from "./layout.js";
+import { type MeshDimension, type MeshShape, meshShape } from "./layout.js";
 import type { ParallelSettings } from "./options.js";
 import { type TensorParallel, tensorParallel } from "./tensor.js";
 
@@ -49,7 +50,7 @@ export class ParallelModel {
     this.world = world;
     this.shape = shape;
     this.#mesh = mesh;
-    this.#groups = groups ?? { loss: null, weights: null, shard: null, replicate: null };
+    this.#groups = groups ?? { loss: null, shard: null, replicate: null };
     this.data = mesh?.place(["replicate", "shard"]) ?? { rank: 0, size: 1 };
     this.countsInLosses = mesh === undefined || mesh.rank("context") === 0;
     this.counts = this.countsInLosses && (mesh === undefined || mesh.rank("tensor") === 0);
@@ -63,9 +64,15 @@ export class ParallelModel {
    */
   static async lay(model: Decoder, settings: ParallelSettings, world: World | undefined): Promise<ParallelModel> {
     const shape = meshShape(settings, world?.size ?? 1);
-    const mesh = world && (await DeviceMesh.create(world.group, pick(shape)));
+    const mesh = world && (await DeviceMesh.create(world.group, shape));
     const laid = new ParallelModel(model, world, shape, mesh, mesh && (await makeGroups(mesh)));
-    await laid.#lay(settings);
+    try {
+      await laid.#lay(settings);
+    } catch (error) {
+      for (const remove of laid.#layers.reverse()) remove();
+      for (const group of mesh?.groups() ?? []) group.abort();
+      throw error;
+    }
     return laid;
   }
 
@@ -83,7 +90,7 @@ export class ParallelModel {
     this.#dataParallel = new DataParallel(model, model.layers, {
       shard,
       replicate,
-      ...(settings.gatherDtype === "bfloat16" && { gatherDtype: settings.gatherDtype }),
+      ...(settings.gatherDtype !== "auto" && { gatherDtype: settings.gatherDtype }),
       reshardAfterForward: settings.reshardAfterForward,
       ...(settings.bucketMegabytes !== undefined && { bucketBytes: settings.bucketMegabytes * 2 ** 20 }),
     });
@@ -96,11 +103,11 @@ export class ParallelModel {
   }
 
   async #broadcastWeights(): Promise<void> {
-    const { weights } = this.#groups;
-    if (!weights) return;
+    const { loss: copies } = this.#groups;
+    if (!copies) return;
     for (const parameter of this.model.parameters()) {
       const memory = torch.keep(parameter.detach());
-      await weights.broadcast(memory);
+      await copies.broadcast(memory);
       memory.dispose();
     }
   }
@@ -177,12 +184,9 @@ export class ParallelModel {
 
   /** Seconds that a collective may take from now on. */
   setTimeout(seconds: number): void {
-    if (!this.world) return;
-    for (const group of this.#allGroups()) if (group.timeout !== seconds) group.timeout = seconds;
-  }
-
-  #allGroups(): ProcessGroup[] {
-    return this.world && this.#mesh ? [this.world.group, this.world.control, ...this.#mesh.groups()] : [];
+    if (!this.world || !this.#mesh) return;
+    const groups = [this.world.group, this.world.control, ...this.#mesh.groups()];
+    for (const group of groups) if (group.timeout !== seconds) group.timeout = seconds;
   }
 
   /** Gives the memory of gathered parameters back, after a forward without a backward. */
@@ -219,16 +223,15 @@ export class ParallelModel {
 
   /** Gives all groups up, after a failure, without waiting for anybody. */
   abort(): void {
-    for (const group of this.#allGroups()) group.abort();
+    for (const group of this.#mesh?.groups() ?? []) group.abort();
+    if (this.world) abortProcessGroup();
   }
 }
 
 /** Process groups by what they are for; null where that is this process alone. */
 interface Groups {
-  /** Losses, and gradients, are sums over these. */
+  /** Losses, and gradients, are sums over these; their weights begin alike. All but the tensor dimension. */
   loss: ProcessGroup | null;
-  /** Weights begin alike on these: all but the tensor dimension. The same ranks. */
-  weights: ProcessGroup | null;
   shard: ProcessGroup | null;
   replicate: ProcessGroup | null;
 }
@@ -239,11 +242,7 @@ async function makeGroups(mesh: DeviceMesh<MeshDimension>): Promise<Groups> {
   const sharded = mesh.size("shard") > 1;
   const shard = sharded ? await mesh.flatten(["shard", "context"]) : null;
   const replicate = sharded ? mesh.group("replicate") : loss;
-  return { loss, weights: loss, shard, replicate };
-}
-
-function pick(shape: MeshShape): MeshShape {
-  return Object.fromEntries(MESH_DIMENSIONS.map((name) => [name, shape[name]])) as MeshShape;
+  return { loss, shard, replicate };
 }
 
 function checkpointed(model: Decoder, choice: ParallelSettings["activationCheckpointing"]): Decoder["layers"] {

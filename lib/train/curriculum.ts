@@ -2,7 +2,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { explainFailure, type World } from "../distributed/index.js";
 import { type Decoder, StableDiffCoder } from "../model/index.js";
-import { ParallelModel } from "../parallel/index.js";
+import { type MeshShape, meshShape, ParallelModel } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
 import { enforceDeterminism } from "./determinism.js";
 import { TrainError } from "./errors.js";
@@ -46,8 +46,7 @@ export class Curriculum {
   async *run(options: RunOptions): AsyncGenerator<TrainEvent, void, void> {
     const settings = parseOptions("Curriculum.run", runOptionsSchema, options);
     const planned = planStages(this.stages, settings.seed, decoderOf(settings.model).config);
-    const { backend, timeouts } = settings.parallel;
-    const joined = await joinLaunched({ backend, timeout: timeouts.init });
+    const joined = await joinLaunched(settings.parallel);
     try {
       yield* run(planned, settings, joined);
     } catch (error) {
@@ -72,11 +71,12 @@ async function* run(
   await using sinks = new Sinks(isMain ? (chosen ?? (out === undefined ? [] : defaultSinks(out))) : []);
   if (device !== undefined && !sameDevice(device, model.device)) model.to({ device });
   const gatherDtype = gatherDtypeOf(settings, planned);
+  checkShares(planned, meshShape(settings.parallel, joined?.size ?? 1));
   const parallel = await ParallelModel.lay(decoderOf(model), { ...settings.parallel, gatherDtype }, joined);
-  checkShares(planned, parallel);
-  const session = new Session(planned, settings, parallel);
+  let session: Session | undefined;
   let failed = false;
   try {
+    session = new Session(planned, settings, parallel);
     for await (const event of session.events()) {
       const problem = await sinks.write(event);
       yield event;
@@ -87,10 +87,10 @@ async function* run(
   } catch (error) {
     failed = true;
     const cause = joined ? await explainFailure(joined, error) : error;
-    await sinks.write({ type: "failed", globalStep: session.globalStep, message: (cause as Error).message });
+    await sinks.write({ type: "failed", globalStep: session?.globalStep ?? 0, message: (cause as Error).message });
     throw cause;
   } finally {
-    await finish(session, sinks, failed);
+    if (session) await finish(session, sinks, failed);
     if (failed) parallel.abort();
     else await parallel.dispose();
   }
@@ -110,15 +110,16 @@ function gatherDtypeOf({ parallel, model }: RunSettings, planned: readonly Plann
   if (parallel.gatherDtype !== "auto") return parallel.gatherDtype;
   const { device } = decoderOf(model);
   const isLow = planned.every(({ stage }) => resolvePrecision(stage.precision, device) === "bfloat16");
-  return isLow ? "bfloat16" : "float32";
+  return isLow ? "bfloat16" : "auto";
 }
 
 /** Every process must have something to do in every micro-batch: they meet in each. */
-function checkShares(planned: readonly PlannedStage[], { data }: ParallelModel): void {
+function checkShares(planned: readonly PlannedStage[], { replicate, shard }: MeshShape): void {
+  const size = replicate * shard;
   for (const { stage } of planned) {
-    const least = data.size * stage.accumulation;
+    const least = size * stage.accumulation;
     if (stage.batchSize >= least) continue;
-    const message = `stage '${stage.name}': batchSize ${stage.batchSize} is less than ${data.size} data-parallel processes`;
+    const message = `stage '${stage.name}': batchSize ${stage.batchSize} is less than ${size} data-parallel processes`;
     throw new TrainError(
       "TRAIN_OPTIONS",
       `${message} times accumulation ${stage.accumulation}; give at least ${least}`,

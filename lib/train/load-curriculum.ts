@@ -3,6 +3,7 @@ import { extname, resolve } from "node:path";
 import type { PrepareProgress } from "../data/index.js";
 import { world } from "../distributed/index.js";
 import { Decoder, StableDiffCoder } from "../model/index.js";
+import { parallelSchema } from "../parallel/index.js";
 import { Curriculum } from "./curriculum.js";
 import { TrainError } from "./errors.js";
 import type { TrainingJob } from "./job.js";
@@ -53,7 +54,6 @@ const EXTENSIONS = [".ts", ".mts", ".js", ".mjs", ".yaml", ".yml"];
 export async function loadCurriculum(path: string, options: LoadCurriculumOptions = {}): Promise<TrainingJob> {
   const file = resolve(path);
   if (!existsSync(file)) throw new TrainError("TRAIN_FILE", `${path} does not exist`);
-  await joinLaunched(); // whatever the file makes may already ask who else there is
   const extension = extname(file);
   if (!EXTENSIONS.includes(extension)) {
     throw new TrainError(
@@ -63,8 +63,10 @@ export async function loadCurriculum(path: string, options: LoadCurriculumOption
   }
   if (extension === ".yaml" || extension === ".yml") {
     const recipe = readRecipe(file);
+    await joinLaunched(parallelSchema.parse(recipe.parallel ?? {}));
     return buildRecipe(options.model === undefined ? recipe : { ...recipe, model: options.model }, options);
   }
+  await joinLaunched(parallelSchema.parse({})); // whatever the file makes may already ask who else there is
   return await fromExports(path, await importFile(file), options);
 }
 

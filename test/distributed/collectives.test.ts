@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
+import { TCPStore } from "../../lib/distributed/index.js";
 import type { CollectivesResult, GoldenCase } from "./children/collectives.js";
 import type { Failure } from "./children/trouble.js";
 import { type Rank, type RankEnd, runRanks, startRanks } from "./support.js";
@@ -152,8 +153,11 @@ describe.each([2, 3])("the collectives of %i ranks", (size) => {
 });
 
 /** Runs a scenario of trouble.ts, and gives how each rank ended and how many seconds after the first. */
-async function trouble<T>(name: string, { size = 2, exit = "0" } = {}): Promise<(RankEnd<T> & { after: number })[]> {
-  return await endsOf(await startRanks<T>("trouble.ts", { size, args: [name, exit] }));
+async function trouble<T>(
+  name: string,
+  { size = 2, exit = "0", env = {} }: { size?: number; exit?: string; env?: NodeJS.ProcessEnv } = {},
+): Promise<(RankEnd<T> & { after: number })[]> {
+  return await endsOf(await startRanks<T>("trouble.ts", { size, args: [name, exit], env }));
 }
 
 async function endsOf<T>(ranks: readonly Rank<T>[]): Promise<(RankEnd<T> & { after: number })[]> {
@@ -222,9 +226,29 @@ describe("a group that is given up", () => {
     }
     expect(resultOf(ends[0]).underWay?.code).toMatch(/^DISTRIBUTED_(TIMEOUT|PEER)$/);
   });
+});
 
-  it("the world can be left and joined again, through the same port", async () => {
-    const ends = await trouble<{ sums: number[]; twice: Failure }>("rejoins", { exit: "natural" });
+describe.each(["rank 0", "a launcher"])("with the store of %s", (holder) => {
+  /** Where the ranks meet. A launcher's store outlives the worlds in it. */
+  async function meeting(): Promise<{ store: TCPStore | undefined; env: NodeJS.ProcessEnv }> {
+    if (holder === "rank 0") return { store: undefined, env: {} };
+    const store = await TCPStore.connect({ host: "127.0.0.1", port: 0, isServer: true });
+    return { store, env: { MASTER_PORT: String(store.port), TORCHELASTIC_USE_AGENT_STORE: "True" } };
+  }
+
+  it("a world can be given up after a failure, and another joined", async () => {
+    const { store, env } = await meeting();
+    using _store = store;
+    const ends = await trouble<{ isLeft: boolean; after: Failure; sum: number }>("abandons", { env });
+    for (const end of ends) {
+      expect(resultOf(end)).toMatchObject({ isLeft: true, after: { code: "DISTRIBUTED_STATE" }, sum: 3 });
+    }
+  });
+
+  it("many worlds can be left and joined", async () => {
+    const { store, env } = await meeting();
+    using _store = store;
+    const ends = await trouble<{ sums: number[] }>("rejoins", { exit: "natural", env });
     for (const end of ends) {
       expect(resultOf(end)).toMatchObject({ sums: [3, 5, 7], twice: { code: "DISTRIBUTED_STATE" } });
       expect(end.code).toBe(0);

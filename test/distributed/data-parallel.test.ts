@@ -46,6 +46,13 @@ describe.each([1, 2, 3])("two steps of %i ranks are those of one process", (size
     }
   });
 
+  it("replicated in bfloat16: summed in float32, rounded once", () => {
+    for (const { replicated16 } of ranks) {
+      expect(replicated16.differing).toBe(0);
+      expect(new Set(replicated16.dtypes)).toEqual(new Set(["bfloat16"]));
+    }
+  });
+
   it("and leave nothing behind", () => {
     for (const { leaked } of ranks) expect(leaked).toBe(0);
   });

@@ -61,6 +61,16 @@ describe("when a process", () => {
     expect(survivor.stderr).toMatch(/rank 1 failed: stopped reading the run's events/);
   });
 
+  it("joined with another backend than the run wants, all refuse", async () => {
+    for (const { code, stderr } of await disturbed(undefined, { parallel: { backend: "nccl" } })) {
+      expect(code).toBe(1);
+      expect(stderr).toMatch(/TRAIN_OPTIONS/);
+      expect(stderr).toMatch(
+        /parallel\.backend is "nccl", but the processes joined with "gloo": call initProcessGroup/,
+      );
+    }
+  });
+
   it("gets SIGTERM, all save and end well", async () => {
     const out = temporaryFolder();
     const order: TrainOrder = { run: { out, sinks: [], checkpointEvery: {} }, batchSize: 16 };

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { buildRecipe, type RecipeInput } from "../../lib/train/index.js";
+import { freePort } from "../distributed/support.js";
 import { collect, stepsOf, temporaryFolder } from "./support.js";
 
 const child = fileURLToPath(new URL("load-child.ts", import.meta.url));
@@ -19,13 +20,14 @@ interface Loaded {
 }
 
 /** Writes files into a folder outside of any package and loads some of them in a process of its own. */
-function load(files: Record<string, string>, names = Object.keys(files)): Loaded[] {
+function load(files: Record<string, string>, names = Object.keys(files), env: NodeJS.ProcessEnv = {}): Loaded[] {
   const folder = temporaryFolder();
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
   const paths = names.map((name) => join(folder, name));
   const output = execFileSync(process.execPath, ["--import", tsx, child, ...paths], {
     encoding: "utf8",
     cwd: folder,
+    env: { ...process.env, ...env },
   });
   return output
     .trimEnd()
@@ -152,6 +154,17 @@ describe("a recipe", () => {
       own: true,
       steps: 8,
     });
+  });
+
+  it("in YAML says how long processes wait for each other", async () => {
+    const yaml = `model: tiny
+parallel: { backend: gloo, timeouts: { init: 1 } }
+stages: [{ type: autoregressive, name: a, steps: 1, lr: 1, data: { records: [x], length: 8 } }]`;
+    const launched = { RANK: "0", WORLD_SIZE: "2", LOCAL_RANK: "0", LOCAL_WORLD_SIZE: "2", MASTER_ADDR: "127.0.0.1" };
+    const env = { ...launched, MASTER_PORT: String(await freePort()) };
+    const [alone] = load({ "recipe.yaml": yaml }, undefined, env);
+    expect(alone.code).toBe("DISTRIBUTED_TIMEOUT");
+    expect(alone.error).toMatch(/rank 1 of 2 did not come within 1 s/);
   });
 
   it("with a model that is neither folder nor preset says so", async () => {

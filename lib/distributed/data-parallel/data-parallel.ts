@@ -1,4 +1,5 @@
 import { type Module, wrapForward } from "../../nn/index.js";
+import { itemSize } from "../../torch/bytes.js";
 import * as torch from "../../torch/index.js";
 import { DistributedError } from "../errors.js";
 import type { ProcessGroup } from "../process-group.js";
@@ -6,7 +7,7 @@ import type { LocalTensor } from "../tensor-slice.js";
 import { type ParameterSlot, unitSlots } from "./parameter-slot.js";
 import { Buckets, ReplicatedUnit } from "./replicated-unit.js";
 import { checkShardable, ShardedUnit } from "./sharded-unit.js";
-import type { Unit } from "./unit.js";
+import { reduceDtype, type Unit } from "./unit.js";
 
 type Tensor = torch.Tensor;
 type Segment = Module & { forward(...args: never[]): unknown };
@@ -111,8 +112,7 @@ export class DataParallel {
     if (this.#done.has(unit)) return;
     this.#done.add(unit);
     unit.afterBackward(this.#isLast);
-    const later = this.#units[index + 1];
-    if (later instanceof ShardedUnit) later.settle();
+    this.#units[index + 1]?.settle();
   }
 
   /**
@@ -164,7 +164,10 @@ export class DataParallel {
 }
 
 function gradientBytes(slots: readonly ParameterSlot[]): number {
-  return slots.reduce((sum, { tensor }) => sum + (tensor.requiresGrad ? 4 * tensor.numel() : 0), 0);
+  return slots.reduce(
+    (sum, { tensor }) => sum + (tensor.requiresGrad ? tensor.numel() * itemSize(reduceDtype(tensor)) : 0),
+    0,
+  );
 }
 
 function unitMaker(options: DataParallelOptions, totalBytes: number) {

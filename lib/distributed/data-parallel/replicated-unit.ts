@@ -1,9 +1,10 @@
+import { byteLength } from "../../torch/bytes.js";
 import * as torch from "../../torch/index.js";
 import type { ProcessGroup } from "../process-group.js";
 import { type LocalTensor, wholeSlice } from "../tensor-slice.js";
 import type { Work } from "../work.js";
 import type { ParameterSlot } from "./parameter-slot.js";
-import { gradientsOf, type Unit } from "./unit.js";
+import { gradientsOf, reduceDtype, type Unit } from "./unit.js";
 
 type Tensor = torch.Tensor;
 
@@ -16,7 +17,9 @@ export class Buckets {
   readonly #limit: number;
   #waiting: Tensor[] = [];
   #bytes = 0;
-  #works: { work: Work; gradients: Tensor[] }[] = [];
+  #works: Work[] = [];
+  /** Every gradient whose sum is under way, and the memory in which it is summed: its own where its dtype allows. */
+  #sums: { gradient: Tensor; sum: Tensor }[] = [];
 
   /** @param group null for a rank without replicas: gradients stay where they are */
   constructor(group: ProcessGroup | null, bytes: number) {
@@ -27,8 +30,10 @@ export class Buckets {
   add(gradients: readonly Tensor[]): void {
     if (!this.#group) return;
     for (const gradient of gradients) {
-      this.#waiting.push(torch.keep(gradient));
-      this.#bytes += gradient.numel() * 4;
+      const sum = torch.keep(gradient.to({ dtype: reduceDtype(gradient) }));
+      this.#sums.push({ gradient: torch.keep(gradient), sum });
+      this.#waiting.push(sum);
+      this.#bytes += byteLength(sum);
     }
     if (this.#bytes >= this.#limit) this.#send(this.#group);
   }
@@ -40,20 +45,21 @@ export class Buckets {
       byDtype.set(gradient.dtype, list);
       list.push(gradient);
     }
-    for (const gradients of byDtype.values()) {
-      this.#works.push({ work: group.allReduce(gradients), gradients });
-    }
+    for (const sums of byDtype.values()) this.#works.push(group.allReduce(sums));
     this.#waiting = [];
     this.#bytes = 0;
   }
 
   finish(): void {
     if (this.#group && this.#waiting.length > 0) this.#send(this.#group);
-    for (const { work, gradients } of this.#works) {
-      work.wait();
-      for (const gradient of gradients) gradient.dispose();
+    for (const work of this.#works) work.wait();
+    for (const { gradient, sum } of this.#sums) {
+      if (sum.dtype !== gradient.dtype) torch.noGrad(() => gradient.copy_(sum));
+      sum.dispose();
+      gradient.dispose();
     }
     this.#works = [];
+    this.#sums = [];
   }
 }
 
@@ -77,6 +83,7 @@ export class ReplicatedUnit implements Unit {
   afterForward(): void {}
   beforeBackward(): void {}
   release(): void {}
+  settle(): void {}
 
   afterBackward(isLast: boolean): void {
     if (!isLast) return;

@@ -1,4 +1,5 @@
 import { parameter } from "../../nn/index.js";
+import { byteLength } from "../../torch/bytes.js";
 import * as torch from "../../torch/index.js";
 import { DistributedError } from "../errors.js";
 import { c10d } from "../native.js";
@@ -6,7 +7,7 @@ import type { ProcessGroup } from "../process-group.js";
 import type { LocalTensor } from "../tensor-slice.js";
 import type { Work } from "../work.js";
 import type { ParameterSlot } from "./parameter-slot.js";
-import { gradientsOf, type Unit } from "./unit.js";
+import { gradientsOf, reduceDtype, type Unit } from "./unit.js";
 
 type Tensor = torch.Tensor;
 
@@ -117,7 +118,7 @@ export class ShardedUnit implements Unit {
     const memory = torch.keep(made.memory);
     made.shard.dispose();
     made.full.dispose();
-    const bytes = memory.numel() * bytesPerElement(dtype);
+    const bytes = byteLength(memory);
     c10d.resizeStorage(full.handle, 0);
     slot.set(shard);
     whole.dispose();
@@ -164,7 +165,7 @@ export class ShardedUnit implements Unit {
   }
 
   afterBackward(isLast: boolean): void {
-    this.#settle();
+    this.settle();
     if (this.#trainable.length > 0) this.#reduce(isLast);
     this.release();
   }
@@ -174,7 +175,7 @@ export class ShardedUnit implements Unit {
     const started = torch.scope(() =>
       torch.noGrad(() => {
         const full = this.#trainable.map((parameter) => parameter.full);
-        const dtype = this.#flat.dtype === "float64" ? "float64" : "float32";
+        const dtype = reduceDtype(this.#flat);
         const gradients = gradientsOf(full).map((gradient) => gradient.to(dtype));
         const input = (torch.ops.aten._chunk_cat(gradients, 0, group.size) as Tensor).flatten();
         const output = torch.empty([input.numel() / group.size], { dtype, device: input.device });
@@ -186,8 +187,7 @@ export class ShardedUnit implements Unit {
     this.#reducing = { work: group.reduceScatter(output, input), input, output, isLast };
   }
 
-  /** Takes in a reduction that was begun; the sum over replicas follows it when the step's gradients are complete. */
-  #settle(): void {
+  settle(): void {
     if (!this.#reducing) return;
     const { work, input, output, isLast } = this.#reducing;
     this.#reducing = undefined;
@@ -199,16 +199,12 @@ export class ShardedUnit implements Unit {
     } else {
       this.#gradient = output;
     }
+    // The sum over replicas follows when the step's gradients are complete.
     if (isLast && this.#options.replicate) this.#replicating = this.#options.replicate.allReduce(this.#gradient);
   }
 
-  /** For the unit that is next in backward: lets this one's reduction go on. */
-  settle(): void {
-    this.#settle();
-  }
-
   finish(): void {
-    this.#settle();
+    this.settle();
     this.#replicating?.wait();
     this.#replicating = undefined;
     const gradient = this.#gradient;
@@ -252,7 +248,7 @@ export class ShardedUnit implements Unit {
 
   [Symbol.dispose](): void {
     try {
-      this.#settle();
+      this.settle();
       this.#replicating?.wait();
       this.release();
     } catch {
@@ -275,8 +271,4 @@ function freeAfter({ work, output, input }: UnderWay, kept: Tensor): void {
     output.dispose();
     if (input !== kept) input.dispose();
   }
-}
-
-function bytesPerElement(dtype: torch.DType): number {
-  return /64/.test(dtype) ? 8 : /32/.test(dtype) ? 4 : 2;
 }

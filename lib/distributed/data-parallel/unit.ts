@@ -15,12 +15,19 @@ export interface Unit extends Disposable {
   afterBackward(isLast: boolean): void;
   /** Begins what may be begun early, before the unit's own turn. */
   prefetch(): void;
+  /** Takes in a reduction that {@link afterBackward} began. The unit before this one calls it when its own has begun. */
+  settle(): void;
   /** Waits for whatever is under way; the gradients are then on the parameters, summed over all ranks. */
   finish(): void;
   /** Parameters are as between steps afterwards. */
   release(): void;
   /** This rank's part of each parameter. */
   local(): LocalTensor[];
+}
+
+/** What a parameter's gradients are summed over ranks in: sums of many in a smaller dtype lose what distinguishes them. */
+export function reduceDtype({ dtype }: torch.Tensor): torch.DType {
+  return dtype === "float64" ? "float64" : "float32";
 }
 
 /** Gradients, with zeros for those that this rank's data did not need: all ranks must send the same. */

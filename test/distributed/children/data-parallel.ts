@@ -271,6 +271,42 @@ function rounded(group: ProcessGroup): { gradients: number; largest: number; dty
   return found;
 }
 
+/** Replicas of a bfloat16 model: their gradients are summed in float32, and rounded once. */
+function replicated16(group: ProcessGroup): { differing: number; dtypes: string[] } {
+  const { rank, size } = group;
+  const reference = net({ dtype: "bfloat16" });
+  const model = net({ dtype: "bfloat16" });
+  const parallel = new DataParallel(model, model.blocks as Block[], { shard: null, replicate: group });
+  const found = torch.scope(() => {
+    const sums = new Map<string, Tensor>();
+    for (let r = 0; r < size; r++) {
+      lossOf(reference, idsOf(r, 0), "all").backward();
+      for (const [name, { grad }] of reference.namedParameters()) {
+        const own = (grad as Tensor).float();
+        sums.set(name, sums.get(name)?.add(own) ?? own);
+      }
+      reference.zeroGrad();
+    }
+    parallel.backward(lossOf(model, idsOf(rank, 0), "all"), { isLast: true });
+    parallel.finish();
+    let differing = 0;
+    const dtypes: string[] = [];
+    for (const { name, tensor } of parallel.local()) {
+      const own = tensor.grad as Tensor;
+      dtypes.push(own.dtype);
+      differing += own
+        .ne((sums.get(name) as Tensor).bfloat16())
+        .sum()
+        .item();
+    }
+    return { differing, dtypes };
+  });
+  parallel.dispose();
+  model.dispose();
+  reference.dispose();
+  return found;
+}
+
 export type Compared = ReturnType<typeof compare>;
 
 function refusal(run: () => unknown): string {
@@ -436,6 +472,7 @@ async function everything(group: ProcessGroup) {
     hybrid: size === 4 ? await hybrid() : undefined,
     served: served(() => everyCase({ shard: group, replicate: null }, size === 2 ? all : [])),
     rounded: rounded(group),
+    replicated16: replicated16(group),
     calls: communication.calls - calls,
     leaked: torch.memory().tensors - before,
     mistakes: mistakes(group),

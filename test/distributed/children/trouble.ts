@@ -1,12 +1,14 @@
 // One rank of a group to which something happens that should not: what collectives.test.ts looks at from outside.
 import { setTimeout as sleep } from "node:timers/promises";
 import {
+  abortProcessGroup,
   communication,
   type DistributedError,
   destroyProcessGroup,
   initProcessGroup,
   ProcessGroup,
   type World,
+  world,
 } from "../../../lib/distributed/index.js";
 import * as torch from "../../../lib/torch/index.js";
 import { report } from "../rank.js";
@@ -100,6 +102,21 @@ const scenarios: Record<string, (world: World) => Promise<unknown>> = {
     return { sums, twice: await failureOf(() => initProcessGroup()) };
   },
 
+  /** Gives the world up with a collective under way, and joins anew. */
+  async abandons({ group }) {
+    group.timeout = 2;
+    const underWay = group.rank === 0 ? failureOf(() => group.allReduce(torch.ones([4]))) : undefined;
+    await sleep(100);
+    abortProcessGroup();
+    const left = world();
+    const after = await failureOf(() => group.allReduce(torch.ones([4])).wait());
+    if (group.rank > 0) await sleep(1000); // rank 0's store is gone before it comes anew
+    const again = await initProcessGroup({ backend: "gloo", timeout: 20 });
+    const sum = torch.tensor([again.rank + 1]);
+    await again.group.allReduce(sum);
+    return { isLeft: left === undefined, after, sum: sum.item(), underWay: await underWay };
+  },
+
   /** Ends with collectives under way that nobody answers. */
   async exitsWaiting({ group, rank }) {
     if (rank === 1) {
@@ -175,8 +192,8 @@ const scenarios: Record<string, (world: World) => Promise<unknown>> = {
 
 const [name, exit = "0"] = process.argv.slice(2);
 torch.setNumThreads(1);
-const world = await initProcessGroup({ backend: "gloo", timeout: 20 });
-const result = await scenarios[name](world);
+const joined = await initProcessGroup({ backend: "gloo", timeout: 20 });
+const result = await scenarios[name](joined);
 await report(result);
 if (exit !== "natural") process.exit(Number(exit));
 process.disconnect?.();
