@@ -1,7 +1,8 @@
 import { createHash, type Hash } from "node:crypto";
-import { closeSync, fstatSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync, readSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
+import { writeAll } from "../torch/write-all.js";
 import { DataError } from "./errors.js";
 import { damaged, TokenReader } from "./token-reader.js";
 
@@ -90,7 +91,7 @@ export class TokenFileWriter {
   #flush(): void {
     const bytes = new Uint8Array(this.#buffer.buffer, 0, this.#filled * this.#buffer.BYTES_PER_ELEMENT);
     this.#hash.update(bytes);
-    for (let written = 0; written < bytes.length; ) written += writeSync(this.#file, bytes, written);
+    writeAll(this.#file, bytes);
     this.#filled = 0;
   }
 }

@@ -1,9 +1,10 @@
-import { closeSync, copyFileSync, fsyncSync, openSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, copyFileSync, fsyncSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { itemSize, readBytes } from "../torch/bytes.js";
+import { byteLength, itemSize, readBytes } from "../torch/bytes.js";
 import type { DType, DTypeLike, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { buildHeader } from "../torch/safetensors-header.js";
+import { writeAll } from "../torch/write-all.js";
 import { INDEX_FILE, isDerivedWeight, weightName } from "./checkpoint-layout.js";
 import { checkpointFolder, readConfig } from "./checkpoint-read.js";
 import { CheckpointTensors } from "./checkpoint-tensors.js";
@@ -136,11 +137,7 @@ class Pump {
 }
 
 function writeTensor(descriptor: number, tensor: Tensor): void {
-  const bytes = new Uint8Array(tensor.numel() * itemSize(tensor.dtype));
+  const bytes = new Uint8Array(byteLength(tensor));
   readBytes(tensor, bytes);
   writeAll(descriptor, bytes);
-}
-
-function writeAll(descriptor: number, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done);
 }

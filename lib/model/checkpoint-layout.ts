@@ -8,6 +8,16 @@ export const OPTIMIZER_FILE = "optimizer.safetensors";
 export const TRAINER_FILE = "trainer.json";
 export const MANIFEST_FILE = "manifest.json";
 
+/** The name of a run's checkpoint that nobody named. */
+export function stepCheckpoint(globalStep: number): string {
+  return `step-${String(globalStep).padStart(6, "0")}`;
+}
+
+/** Whether a checkpoint's name is one of {@link stepCheckpoint}. */
+export function isStepCheckpoint(name: string): boolean {
+  return /^step-\d+$/.test(name);
+}
+
 /** The file of one rank's slices, for a checkpoint that several processes wrote: shard-00002-of-00004.safetensors. */
 export function shardFile(rank: number, worldSize: number): string {
   return `shard-${padIndex(rank)}-of-${padIndex(worldSize)}.safetensors`;

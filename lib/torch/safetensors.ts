@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
 import { threadId } from "node:worker_threads";
 import { type DType, dtypes } from "./dtype.js";
 import { guard, TorchError } from "./errors.js";
@@ -6,6 +6,7 @@ import { native } from "./native.js";
 import { buildHeader, parseHeader, type TensorInfo } from "./safetensors-header.js";
 import { keep, scope } from "./scope.js";
 import { Tensor } from "./tensor.js";
+import { writeAll } from "./write-all.js";
 
 export type { TensorInfo } from "./safetensors-header.js";
 
@@ -84,10 +85,6 @@ export function openSafetensors(path: string): SafetensorsFile {
 }
 
 const writeChunk = 64 * 1024 * 1024;
-
-function writeAll(fd: number, bytes: Uint8Array): void {
-  for (let offset = 0; offset < bytes.length; ) offset += writeSync(fd, bytes, offset);
-}
 
 /**
  * Writes tensors to a safetensors file, from any device; the bytes are those of Python's safetensors. The file appears

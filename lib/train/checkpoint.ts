@@ -1,7 +1,7 @@
 /** The checkpoints of a run: taking, writing, finding and restoring them. */
 export type { LocalTensor, TensorSlice } from "../distributed/tensor-slice.js";
 export type { ShardReport } from "./checkpoint/commit.js";
-export { type CheckpointContent, type CheckpointWorld, wholeWeights } from "./checkpoint/content.js";
+export type { CheckpointContent, CheckpointWorld } from "./checkpoint/content.js";
 export { PendingCheckpoint } from "./checkpoint/pending.js";
 export { checkFacts, newProgress, type Progress, type ResumeFacts } from "./checkpoint/progress.js";
 export { restoreOptimizer, restoreWeights } from "./checkpoint/restore.js";
@@ -9,7 +9,6 @@ export {
   CheckpointStore,
   type FoundCheckpoint,
   listCheckpoints,
-  noneIsWhole,
   readCheckpoint,
   shareOfFiles,
   type UnreadableCheckpoint,

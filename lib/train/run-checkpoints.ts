@@ -1,5 +1,6 @@
 import { performance } from "node:perf_hooks";
 import { type LocalTensor, wholeTensor } from "../distributed/index.js";
+import { stepCheckpoint } from "../model/checkpoint-layout.js";
 import { StableDiffCoder } from "../model/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
@@ -7,12 +8,10 @@ import type * as torch from "../torch/index.js";
 import {
   CheckpointStore,
   type FoundCheckpoint,
-  noneIsWhole,
   type Progress,
   type ResumeFacts,
   restoreOptimizer,
   restoreWeights,
-  shareOfFiles,
 } from "./checkpoint.js";
 import { CheckpointSaver, type SaveNote, type SaveOutcome } from "./checkpoint-saver.js";
 import { TrainError } from "./errors.js";
@@ -60,7 +59,9 @@ export class RunCheckpoints {
   async findStart(warn: (message: string) => void): Promise<FoundCheckpoint | undefined> {
     const { resume, overwrite, out } = this.#settings;
     if (!this.#store) return undefined;
-    const found = resume ? await this.#newest(this.#store, warn) : undefined;
+    const { world } = this.#parallel;
+    const exchange = <T>(topic: string, value: T) => this.#parallel.exchange(topic, value);
+    const found = resume ? await this.#store.newest(warn, world && exchange) : undefined;
     if (found || resume) return found;
     const isEmpty = (await this.#parallel.exchange("looking for a run", this.#store.isEmpty)).every(Boolean);
     if (isEmpty) return undefined;
@@ -71,31 +72,6 @@ export class RunCheckpoints {
     if (this.#parallel.isMain) this.#store.clear();
     await this.#parallel.exchange("removing a run", null);
     return undefined;
-  }
-
-  /** The newest whole one. Each process looks through its share of the files, and all take the same. */
-  async #newest(store: CheckpointStore, warn: (message: string) => void): Promise<FoundCheckpoint | undefined> {
-    const { world } = this.#parallel;
-    if (!world) return await store.newest(warn);
-    const { readable, unreadable } = store.candidates();
-    const damaged = unreadable.map(({ name, problem }) => `${name}: ${problem}`);
-    const ownNames = readable.map(({ name }) => name);
-    const [names] = await this.#parallel.exchange("listing checkpoints", ownNames);
-    for (const name of names) {
-      const found = readable.find((each) => each.name === name);
-      const problem = found
-        ? await store.verify(found, { files: shareOfFiles(found, world) })
-        : `rank ${world.rank} does not see it: is the folder on a disk that all processes share?`;
-      const problems = await this.#parallel.exchange("verifying a checkpoint", problem ?? null);
-      const damage = problems.find((each) => each !== null);
-      if (found && !damage) {
-        for (const problem of damaged) warn(`checkpoint ${problem}: going on from ${name}`);
-        return found;
-      }
-      damaged.push(`${name}: ${damage}`);
-    }
-    if (damaged.length === 0) return undefined;
-    throw noneIsWhole(store.folder, damaged);
   }
 
   /** Copies a checkpoint's weights into this process's part of the model. */
@@ -134,7 +110,7 @@ export class RunCheckpoints {
   async *save(
     state: { optimizer: Optimizer | undefined; progress: Progress; facts: ResumeFacts },
     position: Position,
-    name = CheckpointStore.nameOf(state.progress.globalStep),
+    name = stepCheckpoint(state.progress.globalStep),
   ): CheckpointEvents {
     if (!this.#saver) return;
     yield* this.drain();

@@ -12,6 +12,7 @@ import {
   type ObjectiveContext,
   supervisedObjective,
 } from "../diffusion/index.js";
+import { isStepCheckpoint } from "../model/checkpoint-layout.js";
 import type { Decoder } from "../model/index.js";
 import { type Schedule, scheduleFrom, scheduleSchema, warmupStable } from "../nn/index.js";
 import type { Tensor } from "../torch/index.js";
@@ -140,7 +141,7 @@ export const stageSettings = {
   precision: z.enum(["auto", "float32", "bfloat16"]).default("auto").describe("of the forward pass"),
   seed: z.int().min(0).optional().describe("of order and corruption; default: the run's"),
   checkpoint: fileName
-    .refine((name) => !/^step-\d+$/.test(name), "step-NUMBER names the checkpoints in between")
+    .refine((name) => !isStepCheckpoint(name), "step-NUMBER names the checkpoints in between")
     .optional()
     .describe("name of the checkpoint that is kept of the stage's end"),
 };

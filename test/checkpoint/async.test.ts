@@ -13,6 +13,7 @@ import {
   contentsOf,
   found,
   reportsOf,
+  restore,
   saveTogether,
   shake,
   storesOf,
@@ -69,11 +70,10 @@ describe("an asynchronous save", () => {
       const expected = bitsOf(whole.model.namedParameters());
       const contents = contentsOf(whole, 3);
       const pending = await Promise.all(stores.map((store, rank) => store.begin("final", contents[rank])));
-      for (const { weights } of contents) for (const { tensor } of weights ?? []) tensor.fill_(9);
+      for (const { weights } of contents) for (const { tensor } of weights) tensor.fill_(9);
       const folder = await stores[0].commit(pending[0], await reportsOf(pending));
       const other = trained(2);
-      const { restoreWeights } = await import("../../lib/train/checkpoint.js");
-      await restoreWeights(found(folder), other.model);
+      await restore(found(folder), { model: other.model });
       expect(bitsOf(other.model.namedParameters())).toEqual(expected);
     });
   });

@@ -14,7 +14,7 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { CheckpointStore, restoreWeights, shareOfFiles } from "../../lib/train/checkpoint.js";
+import { CheckpointStore, shareOfFiles } from "../../lib/train/checkpoint.js";
 import { failWriter } from "../train/faults.js";
 import {
   bitsOf,
@@ -22,6 +22,7 @@ import {
   contentOf,
   contentsOf,
   reportsOf,
+  restore,
   saveTogether,
   storesOf,
   temporaryFolder,
@@ -158,7 +159,7 @@ describe("what a killed process left", () => {
     expect(checkpointsOf(run)).toEqual(["step-000001", "step-000002"]);
     const found = await store.newest(() => {});
     const model = trained(5).model;
-    if (found) await restoreWeights(found, model);
+    if (found) await restore(found, { model });
     expect(bitsOf(model.namedParameters())).toEqual(bitsOf(whole.model.namedParameters()));
   });
 
@@ -198,7 +199,7 @@ describe("what a killed process left", () => {
     expect(warnings).toEqual([]);
     expect(checkpointsOf(out).filter((name) => name.startsWith("."))).toEqual([]);
     const model = trained(5).model;
-    if (found) await restoreWeights(found, model);
+    if (found) await restore(found, { model });
     expect(bitsOf(model.namedParameters())).toEqual(bitsOf(trained().model.namedParameters()));
   });
 

@@ -22,7 +22,7 @@ it("on a device waits once, without blocking, and hands over copies larger than 
     torch.noGrad(() => large.mul_(1.5));
     torch.saveSafetensors(join(run, "expected"), { "a.large": large, "b.small": small });
     const tensors = [wholeTensor("a.large", large), wholeTensor("b.small", small)];
-    const content = { ...contentOf({ model, optimizer: null as never }, save), optimizer: { step: 1, tensors } };
+    const content = contentOf({ model, optimizer: null as never }, save, { optimizer: { step: 1, tensors } });
     fake.take();
     const pending = await store.begin(`step-00000${save}`, content);
     expect(fake.take().waits).toEqual({ read: 1 });
@@ -40,10 +40,8 @@ it("gives the memory of its copies back, also of a save that is given up", async
   model.to({ device: "cuda" });
   const large = torch.randn([9_000_001], { device: "cuda" });
   const store = new CheckpointStore(temporaryFolder("large"), 5);
-  const content = (save: number) => ({
-    ...contentOf({ model, optimizer: null as never }, save),
-    optimizer: { step: 1, tensors: [wholeTensor("a.large", large)] },
-  });
+  const optimizer = { step: 1, tensors: [wholeTensor("a.large", large)] };
+  const content = (save: number) => contentOf({ model, optimizer: null as never }, save, { optimizer });
   await store.save("step-000001", content(1));
   const before = torch.memory().tensors;
   for (let save = 2; save <= 6; save += 2) {

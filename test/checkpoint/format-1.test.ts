@@ -3,9 +3,9 @@ import { join } from "node:path";
 import { expect, it } from "vitest";
 import { StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { CheckpointStore, restoreOptimizer, restoreWeights } from "../../lib/train/checkpoint.js";
+import { CheckpointStore, restoreOptimizer } from "../../lib/train/checkpoint.js";
 import { fixture } from "../nn/golden.js";
-import { bitsOf, byRows, localTensors, temporaryFolder, trained } from "./support.js";
+import { bitsOf, byRows, localTensors, restore, temporaryFolder, trained } from "./support.js";
 
 // A checkpoint that this package wrote before there were shards: scripts/fixtures/checkpoint_format_1.sh.
 const OLD = fixture("checkpoint-format-1");
@@ -23,8 +23,7 @@ it("a checkpoint of format 1 is found, whole, and loads into one process and int
   if (!found) return expect.unreachable();
   expect(found).toMatchObject({ name: "step-000010", worldSize: 1, optimizerStep: 10, progress: { globalStep: 10 } });
   const one = trained();
-  await restoreWeights(found, one.model);
-  expect(await restoreOptimizer(found, one.optimizer)).toEqual({ step: 10 });
+  await restore(found, one);
   using weights = torch.openSafetensors(join(OLD, "model.safetensors"));
   using state = torch.openSafetensors(join(OLD, "optimizer.safetensors"));
   const all = (file: torch.SafetensorsFile) => bitsOf(file.keys().map((name) => [name, file.get(name)] as const));
@@ -37,7 +36,7 @@ it("a checkpoint of format 1 is found, whole, and loads into one process and int
   await torch.scope(async () => {
     for (const rank of [0, 1, 2]) {
       const slots = localTensors(Object.entries(tensors), byRows(3), rank, 0);
-      await restoreOptimizer(found, slots);
+      expect(await restoreOptimizer(found, slots)).toEqual({ step: 10 });
       const bits = (list: typeof slots) => bitsOf(list.map(({ name, tensor }) => [name, tensor] as const));
       expect(bits(slots)).toEqual(bits(localTensors(Object.entries(tensors), byRows(3), rank)));
     }

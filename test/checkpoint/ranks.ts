@@ -1,6 +1,12 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { type LocalTensor, type TensorSlice, viewOf, wholeSlice } from "../../lib/distributed/tensor-slice.js";
+import {
+  type LocalTensor,
+  type TensorSlice,
+  viewOf,
+  wholeSlice,
+  wholeTensor,
+} from "../../lib/distributed/tensor-slice.js";
 import { Decoder, decoderConfig } from "../../lib/model/index.js";
 import { AdamW } from "../../lib/nn/index.js";
 import * as torch from "../../lib/torch/index.js";
@@ -11,6 +17,8 @@ import {
   newProgress,
   type PendingCheckpoint,
   readCheckpoint,
+  restoreOptimizer,
+  restoreWeights,
 } from "../../lib/train/checkpoint.js";
 
 // Two threads on a busy machine wait for each other longer than these models compute.
@@ -61,6 +69,24 @@ export function shake(optimizer: AdamW, seed: number): void {
   });
 }
 
+function wholeTensors(named: Iterable<readonly [string, torch.Tensor]>): LocalTensor[] {
+  return Array.from(named, ([name, tensor]) => wholeTensor(name, tensor));
+}
+
+function wholeState(optimizer: AdamW): NonNullable<CheckpointContent["optimizer"]> {
+  const { step, tensors } = optimizer.stateDict();
+  return { step, tensors: wholeTensors(Object.entries(tensors)) };
+}
+
+/** Copies a checkpoint into a model that is whole, and into its optimiser where one is given. */
+export async function restore(found: FoundCheckpoint, into: { model: Decoder; optimizer?: AdamW }): Promise<void> {
+  await restoreWeights(found, wholeTensors(into.model.namedParameters()));
+  if (!into.optimizer) return;
+  const { tensors } = into.optimizer.stateDict();
+  const restored = await restoreOptimizer(found, wholeTensors(Object.entries(tensors)));
+  if (restored) into.optimizer.loadStateDict({ step: restored.step, tensors });
+}
+
 /** What a run at a step would save, by default of a process that is alone. */
 export function contentOf(
   { model, optimizer }: Trained,
@@ -69,7 +95,8 @@ export function contentOf(
 ): CheckpointContent {
   return {
     model,
-    optimizer,
+    weights: wholeTensors(model.namedParameters()),
+    optimizer: parts.optimizer === undefined ? wholeState(optimizer) : parts.optimizer,
     progress: { ...newProgress(1), globalStep, step: globalStep },
     facts: { seed: 0, model: {}, stages: [{ name: "cpt" }] },
     versions: { test: "1" },

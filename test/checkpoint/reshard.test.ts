@@ -14,6 +14,7 @@ import {
   type Cut,
   contentsOf,
   localTensors,
+  restore,
   savedBy,
   saveTogether,
   storesOf,
@@ -64,8 +65,7 @@ describe("a checkpoint of several processes", () => {
     using loaded = await StableDiffCoder.fromPretrained(found.path);
     expect(bitsOf(loaded.model.namedParameters())).toEqual(bitsOf(whole.model.namedParameters()));
     const other = trained(2);
-    await restoreWeights(found, other.model);
-    await restoreOptimizer(found, other.optimizer);
+    await restore(found, other);
     expect(bitsOf(other.model.namedParameters())).toEqual(bitsOf(whole.model.namedParameters()));
     const [a, b] = [other, whole].map(({ optimizer }) => optimizer.stateDict());
     expect(a.step).toBe(7);

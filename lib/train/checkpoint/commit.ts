@@ -1,10 +1,16 @@
-import { closeSync, openSync, readdirSync, readSync, rmSync, statSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readdirSync, readSync, rmSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { coverProblem } from "../../distributed/tensor-slice.js";
-import { fullName, isShardFile, MANIFEST_FILE, OPTIMIZER_FILE } from "../../model/checkpoint-layout.js";
+import {
+  fullName,
+  isShardFile,
+  isStepCheckpoint,
+  MANIFEST_FILE,
+  OPTIMIZER_FILE,
+} from "../../model/checkpoint-layout.js";
 import { formatManifest, type Manifest, type ManifestTensor } from "../../model/checkpoint-manifest-text.js";
 import { commitFolder } from "../../model/staging.js";
-import { type DType, dtypes } from "../../torch/dtype.js";
+import { type Header, parseHeader } from "../../torch/safetensors-header.js";
 import { type FileReport, StagedFiles } from "./staged-files.js";
 
 // Runs in the thread that writes checkpoints: nothing here may load the addon.
@@ -80,13 +86,13 @@ function checkThere(staging: string, rank: number, name: string, bytes: number, 
 
 /** Adds the tensors of a file to a manifest, as its header tells. */
 function indexTensors({ shards, tensors }: Manifest, path: string, name: string): void {
-  const { __metadata__, ...entries } = readHeader(path);
-  const slices = isShardFile(name) ? (JSON.parse(__metadata__?.slices ?? "{}") as ShardSlices) : undefined;
+  const { metadata, infos } = readHeader(path);
+  const slices = isShardFile(name) ? (JSON.parse(metadata.slices ?? "{}") as ShardSlices) : undefined;
   shards.push(name);
-  for (const [key, { dtype, shape: size }] of Object.entries(entries)) {
+  for (const [key, { dtype, shape: size }] of infos) {
     const { shape, offset } = slices ? slices[key] : { shape: size, offset: size.map(() => 0) };
     const full = slices ? key : fullName(name === OPTIMIZER_FILE ? "optimizer" : "model", key);
-    const tensor: ManifestTensor = { dtype: dtypeNamed(dtype), shape, slices: [] };
+    const tensor: ManifestTensor = { dtype, shape, slices: [] };
     tensors[full] ??= tensor;
     const known = tensors[full];
     if (known.dtype !== tensor.dtype || known.shape.join() !== shape.join()) {
@@ -101,16 +107,11 @@ function indexTensors({ shards, tensors }: Manifest, path: string, name: string)
 /** What a shard's metadata says of its slices, by full name: the global shape, and where they begin. */
 export type ShardSlices = Record<string, { shape: number[]; offset: number[] }>;
 
-interface RawHeader {
-  [name: string]: { dtype: string; shape: number[] };
-}
-
-/** A safetensors header; the file was just written, so it is only read, not checked. */
-function readHeader(path: string): RawHeader & { __metadata__?: Record<string, string> } {
+function readHeader(path: string): Header {
   const descriptor = openSync(path, "r");
   try {
-    const length = Number(readAt(descriptor, 8, 0).readBigUInt64LE());
-    return JSON.parse(readAt(descriptor, length, 8).toString("utf8"));
+    const read = (begin: number, length: number) => readAt(descriptor, length, begin);
+    return parseHeader(path, fstatSync(descriptor).size, read);
   } finally {
     closeSync(descriptor);
   }
@@ -126,11 +127,6 @@ function readAt(descriptor: number, length: number, position: number): Buffer {
   return bytes;
 }
 
-function dtypeNamed(format: string): DType {
-  const found = Object.entries(dtypes).find(([, { safetensors }]) => safetensors === format);
-  return (found?.[0] ?? format) as DType;
-}
-
 /**
  * Removes all but the last unnamed checkpoints, and staging folders of earlier saves, which were given up. What stays for
  * now harms nobody: the next commit tries again.
@@ -140,7 +136,7 @@ function tidy(staging: string, keepLast: number): void {
   const saveOf = (name: string) => Number(/^\..+\.(\d+)\.tmp$/.exec(name)?.[1] ?? Number.POSITIVE_INFINITY);
   try {
     const names = readdirSync(folder);
-    const unnamed = names.filter((name) => /^step-\d+$/.test(name));
+    const unnamed = names.filter(isStepCheckpoint);
     unnamed.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)));
     const left = names.filter((name) => saveOf(name) < saveOf(basename(staging)));
     for (const name of [...unnamed.slice(0, -keepLast), ...left]) {

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { isWhole, type LocalTensor, sliceProblem, volume, wholeTensor } from "../../distributed/tensor-slice.js";
+import { isWhole, type LocalTensor, sliceProblem, volume } from "../../distributed/tensor-slice.js";
 import {
   fullName,
   INDEX_FILE,
@@ -18,7 +18,6 @@ import {
   WEIGHTS_METADATA,
 } from "../../model/checkpoint-write.js";
 import type { Decoder } from "../../model/index.js";
-import type { Optimizer } from "../../nn/index.js";
 import { byteLength } from "../../torch/bytes.js";
 import type { DType, Tensor } from "../../torch/index.js";
 import { buildHeader } from "../../torch/safetensors-header.js";
@@ -27,14 +26,14 @@ import type { Progress, ResumeFacts, TrainerFile } from "./progress.js";
 
 /** What a checkpoint is made of. In a run of several processes each gives what it holds. */
 export interface CheckpointContent {
-  /** For its config and, without `weights`, its parameters. */
+  /** For its config. */
   model: Decoder;
-  /** Parameters by name, with the slices that are here. Default: the model's own, whole. */
-  weights?: readonly LocalTensor[];
+  /** Parameters by name, with the slices that are here. */
+  weights: readonly LocalTensor[];
   /** Whether every process holds everything: one of them then writes it all, in Hugging Face layout. */
   replicated?: boolean;
-  /** An optimiser whose state is whole, or its state in slices, or none. */
-  optimizer: Optimizer | { step: number; tensors: readonly LocalTensor[] } | null;
+  /** An optimiser's state, in slices as the weights are. */
+  optimizer: { step: number; tensors: readonly LocalTensor[] } | null;
   /** A folder with the tokenizer's files, copied along. */
   filesFrom?: string;
   progress: Progress;
@@ -56,25 +55,10 @@ export interface PlannedFiles {
   tensorFiles: { name: string; header: Uint8Array; tensors: Tensor[] }[];
 }
 
-/** The tensors of a model, as those of a process that is alone. */
-export function wholeWeights(model: Decoder): LocalTensor[] {
-  return Array.from(model.namedParameters(), ([name, tensor]) => wholeTensor(name, tensor));
-}
-
-/** An optimiser's state as local tensors, and its number of steps. */
-export function localState(optimizer: NonNullable<CheckpointContent["optimizer"]>) {
-  if (!("stateDict" in optimizer)) return optimizer;
-  const { step, tensors } = optimizer.stateDict();
-  return { step, tensors: Object.entries(tensors).map(([name, tensor]) => wholeTensor(name, tensor)) };
-}
-
 /** Lays out what this process writes: everything, if tensors are whole here and its own; else the slices it owns. */
 export function planFiles(content: CheckpointContent, world: CheckpointWorld): PlannedFiles {
-  const weights = (content.weights ?? wholeWeights(content.model)).map((weight) => ({
-    ...weight,
-    name: weightName(weight.name),
-  }));
-  const state = content.optimizer === null ? null : localState(content.optimizer);
+  const weights = content.weights.map((weight) => ({ ...weight, name: weightName(weight.name) }));
+  const state = content.optimizer;
   for (const { name, tensor, slice } of [...weights, ...(state?.tensors ?? [])]) check(name, tensor, slice, world);
   const texts = world.rank === 0 ? smallFiles(content, weights[0]?.tensor.dtype ?? "float32", state?.step ?? null) : [];
   const copies = world.rank === 0 ? sideFilesOf(content) : [];

@@ -1,6 +1,7 @@
 import { createHash, type Hash } from "node:crypto";
-import { closeSync, fsyncSync, mkdirSync, openSync, readSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, readSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { writeAll } from "../../torch/write-all.js";
 
 // Runs in the thread that writes checkpoints: nothing here may load the addon.
 
@@ -47,7 +48,7 @@ export class StagedFiles {
     for (let begin = 0; begin < bytes.length; begin += PIECE_BYTES) {
       const piece = bytes.subarray(begin, begin + PIECE_BYTES);
       file.hash.update(piece);
-      for (let done = 0; done < piece.length; ) done += writeSync(file.descriptor, piece, done);
+      writeAll(file.descriptor, piece);
       this.#afterPiece();
     }
     file.bytes += bytes.length;

@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { TRAINER_FILE } from "../../model/checkpoint-layout.js";
 import { type DamageOptions, findDamage, readManifest } from "../../model/checkpoint-manifest.js";
 import { TrainError } from "../errors.js";
@@ -43,7 +43,7 @@ export class CheckpointStore {
   readonly folder: string;
   readonly world: CheckpointWorld;
   readonly #keepLast: number;
-  readonly #memory: HostMemory;
+  readonly #memory = new HostMemory();
   #saves = 0;
   /** Resolves when no save is under way. */
   #free: Promise<unknown> = Promise.resolve();
@@ -54,23 +54,12 @@ export class CheckpointStore {
    * @param keepLast how many of the unnamed checkpoints stay; named ones always do
    * @param world this process among those that save together; all of them see the same folder
    */
-  constructor(
-    run: string,
-    keepLast: number,
-    world: CheckpointWorld = { rank: 0, size: 1 },
-    memory: HostMemory = new HostMemory(),
-  ) {
+  constructor(run: string, keepLast: number, world: CheckpointWorld = { rank: 0, size: 1 }) {
     this.folder = join(resolve(run), "checkpoints");
     this.world = world;
     this.#keepLast = keepLast;
-    this.#memory = memory;
     mkdirSync(this.folder, { recursive: true });
     if (world.rank === 0) this.#tidy();
-  }
-
-  /** The name of an unnamed checkpoint. */
-  static nameOf(globalStep: number): string {
-    return `step-${String(globalStep).padStart(6, "0")}`;
   }
 
   /**
@@ -166,23 +155,31 @@ export class CheckpointStore {
   }
 
   /**
-   * The newest checkpoint that is whole. Reads and hashes all of its files: several processes share that by going through
-   * {@link candidates} with {@link shareOfFiles}.
+   * The newest checkpoint that is whole. Reads and hashes all of its files.
    *
    * @param warn is told of every newer one that is torn or changed
+   * @param exchange with it all processes call this alike: each hashes its share of the files, and all find the same
    * @returns undefined if there are none at all
    * @throws TrainError TRAIN_CHECKPOINT_CORRUPT if there are some, and none is whole
    */
-  async newest(warn: (message: string) => void): Promise<FoundCheckpoint | undefined> {
+  async newest(warn: (message: string) => void, exchange?: Exchange): Promise<FoundCheckpoint | undefined> {
     const { readable, unreadable } = this.candidates();
     const damaged = unreadable.map(({ name, problem }) => `${name}: ${problem}`);
-    for (const found of readable) {
-      const damage = await this.verify(found);
-      if (damage === undefined) {
-        for (const problem of damaged) warn(`checkpoint ${problem}: going on from ${found.name}`);
+    const together = exchange ?? alone;
+    const ownNames = readable.map(({ name }) => name);
+    const [names] = await together("listing checkpoints", ownNames);
+    for (const name of names) {
+      const found = readable.find((each) => each.name === name);
+      const problem = found
+        ? await this.verify(found, exchange && { files: shareOfFiles(found, this.world) })
+        : `rank ${this.world.rank} does not see it: is the folder on a disk that all processes share?`;
+      const problems = await together("verifying a checkpoint", problem ?? null);
+      const damage = problems.find((each) => each !== null);
+      if (found && !damage) {
+        for (const problem of damaged) warn(`checkpoint ${problem}: going on from ${name}`);
         return found;
       }
-      damaged.push(`${found.name}: ${damage}`);
+      damaged.push(`${name}: ${damage}`);
     }
     if (damaged.length === 0) return undefined;
     throw noneIsWhole(this.folder, damaged);
@@ -203,8 +200,13 @@ export class CheckpointStore {
   }
 }
 
+/** Gives everybody's value, by rank. */
+type Exchange = <T>(topic: string, value: T) => Promise<T[]>;
+
+const alone: Exchange = async (_, value) => [value];
+
 /** The error of a run whose checkpoints are all damaged. */
-export function noneIsWhole(folder: string, damaged: readonly string[]): TrainError {
+function noneIsWhole(folder: string, damaged: readonly string[]): TrainError {
   const list = damaged.map((problem) => `  ${problem}`).join("\n");
   return new TrainError("TRAIN_CHECKPOINT_CORRUPT", `no checkpoint in ${folder} is whole\n${list}`);
 }
@@ -225,7 +227,7 @@ export function listCheckpoints(folder: string): { readable: FoundCheckpoint[]; 
 /** What a checkpoint says of itself; no tensor file is opened. */
 export function readCheckpoint(folder: string): FoundCheckpoint | UnreadableCheckpoint {
   const path = resolve(folder);
-  const name = path.slice(path.lastIndexOf("/") + 1);
+  const name = basename(path);
   const file = join(path, TRAINER_FILE);
   if (!existsSync(file)) return { name, path, problem: `it has no ${TRAINER_FILE}` };
   let json: unknown;

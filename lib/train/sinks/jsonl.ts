@@ -9,9 +9,9 @@ import {
   readFileSync,
   renameSync,
   writeFileSync,
-  writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
+import { writeAll } from "../../torch/write-all.js";
 import type { FailedEvent, TrainEvent } from "../events.js";
 import type { Sink } from "./sink.js";
 
@@ -41,7 +41,7 @@ export function jsonl(path: string): Sink {
       if (file === undefined) open(event);
       const line = Buffer.from(`${JSON.stringify({ time: new Date().toISOString(), ...event })}\n`);
       try {
-        for (let done = 0; done < line.length; ) done += writeSync(file as number, line, done);
+        writeAll(file as number, line);
         end += line.length;
       } catch (error) {
         ftruncateSync(file as number, end); // half a line would spoil the next one

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { isStepCheckpoint } from "../../model/checkpoint-layout.js";
 import type { CheckpointEvent, RunFacts, SampleEvent, StepEvent } from "../events.js";
 import { groupedName } from "./metric-facts.js";
 import { runSettings } from "./run-summary.js";
@@ -113,7 +114,7 @@ function samplesOf({ samples }: SampleEvent): EventContent[] {
 }
 
 function checkpointOf({ checkpoint, path, seconds }: CheckpointEvent): EventContent[] {
-  const isNamed = !/^step-\d+$/.test(checkpoint);
+  const isNamed = !isStepCheckpoint(checkpoint);
   return [
     { kind: "scalars", values: { "checkpoint/seconds": seconds } },
     ...(isNamed ? [{ kind: "text" as const, tag: "checkpoints", text: `${checkpoint}: ${path}` }] : []),

@@ -1,6 +1,7 @@
 import type { Writable } from "node:stream";
 import { MultiBar, type SingleBar } from "cli-progress";
 import colors from "picocolors";
+import { isStepCheckpoint } from "../../model/checkpoint-layout.js";
 import type { FailedEvent, StageFacts, StepEvent, TrainEvent } from "../events.js";
 import { compact, duration, number } from "../format.js";
 import { Pace } from "./pace.js";
@@ -119,7 +120,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
           print(colors.yellow(`warning: ${event.message}`));
           break;
         case "checkpoint":
-          if (!/^step-\d+$/.test(event.checkpoint)) print(`saved ${event.path}`);
+          if (!isStepCheckpoint(event.checkpoint)) print(`saved ${event.path}`);
           break;
         case "stage-end": {
           stopBars();

@@ -1,6 +1,7 @@
-import { closeSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readdirSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readdirSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
+import { writeAll } from "../../../torch/write-all.js";
 import { type EventContent, encodeEvent } from "./event.js";
 import { record } from "./record.js";
 
@@ -29,7 +30,7 @@ export class EventFile {
     const time = Date.now() / 1000;
     const bytes = Buffer.concat(contents.map((content) => record(encodeEvent(time, step, content))));
     try {
-      for (let done = 0; done < bytes.length; ) done += writeSync(this.#file, bytes, done);
+      writeAll(this.#file, bytes);
       this.#end += bytes.length;
     } catch (error) {
       ftruncateSync(this.#file, this.#end); // TensorBoard reads nothing behind half a record
