@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { DistributedError } from "../../lib/distributed/errors.js";
-import { firstHost, type LaunchEnvironment, readLaunchEnvironment } from "../../lib/distributed/launch-environment.js";
+import { firstHost } from "../../lib/distributed/launch-environment/slurm.js";
+import { type LaunchEnvironment, readLaunchEnvironment } from "../../lib/distributed/launch-environment.js";
 
 const TORCHRUN = {
   RANK: "5",
