@@ -11,8 +11,8 @@ export interface TrainOptions {
   overwrite?: boolean;
   quiet?: boolean;
   parallel?: ParallelOptions;
-  /** True: in the run's folder. */
-  tensorboard?: string | true;
+  tensorboard?: boolean;
+  tensorboardDir?: string;
   wandb?: string;
 }
 
@@ -38,7 +38,8 @@ export function trainCommand(): Command {
       "how the model lies over processes, e.g. shard=4,tensor=2; see docs/distributed.md",
       sizes,
     )
-    .option("--tensorboard [folder]", "write TensorBoard's event files; default: OUT/tensorboard")
+    .option("--tensorboard", "write TensorBoard's event files, to OUT/tensorboard")
+    .option("--tensorboard-dir <folder>", "the same, to this folder")
     .option("--wandb <project>", "send the run to Weights & Biases, with the key in WANDB_API_KEY; needs @wandb/sdk")
     .option("-q, --quiet", "show no progress; errors and what to do next are still printed")
     .action(async (curriculum: string, options: TrainOptions) => {

@@ -121,7 +121,7 @@ describe.each(Object.keys(kinds))("%s", (kind) => {
     await expect(other.wait(["there", "never"], 0.3)).rejects.toMatchObject({ code: "DISTRIBUTED_TIMEOUT" });
     const seconds = (performance.now() - start) / 1000;
     expect(seconds).toBeGreaterThan(0.55);
-    expect(seconds).toBeLessThan(5);
+    expect(seconds).toBeLessThan(60); // the default is 300; a slow resolver of names may add seconds
     expect(await other.getText("there")).toBe("1"); // it works on
   });
 

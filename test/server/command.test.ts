@@ -28,7 +28,7 @@ interface Running {
 
 async function serve(...args: string[]): Promise<Running> {
   const child = spawn(process.execPath, [join(root, "bin", "diffcoder.mjs"), "serve", model, "--port", "0", ...args], {
-    env: { ...process.env, OMP_NUM_THREADS: "1", NO_COLOR: "1" },
+    env: { ...process.env, OMP_NUM_THREADS: "1", NO_COLOR: "1", FORCE_COLOR: undefined },
     stdio: ["ignore", "pipe", "pipe"],
   });
   children.push(child);

@@ -3,7 +3,7 @@ import { appendFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, it } from "vitest";
-import { DIFFCODER, eventsUpTo, lineOf, stepEvent, temporaryFolder, writeLog } from "./support.js";
+import { DIFFCODER, eventsUpTo, lineOf, PLAIN, stepEvent, temporaryFolder, writeLog } from "./support.js";
 
 const PTY = fileURLToPath(new URL("../cli/terminal.py", import.meta.url));
 const hasPty = spawnSync("python3", ["-c", "import pty, termios"]).status === 0;
@@ -55,7 +55,7 @@ afterEach(() => {
   for (const child of running.splice(0)) child.kill("SIGKILL");
 });
 
-const plain = (...args: string[]) => new Running([...DIFFCODER, "watch", ...args], { NO_COLOR: "1" });
+const plain = (...args: string[]) => new Running([...DIFFCODER, "watch", ...args], PLAIN);
 const onTerminal = (rows: number, columns: number, ...args: string[]) =>
   new Running(["python3", PTY, String(rows), String(columns), ...DIFFCODER, "watch", "--interval", "0.1", ...args]);
 

@@ -8,7 +8,7 @@ import { Curriculum } from "../../lib/train/index.js";
 import { readReport } from "../../lib/train/sinks/report.js";
 import { type ReportState, thinned } from "../../lib/train/sinks/report-data.js";
 import { tinyModel, tinyStages } from "../train/tiny.js";
-import { DIFFCODER, eventsUpTo, temporaryFolder, writeLog } from "./support.js";
+import { DIFFCODER, eventsUpTo, PLAIN, temporaryFolder, writeLog } from "./support.js";
 
 interface Page {
   title: string;
@@ -27,10 +27,21 @@ describe("report", () => {
     using model = tinyModel();
     for await (const _ of new Curriculum(tinyStages()).run({ model, out, seed: 3 }));
     await writeReport([out], { out: page });
-    const { updatedAt: _a, ...written } = readReport(page) as ReportState;
-    const { updatedAt: _b, ...own } = readReport(join(out, "report.html")) as ReportState;
-    expect(written).toEqual(own);
+    const written = readReport(page) as ReportState;
+    const own = readReport(join(out, "report.html")) as ReportState;
+    const log = readFileSync(join(out, "metrics.jsonl"), "utf8").trim().split("\n");
+    const { time } = JSON.parse(log.at(-1) ?? "") as { time: string };
+    expect(written).toEqual({ ...own, updatedAt: time });
+    expect(Math.abs(Date.parse(own.updatedAt) - Date.parse(time))).toBeLessThan(10_000);
     expect(written).toMatchObject({ title: "run", state: "done", steps: 18 });
+  });
+
+  it("of a run of long ago says when that ended", async () => {
+    const folder = temporaryFolder();
+    const ended = "2025-03-01T12:00:59.000Z";
+    const events = eventsUpTo(2).map((event, i) => ({ ...event, time: `2025-03-01T12:00:0${i}.000Z` }));
+    writeLog(folder, [...events, { type: "done", globalStep: 2, tokens: 128, elapsed: 1, time: ended }]);
+    expect((await readRun(folder)).state).toMatchObject({ state: "done", updatedAt: ended });
   });
 
   it("of several lays them over each other, by step, tokens and time", async () => {
@@ -100,7 +111,7 @@ describe("report", () => {
     writeLog(join(folder, "b"), eventsUpTo(10));
     const [program, ...args] = DIFFCODER;
     const run = (...words: string[]) =>
-      spawnSync(program, [...args, "report", ...words], { cwd: folder, encoding: "utf8" });
+      spawnSync(program, [...args, "report", ...words], { cwd: folder, encoding: "utf8", env: PLAIN });
     const ended = run("a", "b", "--title", "A & B");
     expect(ended.stderr).toBe("");
     expect(ended.stdout).toBe("report.html\n");

@@ -27,6 +27,9 @@ export type Logged = (TrainEvent | FailedEvent) & { time?: string };
 
 export const lineOf = (event: Logged) => `${JSON.stringify({ time: new Date().toISOString(), ...event })}\n`;
 
+/** The environment of a command whose output is compared: no colours, whatever runs the tests asks for. */
+export const PLAIN = { ...process.env, NO_COLOR: "1", FORCE_COLOR: undefined };
+
 /** Writes a run's log as the sink does. */
 export function writeLog(out: string, events: readonly Logged[]): string {
   const path = join(out, "metrics.jsonl");

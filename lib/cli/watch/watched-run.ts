@@ -76,9 +76,10 @@ export class WatchedRun {
 
   #take(logged: LoggedEvent): void {
     const event = logged as unknown as TrainEvent;
+    const at = Date.parse(logged.time ?? "");
     try {
-      addToReport(this.#report, event);
-      this.#follow(event, Date.parse(logged.time ?? ""));
+      addToReport(this.#report, event, Number.isNaN(at) ? undefined : new Date(at));
+      this.#follow(event, at);
     } catch {
       // Another version's event, which lacks what ours have.
     }

@@ -91,9 +91,13 @@ export function newReport(title: string): ReportState {
   };
 }
 
-/** Takes what an event says into a report's state. */
-export function addToReport(report: ReportState, event: TrainEvent | FailedEvent): void {
-  report.updatedAt = new Date().toISOString();
+/**
+ * Takes what an event says into a report's state.
+ *
+ * @param at when it happened; of a log that is read later, the time that stands in it
+ */
+export function addToReport(report: ReportState, event: TrainEvent | FailedEvent, at = new Date()): void {
+  report.updatedAt = at.toISOString();
   switch (event.type) {
     case "start":
       report.run = { ...event.run };

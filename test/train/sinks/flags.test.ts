@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 import { maskedCrc32c } from "../../../lib/train/sinks/tensorboard/crc32c.js";
-import { DIFFCODER } from "../../watch/support.js";
+import { DIFFCODER, PLAIN } from "../../watch/support.js";
 import { temporaryFolder } from "../support.js";
 import { curves } from "./event-reader.js";
 
@@ -22,9 +22,9 @@ it("train takes sinks from flags and from a YAML file, and says what they need b
       "stages:\n  - { type: autoregressive, name: only, steps: 3, batchSize: 2, lr: 1e-3 }\n",
   );
   const [program, ...args] = DIFFCODER;
-  const env = { ...process.env, NO_COLOR: "1", WANDB_API_KEY: undefined };
+  const env = { ...PLAIN, WANDB_API_KEY: undefined };
   const train = (...flags: string[]) =>
-    spawnSync(program, [...args, "train", "recipe.yaml", "--out", "run", ...flags], {
+    spawnSync(program, [...args, "train", "--out", "run", ...flags, "recipe.yaml"], {
       cwd: folder,
       env,
       encoding: "utf8",
@@ -35,6 +35,9 @@ it("train takes sinks from flags and from a YAML file, and says what they need b
     const steps = curves(join(folder, place), maskedCrc32c)["train/loss"].map(([step]) => step);
     expect(steps).toEqual([1, 2, 3]);
   }
+  const elsewhere = train("--overwrite", "--tensorboard-dir", "elsewhere");
+  expect(elsewhere.status, elsewhere.stderr).toBe(0);
+  expect(curves(join(folder, "elsewhere"), maskedCrc32c)["train/loss"]).toHaveLength(3);
   const refused = train("--overwrite", "--wandb", "project");
   expect(refused.status).toBe(1);
   expect(refused.stderr).toBe("error: wandb: @wandb/sdk is not installed. Run: npm install @wandb/sdk graphql\n");
