@@ -1,4 +1,5 @@
-import { Command, InvalidArgumentError, Option } from "commander";
+import { Command, Option } from "commander";
+import { size } from "./options.js";
 
 export interface ListOptions {
   json?: boolean;
@@ -68,19 +69,9 @@ function exportCommand(): Command {
     .addOption(
       new Option("--dtype <type>", "of the weights; default: as saved").choices(["float32", "bfloat16", "float16"]),
     )
-    .addOption(new Option("--max-shard <size>", "largest file of weights").argParser(bytes).default(5e9, "5GB"))
+    .addOption(new Option("--max-shard <size>", "largest file of weights").argParser(size).default(5e9, "5GB"))
     .action(async (folder: string, options: ExportCommandOptions) => {
       const { exportModel } = await import("./checkpoint/export.js");
       await exportModel(folder, options);
     });
-}
-
-/** Reads a size: 5GB, 1.5 GiB, 300MB, or a number of bytes. */
-function bytes(text: string): number {
-  const match = /^\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?\s*$/i.exec(text);
-  const [, number, unit = "", binary] = match ?? [];
-  const power = " kmgt".indexOf(unit.toLowerCase() || " ");
-  const value = Math.floor(Number(number) * (binary ? 1024 : 1000) ** power);
-  if (!match || !(value >= 1)) throw new InvalidArgumentError("expected a size such as 5GB, 512MiB or 5000000");
-  return value;
 }

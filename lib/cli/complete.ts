@@ -35,8 +35,9 @@ export async function complete(
   screen?: Screen,
 ): Promise<Completion> {
   const { tokenizer } = coder;
-  // One request, in this thread: it can keep to a single context of memory.
-  const cacheTokens = coder.config.maxPositionEmbeddings;
+  // One request, in this thread: no more memory than it fills. The limit of its length stays the model's context.
+  const context = coder.config.maxPositionEmbeddings;
+  const cacheTokens = Math.min(context, prompt.length + (options.maxTokens ?? context));
   await using engine = await Engine.create({ model: coder, thread: false, shift, cacheTokens, prefixCache: false });
   const head = headOf(prompt, tokenizer, screen);
   const canvas = screen?.live ? new Canvas(screen.stream) : undefined;

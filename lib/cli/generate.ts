@@ -34,7 +34,7 @@ export function generateCommand(): Command {
     .option("--chat", "wrap the prompt as a user's message in the model's chat template")
     .option("-n, --max-tokens <n>", "tokens to generate at most", integer(1), 128)
     .addOption(
-      diffusionOnly("-b, --block-size <n>", "tokens that are denoised together; as trained")
+      diffusionOnly("-b, --block-size <n>", "tokens that are denoised together: as many as in training")
         .argParser(integer(1))
         .default(4),
     )
@@ -42,12 +42,12 @@ export function generateCommand(): Command {
       diffusionOnly("--steps <n>", "denoising passes per block; default: one token a pass").argParser(integer(1)),
     )
     .addOption(
-      diffusionOnly("--threshold <p>", "commit every token surer than this, at least one a pass")
+      diffusionOnly("--threshold <p>", "instead of --steps: commit every token surer than this, at least one a pass")
         .argParser(real(0, 1))
         .conflicts("steps"),
     )
     .addOption(diffusionOnly("--shift", "the model was trained with the logit shift"))
-    .option("-t, --temperature <t>", "0: the most likely token", real(0, 100), 0)
+    .option("-t, --temperature <t>", "randomness of the choice; 0: always the most likely token", real(0, 100), 0)
     .option("--top-p <p>", "sample among the likeliest tokens of this joint probability", real(0.000001, 1), 1)
     .option("--top-k <k>", "sample among the k likeliest tokens; 0: all", integer(0), 0)
     .option("--seed <n>", "of the sampling", integer(0), 0)

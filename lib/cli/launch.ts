@@ -1,5 +1,5 @@
 import { Command, InvalidArgumentError } from "commander";
-import { integer, real } from "./options.js";
+import { integer, port, real } from "./options.js";
 
 export interface LaunchOptions {
   nproc?: string;
@@ -31,18 +31,19 @@ export function launchCommand(): Command {
     .option("--nnodes <n>", "how many machines take part, each with a launcher of its own; default: 1", integer(1))
     .option("--node-rank <n>", "number of this machine among them, from 0", integer(0))
     .option("--master-addr <host>", "the machine with number 0")
-    .option("--master-port <port>", "a port there; default: a free one, with several machines 29500", port)
+    .option("--master-port <port>", "a port there; default: a free one, with several machines 29500", port(1))
     .option("--max-restarts <n>", "how often all are started again after one has failed", integer(0), 0)
     .option("--log-dir <folder>", "what each process prints also goes to RANK.log there")
-    .option("--grace <seconds>", "time to end after SIGTERM, before SIGKILL", real(0, 86_400), 15)
+    .option("--grace <seconds>", "a process gets to end after SIGTERM, before SIGKILL", real(0, 86_400), 15)
     .option(
       "--expect <path>",
-      "what is there when all is done; if it is not, the exit code is 75 though all ended well",
+      "a file or folder that is there when all is done; if it is not, the exit code is 75 though all ended well",
     )
     .option("--no-prefix", "print what the processes print without [RANK] in front")
     .addHelpText(
       "after",
-      "\nWithout them PET_NPROC_PER_NODE, PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT hold.",
+      "\nAn option that is not given is taken from the environment, if it is there: PET_NPROC_PER_NODE, PET_NNODES,\n" +
+        "PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT.",
     )
     .action(async (_file: string, _args: string[], options: LaunchOptions, command: Command) => {
       const { launch } = await import("./launch/run.js");
@@ -62,11 +63,4 @@ function isAfterDashes(command: Command): boolean {
 export function count(text: string): string {
   if (/^(auto|gpu|cpu)$/.test(text) || (/^\d{1,6}$/.test(text) && Number(text) > 0)) return text;
   throw new InvalidArgumentError('expected a number from 1, "auto", "gpu" or "cpu"');
-}
-
-/** A TCP port. */
-export function port(text: string): number {
-  const value = integer(1)(text);
-  if (value <= 65_535) return value;
-  throw new InvalidArgumentError("expected a port from 1 to 65535");
 }

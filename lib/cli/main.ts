@@ -1,6 +1,6 @@
-import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import colors from "picocolors";
+import { packageVersion } from "../torch/package-version.js";
 import { checkpointCommand } from "./checkpoint.js";
 import { doctorCommand } from "./doctor.js";
 import { describeError } from "./errors.js";
@@ -12,11 +12,6 @@ import { serveCommand } from "./serve.js";
 import { setupCommand } from "./setup.js";
 import { trainCommand } from "./train.js";
 import { watchCommand } from "./watch.js";
-
-function packageVersion(): string {
-  const manifest = new URL("../../package.json", import.meta.url);
-  return (JSON.parse(readFileSync(manifest, "utf8")) as { version: string }).version;
-}
 
 /**
  * All commands. Here they are only described: each loads what it runs on when it is called, because help must come at

@@ -20,6 +20,25 @@ export function integer(minimum: number) {
   };
 }
 
+/** Reads a TCP port. @param minimum 0 where that means: any free one */
+export function port(minimum: 0 | 1) {
+  return (text: string): number => {
+    const value = Number(text);
+    if (text.trim() !== "" && Number.isInteger(value) && value >= minimum && value <= 65_535) return value;
+    throw new InvalidArgumentError(`expected a port from ${minimum} to 65535`);
+  };
+}
+
+/** Reads a size in bytes: 4GiB is 4 x 1024^3, 4GB and 4G are 4 x 1000^3. */
+export function size(text: string): number {
+  const match = /^\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?\s*$/i.exec(text);
+  const [, number, unit = "", binary] = match ?? [];
+  const power = " kmgt".indexOf(unit.toLowerCase() || " ");
+  const value = Math.floor(Number(number) * (binary ? 1024 : 1000) ** power);
+  if (!match || !(value >= 1)) throw new InvalidArgumentError("expected a size such as 5GB, 512MiB or 5000000");
+  return value;
+}
+
 /** Reads `name=number,name=number`. What names there are is for the library to say. */
 export function sizes(text: string): Record<string, number> {
   const pairs = text.split(",").map((part) => /^([a-z]+)=(\d+)$/i.exec(part.trim()));

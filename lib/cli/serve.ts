@@ -1,5 +1,5 @@
-import { Command, InvalidArgumentError, Option } from "commander";
-import { deviceOption, integer, real } from "./options.js";
+import { Command, Option } from "commander";
+import { deviceOption, integer, port, real, size } from "./options.js";
 
 /** Options of `diffcoder serve`, as commander gives them. */
 export interface ServeOptions {
@@ -44,24 +44,19 @@ export interface ServeOptions {
 const seconds = real(0, 86_400 * 7);
 const several = (value: string, previous: string[] | undefined) => [...(previous ?? []), value];
 
-/** Reads a size with a unit, as 512MiB or 4G. */
-export function bytes(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?$/i.exec(text.trim());
-  if (!match) throw new InvalidArgumentError("expected a size, such as 512MiB or 4GiB");
-  const power = match[2] === "" ? 0 : "kmgt".indexOf(match[2].toLowerCase()) + 1;
-  return Math.floor(Number(match[1]) * 1024 ** power);
-}
-
 /** `diffcoder serve MODEL` */
 export function serveCommand(): Command {
   const option = (flags: string, description: string) => new Option(flags, description);
   const groups: Record<string, Option[]> = {
     "Address:": [
-      option("--host <address>", "0.0.0.0: every one; needs a key or --insecure").default("127.0.0.1"),
-      option("-p, --port <n>", "0: any free one").argParser(integer(0)).default(8000),
-      option("--served-model-name <name>", "what clients call the model; may be given more than once").argParser(
-        several,
+      option("--host <address>", "where to listen; 0.0.0.0: on every address, which needs a key or --insecure").default(
+        "127.0.0.1",
       ),
+      option("-p, --port <n>", "where to listen; 0: any free one").argParser(port(0)).default(8000),
+      option(
+        "--served-model-name <name>",
+        "what clients call the model; may be given more than once; default: the folder's name",
+      ).argParser(several),
       option("--no-page", "do not serve the playground at /"),
     ],
     "Model:": [
@@ -69,40 +64,43 @@ export function serveCommand(): Command {
       option("--dtype <type>", "of the weights; auto: as saved")
         .choices(["auto", "float32", "bfloat16", "float16"])
         .default("auto"),
-      option("--int8", "weight-only quantised matrices, on the CPU"),
-      option("-b, --block-size <n>", "tokens denoised together, where a request does not say; as trained").argParser(
+      option("--int8", "matrices and what comes to them in int8, on the CPU"),
+      option(
+        "-b, --block-size <n>",
+        "tokens denoised together where a request does not say: as in training; default: 4",
+      ).argParser(integer(1)),
+      option("--shift", "the model was trained with the logit shift"),
+      option("--max-length <n>", "most tokens of prompt and output together; default: the model's context").argParser(
         integer(1),
       ),
-      option("--shift", "the model was trained with the logit shift"),
-      option("--max-length <n>", "tokens of prompt and output; default: the model's context").argParser(integer(1)),
       option("--threads <n>", "processor threads of the model's operators").argParser(integer(1)),
       option("--worker <kind>", "where the model runs; a process can crash without harm to the server")
         .choices(["thread", "process"])
         .default("process"),
-      option("-t, --temperature <t>", "of requests that name none; 0: the most likely token")
+      option("-t, --temperature <t>", "of requests that name none; 0: always the most likely token")
         .argParser(real(0, 100))
         .default(0),
       option("--max-tokens-limit <n>", "most tokens of one choice; default: the context").argParser(integer(1)),
     ],
     "Memory and batches:": [
       option("--cache-tokens <n>", "key/value memory, in tokens; default: 8 contexts").argParser(integer(1)),
-      option("--cache-bytes <size>", "the same, as 4GiB").argParser(bytes).conflicts("cacheTokens"),
+      option("--cache-bytes <size>", "the same in bytes, such as 4GiB").argParser(size).conflicts("cacheTokens"),
       option("--no-prefix-cache", "do not share the memory of equal beginnings"),
-      option("--max-running <n>", "choices in one batch").argParser(integer(1)).default(64),
-      option("--max-batch-tokens <n>", "tokens of one pass").argParser(integer(1)).default(512),
+      option("--max-running <n>", "most choices in one batch").argParser(integer(1)).default(64),
+      option("--max-batch-tokens <n>", "most tokens of one pass of the model").argParser(integer(1)).default(512),
     ],
     "Access:": [
       option("--api-key <key>", "clients must send one; may be given more than once (seen in the list of processes)")
         .argParser(several)
         .env("DIFFCODER_API_KEY"),
       option("--api-key-file <path>", "one key a line; read again when it changes"),
-      option("--insecure", "no key, also on addresses that others reach"),
+      option("--insecure", "ask for no key, also on addresses that others reach"),
       option(
         "--cors-origin <origin>",
         "pages that may use the server, besides its own; * for all; repeatable",
       ).argParser(several),
-      option("--tls-key <path>", "PEM; read again when it changes"),
-      option("--tls-cert <path>", "PEM, with what leads to its root"),
+      option("--tls-key <path>", "private key, PEM; read again when it changes"),
+      option("--tls-cert <path>", "certificate, PEM, with what leads to its root"),
     ],
     "Limits:": [
       option("--max-queue <n>", "choices that may wait; more get 503").argParser(integer(1)).default(256),
@@ -110,16 +108,18 @@ export function serveCommand(): Command {
       option("--queue-timeout <s>", "longest wait; 0: for ever").argParser(seconds).default(60),
       option("--request-timeout <s>", "longest request; 0: for ever").argParser(seconds).default(600),
       option("--upload-timeout <s>", "longest time to send a request").argParser(seconds).default(30),
-      option("--shutdown-timeout <s>", "running requests may go on after SIGTERM").argParser(seconds).default(30),
-      option("--keep-alive <s>", "between comments in a silent stream; 0: none").argParser(seconds).default(15),
+      option("--shutdown-timeout <s>", "running requests may go on for so long after SIGTERM")
+        .argParser(seconds)
+        .default(30),
+      option("--keep-alive <s>", "time between comments in a silent stream; 0: none").argParser(seconds).default(15),
       option("--body-limit <size>", "largest request")
-        .argParser(bytes)
+        .argParser(size)
         .default(4 * 2 ** 20, "4MiB"),
-      option("--max-choices <n>", "prompts times n of one request").argParser(integer(1)).default(64),
+      option("--max-choices <n>", "most choices of one request: prompts times n").argParser(integer(1)).default(64),
       option("--strict", "refuse requests with fields that are not known"),
     ],
     "Log:": [
-      option("--log-level <level>", "lines of JSON on standard output, never prompts")
+      option("--log-level <level>", "of the lines of JSON on standard output; they never hold prompts")
         .choices(["fatal", "error", "warn", "info", "debug", "trace", "silent"])
         .default("info"),
     ],

@@ -1,9 +1,9 @@
 import type { Worker } from "node:worker_threads";
+import { startThread } from "../torch/start-thread.js";
 import type { Batch } from "./dataset.js";
 import { DataError, type DataErrorCode } from "./errors.js";
 import type { LoaderDescription } from "./loader.js";
 import type { BatchPlace, ReadReply, ReadRequest, SentError } from "./prefetch-thread.js";
-import { startThread } from "./start-thread.js";
 
 interface Waiting {
   readonly places: readonly BatchPlace[];

@@ -1,52 +1,8 @@
-import { entropyOfRows, gumbelStream, sampleToken } from "../diffusion/token-choice.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
-
-/** Changes of logits before anything else is done with them. */
-export interface Adjustments {
-  /** Added, by token id; -Infinity forbids. */
-  bias: ReadonlyMap<number, number>;
-  /** Divides positive logits and multiplies negative ones of the `repeated` ids, before the bias. */
-  repetition: number;
-  repeated: ReadonlySet<number>;
-}
-
-/** How a sequence chooses tokens. */
-export interface RowSettings {
-  temperature: number;
-  topK: number;
-  topP: number;
-  minP: number;
-  seed: number;
-  /** How many of the likeliest tokens to report. */
-  logprobs: number;
-  entropy: boolean;
-  /** Whether the mask is no token to choose, as in denoising. */
-  forbidMask: boolean;
-  adjust?: Adjustments;
-}
-
-/** One row of logits. */
-export interface ChoiceRow {
-  settings: RowSettings;
-  /** What the draw depends on, with the seed. */
-  position: number;
-  pass: number;
-  /** A token whose logprob is wanted instead of a choice; -1: none. */
-  candidate: number;
-}
-
-export interface RowChoice {
-  id: number;
-  /** Probability of the token: untempered and unfiltered, after adjustments. */
-  confidence: number;
-  /** NaN when the row's logits are no numbers, or all are forbidden. */
-  logprob: number;
-  /** 0 unless asked for. */
-  entropy: number;
-  candidateLogprob: number;
-  top?: { id: number; logprob: number }[];
-}
+import type { Adjustments } from "./adjustments.js";
+import { type ChoiceRow, type Choices, indicesOf, type RowChoice, select } from "./choice-rows.js";
+import { chooseThere } from "./choose-portable.js";
 
 /**
  * Chooses a token for every row of a batch. What all rows need is done for all at once; what some ask for (draws, entropies,
@@ -73,13 +29,7 @@ export function chooseRows(
   );
 }
 
-interface Choices {
-  choices: RowChoice[];
-  /** ln sum exp of each row. */
-  normaliser: Float64Array;
-}
-
-/** On the CPU one operator does it all, and equals {@link sampleToken} in what it draws. */
+/** On the CPU one operator does it all, and equals `sampleToken` in what it draws. */
 function chooseHere(logits: Tensor, rows: readonly ChoiceRow[]): Choices {
   const n = rows.length;
   const settings = new Float64Array(n * 8);
@@ -101,19 +51,6 @@ function chooseHere(logits: Tensor, rows: readonly ChoiceRow[]): Choices {
   return { choices, normaliser };
 }
 
-/** On other devices only what rows ask for is computed, and only what is drawn from crosses to the host. */
-function chooseThere(logits: Tensor, rows: readonly ChoiceRow[]): Choices {
-  const [highest, ids, normaliser] = likeliest(logits);
-  const choices = rows.map((_, i): RowChoice => {
-    const logprob = highest[i] - normaliser[i];
-    return { id: ids[i], confidence: Math.exp(logprob), logprob, entropy: 0, candidateLogprob: 0 };
-  });
-  draw(logits, rows, choices, normaliser);
-  addCandidates(logits, rows, choices, normaliser);
-  addEntropies(logits, rows, choices);
-  return { choices, normaliser };
-}
-
 function forbidMask(column: Tensor, rows: readonly ChoiceRow[]): void {
   const denoised = indicesOf(rows, ({ settings }) => settings.forbidMask);
   if (denoised.length === rows.length) column.fill_(Number.NEGATIVE_INFINITY);
@@ -123,30 +60,21 @@ function forbidMask(column: Tensor, rows: readonly ChoiceRow[]): void {
   }
 }
 
-/** Per row the highest logit, its id and ln sum exp of all, in float64. */
-function likeliest(logits: Tensor): [Float64Array, Float64Array, Float64Array] {
-  const values = logits.to({ dtype: "float64" });
-  const [highest, ids] = values.max(1, false) as [Tensor, Tensor];
-  const packed = torch.stack([highest, ids.to({ dtype: "float64" }), values.logsumexp([1])]);
-  const host = packed.toTypedArray() as Float64Array;
-  const n = host.length / 3;
-  return [host.subarray(0, n), host.subarray(n, 2 * n), host.subarray(2 * n)];
-}
-
 function adjust(logits: Tensor, rows: readonly ChoiceRow[]): void {
   const vocabulary = logits.size(1);
   const at: number[] = [];
   const factor: number[] = [];
   const bias: number[] = [];
-  rows.forEach(({ settings }, row) => {
-    const { adjust: changes } = settings;
-    if (!changes) return;
-    for (const id of new Set([...changes.repeated, ...changes.bias.keys()])) {
-      if (id >= vocabulary) continue;
+  const listed = new Map<Adjustments, Changes>();
+  rows.forEach(({ settings: { adjust: asked } }, row) => {
+    if (!asked) return;
+    const changes = listed.get(asked) ?? listChanges(asked, vocabulary);
+    listed.set(asked, changes);
+    changes.ids.forEach((id, i) => {
       at.push(row * vocabulary + id);
-      factor.push(changes.repeated.has(id) ? changes.repetition : 1);
-      bias.push(changes.bias.get(id) ?? 0);
-    }
+      factor.push(changes.factor[i]);
+      bias.push(changes.bias[i]);
+    });
   });
   if (at.length === 0) return;
   const { device, dtype } = logits;
@@ -158,56 +86,20 @@ function adjust(logits: Tensor, rows: readonly ChoiceRow[]): void {
   flat.indexCopy_(0, index, scaled.add(torch.tensor(bias, { dtype, device })));
 }
 
-function select(logits: Tensor, indices: readonly number[]): Tensor {
-  if (indices.length === logits.size(0)) return logits;
-  return logits.indexSelect(0, torch.tensor(indices, { dtype: "int64", device: logits.device }));
+/** Adjustments as lists: the rows of a sequence share them. */
+interface Changes {
+  ids: number[];
+  factor: number[];
+  bias: number[];
 }
 
-function indicesOf(rows: readonly ChoiceRow[], wanted: (row: ChoiceRow) => boolean): number[] {
-  return [...rows.keys()].filter((i) => wanted(rows[i]));
-}
-
-/** Rows with a temperature, on the host: the noise must be the same on every device. */
-function draw(logits: Tensor, rows: readonly ChoiceRow[], choices: RowChoice[], normaliser: Float64Array): void {
-  const drawn = indicesOf(rows, ({ settings, candidate }) => settings.temperature > 0 && candidate < 0).filter(
-    (i) => !Number.isNaN(choices[i].logprob),
-  );
-  if (drawn.length === 0) return;
-  const vocabulary = logits.size(1);
-  const values = select(logits, drawn).to({ dtype: "float32" }).contiguous().toTypedArray() as Float32Array;
-  drawn.forEach((i, k) => {
-    const { settings } = rows[i];
-    const row = values.subarray(k * vocabulary, (k + 1) * vocabulary);
-    const { id, probability } = sampleToken(row, settings, gumbelStream(settings.seed, rows[i]));
-    Object.assign(choices[i], { id, confidence: probability, logprob: row[id] - normaliser[i] });
-  });
-}
-
-function addCandidates(
-  logits: Tensor,
-  rows: readonly ChoiceRow[],
-  choices: RowChoice[],
-  normaliser: Float64Array,
-): void {
-  const asked = indicesOf(rows, ({ candidate }) => candidate >= 0);
-  if (asked.length === 0) return;
-  const ids = torch.tensor(
-    asked.map((i) => rows[i].candidate),
-    { dtype: "int64", device: logits.device },
-  );
-  const values = select(logits, asked).gather(1, ids.unsqueeze(1)).to({ dtype: "float64" }).toTypedArray();
-  asked.forEach((i, k) => {
-    choices[i].candidateLogprob = Number(values[k]) - normaliser[i];
-  });
-}
-
-function addEntropies(logits: Tensor, rows: readonly ChoiceRow[], choices: RowChoice[]): void {
-  const asked = indicesOf(rows, ({ settings }) => settings.entropy);
-  if (asked.length === 0) return;
-  const values = entropyOfRows(select(logits, asked)).toTypedArray();
-  asked.forEach((i, k) => {
-    choices[i].entropy = Number(values[k]);
-  });
+function listChanges({ bias, repetition, repeated }: Adjustments, vocabulary: number): Changes {
+  const ids = [...new Set([...repeated, ...bias.keys()])].filter((id) => id < vocabulary);
+  return {
+    ids,
+    factor: ids.map((id) => (repeated.has(id) ? repetition : 1)),
+    bias: ids.map((id) => bias.get(id) ?? 0),
+  };
 }
 
 function addTop(logits: Tensor, rows: readonly ChoiceRow[], choices: RowChoice[], normaliser: Float64Array): void {

@@ -1,7 +1,7 @@
 import type { StableDiffCoder } from "../model/index.js";
 import { EngineCore } from "./core.js";
 import { EngineError } from "./errors.js";
-import { loadModel } from "./load.js";
+import { type LoadedModel, loadModel } from "./load.js";
 import { type CoreMessage, type CoreReply, errorParts } from "./protocol.js";
 import type { CoreStats } from "./stats.js";
 
@@ -12,7 +12,7 @@ export class CoreService {
   readonly #send: (reply: CoreReply) => void;
   readonly #given: StableDiffCoder | undefined;
   #core: EngineCore | undefined;
-  #loaded: StableDiffCoder | undefined;
+  #loaded: LoadedModel | undefined;
   #statsAt = 0;
 
   /** @param given a model that is loaded already and stays its owner's; without it "load" loads one */
@@ -50,7 +50,7 @@ export class CoreService {
   async #load({ model, settings }: Extract<CoreMessage, { kind: "load" }>): Promise<void> {
     try {
       if (!this.#given) this.#loaded = await loadModel(model, settings);
-      const coder = this.#given ?? (this.#loaded as StableDiffCoder);
+      const coder = this.#given ?? (this.#loaded as LoadedModel).coder;
       const core = new EngineCore(coder, settings, (reports) => {
         const now = performance.now();
         const isDue = now - this.#statsAt > STATS_EVERY || reports.some(({ last }) => last);
@@ -61,6 +61,8 @@ export class CoreService {
       this.#core = core;
       this.#send({ kind: "ready", facts: core.facts, stats: core.stats() });
     } catch (error) {
+      this.#loaded?.dispose();
+      this.#loaded = undefined;
       this.#send({ kind: "failed", error: errorParts(error, "ENGINE_MODEL") });
     }
   }

@@ -1,7 +1,8 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { countParameters, type StableDiffCoder } from "../model/index.js";
 import * as torch from "../torch/index.js";
-import { type ChoiceRow, chooseRows, type RowChoice } from "./choose.js";
+import type { ChoiceRow, RowChoice } from "./choice-rows.js";
+import { chooseRows } from "./choose.js";
 import { EngineError } from "./errors.js";
 import type { EngineSettings, ScoreSettings } from "./options.js";
 import { PagePool } from "./page-pool.js";
@@ -51,17 +52,17 @@ export class EngineCore {
     this.#settings = settings;
     this.#report = report;
     const { model } = coder;
+    const maskId = maskIdOf(coder, settings);
     const maxLength = Math.min(settings.maxLength ?? Number.POSITIVE_INFINITY, model.config.maxPositionEmbeddings);
     const { pageSize } = settings;
     const pages =
       settings.cacheBytes === undefined
         ? Math.ceil((settings.cacheTokens ?? 8 * maxLength) / pageSize)
-        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerToken(model) / pageSize));
+        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerPage(model, pageSize)));
     this.#pool = new PagePool({ pages, pageSize, prefixCache: settings.prefixCache });
     this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize });
     this.#scheduler = new Scheduler(this.#pool, settings);
     const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
-    const maskId = settings.maskId ?? model.config.maskTokenId ?? -1;
     const texts: string[] = [];
     const textOf = (id: number): string => {
       texts[id] ??= tokenizer ? tokenizer.decode([id]) : "";
@@ -78,7 +79,7 @@ export class EngineCore {
       eosIds: [model.config.eosTokenId ?? []].flat(),
       hasTokenizer: tokenizer !== undefined,
       hasFim: tokenizer?.fim !== undefined,
-      hasChatTemplate: hasChatTemplate(coder),
+      hasChatTemplate: tokenizer?.hasChatTemplate ?? false,
       dtype: model.embedTokens.weight.dtype,
       device: model.device,
       weights: settings.weights,
@@ -253,10 +254,11 @@ export class EngineCore {
     const done = sequence.done(Date.now());
     this.#counters.finished[done.finishReason]++;
     this.#counters.completionTokens += done.usage.completionTokens;
-    this.#counters.denoisingSteps += sequence.autoregressive ? 0 : done.usage.denoisingSteps;
-    this.#counters.committedTokens += sequence.autoregressive ? 0 : sequence.committedTokens;
-    this.#counters.remaskedTokens += sequence.remaskedTokens;
-    this.#counters.blocks += sequence.blocksDone;
+    const { steps, committed, remasked, blocks } = sequence.denoised;
+    this.#counters.denoisingSteps += steps;
+    this.#counters.committedTokens += committed;
+    this.#counters.remaskedTokens += remasked;
+    this.#counters.blocks += blocks;
     this.#tell(sequence, [done]);
     const active = this.#active.get(key);
     if (active?.sequences.every(({ finishReason }) => finishReason)) {
@@ -283,9 +285,19 @@ export class EngineCore {
     for (const [key, { request, sequences }] of this.#active) {
       const seconds = (now - request.arrival) / 1000;
       if (requestTimeout !== undefined && seconds > requestTimeout) {
-        this.#fail(key, new EngineError("ENGINE_TIMEOUT", `the request took longer than ${requestTimeout} s`));
+        this.#fail(
+          key,
+          new EngineError("ENGINE_TIMEOUT", `the request took longer than ${requestTimeout} s`, {
+            details: { limit: "request" },
+          }),
+        );
       } else if (queueTimeout !== undefined && seconds > queueTimeout && !sequences.some(({ started }) => started)) {
-        this.#fail(key, new EngineError("ENGINE_TIMEOUT", `the request waited longer than ${queueTimeout} s`));
+        this.#fail(
+          key,
+          new EngineError("ENGINE_TIMEOUT", `the request waited longer than ${queueTimeout} s`, {
+            details: { limit: "queue" },
+          }),
+        );
       }
     }
   }
@@ -311,11 +323,9 @@ export class EngineCore {
   }
 }
 
-function hasChatTemplate(coder: StableDiffCoder): boolean {
-  if (!coder.hasTokenizer) return false;
-  try {
-    return coder.tokenizer.chatTemplate !== undefined;
-  } catch {
-    return false;
-  }
+/** @throws EngineError ENGINE_OPTIONS for a mask that the model has no embedding of */
+function maskIdOf({ model: { config } }: StableDiffCoder, settings: EngineSettings): number {
+  const maskId = settings.maskId ?? config.maskTokenId ?? -1;
+  if (maskId < config.vocabSize) return maskId;
+  throw new EngineError("ENGINE_OPTIONS", `maskId: ${maskId} is outside the vocabulary of ${config.vocabSize}`);
 }

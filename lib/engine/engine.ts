@@ -17,7 +17,7 @@ import {
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
-import { checkRequest, type Prompt, renderPrompt } from "./prompt.js";
+import { checkRequest, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
 import { type CoreReply, errorFromParts } from "./protocol.js";
 import { Supervisor } from "./supervisor.js";
 import type { Choice, EngineEvent, EngineStats, ModelFacts, RequestOptions, ScoreResult, TextEvent } from "./types.js";
@@ -97,19 +97,18 @@ export class Engine {
   generate(
     prompt: Prompt,
     options: GenerateOptions = {},
-    { signal, requestId }: RequestOptions = {},
+    { signal }: RequestOptions = {},
   ): AsyncIterableIterator<EngineEvent> {
     const facts = this.#supervisor.requireAccepting();
     const parsed = parseEngineOptions("generate", generateOptionsSchema, options);
     const ids = this.#render(prompt, parsed, facts);
     const key = this.#nextKey++;
-    const id = requestId ?? `request-${key}`;
-    this.#requests.checkRoom(id, parsed.n, ids.length);
+    this.#requests.checkRoom(parsed.n, ids.length);
 
     const queue = new EventQueue<EngineEvent>(() => this.#abort(key));
     const onAbort = () => this.#abort(key);
     const release = () => signal?.removeEventListener("abort", onAbort);
-    this.#requests.add(key, parsed.n, { requestId: id, queue, promptTokens: ids.length, release });
+    this.#requests.add(key, parsed.n, { queue, promptTokens: ids.length, release });
     this.#supervisor.hold(true);
     const seed = parsed.seed ?? Math.floor(Math.random() * 2 ** 48);
     const blockSize = parsed.blockSize ?? this.settings.blockSize;
@@ -123,16 +122,18 @@ export class Engine {
 
   /** The prompt as ids, checked against the model and the request's options. */
   #render(prompt: Prompt, parsed: GenerateSettings, facts: ModelFacts): Int32Array {
-    const { shift, fimFormat } = this.settings;
-    const ids = renderPrompt(prompt, parsed.suffix, this.tokenizer, fimFormat);
-    checkRequest(typeof prompt === "string" ? ids : prompt, ids, parsed, facts, shift);
-    if (typeof prompt !== "string" && parsed.suffix !== undefined) checkRequest(ids, ids, parsed, facts, shift);
+    const ids = renderPrompt(prompt, parsed.suffix, this.#rules(facts));
+    checkRequest(ids, parsed, facts, this.settings.shift);
     for (const id of [...(parsed.stopIds ?? []), ...Object.keys(parsed.logitBias).map(Number)]) {
       if (id >= facts.vocabSize) {
         throw new EngineError("ENGINE_OPTIONS", `token ${id} is outside the vocabulary of ${facts.vocabSize}`);
       }
     }
     return ids;
+  }
+
+  #rules({ vocabSize }: ModelFacts): PromptRules {
+    return { tokenizer: this.tokenizer, fimFormat: this.settings.fimFormat, vocabSize };
   }
 
   /** Decodes a prompt to its end: `n` choices. */
@@ -163,24 +164,23 @@ export class Engine {
     options: GenerateOptions = {},
     request: RequestOptions = {},
   ): Promise<Choice[][]> {
-    return Promise.all(prompts.map((prompt) => this.complete(prompt, options, { signal: request.signal })));
+    return Promise.all(prompts.map((prompt) => this.complete(prompt, options, request)));
   }
 
   /**
    * How likely the model finds a text: AR log-likelihood per token, or the diffusion bound.
    *
    * @param text text, or ids as they are; one token at least
+   * @throws EngineError ENGINE_OPTIONS, ENGINE_PROMPT, ENGINE_TOO_LONG, ENGINE_CLOSED, ENGINE_WORKER
    */
   async score(text: Prompt, options: ScoreOptions = {}): Promise<ScoreResult> {
     const facts = this.#supervisor.requireAccepting();
     const settings = parseEngineOptions("score", scoreOptionsSchema, options);
-    const tokens = renderPrompt(text, undefined, this.tokenizer, this.settings.fimFormat);
+    const tokens = idsOf(text, "text", this.#rules(facts));
     if (tokens.length === 0) throw new EngineError("ENGINE_PROMPT", "nothing to score: the text is empty");
     if (tokens.length > facts.maxLength) {
       throw new EngineError("ENGINE_TOO_LONG", `${tokens.length} tokens exceed the ${facts.maxLength} of the model`);
     }
-    const wrong = tokens.findIndex((id) => id < 0 || id >= facts.vocabSize);
-    if (wrong >= 0) throw new EngineError("ENGINE_PROMPT", `token ${wrong} is ${tokens[wrong]}, out of the vocabulary`);
     const key = this.#nextKey++;
     this.#supervisor.hold(true);
     return new Promise((resolve, reject) => {

@@ -13,13 +13,16 @@ export type EngineErrorCode =
 /** Every error of lib/engine. `code` is stable, `message` names the value that is wrong. */
 export class EngineError extends Error {
   readonly code: EngineErrorCode;
-  /** ENGINE_QUEUE_FULL: which limit, and what of it is used. */
+  /**
+   * `limit`: the one that was reached. ENGINE_QUEUE_FULL: "requests" or "tokens", with what of it is `used` and what is
+   * `allowed`. ENGINE_TIMEOUT: "queue" (the wait) or "request" (altogether).
+   */
   readonly details: Readonly<Record<string, string | number>>;
 
   constructor(
     code: EngineErrorCode,
     message: string,
-    options: { cause?: unknown; details?: Record<string, string | number> } = {},
+    options: { cause?: unknown; details?: EngineError["details"] } = {},
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = "EngineError";

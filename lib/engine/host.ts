@@ -1,7 +1,8 @@
 import { fork } from "node:child_process";
+import { extname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { Worker } from "node:worker_threads";
 import type { StableDiffCoder } from "../model/index.js";
+import { loaderArguments, startThread } from "../torch/start-thread.js";
 import type { CoreService } from "./core-service.js";
 import type { CoreMessage, CoreReply } from "./protocol.js";
 import type { CoreStats } from "./stats.js";
@@ -26,12 +27,9 @@ export interface HostHandlers {
   onExit(reason: string): void;
 }
 
-const isSource = import.meta.url.endsWith(".ts");
-const module = new URL(`./worker.${isSource ? "ts" : "js"}`, import.meta.url);
-
 /** Starts the core in a worker thread: cheap messages, but a crash of native code ends the whole process. */
-export function startThread({ onReply, onExit }: HostHandlers): Host {
-  const worker = startWorker();
+export function startWorkerThread({ onReply, onExit }: HostHandlers): Host {
+  const worker = startThread("worker", import.meta.url);
   const end = once(onExit);
   worker.on("message", onReply);
   worker.on("error", (error) => end(error.message));
@@ -46,8 +44,10 @@ export function startThread({ onReply, onExit }: HostHandlers): Host {
 
 /** Starts the core in a child process, whose death, by whatever cause, leaves this one alive. */
 export function startProcess({ onReply, onExit }: HostHandlers): Host {
+  const here = import.meta.url;
+  const module = new URL(`./worker${extname(here)}`, here);
   const child = fork(fileURLToPath(module), [], {
-    execArgv: isSource ? ["--import", import.meta.resolve("tsx")] : [],
+    execArgv: loaderArguments(here),
     serialization: "advanced",
     stdio: ["ignore", "inherit", "inherit", "ipc"],
   });
@@ -95,14 +95,6 @@ export function startHere({ onReply }: HostHandlers, given?: StableDiffCoder): H
     unref: () => {},
     stats: () => service?.stats(),
   };
-}
-
-/** Compiled, the thread's module is like any other. From source it must first load what compiles TypeScript. */
-function startWorker(): Worker {
-  if (!isSource) return new Worker(module, { execArgv: [] });
-  const compiler = import.meta.resolve("tsx/esm/api");
-  const source = `import { register } from "${compiler}"; register(); await import("${module.href}");`;
-  return new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`), { execArgv: [] });
 }
 
 function once(fn: (reason: string) => void): (reason: string) => void {

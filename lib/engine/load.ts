@@ -4,19 +4,32 @@ import { EngineError } from "./errors.js";
 import { quantiseWeights } from "./int8.js";
 import type { EngineSettings } from "./options.js";
 
+/** A model with all that was made for it. */
+export interface LoadedModel {
+  coder: StableDiffCoder;
+  dispose(): void;
+}
+
 /**
  * Loads a checkpoint as the settings say.
  *
- * @throws EngineError ENGINE_MODEL
+ * @throws EngineError ENGINE_MODEL, ENGINE_OPTIONS
  */
-export async function loadModel(folder: string, settings: EngineSettings): Promise<StableDiffCoder> {
+export async function loadModel(folder: string, settings: EngineSettings): Promise<LoadedModel> {
   const { device, dtype, threads, weights } = settings;
   if (threads !== undefined) torch.setNumThreads(threads);
+  let coder: StableDiffCoder | undefined;
   try {
-    const coder = await StableDiffCoder.fromPretrained(folder, { device, dtype });
-    if (weights === "int8") quantiseWeights(coder.model);
-    return coder;
+    const loaded = await StableDiffCoder.fromPretrained(folder, { device, dtype });
+    coder = loaded;
+    const disposeInt8 = weights === "int8" ? quantiseWeights(loaded.model) : () => {};
+    const dispose = () => {
+      disposeInt8();
+      loaded.dispose();
+    };
+    return { coder: loaded, dispose };
   } catch (error) {
+    coder?.dispose();
     if (error instanceof EngineError) throw error;
     const message = error instanceof Error ? error.message : String(error);
     throw new EngineError("ENGINE_MODEL", `cannot load ${folder}: ${message}`, { cause: error });

@@ -5,7 +5,6 @@ import type { EngineEvent } from "./types.js";
 
 /** A request that is not done. */
 interface OpenRequest {
-  requestId: string;
   queue: EventQueue<EngineEvent>;
   promptTokens: number;
   /** Choices not done. */
@@ -27,7 +26,6 @@ export interface QueueLimits {
 export class OpenRequests {
   readonly #limits: QueueLimits;
   readonly #requests = new Map<number, OpenRequest>();
-  readonly #ids = new Set<string>();
   #unfinished = 0;
   #waitingTokens = 0;
   /** Refused because of a limit, by limit. */
@@ -55,8 +53,8 @@ export class OpenRequests {
     return this.#requests.has(key);
   }
 
-  /** @throws EngineError ENGINE_QUEUE_FULL, or ENGINE_OPTIONS for an id that is in use */
-  checkRoom(requestId: string, n: number, promptTokens: number): void {
+  /** @throws EngineError ENGINE_QUEUE_FULL */
+  checkRoom(n: number, promptTokens: number): void {
     const { maxQueue, maxQueueTokens } = this.#limits;
     if (this.#unfinished + n > maxQueue) {
       this.rejected.requests++;
@@ -71,13 +69,11 @@ export class OpenRequests {
         details: { limit: "tokens", used: this.#waitingTokens, allowed: maxQueueTokens },
       });
     }
-    if (this.#ids.has(requestId)) throw new EngineError("ENGINE_OPTIONS", `requestId "${requestId}" is in use`);
   }
 
   add(key: number, n: number, request: Omit<OpenRequest, "unfinished" | "notStarted">): void {
     const unfinished = new Set(Array.from({ length: n }, (_, i) => i));
     this.#requests.set(key, { ...request, unfinished, notStarted: n });
-    this.#ids.add(request.requestId);
     this.#unfinished += n;
     this.#waitingTokens += n * request.promptTokens;
   }
@@ -118,7 +114,6 @@ export class OpenRequests {
 
   #end(key: number, request: OpenRequest, error?: EngineError): void {
     this.#requests.delete(key);
-    this.#ids.delete(request.requestId);
     this.#unfinished -= request.unfinished.size;
     this.#waitingTokens -= request.notStarted * request.promptTokens;
     request.release();

@@ -78,31 +78,39 @@ export type ScoreOptions = z.input<typeof scoreOptionsSchema>;
 export type ScoreSettings = z.output<typeof scoreOptionsSchema>;
 
 /** Options of the engine besides the model. */
-export const engineOptionsSchema = z.strictObject({
-  thread: z
-    .union([z.boolean(), z.literal("process")])
-    .optional()
-    .describe("true: a worker thread; process: a child process, which a crash cannot take along; false: here"),
-  device: z.string().default("cpu"),
-  dtype: z.enum(["auto", "float32", "bfloat16", "float16", "float64"]).default("auto"),
-  weights: z.enum(["full", "int8"]).default("full").describe("int8: weight-only quantised matrices, on the CPU"),
-  blockSize: z.number().int().min(1).max(1024).default(4).describe("of requests that name none; as trained"),
-  shift: z.boolean().default(false).describe("whether the model was trained with the logit shift"),
-  maskId: tokenId.optional().describe("by default the model's"),
-  fimFormat: z.enum(["spm", "psm"]).default("spm").describe("order of fill-in-the-middle: suffix first (Seed-Coder)"),
-  maxLength: z.number().int().min(1).optional().describe("of prompt and output; by default the model's context"),
-  cacheTokens: z.number().int().min(1).optional().describe("key/value memory in tokens; by default 8 contexts"),
-  cacheBytes: z.number().min(1).optional().describe("key/value memory in bytes, instead of cacheTokens"),
-  pageSize: z.number().int().min(1).max(1024).default(32).describe("tokens of a page; a multiple of block sizes"),
-  prefixCache: z.boolean().default(true),
-  maxRunning: z.number().int().min(1).default(64).describe("choices in one batch"),
-  maxBatchTokens: z.number().int().min(1).default(512).describe("tokens of one pass; decoding goes before prefill"),
-  maxQueue: z.number().int().min(1).default(1024).describe("choices that wait or run"),
-  maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that wait"),
-  queueTimeout: z.number().gt(0).optional().describe("seconds a request may wait; by default for ever"),
-  requestTimeout: z.number().gt(0).optional().describe("seconds a request may take; by default for ever"),
-  threads: z.number().int().min(1).optional().describe("processor threads of the model's operators"),
-});
+export const engineOptionsSchema = z
+  .strictObject({
+    thread: z
+      .union([z.boolean(), z.literal("process")])
+      .optional()
+      .describe("true: a worker thread; process: a child process, which a crash cannot take along; false: here"),
+    device: z.string().default("cpu"),
+    dtype: z.enum(["auto", "float32", "bfloat16", "float16", "float64"]).default("auto"),
+    weights: z
+      .enum(["full", "int8"])
+      .default("full")
+      .describe("int8: matrices and what comes to them in int8, on the CPU"),
+    blockSize: z.number().int().min(1).max(1024).default(4).describe("of requests that name none; as trained"),
+    shift: z.boolean().default(false).describe("whether the model was trained with the logit shift"),
+    maskId: tokenId.optional().describe("by default the model's"),
+    fimFormat: z.enum(["spm", "psm"]).default("spm").describe("order of fill-in-the-middle: suffix first (Seed-Coder)"),
+    maxLength: z.number().int().min(1).optional().describe("of prompt and output; by default the model's context"),
+    cacheTokens: z.number().int().min(1).optional().describe("key/value memory in tokens; by default 8 contexts"),
+    cacheBytes: z.number().min(1).optional().describe("key/value memory in bytes, instead of cacheTokens"),
+    pageSize: z.number().int().min(1).max(1024).default(32).describe("tokens of a page; a multiple of block sizes"),
+    prefixCache: z.boolean().default(true),
+    maxRunning: z.number().int().min(1).default(64).describe("choices in one batch"),
+    maxBatchTokens: z.number().int().min(1).default(512).describe("tokens of one pass; decoding goes before prefill"),
+    maxQueue: z.number().int().min(1).default(1024).describe("choices that wait or run"),
+    maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that wait"),
+    queueTimeout: z.number().gt(0).optional().describe("seconds a request may wait; by default for ever"),
+    requestTimeout: z.number().gt(0).optional().describe("seconds a request may take; by default for ever"),
+    threads: z.number().int().min(1).optional().describe("processor threads of the model's operators"),
+  })
+  .refine(({ cacheTokens, cacheBytes }) => cacheTokens === undefined || cacheBytes === undefined, {
+    path: ["cacheBytes"],
+    error: "cacheTokens and cacheBytes exclude each other",
+  });
 export type EngineOptions = z.input<typeof engineOptionsSchema>;
 export type EngineSettings = z.output<typeof engineOptionsSchema>;
 

@@ -139,14 +139,6 @@ export class PagePool {
     return node.id;
   }
 
-  /** Forgets all that nobody uses. */
-  clearCache(): void {
-    for (const page of [...this.#unused]) {
-      this.#forget(page);
-      this.#free.push(page);
-    }
-  }
-
   #forget(page: number): void {
     this.#unused.delete(page);
     const node = this.#nodeOf[page];

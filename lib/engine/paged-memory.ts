@@ -1,5 +1,6 @@
 import type { AttentionPlan } from "../model/attention-plan.js";
 import type { Decoder } from "../model/decoder.js";
+import { itemSize } from "../torch/bytes.js";
 import type { DType, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 
@@ -34,28 +35,24 @@ export class PagedMemory {
    */
   constructor(model: Decoder, options: { pages: number; pageSize: number; native?: boolean }) {
     const { pages, pageSize } = options;
-    const { numLayers, numKeyValueHeads: heads, headDim } = model.config;
     const { device } = model;
     this.pageSize = pageSize;
     this.#native = options.native ?? device === "cpu";
-    const dtype = memoryType(model, this.#native);
-    const width = roundUp(pageSize, 16);
+    const { keys, values, dtype } = pageLayout(model, pageSize, this.#native);
     // Padded attention reads behind a mask, where NaN would still count; the operator reads only what was written, so the
     // system need not give it memory before that.
     const make = this.#native ? torch.empty : torch.zeros;
     const allocate = (shape: number[]) => torch.keep(make(shape, { dtype, device }));
-    const plain = [pages, pageSize, heads, headDim];
-    const keyShape = this.#native ? [pages, heads, headDim, width] : plain;
-    const valueShape = this.#native ? [pages, heads, width, roundUp(headDim, 16)] : plain;
-    this.#keys = Array.from({ length: numLayers }, () => allocate(keyShape));
-    this.#values = Array.from({ length: numLayers }, () => allocate(valueShape));
+    const { numLayers } = model.config;
+    this.#keys = Array.from({ length: numLayers }, () => allocate([pages, ...keys]));
+    this.#values = Array.from({ length: numLayers }, () => allocate([pages, ...values]));
   }
 
-  /** Bytes of one token in all layers. */
-  static bytesPerToken(model: Decoder): number {
-    const { numLayers, numKeyValueHeads, headDim } = model.config;
-    const itemSize = { float64: 8, float32: 4 }[memoryType(model, model.device === "cpu") as string] ?? 2;
-    return 2 * numLayers * numKeyValueHeads * headDim * itemSize;
+  /** Bytes of one page in all layers, as the constructor makes it: padding included. */
+  static bytesPerPage(model: Decoder, pageSize: number, native = model.device === "cpu"): number {
+    const { keys, values, dtype } = pageLayout(model, pageSize, native);
+    const elements = [keys, values].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b), 0);
+    return model.config.numLayers * elements * itemSize(dtype);
   }
 
   /**
@@ -137,10 +134,23 @@ export class PagedMemory {
   }
 }
 
-/** What keys and values are kept in: the CPU's operator reads what it computes in, whatever the weights' dtype. */
-function memoryType(model: Decoder, native: boolean): DType {
+/** A layer's page of keys and of values, and what they are kept in: see {@link PagedMemory}. */
+function pageLayout(
+  model: Decoder,
+  pageSize: number,
+  native: boolean,
+): { keys: number[]; values: number[]; dtype: DType } {
+  const { numKeyValueHeads: heads, headDim } = model.config;
   const { dtype } = model.embedTokens.weight;
-  return native && dtype !== "float64" ? "float32" : dtype;
+  const plain = [pageSize, heads, headDim];
+  if (!native) return { keys: plain, values: plain, dtype };
+  const width = roundUp(pageSize, 16);
+  return {
+    keys: [heads, headDim, width],
+    values: [heads, width, roundUp(headDim, 16)],
+    // The CPU's operator reads what it computes in, whatever the weights' dtype.
+    dtype: dtype === "float64" ? dtype : "float32",
+  };
 }
 
 function roundUp(n: number, multiple: number): number {

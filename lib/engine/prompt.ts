@@ -6,55 +6,81 @@ import type { ModelFacts } from "./types.js";
 /** What a prompt is made of: text, or ids as they are. */
 export type Prompt = string | ArrayLike<number>;
 
+/** How texts become ids of a model. */
+export interface PromptRules {
+  tokenizer: Tokenizer | undefined;
+  fimFormat: EngineSettings["fimFormat"];
+  vocabSize: number;
+}
+
 /**
  * The ids a request begins with: the prompt's, or for infilling both sides in the order the model was trained with,
  * `<fim-suffix> S <fim-prefix> P <fim-middle>` for "spm".
  *
- * @throws EngineError ENGINE_OPTIONS without a tokenizer or its fill-in-the-middle tokens
+ * @throws EngineError ENGINE_PROMPT for ids outside the vocabulary; ENGINE_OPTIONS without a tokenizer or its
+ *   fill-in-the-middle tokens
  */
-export function renderPrompt(
-  prompt: Prompt,
-  suffix: GenerateSettings["suffix"],
-  tokenizer: Tokenizer | undefined,
-  format: EngineSettings["fimFormat"],
-): Int32Array {
-  if (suffix === undefined) return idsOf(prompt, tokenizer);
+export function renderPrompt(prompt: Prompt, suffix: GenerateSettings["suffix"], rules: PromptRules): Int32Array {
+  if (suffix === undefined) return idsOf(prompt, "prompt", rules);
+  const { tokenizer, fimFormat, vocabSize } = rules;
   const fim = tokenizer?.fim;
   if (!fim) throw new EngineError("ENGINE_OPTIONS", "suffix: the model has no fill-in-the-middle tokens");
-  const before = [fim.prefix, ...idsOf(prompt, tokenizer, PLAIN)];
-  const after = [fim.suffix, ...idsOf(suffix, tokenizer, PLAIN)];
-  const outer = format === "spm" ? after.concat(before) : before.concat(after);
+  checkIds([fim.prefix, fim.suffix, fim.middle], "fill-in-the-middle", vocabSize);
+  const before = [fim.prefix, ...idsOf(prompt, "prompt", rules, PLAIN)];
+  const after = [fim.suffix, ...idsOf(suffix, "suffix", rules, PLAIN)];
+  const outer = fimFormat === "spm" ? after.concat(before) : before.concat(after);
   return Int32Array.from([...outer, fim.middle]);
 }
 
 /** How the parts of an infilling are encoded: as those of training, where a text's special tokens are but text. */
 const PLAIN: EncodeOptions = { addSpecialTokens: false, parseSpecialTokens: false };
 
-function idsOf(prompt: Prompt, tokenizer: Tokenizer | undefined, options?: EncodeOptions): Int32Array {
-  if (typeof prompt !== "string") return Int32Array.from(prompt);
-  if (!tokenizer)
-    throw new EngineError("ENGINE_OPTIONS", "the prompt is text, but the model has no tokenizer: give ids");
-  return tokenizer.encodeInt32(prompt, options);
+/**
+ * A text or ids as ids that the model has.
+ *
+ * @param what they are, for errors
+ * @throws EngineError ENGINE_PROMPT, or ENGINE_OPTIONS for text without a tokenizer
+ */
+export function idsOf(
+  given: Prompt,
+  what: string,
+  { tokenizer, vocabSize }: PromptRules,
+  options?: EncodeOptions,
+): Int32Array {
+  if (typeof given !== "string") {
+    checkIds(given, what, vocabSize); // as they are given: Int32Array would make ids of anything
+    return Int32Array.from(given);
+  }
+  if (!tokenizer) {
+    throw new EngineError("ENGINE_OPTIONS", `the ${what} is text, but the model has no tokenizer: give ids`);
+  }
+  const ids = tokenizer.encodeInt32(given, options);
+  checkIds(ids, what, vocabSize); // a tokenizer may know more tokens than the model
+  return ids;
+}
+
+/** @throws EngineError ENGINE_PROMPT for the first that is no id of the vocabulary */
+function checkIds(given: ArrayLike<number>, what: string, vocabSize: number): void {
+  for (let i = 0; i < given.length; i++) {
+    const id = given[i];
+    if (Number.isInteger(id) && id >= 0 && id < vocabSize) continue;
+    fail("ENGINE_PROMPT", `${what} token ${i} is ${id}, the vocabulary has ${vocabSize}`);
+  }
 }
 
 /**
- * Checks what only the model can say about a request.
+ * Checks what only the model can say about a request whose ids are of its vocabulary.
  *
  * @throws EngineError ENGINE_PROMPT, ENGINE_TOO_LONG, ENGINE_OPTIONS
  */
 export function checkRequest(
-  given: ArrayLike<number>,
   prompt: Int32Array,
   settings: GenerateSettings,
-  { vocabSize, maskId, maxLength, contextLength }: ModelFacts,
+  { maskId, maxLength, contextLength }: ModelFacts,
   shift: boolean,
 ): void {
   const { edit, mode, maxTokens } = settings;
-  for (let i = 0; i < given.length; i++) {
-    const id = given[i];
-    if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
-      fail("ENGINE_PROMPT", `prompt token ${i} is ${id}, the vocabulary has ${vocabSize}`);
-    }
+  for (const [i, id] of prompt.entries()) {
     if (id === maskId && !(edit && i >= edit.start && i < edit.end)) {
       fail("ENGINE_PROMPT", `prompt token ${i} is the mask token ${maskId}`);
     }

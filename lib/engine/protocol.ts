@@ -32,14 +32,18 @@ export interface WireReport {
 export interface ErrorParts {
   code: EngineErrorCode;
   message: string;
+  details?: EngineError["details"];
 }
 
 /** @param otherwise the code of what is no error of the engine's */
 export function errorParts(error: unknown, otherwise: EngineErrorCode = "ENGINE_INTERNAL"): ErrorParts {
-  if (error instanceof EngineError) return { code: error.code, message: error.message };
+  if (error instanceof EngineError) {
+    const { code, message, details } = error;
+    return { code, message, details };
+  }
   return { code: otherwise, message: error instanceof Error ? error.message : String(error) };
 }
 
-export function errorFromParts({ code, message }: ErrorParts): EngineError {
-  return new EngineError(code, message);
+export function errorFromParts({ code, message, details }: ErrorParts): EngineError {
+  return new EngineError(code, message, { details });
 }

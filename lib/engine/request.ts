@@ -10,6 +10,6 @@ export interface EngineRequest {
   stopIds: number[];
   /** Ids that are never chosen, besides the mask. */
   forbidden: number[];
-  /** performance.now()-like milliseconds that passed before it reached the thread are counted from this Date.now(). */
+  /** Date.now() when the request was given to the engine. */
   arrival: number;
 }

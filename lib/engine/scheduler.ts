@@ -86,8 +86,8 @@ export class Scheduler {
     const decoding = [...parts.values()].reduce((sum, { from, to }) => sum + to - from, 0);
     // However many decode, a new request must get on.
     let budget = Math.max(this.#options.maxBatchTokens - decoding, Math.floor(this.#options.maxBatchTokens / 4));
-    for (const sequence of byAge.filter((each) => !isDecoding(each))) {
-      const to = reach(sequence, budget, parts.size === 0);
+    for (const [i, sequence] of byAge.filter((each) => !isDecoding(each)).entries()) {
+      const to = reach(sequence, budget, i === 0);
       if (to === undefined) continue;
       const joined = this.#join(parts, sequence, to);
       if (joined) budget -= joined.to - joined.from;
@@ -155,13 +155,15 @@ export class Scheduler {
   }
 }
 
-/** How far a pass of at most `budget` tokens can take a sequence: to its goal, or to the end of a block. */
-function reach({ from, stored, goal, blockSize }: Sequence, budget: number, first: boolean): number | undefined {
+/**
+ * How far a pass of at most `budget` tokens can take a sequence: to its goal, or to the end of a block. The oldest gets
+ * its next block however large: else one larger than the budget would wait for as long as anything decodes.
+ */
+function reach({ from, stored, goal, blockSize }: Sequence, budget: number, oldest: boolean): number | undefined {
   if (goal - from <= budget) return goal;
   const to = Math.floor((from + budget) / blockSize) * blockSize;
   if (to > stored) return to;
-  // A block larger than the whole budget must go on nevertheless, alone.
-  return first ? Math.min(goal, (Math.floor(stored / blockSize) + 1) * blockSize) : undefined;
+  return oldest ? Math.min(goal, (Math.floor(stored / blockSize) + 1) * blockSize) : undefined;
 }
 
 function comesBefore(a: Sequence, b: Sequence): boolean {

@@ -1,9 +1,10 @@
 import { type CommitRule, commitFromConfig } from "../diffusion/commit.js";
 import type { TokenText } from "../model/token-stream.js";
-import type { Adjustments, ChoiceRow, RowChoice, RowSettings } from "./choose.js";
+import { RequestAdjustments } from "./adjustments.js";
+import type { ChoiceRow, RowChoice, RowSettings } from "./choice-rows.js";
 import type { PrefixNode } from "./page-pool.js";
 import type { EngineRequest } from "./request.js";
-import { TextOutput } from "./text-output.js";
+import { SequenceOutput } from "./sequence-output.js";
 import type { CommittedToken, DoneEvent, EngineEvent } from "./types.js";
 
 /** What a sequence needs to know of the model. */
@@ -42,35 +43,28 @@ export class Sequence {
   cachedTokens = 0;
   started = false;
   forwards = 0;
-  denoisingSteps = 0;
-  committedTokens = 0;
-  remaskedTokens = 0;
-  /** Number of blocks completed. */
-  blocksDone = 0;
+  /** What denoising did: passes, tokens committed and masked again, blocks completed. All 0 in AR decoding. */
+  readonly denoised = { steps: 0, committed: 0, remasked: 0, blocks: 0 };
 
   /** Bounds of the block at hand. AR: start = end = the position to be generated. */
   start: number;
   end: number;
-  finishReason: DoneEvent["finishReason"] | undefined;
-  stopReason: string | number | undefined;
   /** Date.now() of its start and of its first complete block. */
   startedAt = 0;
   firstBlockAt = 0;
 
   readonly #model: SequenceModel;
   readonly #rule: CommitRule;
-  readonly #stopIds: ReadonlySet<number>;
   readonly #settings: RowSettings;
-  readonly #committed: (CommittedToken | undefined)[];
-  readonly #text: TextOutput;
+  readonly #adjustments: RequestAdjustments;
+  readonly #output: SequenceOutput;
   #block = 0;
   #step = 0;
+  /** Passes that chose tokens. */
+  #passes = 0;
   #masked: number[] = [];
   #initiallyMasked = 0;
   #roundsLeft = 0;
-  /** Up to here everything was given out as final. */
-  #emitted: number;
-  #completionTokens = 0;
 
   constructor(request: EngineRequest, index: number, model: SequenceModel) {
     const { settings, prompt } = request;
@@ -92,10 +86,11 @@ export class Sequence {
       this.tokens.set(prompt);
     }
     this.#rule = commitFromConfig(settings.commit ?? { rule: "static", steps: settings.steps });
-    this.#stopIds = new Set(settings.edit || settings.canvas === "fixed" ? [] : request.stopIds);
-    this.#committed = new Array(this.lastNew - this.firstNew);
-    this.#text = new TextOutput(model.tokenizer, settings.stop);
-    this.#emitted = this.firstNew;
+    this.#adjustments = new RequestAdjustments(request);
+    const { firstNew, lastNew } = this;
+    const { stopIds } = request;
+    const { tokenizer } = model;
+    this.#output = new SequenceOutput({ index, firstNew, lastNew, stopIds, stop: settings.stop, tokenizer });
     const { temperature, topK, topP, minP, seed, logprobs } = settings;
     const entropy = this.#rule.usesEntropy ?? false;
     const forbidMask = !this.autoregressive;
@@ -103,6 +98,11 @@ export class Sequence {
     this.start = this.autoregressive ? this.firstNew : Math.floor(this.firstNew / B) * B;
     this.end = this.start;
     if (!this.autoregressive) this.#openBlock();
+  }
+
+  /** Set at the end. */
+  get finishReason(): DoneEvent["finishReason"] | undefined {
+    return this.#output.finishReason;
   }
 
   /** The position after the last that a pass must hold for the block at hand to be denoised. */
@@ -155,30 +155,31 @@ export class Sequence {
 
   /** Takes the choices for {@link rows}; returns what happened. Sets finishReason at the end. */
   apply(choices: readonly RowChoice[]): EngineEvent[] {
-    return this.autoregressive ? this.#applyToken(choices[0]) : this.#applyBlock(choices);
+    const events = this.autoregressive ? this.#applyToken(choices[0]) : this.#applyBlock(choices);
+    if (this.finishReason) this.#noteFirstBlock();
+    return events;
   }
 
   /** Ends the sequence for another reason; what is final and held back is given out. */
   stop(reason: "abort" | "error"): EngineEvent[] {
-    this.finishReason = reason;
-    const { text } = this.#text.flush();
-    return text === "" ? [] : [{ type: "text", index: this.index, text, ids: [], tokens: [] }];
+    return this.#output.cut(reason);
   }
 
   done(now: number): DoneEvent {
     const { arrival } = this.request;
+    const { finishReason = "error", stopReason } = this.#output;
     const seconds = (at: number) => Math.max(0, (at === 0 ? now : at) - arrival) / 1000;
     return {
       type: "done",
       index: this.index,
-      finishReason: this.finishReason ?? "error",
-      ...(this.stopReason !== undefined && { stopReason: this.stopReason }),
+      finishReason,
+      ...(stopReason !== undefined && { stopReason }),
       usage: {
         promptTokens: this.request.prompt.length,
         cachedTokens: this.cachedTokens,
-        completionTokens: this.#completionTokens,
+        completionTokens: this.#output.tokens,
         forwards: this.forwards,
-        denoisingSteps: this.denoisingSteps,
+        denoisingSteps: this.#passes,
       },
       timings: { queue: seconds(this.startedAt), firstBlock: seconds(this.firstBlockAt), total: seconds(now) },
     };
@@ -200,14 +201,9 @@ export class Sequence {
 
   #applyToken(choice: RowChoice): EngineEvent[] {
     const position = this.end;
-    this.denoisingSteps++;
+    this.#passes++;
     this.#noteFirstBlock();
-    this.blocksDone++;
-    if (this.#stopIds.has(choice.id)) {
-      this.finishReason = "stop";
-      this.stopReason = choice.id;
-      return this.#flush([]);
-    }
+    if (this.#output.isStop(choice.id)) return this.#output.endAt(choice.id);
     this.tokens[position] = choice.id;
     const token = this.#commit(position, choice, 0, position - this.firstNew);
     this.start = this.end = position + 1;
@@ -221,7 +217,7 @@ export class Sequence {
       masksLeft: 0,
       committed: [token],
     };
-    return this.#emitTo(position + 1, this.request.settings.events === "all" ? [denoise] : []);
+    return this.#output.emitTo(position + 1, this.request.settings.events === "all" ? [denoise] : []);
   }
 
   #applyBlock(choices: readonly RowChoice[]): EngineEvent[] {
@@ -249,12 +245,14 @@ export class Sequence {
     }
     if (again.length > 0) {
       this.#roundsLeft--;
-      this.remaskedTokens += again.length;
+      this.denoised.remasked += again.length;
       for (const position of again) this.tokens[position] = maskId;
     }
     this.#masked = this.#generated().filter((position) => this.tokens[position] === maskId);
     const step = this.#step++;
-    this.denoisingSteps++;
+    this.#passes++;
+    this.denoised.steps++;
+    this.denoised.committed += committed.length;
     const events: EngineEvent[] = [];
     if (wanted === "all") {
       const { index, start, end } = this;
@@ -271,13 +269,13 @@ export class Sequence {
     const complete = this.#masked.length === 0 && checked;
     const known = complete ? this.end : remask ? this.start : (this.#masked[0] ?? this.end);
     if (complete) {
-      this.blocksDone++;
+      this.denoised.blocks++;
       this.#noteFirstBlock();
       this.#block++;
       this.start = this.end;
       if (this.start < this.lastNew) this.#openBlock();
     }
-    return this.#emitTo(Math.min(known, this.lastNew), events);
+    return this.#output.emitTo(Math.min(known, this.lastNew), events);
   }
 
   #commit(position: number, choice: RowChoice, step: number, block: number): CommittedToken {
@@ -286,50 +284,8 @@ export class Sequence {
       ...{ position, id: choice.id, text: textOf(choice.id), logprob: choice.logprob, step, block },
       ...(choice.top && { topLogprobs: choice.top.map(({ id, logprob }) => ({ id, text: textOf(id), logprob })) }),
     };
-    this.#committed[position - this.firstNew] = token;
-    this.committedTokens++;
+    this.#output.commit(token);
     return token;
-  }
-
-  /** Gives out what is final before `known`; ends at a stop or when all is done. */
-  #emitTo(known: number, events: EngineEvent[]): EngineEvent[] {
-    const tokens: CommittedToken[] = [];
-    let text = "";
-    for (; this.#emitted < known; this.#emitted++) {
-      const token = this.#committed[this.#emitted - this.firstNew] as CommittedToken;
-      if (this.#stopIds.has(token.id)) {
-        this.finishReason = "stop";
-        this.stopReason = token.id;
-        break;
-      }
-      this.#completionTokens++;
-      tokens.push(token);
-      const piece = this.#text.push(token.id);
-      text += piece.text;
-      if (piece.stop !== undefined) {
-        this.finishReason = "stop";
-        this.stopReason = piece.stop;
-        this.#emitted++;
-        break;
-      }
-    }
-    if (this.#emitted >= this.lastNew) this.finishReason ??= "length";
-    if (tokens.length > 0) {
-      events.push({ type: "text", index: this.index, text, ids: tokens.map((token) => token.id), tokens });
-    }
-    return this.finishReason ? this.#flush(events) : events;
-  }
-
-  #flush(events: EngineEvent[]): EngineEvent[] {
-    this.#noteFirstBlock();
-    if (typeof this.stopReason === "string") return events;
-    const { text, stop } = this.#text.flush();
-    if (stop !== undefined) {
-      this.finishReason = "stop";
-      this.stopReason = stop;
-    }
-    if (text !== "") events.push({ type: "text", index: this.index, text, ids: [], tokens: [] });
-    return events;
   }
 
   #noteFirstBlock(): void {
@@ -337,37 +293,8 @@ export class Sequence {
   }
 
   #rowSettings(): RowSettings {
-    const adjust = this.#adjustments();
+    const end = this.autoregressive ? this.end : this.lastNew;
+    const adjust = this.#adjustments.after(this.tokens, this.firstNew, end, this.#model.maskId);
     return adjust ? { ...this.#settings, adjust } : this.#settings;
-  }
-
-  /** Changes of the logits that depend on what is committed so far. */
-  #adjustments(): Adjustments | undefined {
-    const { logitBias, presencePenalty, frequencyPenalty, repetitionPenalty } = this.request.settings;
-    const { forbidden } = this.request;
-    const penalised = presencePenalty !== 0 || frequencyPenalty !== 0;
-    const bias = new Map<number, number>();
-    for (const [id, value] of Object.entries(logitBias)) {
-      bias.set(Number(id), value <= -100 ? Number.NEGATIVE_INFINITY : value);
-    }
-    for (const id of forbidden) bias.set(id, Number.NEGATIVE_INFINITY);
-    const repeated = new Set<number>();
-    if (penalised || repetitionPenalty !== 1) {
-      const { maskId } = this.#model;
-      const counts = new Map<number, number>();
-      const end = this.autoregressive ? this.end : this.lastNew;
-      for (let position = this.firstNew; position < end; position++) {
-        const id = this.tokens[position];
-        if (id !== maskId) counts.set(id, (counts.get(id) ?? 0) + 1);
-      }
-      for (const [id, count] of counts) {
-        repeated.add(id);
-        if (penalised) bias.set(id, (bias.get(id) ?? 0) - presencePenalty - frequencyPenalty * count);
-      }
-      for (let position = 0; position < this.firstNew; position++) repeated.add(this.tokens[position]);
-    }
-    if (repetitionPenalty === 1) repeated.clear();
-    if (bias.size === 0 && repeated.size === 0) return undefined;
-    return { bias, repetition: repetitionPenalty, repeated };
   }
 }

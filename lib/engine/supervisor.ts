@@ -1,6 +1,6 @@
 import type { StableDiffCoder } from "../model/index.js";
 import { EngineError } from "./errors.js";
-import { type Host, startHere, startProcess, startThread } from "./host.js";
+import { type Host, type HostHandlers, startHere, startProcess, startWorkerThread } from "./host.js";
 import type { EngineSettings } from "./options.js";
 import { type CoreMessage, type CoreReply, errorFromParts } from "./protocol.js";
 import { type CoreStats, zeroStats } from "./stats.js";
@@ -145,10 +145,10 @@ export class Supervisor {
     host.post({ kind: "load", model: folder, settings: this.#settings });
   }
 
-  #hostFor(handlers: Parameters<typeof startThread>[0]): Host {
+  #hostFor(handlers: HostHandlers): Host {
     if (typeof this.#model !== "string") return startHere(handlers, this.#model);
     if (this.#settings.thread === false) return startHere(handlers);
-    return this.#settings.thread === "process" ? startProcess(handlers) : startThread(handlers);
+    return this.#settings.thread === "process" ? startProcess(handlers) : startWorkerThread(handlers);
   }
 
   #hear(reply: CoreReply): void {

@@ -88,9 +88,8 @@ export type EngineEvent = StartEvent | DenoiseEvent | TextEvent | DoneEvent;
 
 /** What goes with a request but is not about its text. */
 export interface RequestOptions {
+  /** Ends the request. */
   signal?: AbortSignal;
-  /** For logs; must not be in use. Default: a number of the engine's. */
-  requestId?: string;
 }
 
 /** A choice as a whole: what {@link EngineEvent}s add up to. */

@@ -270,6 +270,15 @@ export class Tokenizer {
     return this.#chat;
   }
 
+  /** Whether there is a template that can be used. */
+  get hasChatTemplate(): boolean {
+    try {
+      return this.chatTemplate !== undefined;
+    } catch {
+      return false;
+    }
+  }
+
   /** The ids of a conversation written by the chat template. Throws as chatTemplate and ChatTemplate.render do. */
   encodeChat(messages: readonly ChatMessage[], options: ChatRenderOptions = {}): number[] {
     return this.encode(this.chatTemplate.render(messages, options), { addSpecialTokens: false });

@@ -19,12 +19,16 @@ export interface ServerContext {
   readonly modelNames: readonly string[];
   /** Requests that are not over. */
   readonly lifetimes: Set<Lifetime>;
+  /** Fields of requests that are not known, of which the log has told. */
+  readonly ignoredNames: Set<string>;
   readonly state: ServerState;
 }
 
 /** What changes while the server runs. */
 export interface ServerState {
   engine: TextEngine | undefined;
+  /** There will be no engine: its promise was rejected, or it cannot be served. */
+  failed: boolean;
   fingerprint: string;
   /** No request is taken any more. */
   draining: boolean;
@@ -40,6 +44,7 @@ export function readyEngine({ state }: ServerContext): TextEngine {
     throw new ApiError("draining", "the server is being stopped; another instance may answer", { retryAfter: 1 });
   }
   const { engine } = state;
+  if (state.failed) throw new ApiError("engine_unavailable", "the model could not be loaded");
   if (!engine) throw new ApiError("loading", "the model is being loaded; try again in a moment", { retryAfter: 2 });
   // While a dead worker is replaced ("starting"), requests wait for the next one.
   const now = engine.stats().state;

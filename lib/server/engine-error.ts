@@ -2,6 +2,7 @@ import { EngineError, type EngineErrorCode } from "../engine/index.js";
 import { TokenizerError } from "../model/index.js";
 import { type ApiCode, ApiError } from "./api-error.js";
 
+/** Of an error whose `details` name no limit of {@link LIMITS}. */
 const CODES: Record<EngineErrorCode, ApiCode> = {
   ENGINE_OPTIONS: "invalid_value",
   ENGINE_PROMPT: "invalid_value",
@@ -14,11 +15,25 @@ const CODES: Record<EngineErrorCode, ApiCode> = {
   ENGINE_INTERNAL: "engine_failed",
 };
 
+/** By the limit that was reached. */
+const LIMITS: Partial<Record<EngineErrorCode, Record<string, ApiCode>>> = {
+  ENGINE_QUEUE_FULL: { requests: "queue_full", tokens: "queue_tokens_full" },
+  ENGINE_TIMEOUT: { queue: "queue_timeout", request: "request_timeout" },
+};
+
+/** What may be otherwise in a moment. */
+const PASSING: ReadonlySet<ApiCode> = new Set([
+  "queue_full",
+  "queue_tokens_full",
+  "queue_timeout",
+  "engine_unavailable",
+]);
+
 /** What a client is told of an error; anything not foreseen is an internal error, without its details. */
 export function toApiError(error: unknown, retryAfter: () => number): ApiError {
   if (error instanceof ApiError) return error;
   if (error instanceof EngineError) {
-    const code = CODES[error.code];
+    const code = LIMITS[error.code]?.[error.details.limit] ?? CODES[error.code];
     if (code === "engine_failed") {
       const message =
         error.code === "ENGINE_WORKER"
@@ -26,10 +41,9 @@ export function toApiError(error: unknown, retryAfter: () => number): ApiError {
           : "the engine failed while it worked on this request";
       return new ApiError(code, message, { cause: error });
     }
-    const busy = code === "queue_full" || code === "engine_unavailable";
     return new ApiError(code, error.message, {
       cause: error,
-      ...(busy && { retryAfter: retryAfter() }),
+      ...(PASSING.has(code) && { retryAfter: retryAfter() }),
       ...(error.code === "ENGINE_PROMPT" && { param: "prompt" }),
     });
   }

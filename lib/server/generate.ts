@@ -1,11 +1,10 @@
 import type { OutgoingHttpHeaders } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
-import type { EngineEvent } from "../engine/index.js";
-import { readyEngine, type ServerContext } from "./context.js";
+import type { ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
-import { merge } from "./merge.js";
+import { eventsOf, type Tagged, watched } from "./events.js";
+import { noteIgnored } from "./ignored.js";
 import { noteFailure, noteGeneration } from "./operations/access-log.js";
-import type { Ticket } from "./operations/admission.js";
 import { ClientGone, Lifetime } from "./operations/lifetime.js";
 import { ChoiceMeter } from "./operations/meter.js";
 import { EventStream } from "./operations/sse.js";
@@ -28,12 +27,6 @@ export interface Work {
   arrived: number;
   /** Fields of the request that were left out. */
   ignored: readonly string[];
-}
-
-interface Tagged {
-  prompt: number;
-  choice: number;
-  event: EngineEvent;
 }
 
 /** Generates what a request asks for, and answers it. Every request of either endpoint comes through here. */
@@ -62,7 +55,12 @@ export async function answer(
     metrics.paramsMaxTokens.observe(jobs[0].options.maxTokens);
   }
   const usage = new UsageSum();
-  const events = watched(run(context, work, lifetime), { ticket, lifetime, meters, usage });
+  const events = watched(eventsOf(context, jobs, work.streamSteps, lifetime.signal), {
+    ticket,
+    lifetime,
+    meters,
+    usage,
+  });
   try {
     await work.prepare?.(lifetime.signal);
     return work.stream
@@ -83,89 +81,6 @@ export async function answer(
     lifetimes.delete(lifetime);
     lifetime.dispose();
     ticket.leave();
-  }
-}
-
-async function* run(
-  context: ServerContext,
-  { jobs, dialect, streamSteps }: Work,
-  { signal }: Lifetime,
-): AsyncGenerator<Tagged> {
-  const engine = readyEngine(context);
-  const events = streamSteps ? "all" : "text"; // a pass that nobody asked for need not come through the threads
-  let first = 0;
-  const sources = jobs.map(({ prompt, options }, i) => {
-    const from = first;
-    first += options.n;
-    const requestId = jobs.length > 1 ? `${dialect.id}-${i}` : dialect.id;
-    const source =
-      options.maxTokens === 0
-        ? nothing(jobs[i])
-        : engine.generate(prompt, { ...options, events }, { signal, requestId });
-    return tagged(source, i, from, signal);
-  });
-  yield* merge(sources);
-  signal.throwIfAborted();
-}
-
-/** Of a request that wants its prompt back and no more. */
-async function* nothing({ promptTokens, options }: Job): AsyncGenerator<EngineEvent> {
-  for (let index = 0; index < options.n; index++) {
-    yield { type: "start", index, promptTokens, cachedTokens: 0 };
-    const usage = { promptTokens, cachedTokens: 0, completionTokens: 0, forwards: 0, denoisingSteps: 0 };
-    yield { type: "done", index, finishReason: "length", usage, timings: { queue: 0, firstBlock: 0, total: 0 } };
-  }
-}
-
-/** The events of one prompt, with the numbers of its choices in the request. They end with the signal, at once. */
-async function* tagged(
-  events: AsyncIterable<EngineEvent>,
-  prompt: number,
-  first: number,
-  signal: AbortSignal,
-): AsyncGenerator<Tagged> {
-  const iterator = events[Symbol.asyncIterator]();
-  // The engine hears of the signal, too; but one that hangs must not hold the request.
-  const stop = () => void iterator.return?.();
-  signal.addEventListener("abort", stop, { once: true });
-  try {
-    for (let step = await iterator.next(); !step.done; step = await iterator.next()) {
-      yield { prompt, choice: first + step.value.index, event: step.value };
-    }
-  } finally {
-    signal.removeEventListener("abort", stop);
-    stop();
-  }
-}
-
-interface Watchers {
-  ticket: Ticket;
-  lifetime: Lifetime;
-  meters: readonly ChoiceMeter[];
-  usage: UsageSum;
-}
-
-/** Keeps the books while events pass. */
-async function* watched(
-  events: AsyncIterable<Tagged>,
-  { ticket, lifetime, meters, usage }: Watchers,
-): AsyncGenerator<Tagged> {
-  for await (const each of events) {
-    const { prompt, choice, event } = each;
-    // How it ended for a request that was given up is no matter of the client's.
-    if (event.type === "done" && lifetime.signal.aborted) lifetime.signal.throwIfAborted();
-    meters[choice].see(event);
-    if (event.type === "start") {
-      ticket.began();
-      if (!ticket.isQueued) lifetime.began();
-      usage.prompt(prompt, event.promptTokens, event.cachedTokens);
-    } else if (event.type === "text") {
-      ticket.generated(event.ids.length);
-      usage.generated(choice, event.ids.length);
-    } else if (event.type === "done") {
-      usage.done(choice, event.usage);
-    }
-    yield each;
   }
 }
 
@@ -250,21 +165,11 @@ async function streamed(
     const reason = signal.aborted ? signal.reason : error;
     if (reason instanceof ClientGone) {
       stream.abandon();
-      reply.raw.destroy();
       throw reason;
     }
     const told = toApiError(reason, () => context.admission.retryAfter());
-    if (!reply.raw.writableNeedDrain) reply.raw.write(`data: ${JSON.stringify(told.toBody())}\n\n`);
-    stream.close();
-    if (reply.raw.writableNeedDrain) reply.raw.destroy(); // nobody reads
+    stream.fail(told.toBody());
     throw error;
   }
   return reply;
-}
-
-/** Fields that nobody knows are named in the answer, once in the log, and not refused unless in strict mode. */
-function noteIgnored(reply: FastifyReply, ignored: readonly string[]): void {
-  if (ignored.length === 0) return;
-  const names = ignored.slice(0, 16).map((name) => encodeURIComponent(Buffer.from(name.slice(0, 64)).toString()));
-  reply.header("x-ignored-parameters", names.join(", "));
 }

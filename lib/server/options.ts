@@ -6,7 +6,7 @@ const seconds = z
   .min(0)
   .max(86_400 * 7);
 
-/** Options of {@link createServer}. Durations are in seconds. */
+/** Options of {@link Server.create}. Durations are in seconds. */
 export const serverOptionsSchema = z.strictObject({
   host: z.string().min(1).default("127.0.0.1"),
   port: z.number().int().min(0).max(65_535).default(8000).describe("0: any free one"),

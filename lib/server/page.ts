@@ -17,17 +17,15 @@ const TYPES: Record<string, string> = {
   ".webmanifest": "application/manifest+json",
 };
 
-/** Nothing from elsewhere, and no page around ours. Styles are set by scripts for bars and colours. */
-const POLICY =
-  "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; " +
-  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const PLAIN_STYLE =
+  "body { font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }";
 
 const PLAIN = `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>diffcoder</title>
-<style>body { font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }</style>
+<style>${PLAIN_STYLE}</style>
 <h1>diffcoder</h1>
 <p>This server speaks OpenAI's protocol at <code>/v1</code>.</p>
 <ul>
@@ -37,6 +35,11 @@ const PLAIN = `<!doctype html>
 </ul>
 </html>
 `;
+
+/** Nothing from elsewhere or inline but the plain page's style, and no page around ours. */
+const POLICY =
+  `default-src 'self'; style-src 'self' 'sha256-${createHash("sha256").update(PLAIN_STYLE).digest("base64")}'; ` +
+  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /** The folder of the built playground. */
 export const PLAYGROUND = fileURLToPath(new URL("../../assets/playground", import.meta.url));
@@ -57,14 +60,12 @@ export function pageRoutes(app: FastifyInstance, folder: string = PLAYGROUND): v
     : [{ name: "index.html", content: Buffer.from(PLAIN) }];
   for (const { name, content } of files) {
     const etag = `"${createHash("sha256").update(content).digest("base64url").slice(0, 27)}"`;
-    // The build puts a hash in the names of its assets: those never change.
-    const lasting = name.startsWith("assets/") ? "public, max-age=31536000, immutable" : "no-cache";
     const paths = name === "index.html" ? ["/", "/index.html"] : [`/${encodeURI(name)}`];
     for (const path of paths) {
       app.get(path, { config: { public: true } }, async (request, reply) => {
         reply
           .header("etag", etag)
-          .header("cache-control", lasting)
+          .header("cache-control", "no-cache")
           .header("content-security-policy", POLICY)
           .header("x-content-type-options", "nosniff")
           .header("referrer-policy", "no-referrer");

@@ -1,5 +1,5 @@
-import { readFileSync } from "node:fs";
 import * as torch from "../torch/index.js";
+import { packageVersion } from "../torch/package-version.js";
 
 let known: Record<string, string> | undefined;
 
@@ -7,9 +7,4 @@ let known: Record<string, string> | undefined;
 export function versions(): Record<string, string> {
   known ??= { "stable-diffcoder": packageVersion(), libtorch: torch.build().torch, node: process.versions.node };
   return known;
-}
-
-function packageVersion(): string {
-  const manifest = new URL("../../package.json", import.meta.url);
-  return (JSON.parse(readFileSync(manifest, "utf8")) as { version: string }).version;
 }

@@ -152,7 +152,7 @@ Packing packing(const at::Tensor& k, int64_t block_size, const std::vector<Docum
 AttentionResult block_diffusion_merged_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                                int64_t block_size, const std::vector<Document>& documents,
                                                double scale) {
-  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType acc = accumulate_dtype(q);
   const AttentionResult result{at::empty(q.sizes(), q.options()),
                                at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(acc))};
   if (q.numel() == 0) return result;

@@ -14,8 +14,8 @@
 namespace diffcoder {
 namespace {
 
-/// [b, s, h, d] with h = key heads * group to [b, key heads, group * ..]: scores of every query head against its key
-/// head need k and v repeated over the group; expand makes that a view.
+/// Keys or values [b, s, key heads, d] to [b, key heads * group, s, d]: repeated, as a copy, for every query head of
+/// the group that reads them.
 at::Tensor grouped_heads(const at::Tensor& t, int64_t group) {
   return t.transpose(1, 2)
       .unsqueeze(2)
@@ -33,7 +33,7 @@ at::Tensor scores_of(const at::Tensor& q, const at::Tensor& k, double scale, boo
 /// The scores exist here: for dtypes that no flash kernel takes. Computed in float32, or float64 for float64.
 AttentionResult plain_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
                               bool causal) {
-  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType acc = accumulate_dtype(q);
   const int64_t group = q.size(2) / k.size(2);
   const at::Tensor scores = scores_of(q.transpose(1, 2).to(acc), grouped_heads(k.to(acc), group), scale, causal);
   const at::Tensor lse = scores.logsumexp(-1);
@@ -43,7 +43,7 @@ AttentionResult plain_forward(const at::Tensor& q, const at::Tensor& k, const at
 
 AttentionGradients plain_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const at::Tensor& out, const at::Tensor& lse, double scale, bool causal) {
-  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType acc = accumulate_dtype(q);
   const int64_t group = q.size(2) / k.size(2);
   const at::Tensor qh = q.transpose(1, 2).to(acc), kh = grouped_heads(k.to(acc), group),
                    vh = grouped_heads(v.to(acc), group);
@@ -112,6 +112,10 @@ bool uses_cuda_flash(const at::Tensor& q) {
   return q.is_cuda() && (dtype == at::kBFloat16 || dtype == at::kHalf) && q.size(-1) % 8 == 0 && q.size(-1) <= 256;
 }
 
+at::ScalarType accumulate_dtype(const at::Tensor& q) {
+  return q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
 double attention_scale(const at::Tensor& q, std::optional<double> scale) {
   return scale.has_value() ? *scale : 1.0 / std::sqrt(static_cast<double>(q.size(3)));
 }
@@ -151,7 +155,7 @@ AttentionResult causal_forward_packed(const at::Tensor& q, const at::Tensor& k, 
                                      /*is_causal=*/true, /*return_debug_mask=*/false, scale);
     return {out, lse};
   }
-  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType acc = accumulate_dtype(q);
   const AttentionResult result{at::empty(q.sizes(), q.options()),
                                at::empty({q.size(1), q.size(0)}, q.options().dtype(acc))};
   for_segments(segments, [&](int64_t first, int64_t n) {

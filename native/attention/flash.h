@@ -49,6 +49,9 @@ AttentionGradients causal_backward_packed(const at::Tensor& grad, const at::Tens
                                           const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                                           const Segments& segments, double scale);
 
+/// What scores, sums and log-sum-exps of q's attention are kept in: float32, or float64 for float64.
+at::ScalarType accumulate_dtype(const at::Tensor& q);
+
 /// 1 / sqrt(d) unless given.
 double attention_scale(const at::Tensor& q, std::optional<double> scale);
 

@@ -174,7 +174,7 @@ at::Tensor paged_attention(const at::Tensor& q_any, const at::Tensor& k_any, con
   p.dp = round_up(p.d, 16);
   p.page_size = page_size;
   p.width = round_up(page_size, 16);
-  const at::ScalarType acc = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType acc = accumulate_dtype(q);
   TORCH_CHECK_VALUE(
       page_size > 0 && k.size(-1) == p.d && p.kv_heads > 0 && p.heads % p.kv_heads == 0 && key_pages.dim() == 4 &&
           key_pages.sizes() == at::IntArrayRef({key_pages.size(0), p.kv_heads, p.d, p.width}) &&

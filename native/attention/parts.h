@@ -32,10 +32,6 @@ struct PartScope {
   explicit PartScope(const at::Tensor& q) : device(q.device()) {}
 };
 
-inline at::ScalarType lse_dtype(const at::Tensor& q) {
-  return q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 /// The operators record nothing, so a gradient would silently be missing.
 inline void check_part(const char* op, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   TORCH_CHECK_NOT_IMPLEMENTED(!wants_gradient(q, k, v), op, " records no graph: call it without gradients (noGrad)");
@@ -52,9 +48,9 @@ inline void check_merged(const char* op, const at::Tensor& grad, const at::Tenso
   }
   const at::IntArrayRef sizes = lse.sizes();
   TORCH_CHECK_VALUE(lse.dim() == 3 && sizes[0] == q.size(0) && sizes[1] == q.size(2) && sizes[2] == q.size(1) &&
-                        lse.scalar_type() == lse_dtype(q) && lse.device() == q.device(),
-                    op, ": lse must be [batch, heads, positions] of q in ", lse_dtype(q), ", got ", sizes, " in ",
-                    lse.scalar_type());
+                        lse.scalar_type() == accumulate_dtype(q) && lse.device() == q.device(),
+                    op, ": lse must be [batch, heads, positions] of q in ", accumulate_dtype(q), ", got ", sizes,
+                    " in ", lse.scalar_type());
 }
 
 /// Whether there is nothing to compute.
@@ -63,7 +59,7 @@ inline bool is_empty(const at::Tensor& q, const at::Tensor& k) { return q.numel(
 /// What a query without keys has: nothing, and a log-sum-exp that leaves any other part as it is.
 inline AttentionParts empty_part(const at::Tensor& q) {
   return {at::zeros_like(q), at::full({q.size(0), q.size(2), q.size(1)}, -std::numeric_limits<double>::infinity(),
-                                      q.options().dtype(lse_dtype(q)))};
+                                      q.options().dtype(accumulate_dtype(q)))};
 }
 
 inline AttentionPartGradients empty_gradients(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {

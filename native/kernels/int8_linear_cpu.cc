@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <tuple>
 #include <vector>
@@ -131,7 +132,6 @@ DIFFCODER_INLINE void round_row(const float* x, int64_t n, int8_t* out, float* s
     most = std::max(most, std::abs(x[i]));
     check += x[i] * 0;
   }
-  if (check != 0) most = std::numeric_limits<float>::quiet_NaN();
   *scale = check == 0 ? most / 127 : std::numeric_limits<float>::quiet_NaN();
   const float inverse = check == 0 && most > 0 ? 127 / most : 0;
   int32_t sum = 0;

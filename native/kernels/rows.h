@@ -6,6 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstring>
+
 #include "simd.h"
 
 namespace diffcoder {

@@ -127,6 +127,14 @@ describe("an engine with int8 weights", () => {
     }
   });
 
+  it("frees all it made when it is closed", async () => {
+    const before = torch.memory();
+    const engine = await Engine.create({ model: folder, thread: false, weights: "int8" });
+    expect(torch.memory().tensors).toBeGreaterThan(before.tensors);
+    await engine.close();
+    expect(torch.memory()).toMatchObject({ tensors: before.tensors, host: before.host });
+  });
+
   it("is refused where it cannot be", async () => {
     const coder = sharpCoder();
     const create = Engine.create({ model: coder, thread: false, weights: "int8" });

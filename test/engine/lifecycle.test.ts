@@ -111,6 +111,8 @@ describe("limits", () => {
       code: "ENGINE_TIMEOUT",
       message: expect.stringContaining("took longer"),
     });
+    await expect(second).rejects.toMatchObject({ details: { limit: "queue" } });
+    await expect(first).rejects.toMatchObject({ details: { limit: "request" } });
     expect(engine.stats().pages.used).toBe(0);
   });
 
@@ -124,6 +126,19 @@ describe("limits", () => {
       }),
     );
     expect(order).toEqual([2, 0, 1, 3]);
+  });
+});
+
+describe("options of an engine", () => {
+  it("that contradict the model or each other are refused", async () => {
+    await expect(here(coder, { maskId: 96 })).rejects.toMatchObject({
+      code: "ENGINE_OPTIONS",
+      message: "maskId: 96 is outside the vocabulary of 96",
+    });
+    await expect(here(coder, { cacheTokens: 64, cacheBytes: 2 ** 20 })).rejects.toMatchObject({
+      code: "ENGINE_OPTIONS",
+      message: expect.stringContaining("cacheTokens and cacheBytes exclude each other"),
+    });
   });
 });
 

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { gumbelStream, sampleToken } from "../../lib/diffusion/token-choice.js";
-import { type ChoiceRow, chooseRows, type RowSettings } from "../../lib/engine/choose.js";
+import type { ChoiceRow, RowSettings } from "../../lib/engine/choice-rows.js";
+import { chooseRows } from "../../lib/engine/choose.js";
 import { PagedMemory, type PassPart } from "../../lib/engine/paged-memory.js";
 import * as torch from "../../lib/torch/index.js";
 import { randomPrompt, sharpCoder } from "./support.js";
@@ -183,6 +184,22 @@ describe("attention over pages", () => {
         expect(a[k].length).toBeGreaterThan(0);
         expect(Math.max(...a[k].map((x, i) => Math.abs(x - b[k][i])))).toBeLessThan(tolerance);
       }
+      coder.dispose();
+    },
+  );
+
+  it.each([
+    [true, 20, 24, "bfloat16"],
+    [true, 32, 16, "float64"],
+    [false, 20, 24, "bfloat16"],
+  ] as const)(
+    "take what bytesPerPage says (native: %s, pages of %i, heads of %i, %s)",
+    (native, pageSize, headDim, dtype) => {
+      const coder = sharpCoder({ headDim }).to({ dtype });
+      const before = torch.memory().host;
+      const memory = new PagedMemory(coder.model, { pages: 7, pageSize, native });
+      expect(torch.memory().host - before).toBe(7 * PagedMemory.bytesPerPage(coder.model, pageSize, native));
+      memory.dispose();
       coder.dispose();
     },
   );

@@ -299,9 +299,28 @@ describe("what a request must not be", () => {
     ["ENGINE_PROMPT", [7.5], {}],
     ["ENGINE_PROMPT", [7, MASK], {}],
     ["ENGINE_PROMPT", [], { mode: "autoregressive" }],
+    ["ENGINE_PROMPT", [2 ** 32 + 7], {}],
     ["ENGINE_TOO_LONG", [7], { maxTokens: 512 }],
   ] as [string, string | number[], GenerateOptions][])("%s for %j %j, at the call", (expected, prompt, options) => {
     expect(code(() => engine.generate(prompt, options))).toBe(expected);
+  });
+
+  it("ids are checked as they are given, in a suffix and in what is scored, too", async () => {
+    for (const ids of [
+      [7, 1.5],
+      [7, 2 ** 32 + 7],
+      [7, 96],
+      [7, -1],
+    ]) {
+      await expect(engine.score(ids)).rejects.toMatchObject({
+        code: "ENGINE_PROMPT",
+        message: `text token 1 is ${ids[1]}, the vocabulary has 96`,
+      });
+    }
+    for (const prompt of ["x", [7]]) {
+      expect(code(() => speaking.generate(prompt, { suffix: [7, 2 ** 32 + 7] }))).toBe("ENGINE_PROMPT");
+    }
+    expect(code(() => speaking.generate([4096], { suffix: "x" }))).toBe("ENGINE_PROMPT");
   });
 
   it("an empty prompt is fine for diffusion", async () => {

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
+import { EngineError } from "../../lib/engine/index.js";
 import { Server, ServerError } from "../../lib/server/index.js";
 import { ScriptedEngine, workerDied } from "./scripted-engine.js";
 import { chunksOf, dataOf, json, start, until } from "./support.js";
@@ -139,6 +140,16 @@ describe("time limits", () => {
     }
     expect(engine.waiting).toBe(0);
     expect((await running).status).toBe(200);
+  });
+
+  it("of the wait are over with the first choice, whatever the others wait for", async () => {
+    const engine = new ScriptedEngine({ blockTime: 20 });
+    await using served = await start(engine, { queueTimeout: 0.15 });
+    const began = performance.now();
+    const response = await served.post("/v1/completions", { prompt: "x", max_tokens: 16, n: 3 });
+    expect(performance.now() - began).toBeGreaterThan(150);
+    expect(response.status).toBe(200);
+    expect((await json(response)).usage.completion_tokens).toBe(48);
   });
 
   it("end a request with 504, or in the stream", async () => {
@@ -309,6 +320,30 @@ describe("an engine", () => {
     ready(new ScriptedEngine());
     await until(async () => (await status("/ready")) === 200, "readiness");
     expect((await served.post("/v1/completions", { prompt: "x", max_tokens: 4 })).status).toBe(200);
+  });
+
+  it("that cannot be loaded makes the server unhealthy", async () => {
+    await using served = await start(Promise.reject(new EngineError("ENGINE_MODEL", "cannot load checkpoint")));
+    await until(() => served.log.some(({ level }) => level === "error"), "its line");
+    expect(JSON.stringify(served.log)).toContain("cannot load checkpoint");
+    const health = await fetch(`${served.url}/health`);
+    expect([health.status, await health.json()]).toEqual([503, { status: "dead" }]);
+    expect((await fetch(`${served.url}/ready`)).status).toBe(503);
+    const refused = await served.post("/v1/completions", LONG);
+    expect([refused.status, (await json(refused)).error.code]).toEqual([503, "engine_unavailable"]);
+  });
+
+  it.each([
+    ["ENGINE_QUEUE_FULL", "requests", 503, "queue_full"],
+    ["ENGINE_QUEUE_FULL", "tokens", 503, "queue_tokens_full"],
+    ["ENGINE_TIMEOUT", "queue", 503, "queue_timeout"],
+    ["ENGINE_TIMEOUT", "request", 504, "request_timeout"],
+  ] as const)("that reaches a limit of its own, %s (%s), is answered with %i %s", async (code, limit, status, told) => {
+    const error = new EngineError(code, "a limit is reached", { details: { limit } });
+    await using served = await start(new ScriptedEngine({ fail: { after: 0, error } }));
+    const response = await served.post("/v1/completions", LONG);
+    expect([response.status, (await json(response)).error.code]).toEqual([status, told]);
+    expect(response.headers.has("retry-after")).toBe(status === 503);
   });
 
   it("that fails in the middle is told of, and the next request is served", async () => {

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Engine } from "../../lib/engine/index.js";
 import { chunksOf, type Json, json, type Started, smallEngine, start } from "./support.js";
@@ -405,11 +406,19 @@ describe("the other routes", () => {
   it("serve a page, with nothing from elsewhere", async () => {
     const page = await fetch(`${served.url}/`);
     expect(page.headers.get("content-type")).toMatch(/^text\/html/);
-    expect(page.headers.get("content-security-policy")).toContain("default-src 'self'");
+    const policy = page.headers.get("content-security-policy");
+    expect(policy).toContain("default-src 'self'");
+    expect(policy).toContain("frame-ancestors 'none'");
+    expect(policy).not.toMatch(/unsafe-inline|data:/);
     expect(await page.text()).not.toMatch(/(src|href)="https?:/);
     const again = await fetch(`${served.url}/`, { headers: { "if-none-match": page.headers.get("etag") ?? "" } });
     expect(again.status).toBe(304);
     await using plain = await start(engine, { pageFolder: "/nowhere" });
-    expect(await (await fetch(`${plain.url}/`)).text()).toContain("/v1/models");
+    const text = await (await fetch(`${plain.url}/`)).text();
+    expect(text).toContain("/v1/models");
+    const style = createHash("sha256")
+      .update(/<style>(.*)<\/style>/.exec(text)?.[1] ?? "")
+      .digest("base64");
+    expect(policy).toContain(`'sha256-${style}'`);
   });
 });

@@ -11,7 +11,7 @@ const failures = new WeakMap<FastifyRequest, string>();
 
 /** What a request made, for its line in the log. */
 export interface Generation {
-  /** Of the response, and in the engine. */
+  /** Of the response. */
   id: string;
   prompt_tokens: number;
   completion_tokens: number;

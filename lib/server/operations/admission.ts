@@ -70,13 +70,32 @@ export class Admission {
     return Math.min(MAX_RETRY_AFTER, Math.max(1, Math.ceil(this.#outstanding / rate / 2)));
   }
 
-  /** @internal what a {@link Ticket} changes */
-  change(open: number, waiting: number, waitingTokens: number, outstanding: number): void {
-    this.#open += open;
-    this.#waiting += waiting;
-    this.#waitingTokens += waitingTokens;
-    this.#outstanding += outstanding;
-    if (open === 0 && outstanding < 0) this.#throughput.add(-outstanding); // they were generated, not given up
+  /** @internal A {@link Ticket} was given out: all its choices wait. */
+  entered(choices: number, promptTokens: number, maxTokens: number): void {
+    this.#open++;
+    this.#waiting += choices;
+    this.#waitingTokens += promptTokens;
+    this.#outstanding += maxTokens;
+  }
+
+  /** @internal One of its choices waits no more. */
+  began(promptTokens: number): void {
+    this.#waiting--;
+    this.#waitingTokens -= promptTokens;
+  }
+
+  /** @internal Tokens were generated of those that may be. */
+  generated(tokens: number): void {
+    this.#outstanding -= tokens;
+    this.#throughput.add(tokens);
+  }
+
+  /** @internal It is over: what still waited and what was not generated is given up. */
+  left(choices: number, promptTokens: number, outstanding: number): void {
+    this.#open--;
+    this.#waiting -= choices;
+    this.#waitingTokens -= promptTokens;
+    this.#outstanding -= outstanding;
   }
 }
 
@@ -93,19 +112,14 @@ export class Ticket {
     this.#waiting = choices;
     this.#tokensOfChoice = promptTokens / choices;
     this.#outstanding = maxTokens;
-    admission.change(1, choices, promptTokens, maxTokens);
-  }
-
-  /** Whether no choice has begun. */
-  get isQueued(): boolean {
-    return this.#waiting > 0;
+    admission.entered(choices, promptTokens, maxTokens);
   }
 
   /** A choice has begun. */
   began(): void {
     if (this.#left || this.#waiting === 0) return;
     this.#waiting--;
-    this.#admission.change(0, -1, -this.#tokensOfChoice, 0);
+    this.#admission.began(this.#tokensOfChoice);
   }
 
   /** Tokens were generated. */
@@ -113,14 +127,14 @@ export class Ticket {
     const counted = Math.min(tokens, this.#outstanding);
     if (this.#left || counted === 0) return;
     this.#outstanding -= counted;
-    this.#admission.change(0, 0, 0, -counted);
+    this.#admission.generated(counted);
   }
 
   /** The request is over, however it ended. */
   leave(): void {
     if (this.#left) return;
     this.#left = true;
-    this.#admission.change(-1, -this.#waiting, -this.#waiting * this.#tokensOfChoice, -this.#outstanding);
+    this.#admission.left(this.#waiting, this.#waiting * this.#tokensOfChoice, this.#outstanding);
   }
 }
 

@@ -11,17 +11,11 @@ export class EventLoopDelay {
     this.#histogram.enable();
   }
 
-  /** Seconds since the last call; begins anew. */
-  take(): { p50: number; p99: number; max: number } {
-    const seconds = (nanoseconds: number) => Math.max(0, (nanoseconds || 0) / 1e9 - RESOLUTION / 1000);
-    const { max } = this.#histogram;
-    const taken = {
-      p50: seconds(this.#histogram.percentile(50)),
-      p99: seconds(this.#histogram.percentile(99)),
-      max: seconds(max),
-    };
+  /** The 99th percentile since the last call, in seconds; begins anew. */
+  takeP99(): number {
+    const nanoseconds = this.#histogram.percentile(99) || 0;
     this.#histogram.reset();
-    return taken;
+    return Math.max(0, nanoseconds / 1e9 - RESOLUTION / 1000);
   }
 
   close(): void {

@@ -1,6 +1,6 @@
 import { performance } from "node:perf_hooks";
-import type { EngineEvent } from "../../engine/index.js";
-import type { FinishedReason, Metrics } from "./metrics.js";
+import type { DoneEvent, EngineEvent } from "../../engine/index.js";
+import type { Metrics } from "./metrics.js";
 
 /** Takes the times of one choice from its events and reports them. Times are seconds since the request arrived. */
 export class ChoiceMeter {
@@ -54,7 +54,7 @@ export class ChoiceMeter {
   }
 
   /** The choice is over, also without a last event; counted once. */
-  end(reason: FinishedReason): void {
+  end(reason: DoneEvent["finishReason"]): void {
     if (this.#over) return;
     this.#over = true;
     const metrics = this.#metrics;

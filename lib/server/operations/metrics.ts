@@ -1,5 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { EngineStats } from "../../engine/index.js";
+import type { DoneEvent, EngineStats } from "../../engine/index.js";
 import type { Admission } from "./admission.js";
 import type { EventLoopDelay } from "./event-loop-delay.js";
 
@@ -14,8 +14,6 @@ const BETWEEN = [
 ];
 const TOKENS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
 const PER_FORWARD = [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 8, 16, 32];
-
-export type FinishedReason = "stop" | "length" | "abort" | "error";
 
 export interface MetricsOptions {
   modelName: string;
@@ -80,7 +78,7 @@ export class Metrics {
     gauge("kv_cache_usage_perc", "share of the key/value pages in use, 1 is all", (now) => now?.cacheUsage ?? 0);
     gauge("engine_up", "1 while the engine can take requests", (now) => (now?.state === "ready" ? 1 : 0));
     gauge("engine_memory_bytes", "bytes of live tensors in the engine", (now) => now?.memory.bytes ?? 0);
-    gauge("event_loop_delay_p99_seconds", "99th percentile since the last scrape", () => delay.take().p99);
+    gauge("event_loop_delay_p99_seconds", "99th percentile since the last scrape", () => delay.takeP99());
     gauge("process_resident_memory_bytes", "of the whole process", () => process.memoryUsage.rss());
 
     counter("prompt_tokens_total", "prompt tokens processed", (now) => now.counters.promptTokens);
@@ -158,7 +156,7 @@ export class Metrics {
     this.paramsMaxTokens = histogram("request_params_max_tokens", "max_tokens as asked for", TOKENS);
   }
 
-  finished(reason: FinishedReason): void {
+  finished(reason: DoneEvent["finishReason"]): void {
     this.#success.inc({ finished_reason: reason });
   }
 

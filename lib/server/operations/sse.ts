@@ -38,11 +38,10 @@ export class EventStream {
    * @param signal ends the wait for a reader that does not read
    * @throws the signal's reason
    */
-  async send(data: unknown, signal: AbortSignal): Promise<void> {
+  async send(data: object, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
     this.#timer?.refresh();
-    const text = typeof data === "string" ? data : JSON.stringify(data);
-    if (this.#response.write(`data: ${text}\n\n`)) return;
+    if (this.#write(data)) return;
     try {
       await once(this.#response, "drain", { signal });
     } catch (error) {
@@ -57,9 +56,22 @@ export class EventStream {
     if (!this.#response.writableEnded) this.#response.end("data: [DONE]\n\n");
   }
 
-  /** The client is gone: only the timer is left to stop. */
+  /** Ends the stream with an error, if its reader reads. */
+  fail(body: object): void {
+    if (!this.#response.writableNeedDrain) this.#write(body);
+    this.close();
+    if (this.#response.writableNeedDrain) this.#response.destroy();
+  }
+
+  /** Ends the stream of a client that is gone. */
   abandon(): void {
     clearInterval(this.#timer);
+    this.#response.destroy();
+  }
+
+  /** @returns whether the socket takes more */
+  #write(data: object): boolean {
+    return this.#response.write(`data: ${JSON.stringify(data)}\n\n`);
   }
 
   #comment(): void {

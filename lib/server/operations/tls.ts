@@ -22,7 +22,7 @@ export class ReloadedTls {
   #server: Server | undefined;
 
   /** @throws ServerError SERVER_FILE for files that cannot be read or do not belong together */
-  constructor({ key, cert }: TlsFiles, onReload: (problem: Error | undefined) => void, interval?: number) {
+  constructor({ key, cert }: TlsFiles, onReload: (problem: Error | undefined) => void) {
     let context: TlsContext | undefined;
     const take = ([keyText, certText]: Buffer[]) => {
       const next: TlsContext = { key: keyText, cert: certText, minVersion: "TLSv1.2" };
@@ -35,17 +35,12 @@ export class ReloadedTls {
       context = next;
       this.#server?.setSecureContext(next);
     };
-    this.#files = new WatchedFiles([key, cert], take, onReload, interval);
+    this.#files = new WatchedFiles([key, cert], take, onReload);
     this.context = context as unknown as TlsContext;
   }
 
   attach(server: Server): void {
     this.#server = server;
-  }
-
-  /** Looks now whether the files have changed. */
-  look(): void {
-    this.#files.look();
   }
 
   close(): void {

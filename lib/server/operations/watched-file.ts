@@ -15,10 +15,13 @@ export class WatchedFiles {
   readonly #report: (problem: Error | undefined) => void;
   readonly #timer: NodeJS.Timeout;
   #seen: string;
+  /** Why the files could not be read at the last look. */
+  #unreadable: string | undefined;
 
   /**
    * @param use takes the contents; called at once, where it may throw, and after each change
-   * @param report is told of each change: undefined if it was taken, else why not
+   * @param report is told of each change: undefined if it was taken, else why not; and once that files cannot be read
+   * @param interval milliseconds between two looks
    * @throws ServerError SERVER_FILE for a file that cannot be read
    */
   constructor(
@@ -33,21 +36,30 @@ export class WatchedFiles {
     const contents = this.#read();
     this.#seen = digest(contents);
     use(contents);
-    this.#timer = setInterval(() => this.look(), interval).unref();
+    this.#timer = setInterval(() => this.#look(), interval).unref();
   }
 
-  /** Looks now. */
-  look(): void {
+  #look(): void {
+    let contents: Buffer[];
     try {
-      const contents = this.#read();
-      const seen = digest(contents);
-      if (seen === this.#seen) return;
-      this.#seen = seen;
+      contents = this.#read();
+    } catch (error) {
+      const { message } = error as Error;
+      if (message !== this.#unreadable) this.#report(error as Error);
+      this.#unreadable = message;
+      return;
+    }
+    this.#unreadable = undefined;
+    const seen = digest(contents);
+    if (seen === this.#seen) return;
+    this.#seen = seen;
+    try {
       this.#use(contents);
-      this.#report(undefined);
     } catch (error) {
       this.#report(error as Error);
+      return;
     }
+    this.#report(undefined);
   }
 
   close(): void {

@@ -1,27 +1,21 @@
-import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance } from "fastify";
 import { ApiError } from "../api-error.js";
-import { checkModel, readyEngine, type ServerContext } from "../context.js";
+import type { ServerContext } from "../context.js";
 import { answer } from "../generate.js";
-import { warnIgnored } from "../ignored.js";
 import { checkChoices, checkIds, encodeChat, samplingOptions, tokensToGenerate } from "../prepare.js";
 import { ChatDialect } from "../protocol/chat-dialect.js";
 import { unsupportedChatFields } from "../protocol/fields.js";
-import { parseRequest } from "../protocol/parse.js";
 import { chatRequestSchema } from "../protocol/requests.js";
 import { checkStreamOptions } from "../protocol/stream-options.js";
+import { headOf } from "./head.js";
+import { openRequest } from "./open-request.js";
 
 /** POST /v1/chat/completions */
 export function chatRoute(app: FastifyInstance, context: ServerContext): void {
   app.post("/v1/chat/completions", async (http, reply) => {
     const arrived = performance.now();
-    const engine = readyEngine(context);
-    const { strict } = context.settings;
-    const parsed = parseRequest(chatRequestSchema, http.body, { strict, unsupported: unsupportedChatFields });
-    const { request, ignored } = parsed;
-    warnIgnored(context, ignored);
-    const model = checkModel(context, request.model);
+    const { engine, request, ignored, model } = openRequest(context, http, chatRequestSchema, unsupportedChatFields);
     const streaming = checkStreamOptions(request);
     const n = request.n ?? 1;
     checkChoices(context, 1, n);
@@ -44,15 +38,10 @@ export function chatRoute(app: FastifyInstance, context: ServerContext): void {
       maxTokens,
       n,
     };
-    const dialect = new ChatDialect(
-      {
-        id: `chatcmpl-${randomUUID().replaceAll("-", "")}`,
-        created: Math.floor(Date.now() / 1000),
-        model,
-        system_fingerprint: context.state.fingerprint,
-      },
-      { logprobs: request.logprobs ?? false, tokenIds: request.return_token_ids ?? false },
-    );
+    const dialect = new ChatDialect(headOf(context, "chatcmpl", model), {
+      logprobs: request.logprobs ?? false,
+      tokenIds: request.return_token_ids ?? false,
+    });
     const jobs = [{ prompt: ids, promptTokens: ids.length, options }];
     return answer(context, http, reply, { jobs, dialect, arrived, ignored, ...streaming });
   });

@@ -1,18 +1,17 @@
-import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance } from "fastify";
 import { ApiError } from "../api-error.js";
-import { checkModel, readyEngine, type ServerContext } from "../context.js";
+import type { ServerContext } from "../context.js";
 import { answer } from "../generate.js";
-import { warnIgnored } from "../ignored.js";
 import { checkChoices, checkIds, encodeText, type Job, samplingOptions, tokensToGenerate } from "../prepare.js";
 import { CompletionDialect, type Echo } from "../protocol/completion-dialect.js";
 import { unsupportedFields } from "../protocol/fields.js";
-import { parseRequest } from "../protocol/parse.js";
 import { promptsOf } from "../protocol/prompt.js";
 import { type CompletionRequest, completionRequestSchema } from "../protocol/requests.js";
 import { checkStreamOptions } from "../protocol/stream-options.js";
 import type { TextEngine } from "../served-engine.js";
+import { headOf } from "./head.js";
+import { openRequest } from "./open-request.js";
 
 /** OpenAI's, where a request does not say. */
 const DEFAULT_MAX_TOKENS = 16;
@@ -21,12 +20,7 @@ const DEFAULT_MAX_TOKENS = 16;
 export function completionRoute(app: FastifyInstance, context: ServerContext): void {
   app.post("/v1/completions", async (http, reply) => {
     const arrived = performance.now();
-    const engine = readyEngine(context);
-    const { strict } = context.settings;
-    const parsed = parseRequest(completionRequestSchema, http.body, { strict, unsupported: unsupportedFields });
-    const { request, ignored } = parsed;
-    warnIgnored(context, ignored);
-    const model = checkModel(context, request.model);
+    const { engine, request, ignored, model } = openRequest(context, http, completionRequestSchema, unsupportedFields);
     const streaming = checkStreamOptions(request);
     const n = request.n ?? 1;
     const prompts = promptsOf(request.prompt);
@@ -36,15 +30,12 @@ export function completionRoute(app: FastifyInstance, context: ServerContext): v
     const prepare = async (signal: AbortSignal) => {
       if (request.echo) echo.push(...(await echoes(engine, request, jobs, signal)));
     };
-    const dialect = new CompletionDialect(
-      {
-        id: `cmpl-${randomUUID().replaceAll("-", "")}`,
-        created: Math.floor(Date.now() / 1000),
-        model,
-        system_fingerprint: context.state.fingerprint,
-      },
-      { logprobs: request.logprobs ?? undefined, echo, n, tokenIds: request.return_token_ids ?? false },
-    );
+    const dialect = new CompletionDialect(headOf(context, "cmpl", model), {
+      logprobs: request.logprobs ?? undefined,
+      echo,
+      n,
+      tokenIds: request.return_token_ids ?? false,
+    });
     return answer(context, http, reply, { jobs, dialect, arrived, ignored, prepare, ...streaming });
   });
 }

@@ -3,8 +3,9 @@ import type { ServerContext } from "../context.js";
 
 type Health = "ok" | "loading" | "starting" | "draining" | "dead";
 
-function healthOf({ state: { engine, draining } }: ServerContext): Health {
+function healthOf({ state: { engine, failed, draining } }: ServerContext): Health {
   if (draining) return "draining";
+  if (failed) return "dead";
   if (!engine) return "loading";
   const { state } = engine.stats();
   if (state === "ready") return "ok";
@@ -17,7 +18,7 @@ function healthOf({ state: { engine, draining } }: ServerContext): Health {
  * or a dead worker is replaced, the process is alive and not ready.
  */
 export function healthRoutes(app: FastifyInstance, context: ServerContext): void {
-  const open = { config: { public: true }, logLevel: "warn" } as const;
+  const open = { config: { public: true } } as const;
   app.get("/health", open, async (_, reply) => {
     const status = healthOf(context);
     return reply.code(status === "draining" || status === "dead" ? 503 : 200).send({ status });

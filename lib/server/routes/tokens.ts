@@ -1,19 +1,14 @@
 import type { FastifyInstance } from "fastify";
 import { ApiError } from "../api-error.js";
-import { checkModel, readyEngine, type ServerContext } from "../context.js";
-import { warnIgnored } from "../ignored.js";
+import type { ServerContext } from "../context.js";
 import { checkIds, encodeChat, encodeText } from "../prepare.js";
-import { parseRequest } from "../protocol/parse.js";
 import { detokenizeRequestSchema, tokenizeRequestSchema } from "../protocol/requests.js";
+import { openRequest } from "./open-request.js";
 
 /** POST /tokenize and /detokenize */
 export function tokenRoutes(app: FastifyInstance, context: ServerContext): void {
-  const { strict } = context.settings;
   app.post("/tokenize", async (http) => {
-    const engine = readyEngine(context);
-    const { request, ignored } = parseRequest(tokenizeRequestSchema, http.body, { strict });
-    warnIgnored(context, ignored);
-    checkModel(context, request.model);
+    const { engine, request } = openRequest(context, http, tokenizeRequestSchema);
     const { prompt, messages } = request;
     if ((prompt == null) === (messages == null)) {
       throw new ApiError("invalid_value", "exactly one of prompt and messages is needed", { param: "prompt" });
@@ -34,10 +29,7 @@ export function tokenRoutes(app: FastifyInstance, context: ServerContext): void 
     };
   });
   app.post("/detokenize", async (http) => {
-    const engine = readyEngine(context);
-    const { request, ignored } = parseRequest(detokenizeRequestSchema, http.body, { strict });
-    warnIgnored(context, ignored);
-    checkModel(context, request.model);
+    const { engine, request } = openRequest(context, http, detokenizeRequestSchema);
     if (request.tokens.length > 0) checkIds(engine, request.tokens, "tokens");
     return { prompt: engine.tokenizer.decode(request.tokens) };
   });

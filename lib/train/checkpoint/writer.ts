@@ -1,6 +1,6 @@
 import type { Worker } from "node:worker_threads";
-import { startThread } from "../../data/start-thread.js";
 import { CheckpointError } from "../../model/index.js";
+import { startThread } from "../../torch/start-thread.js";
 import type { CommitRequest } from "./commit.js";
 import { CANCELLED, HURRIED, tell } from "./pace.js";
 import type { FileReport } from "./staged-files.js";

@@ -1,6 +1,5 @@
-import { createRequire } from "node:module";
-import { pathToFileURL } from "node:url";
-import { Worker } from "node:worker_threads";
+import type { Worker } from "node:worker_threads";
+import { startThread } from "../../../torch/start-thread.js";
 import type { WandbOptions, WandbRun } from "../wandb.js";
 import type { FromWorker, ToWorker, WorkerSettings } from "./messages.js";
 
@@ -18,7 +17,7 @@ export class WorkerRun implements WandbRun {
     this.#finishSeconds = finishSeconds;
     const workerData: WorkerSettings = { sdk, init: { project, entity, name, config } };
     // What the SDK prints would go between our lines.
-    this.#worker = new Worker(entry(), { eval: true, workerData, stdout: true, stderr: true });
+    this.#worker = startThread("worker", import.meta.url, { workerData, stdout: true, stderr: true });
     this.#worker.unref(); // only finish() may keep the process
     this.#worker.on("message", (message: FromWorker) => {
       if (message.type === "failed") this.#failure = new Error(message.message);
@@ -81,15 +80,4 @@ async function within(seconds: number, event: Promise<void>): Promise<"late" | u
   const outcome = await Promise.race([event, late]);
   clearTimeout(timer);
   return outcome ?? undefined;
-}
-
-/** The thread's first lines: they load worker.js, or where we run from source worker.ts, which Node needs tsx for. */
-function entry(): string {
-  const load = (address: string) => `import(${JSON.stringify(address)})`;
-  if (!import.meta.url.endsWith(".ts")) return load(new URL("./worker.js", import.meta.url).href);
-  const tsx = new URL(
-    "dist/esm/api/index.mjs",
-    pathToFileURL(createRequire(import.meta.url).resolve("tsx/package.json")),
-  ).href;
-  return `${load(tsx)}.then((tsx) => { tsx.register(); return ${load(new URL("./worker.ts", import.meta.url).href)}; })`;
 }

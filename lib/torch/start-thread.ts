@@ -17,6 +17,15 @@ export function startThread(name: string, caller: string, options: WorkerOptions
   return new Worker(url, { ...options, execArgv: preloaded() });
 }
 
+/**
+ * Arguments for Node to run a module of this library in a process of its own: from source, what compiles TypeScript.
+ *
+ * @param caller import.meta.url of the module that starts it
+ */
+export function loaderArguments(caller: string): string[] {
+  return caller.endsWith(".ts") ? ["--import", import.meta.resolve("tsx")] : [];
+}
+
 /** The arguments of this process that name modules to load first. */
 function preloaded(): string[] {
   const kept: string[] = [];

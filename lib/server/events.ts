@@ -1,0 +1,103 @@
+import type { EngineEvent } from "../engine/index.js";
+import { readyEngine, type ServerContext } from "./context.js";
+import { merge } from "./merge.js";
+import type { Ticket } from "./operations/admission.js";
+import type { Lifetime } from "./operations/lifetime.js";
+import type { ChoiceMeter } from "./operations/meter.js";
+import type { Job } from "./prepare.js";
+import type { UsageSum } from "./protocol/usage.js";
+
+/** An event of the engine, and whose it is: the numbers of prompt and choice within the request. */
+export interface Tagged {
+  prompt: number;
+  choice: number;
+  event: EngineEvent;
+}
+
+/**
+ * Gives the prompts to the engine, once the first event is asked for; their events come as they are, until all are done or the signal says otherwise.
+ *
+ * @param streamSteps whether every pass is wanted
+ * @throws the signal's reason, or what the engine throws
+ */
+export async function* eventsOf(
+  context: ServerContext,
+  jobs: readonly Job[],
+  streamSteps: boolean,
+  signal: AbortSignal,
+): AsyncGenerator<Tagged> {
+  const engine = readyEngine(context);
+  const events = streamSteps ? "all" : "text"; // a pass that nobody asked for need not come through the threads
+  let first = 0;
+  const sources = jobs.map(({ prompt, options }, i) => {
+    const from = first;
+    first += options.n;
+    const source =
+      options.maxTokens === 0 ? nothing(jobs[i]) : engine.generate(prompt, { ...options, events }, { signal });
+    return tagged(source, i, from, signal);
+  });
+  yield* merge(sources);
+  signal.throwIfAborted();
+}
+
+/** Of a request that wants its prompt back and no more. */
+async function* nothing({ promptTokens, options }: Job): AsyncGenerator<EngineEvent> {
+  for (let index = 0; index < options.n; index++) {
+    yield { type: "start", index, promptTokens, cachedTokens: 0 };
+    const usage = { promptTokens, cachedTokens: 0, completionTokens: 0, forwards: 0, denoisingSteps: 0 };
+    yield { type: "done", index, finishReason: "length", usage, timings: { queue: 0, firstBlock: 0, total: 0 } };
+  }
+}
+
+/** The events of one prompt, with the numbers of its choices in the request. They end with the signal, at once. */
+async function* tagged(
+  events: AsyncIterable<EngineEvent>,
+  prompt: number,
+  first: number,
+  signal: AbortSignal,
+): AsyncGenerator<Tagged> {
+  const iterator = events[Symbol.asyncIterator]();
+  // The engine hears of the signal, too; but one that hangs must not hold the request.
+  const stop = () => void iterator.return?.();
+  signal.addEventListener("abort", stop, { once: true });
+  try {
+    for (let step = await iterator.next(); !step.done; step = await iterator.next()) {
+      yield { prompt, choice: first + step.value.index, event: step.value };
+    }
+  } finally {
+    signal.removeEventListener("abort", stop);
+    stop();
+  }
+}
+
+/** Who keeps the books of a request. */
+export interface Watchers {
+  ticket: Ticket;
+  lifetime: Lifetime;
+  meters: readonly ChoiceMeter[];
+  usage: UsageSum;
+}
+
+/** Keeps the books while events pass. */
+export async function* watched(
+  events: AsyncIterable<Tagged>,
+  { ticket, lifetime, meters, usage }: Watchers,
+): AsyncGenerator<Tagged> {
+  for await (const each of events) {
+    const { prompt, choice, event } = each;
+    // How it ended for a request that was given up is no matter of the client's.
+    if (event.type === "done" && lifetime.signal.aborted) lifetime.signal.throwIfAborted();
+    meters[choice].see(event);
+    if (event.type === "start") {
+      ticket.began();
+      lifetime.began(); // with its first choice; the others wait as part of a request that runs
+      usage.prompt(prompt, event.promptTokens, event.cachedTokens);
+    } else if (event.type === "text") {
+      ticket.generated(event.ids.length);
+      usage.generated(choice, event.ids.length);
+    } else if (event.type === "done") {
+      usage.done(choice, event.usage);
+    }
+    yield each;
+  }
+}

@@ -1,0 +1,70 @@
+import { STATUS_CODES } from "node:http";
+import type { Socket } from "node:net";
+import type { FastifyError, FastifyInstance } from "fastify";
+import { ApiError } from "./api-error.js";
+import type { ServerContext } from "./context.js";
+import { toApiError } from "./engine-error.js";
+import { noteFailure } from "./operations/access-log.js";
+import { ClientGone } from "./operations/lifetime.js";
+import type { ServerSettings } from "./options.js";
+
+/** Answers what routes throw, and what no route answers. */
+export function answerErrors(app: FastifyInstance, { settings, admission }: ServerContext): void {
+  const retryAfter = () => admission.retryAfter();
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    if (error instanceof ClientGone) {
+      noteFailure(request, error);
+      reply.hijack();
+      reply.raw.destroy();
+      return reply;
+    }
+    const told = fromFastify(error, settings, retryAfter);
+    noteFailure(request, told);
+    if (told.retryAfter !== undefined) reply.header("retry-after", String(told.retryAfter));
+    if (told.status === 401) reply.header("www-authenticate", "Bearer");
+    return reply.code(told.status).send(told.toBody());
+  });
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split("?")[0];
+    const methods = (["GET", "POST"] as const).filter((method) => app.hasRoute({ method, url: path }));
+    if (methods.length > 0) {
+      reply.header("allow", methods.join(", "));
+      throw new ApiError("method_not_allowed", `${path} answers to ${methods.join(" and ")} only`);
+    }
+    throw new ApiError("not_found", `there is nothing at ${path.slice(0, 256)}; /openapi.json says what there is`);
+  });
+}
+
+/** What is no HTTP, or too slow, never becomes a request; it is answered here, on the socket. */
+export function refuseBrokenHttp(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === "ECONNRESET" || socket.destroyed || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const told =
+    error.code === "HPE_HEADER_OVERFLOW"
+      ? new ApiError("headers_too_large", "the headers are too large")
+      : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? new ApiError("request_too_slow", "the request did not arrive in time")
+        : new ApiError("bad_request", "this is not HTTP");
+  const body = JSON.stringify(told.toBody());
+  socket.end(
+    `HTTP/1.1 ${told.status} ${STATUS_CODES[told.status]}\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
+}
+
+function fromFastify(error: FastifyError, settings: ServerSettings, retryAfter: () => number): ApiError {
+  switch (error.code) {
+    case "FST_ERR_CTP_BODY_TOO_LARGE":
+      return new ApiError("body_too_large", `the body is larger than ${settings.bodyLimit} bytes`, { cause: error });
+    case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
+      return new ApiError("unsupported_media_type", "the body must be JSON: Content-Type: application/json", {
+        cause: error,
+      });
+  }
+  if (typeof error.statusCode === "number" && error.statusCode >= 400 && error.statusCode < 500) {
+    return new ApiError("bad_request", error.message, { cause: error });
+  }
+  return toApiError(error, retryAfter);
+}
