@@ -3,12 +3,13 @@ import { parseArgs } from "node:util";
 import { parts, printProblem, setup } from "./lib/setup.mjs";
 
 const help = `Usage: npm run setup [-- options]
+       npx diffcoder setup [options]
 
 Installs npm packages, finds or fetches libtorch, builds the addon and compiles lib/; only what is stale.
 
   --only PART   one of ${parts.join(", ")}; may be repeated
   --force       build the addon and dist/ from scratch
-  --help
+  --help        show this
 
 libtorch is looked for in LIBTORCH (a folder with lib/ and include/), the active Python's torch and .cache/libtorch;
 else its CPU build is fetched with pip. More variables: DIFFCODER_JOBS, DIFFCODER_ANY_LIBTORCH, DIFFCODER_TORCH_INDEX, CXX, PYTHON,

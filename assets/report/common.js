@@ -16,7 +16,7 @@ const reportParts = (() => {
   const plain = (value) => {
     const size = Math.abs(value);
     if (size === 0) return "0";
-    return size < 1e-3 || size >= 1e5 ? value.toExponential(1).replace("e+", "e") : fixed(value, 4);
+    return size < 1e-3 || size >= 1e5 ? value.toExponential(1).replace(".0e", "e").replace("e+", "e") : fixed(value, 4);
   };
   const percent = (value) => `${fixed(100 * value, 3)} %`;
   const bytes = (value) => {
@@ -62,6 +62,46 @@ const reportParts = (() => {
 
   const section = (title, ...children) => element("section", {}, element("h2", {}, title), ...children);
 
+  /** What the states of a run are called. */
+  const STATES = { running: "training", done: "finished", stopped: "stopped", failed: "failed" };
+
+  /** Texts that the model wrote, each as a figure. */
+  const sampleFigures = (samples) =>
+    samples.map(({ prompt, text, note }) =>
+      element(
+        "figure",
+        {},
+        element("pre", {}, prompt ? element("span", { class: "prompt" }, prompt) : null, text),
+        note ? element("figcaption", {}, note) : null,
+      ),
+    );
+
+  // ---- rows of a run
+
+  const has = (rows, name) => rows.some(({ mean }) => mean[name] !== undefined);
+
+  /** Exponential mean of values, one for each row; begins anew with each stage and remembers a share of its rows. */
+  const smooth = (rows, values, share = 0.025) => {
+    if (share === 0) return values;
+    const sizes = new Map();
+    for (const { stage } of rows) sizes.set(stage, (sizes.get(stage) ?? 0) + 1);
+    let stage;
+    let mean = 0;
+    let weight = 0;
+    return values.map((value, i) => {
+      if (rows[i].stage !== stage) {
+        stage = rows[i].stage;
+        mean = 0;
+        weight = 0;
+      }
+      if (value === null) return null;
+      const decay = 1 - 1 / Math.max(1, share * sizes.get(stage));
+      mean = decay * mean + (1 - decay) * value;
+      weight = decay * weight + (1 - decay);
+      return mean / weight;
+    });
+  };
+
   // ---- charts
 
   /** The library's own metrics, and how each is drawn. */
@@ -82,7 +122,7 @@ const reportParts = (() => {
     { name: "live_tensors", title: "Live tensors", zero: true, format: count },
     { name: "data_seconds", title: "Waiting for data", hint: "a step", smoothed: true, zero: true, format: milliseconds },
     { name: "step_seconds", title: "Time of a step", smoothed: true, zero: true, format: milliseconds },
-      { name: "communication_share", title: "Share of communication", hint: "of a step", smoothed: true, zero: true, format: percent },
+    { name: "communication_share", title: "Share of communication", hint: "of a step", smoothed: true, zero: true, format: percent },
     { name: "communication_seconds", title: "Communication", hint: "waiting, a step", smoothed: true, zero: true, format: milliseconds },
     { name: "straggler", title: "Straggler", hint: "slowest rank over the median", smoothed: true, zero: true, format: percent },
     { name: "step_seconds_max", title: "Slowest rank's step", hint: "its own work", smoothed: true, zero: true, format: milliseconds },
@@ -92,6 +132,34 @@ const reportParts = (() => {
   ];
   const MAIN = ["loss", "grad_norm", "lr", "u_max", "masked_share", "masked_nll", "empty_blocks", "fallback_blocks"];
   const RANKS = ["communication_share", "communication_seconds", "straggler", "step_seconds_max", "step_seconds_min", "slowest_rank", "ranks"];
+
+  const evaluatedNames = (evaluations) => [...new Set(evaluations.flatMap(({ metrics }) => Object.keys(metrics)))];
+
+  /**
+   * The sections of charts.
+   *
+   * @param runs the rows of each run that is shown
+   * @param evaluations a spec for each chart of evaluations
+   * @param card makes a chart of a spec
+   */
+  const chartSections = (runs, evaluations, card) => {
+    const standard = new Set(CHARTS.map(({ name }) => name));
+    const own = [...new Set(runs.flatMap((rows) => rows.flatMap(({ mean }) => Object.keys(mean))))].filter((name) => !standard.has(name));
+    const found = CHARTS.filter(({ name }) => runs.some((rows) => has(rows, name)));
+    const groups = {
+      Curves: [
+        ...found.filter(({ name }) => MAIN.includes(name)),
+        ...own.map((name) => ({ name, title: name.replaceAll("_", " "), smoothed: true, format: plain })),
+      ],
+      Evaluations: evaluations,
+      Machine: found.filter(({ name }) => !MAIN.includes(name) && !RANKS.includes(name)),
+      Ranks: found.filter(({ name }) => RANKS.includes(name)),
+    };
+    const help = () => element("p", { class: "help" }, "Drag across a chart to zoom all of them, double-click to zoom out.");
+    return Object.entries(groups)
+      .filter(([, specs]) => specs.length > 0)
+      .map(([title, specs]) => section(title, element("div", { class: "charts" }, ...specs.map(card)), title === "Curves" ? help() : null));
+  };
 
   /** A robust range: one wild step must not flatten the rest. */
   const rangeOf = (values, spec) => {
@@ -120,6 +188,20 @@ const reportParts = (() => {
     ticks: { show: false },
   });
 
+  const POWERS_OF_TWO = Array.from({ length: 50 }, (_, power) => 2 ** power);
+  const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((factor) => factor * 10 ** power)).flat();
+
+  /** The axis of a metric's values. Counts have whole ticks, bytes powers of two. */
+  const valueAxis = ({ format }, isLog) => ({
+    ...axis(),
+    size: 62,
+    gap: 6,
+    values: (_, splits) => splits.map((value) => (value === null ? "" : format(value))),
+    ...(isLog && { filter: (_, splits) => thinLog(splits) }),
+    ...(!isLog && format === bytes && { incrs: POWERS_OF_TWO }),
+    ...(!isLog && format === count && { incrs: WHOLE }),
+  });
+
   /** "replicate 2 x shard 4, 8 ranks (nccl)"; undefined for a process of its own. */
   const mesh = (parallel) => {
     if (!parallel) return undefined;
@@ -130,7 +212,7 @@ const reportParts = (() => {
 
   return {
     ...{ root, element, section, color, themeButton, followTheme, mesh },
-    ...{ fixed, compact, plain, percent, bytes, milliseconds, count, duration },
-    ...{ CHARTS, MAIN, RANKS, rangeOf, thinLog, axis },
+    ...{ compact, plain, percent, bytes, milliseconds, count, duration },
+    ...{ STATES, sampleFigures, smooth, evaluatedNames, chartSections, rangeOf, axis, valueAxis },
   };
 })();

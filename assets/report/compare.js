@@ -4,7 +4,7 @@
   const { title, runs: given } = JSON.parse(document.getElementById("run").textContent);
   const { root, element, section, color, themeButton, followTheme, mesh } = reportParts;
   const { compact, plain, percent, bytes, milliseconds, count, duration } = reportParts;
-  const { CHARTS, MAIN, RANKS, rangeOf, thinLog, axis } = reportParts;
+  const { STATES, sampleFigures, smooth, evaluatedNames, chartSections, rangeOf, axis, valueAxis } = reportParts;
 
   // ---- the runs
 
@@ -20,7 +20,6 @@
   }));
   const tone = (run) => ({ "--tone": `var(${run.color})` });
   const line = (run) => element("i", { class: run.dash ? "line dashed" : "line", style: tone(run), "aria-hidden": "true" });
-  const states = { running: "training", done: "finished", stopped: "stopped", failed: "failed" };
 
   /** What stands below the charts, of a row. Pages of older versions know the step alone. */
   const AXES = {
@@ -34,32 +33,9 @@
   };
   const choice = { axis: "step", smoothing: 2.5, log: false };
 
-  /** Exponential mean over rows of one stage; remembers a share of the stage's rows. */
-  const smooth = (rows, values, share) => {
-    if (share === 0) return values;
-    const sizes = new Map();
-    for (const { stage } of rows) sizes.set(stage, (sizes.get(stage) ?? 0) + 1);
-    let stage;
-    let mean = 0;
-    let weight = 0;
-    return values.map((value, i) => {
-      if (rows[i].stage !== stage) {
-        stage = rows[i].stage;
-        mean = 0;
-        weight = 0;
-      }
-      if (value === null) return null;
-      const decay = 1 - 1 / Math.max(1, share * sizes.get(stage));
-      mean = decay * mean + (1 - decay) * value;
-      weight = decay * weight + (1 - decay);
-      return mean / weight;
-    });
-  };
-
-  const has = ({ rows }, name) => rows.some(({ mean }) => mean[name] !== undefined);
   const last = ({ rows }, name) => rows.findLast(({ mean }) => mean[name] !== undefined)?.mean[name];
   const lastSmoothed = ({ rows }, name) =>
-    smooth(rows, rows.map(({ mean }) => mean[name] ?? null), 0.025).findLast((value) => value !== null);
+    smooth(rows, rows.map(({ mean }) => mean[name] ?? null)).findLast((value) => value !== null);
 
   // ---- charts
 
@@ -99,8 +75,8 @@
 
   const chartCard = (spec) => {
     const values = element("div", { class: "values" });
-    const hint = [spec.hint].filter(Boolean).join(", ");
-    const head = element("header", {}, element("h3", {}, spec.title), hint ? element("span", { class: "hint" }, hint) : null, values);
+    const hint = spec.hint ? element("span", { class: "hint" }, spec.hint) : null;
+    const head = element("header", {}, element("h3", {}, spec.title), hint, values);
     const plot = element("div", { class: "plot" });
     const card = { spec, plot, values, chart: undefined };
     resized.observe(plot);
@@ -147,13 +123,7 @@
         scales: { x: { time: false, range: () => zoom ?? whole() }, y: scale },
         axes: [
           { ...axis(), size: 30, values: (_, splits) => splits.map((value) => AXES[choice.axis].format(value)) },
-          {
-            ...axis(),
-            size: 62,
-            gap: 6,
-            values: (_, splits) => splits.map((value) => (value === null ? "" : spec.format(value))),
-            ...(isLog(spec) && { filter: (_, splits) => thinLog(splits) }),
-          },
+          valueAxis(spec, isLog(spec)),
         ],
         series: [{}, ...series],
         hooks: {
@@ -195,28 +165,14 @@
   };
   const drawAll = () => cards.forEach(drawCard);
 
-  const charts = () => {
-    const standard = new Set(CHARTS.map(({ name }) => name));
-    const own = [...new Set(runs.flatMap(({ rows }) => rows.flatMap(({ mean }) => Object.keys(mean))))].filter((name) => !standard.has(name));
-    const found = (spec) => runs.some((run) => has(run, spec.name));
-    const main = [
-      ...CHARTS.filter((spec) => MAIN.includes(spec.name) && found(spec)),
-      ...own.map((name) => ({ name, title: name.replaceAll("_", " "), smoothed: true, format: plain })),
-    ];
-    const machine = CHARTS.filter((spec) => !MAIN.includes(spec.name) && !RANKS.includes(spec.name) && found(spec));
-    const several = CHARTS.filter((spec) => RANKS.includes(spec.name) && found(spec));
-    const evaluated = [...new Set(runs.flatMap(({ state }) => state.evaluations.flatMap(({ metrics }) => Object.keys(metrics))))];
-    const evaluations = evaluated.map((name) => ({ name: `evaluation ${name}`, evaluation: name, title: name.replaceAll("_", " "), points: true, format: plain }));
-    const grid = (list) => element("div", { class: "charts" }, ...list.map(chartCard));
-    return [
-      ...(main.length > 0
-        ? [section("Curves", grid(main), element("p", { class: "help" }, "Drag across a chart to zoom all of them, double-click to zoom out."))]
-        : []),
-      ...(evaluations.length > 0 ? [section("Evaluations", grid(evaluations))] : []),
-      ...(machine.length > 0 ? [section("Machine", grid(machine))] : []),
-      ...(several.length > 0 ? [section("Ranks", grid(several))] : []),
-    ];
-  };
+  const evaluated = evaluatedNames(runs.flatMap(({ state }) => state.evaluations));
+
+  const charts = () =>
+    chartSections(
+      runs.map(({ rows }) => rows),
+      evaluated.map((name) => ({ name: `evaluation ${name}`, evaluation: name, title: name.replaceAll("_", " "), points: true, format: plain })),
+      chartCard,
+    );
 
   // ---- the page's parts
 
@@ -230,7 +186,7 @@
 
   const legend = () => {
     const buttons = runs.map((run) => {
-      const state = element("small", {}, states[run.state.state]);
+      const state = element("small", {}, STATES[run.state.state]);
       const button = element("button", { class: "run", type: "button", "aria-pressed": "true", title: `Show or hide ${run.name}` }, line(run), element("span", {}, run.name), state);
       button.addEventListener("click", () => {
         run.shown = !run.shown;
@@ -296,11 +252,10 @@
   };
 
   const finals = () => {
-    const evaluated = [...new Set(runs.flatMap(({ state }) => state.evaluations.flatMap(({ metrics }) => Object.keys(metrics))))];
     const latest = (run, name) => run.state.evaluations.findLast(({ metrics }) => metrics[name] !== undefined)?.metrics[name];
     const of = (get) => runs.map(get);
     const lines = [
-      ["state", ...of(({ state }) => states[state.state])],
+      ["state", ...of(({ state }) => STATES[state.state])],
       numbers("steps", of(({ state }) => state.steps), count),
       numbers("tokens", of(({ state }) => state.tokens), compact),
       numbers("time of training", of(({ state }) => state.elapsed), duration),
@@ -354,16 +309,8 @@
     const nodes = runs.flatMap((run) => {
       const set = run.state.samples.at(-1);
       if (!set) return [];
-      const figures = set.samples.map(({ prompt, text, note }) =>
-        element(
-          "figure",
-          {},
-          element("pre", {}, prompt ? element("span", { class: "prompt" }, prompt) : null, text),
-          note ? element("figcaption", {}, note) : null,
-        ),
-      );
       const chip = element("span", { class: "chip", style: tone(run) }, run.name);
-      return [element("details", { class: "sampleset" }, element("summary", {}, `Step ${count(set.step)}`, chip), ...figures)];
+      return [element("details", { class: "sampleset" }, element("summary", {}, `Step ${count(set.step)}`, chip), ...sampleFigures(set.samples))];
     });
     return nodes.length > 0 ? section("Last samples", ...nodes) : null;
   };

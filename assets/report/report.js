@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("run").textContent);
   const { root, element, section, color, themeButton, followTheme, mesh } = reportParts;
   const { compact, plain, bytes, milliseconds, count, duration } = reportParts;
-  const { CHARTS, MAIN, RANKS, rangeOf, thinLog, axis } = reportParts;
+  const { STATES, sampleFigures, smooth, evaluatedNames, chartSections, rangeOf, axis, valueAxis } = reportParts;
   const tone = (stage) => `var(--stage-${stage % 6})`;
   const stageColor = (stage) => color(`--stage-${stage % 6}`);
 
@@ -14,47 +14,19 @@
   const xs = rows.map((row) => row.step);
   const column = (name) => rows.map((row) => row.mean[name] ?? null);
   const peaks = (name) => rows.map((row) => row.peak[name] ?? null);
-  const has = (name) => rows.some((row) => row.mean[name] !== undefined);
-  const last = (name) => {
-    for (let i = rows.length - 1; i >= 0; i--) if (rows[i].mean[name] !== undefined) return rows[i].mean[name];
-    return undefined;
-  };
   const stageEnd = (stage) => stage.end ?? data.steps;
   const stageAt = (step) => stages.find((stage) => step > stage.begin && step <= stageEnd(stage));
 
-  /** Exponential mean that begins anew with each stage and remembers a few hundredths of it. */
-  const smooth = (values) => {
-    const sizes = new Map();
-    for (const row of rows) sizes.set(row.stage, (sizes.get(row.stage) ?? 0) + 1);
-    let stage = -1;
-    let mean = 0;
-    let weight = 0;
-    return values.map((value, i) => {
-      if (rows[i].stage !== stage) {
-        stage = rows[i].stage;
-        mean = 0;
-        weight = 0;
-      }
-      if (value === null) return null;
-      const decay = 1 - 1 / Math.max(1.001, sizes.get(stage) / 40);
-      mean = decay * mean + (1 - decay) * value;
-      weight = decay * weight + (1 - decay);
-      return mean / weight;
-    });
-  };
-
   // ---- the page's parts
 
-  const statusText = { running: "training", done: "finished", stopped: "stopped", failed: "failed" };
-
   const head = () => {
-    const status = element("span", { class: `status ${data.state}` }, statusText[data.state]);
+    const status = element("span", { class: `status ${data.state}` }, STATES[data.state]);
     const heading = element("h1", {}, data.title, status);
     return element("div", { class: "top" }, element("div", {}, element("div", { class: "over" }, "Training report"), heading), themeButton(setTheme));
   };
 
   const tiles = () => {
-    const smoothed = smooth(column("loss")).filter((value) => value !== null);
+    const smoothed = smooth(rows, column("loss")).filter((value) => value !== null);
     const list = [
       ["loss, smoothed", smoothed.length ? plain(smoothed[smoothed.length - 1]) : undefined],
       ["steps", count(data.steps)],
@@ -105,7 +77,6 @@
   };
 
   // ---- charts
-
 
   const sync = uPlot.sync("steps");
   let drawn = [];
@@ -170,7 +141,7 @@
     const positive = (values) => (spec.log ? values.map((value) => (value !== null && value > 0 ? value : null)) : values);
     const x = spec.x ?? xs;
     const raw = positive(spec.values ?? column(spec.name));
-    const line = spec.smoothed ? smooth(raw) : raw;
+    const line = spec.smoothed ? smooth(rows, raw) : raw;
     const behind = spec.smoothed ? raw : spec.peak ? positive(peaks(spec.name)) : null;
     const stageOf = (step) => stageAt(step)?.index ?? 0;
 
@@ -226,13 +197,7 @@
         scales: { x: { time: false, range: (_, low, high) => zoomOr(low, high) }, y: scale },
         axes: [
           { ...axis(), size: 30, values: (_, splits) => splits.map((value) => (Number.isInteger(value) ? compact(value) : "")) },
-          {
-            ...axis(),
-            size: 62,
-            gap: 6,
-            values: (_, splits) => splits.map((value) => (value === null ? "" : spec.format(value))),
-            ...(spec.log && { filter: (_, splits) => thinLog(splits) }),
-          },
+          valueAxis(spec, spec.log),
         ],
         series,
         hooks: {
@@ -252,34 +217,10 @@
   const whole = [0, Math.max(1, data.steps)];
   const zoomOr = (low, high) => (low === null || low <= (xs[0] ?? 0) || high >= data.steps ? whole : [low, high]);
 
-  const curves = () => {
-    const standard = new Set(CHARTS.map(({ name }) => name));
-    const own = [...new Set(rows.flatMap((row) => Object.keys(row.mean)))].filter((name) => !standard.has(name));
-    const main = [
-      ...CHARTS.filter(({ name }) => MAIN.includes(name) && has(name)),
-      ...own.map((name) => ({ name, title: name.replaceAll("_", " "), smoothed: true, format: plain })),
-    ];
-    const machine = CHARTS.filter(({ name }) => !MAIN.includes(name) && !RANKS.includes(name) && has(name));
-    const several = CHARTS.filter(({ name }) => RANKS.includes(name) && has(name));
-    const grid = (list) => element("div", { class: "charts" }, ...list.map(chartCard));
-    if (rows.length === 0) return [];
-    return [
-      section("Curves", grid(main), element("p", { class: "help" }, "Drag across a chart to zoom all of them, double-click to zoom out.")),
-      evaluations(grid),
-      section("Machine", grid(machine)),
-      ...(several.length > 0 ? [section("Ranks", grid(several))] : []),
-    ];
-  };
-
-  const evaluations = (grid) => {
-    const names = [...new Set(data.evaluations.flatMap(({ metrics }) => Object.keys(metrics)))];
-    if (names.length === 0) return null;
-    const charts = names.map((name) => {
-      const found = data.evaluations.filter(({ metrics }) => metrics[name] !== undefined);
-      return { title: name.replaceAll("_", " "), x: found.map(({ step }) => step), values: found.map(({ metrics }) => metrics[name]), points: true, format: plain };
-    });
-    return section("Evaluations", grid(charts));
-  };
+  const evaluations = evaluatedNames(data.evaluations).map((name) => {
+    const found = data.evaluations.filter(({ metrics }) => metrics[name] !== undefined);
+    return { title: name.replaceAll("_", " "), x: found.map(({ step }) => step), values: found.map(({ metrics }) => metrics[name]), points: true, format: plain };
+  });
 
   // ---- samples, checkpoints, warnings
 
@@ -289,22 +230,15 @@
     const nodes = sets.map(({ step, stage, samples: list }, index) => {
       const name = stages.find((each) => each.index === stage)?.name ?? "";
       const chip = element("span", { class: "chip", style: { "--tone": tone(stage) } }, name);
-      const figures = list.map(({ prompt, text, note }) =>
-        element(
-          "figure",
-          {},
-          element("pre", {}, prompt ? element("span", { class: "prompt" }, prompt) : null, text),
-          note ? element("figcaption", {}, note) : null,
-        ),
-      );
-      return element("details", { class: "sampleset", ...(index === 0 && { open: "" }) }, element("summary", {}, `Step ${count(step)}`, chip), ...figures);
+      return element("details", { class: "sampleset", ...(index === 0 && { open: "" }) }, element("summary", {}, `Step ${count(step)}`, chip), ...sampleFigures(list));
     });
     return section("Samples", ...nodes);
   };
 
-  const table = (title, names, lines) => {
+  /** @param kind of the cells after the first: "text", or "short", which is not broken into lines */
+  const table = (title, names, lines, kind = "text") => {
     if (lines.length === 0) return null;
-    const cells = (tag) => (line) => element("tr", {}, ...line.map((cell, i) => element(tag, { class: i === 0 ? "number" : "text" }, cell)));
+    const cells = (tag) => (line) => element("tr", {}, ...line.map((cell, i) => element(tag, { class: i === 0 ? "number" : kind }, cell)));
     const body = element("tbody", {}, ...lines.map(cells("td")));
     return section(title, element("div", { class: "tablebox" }, element("table", {}, element("thead", {}, cells("th")(names)), body)));
   };
@@ -321,7 +255,7 @@
       bytes(each.rss),
     ]);
     const title = list.length > mostShown ? `Ranks, the ${mostShown} slowest of ${list.length}` : "Ranks, the slowest first";
-    return table(title, ["rank", "step, mean", "data wait, mean", "was the slowest", "memory"], shown);
+    return table(title, ["rank", "step, mean", "data wait, mean", "was the slowest", "memory"], shown, "short");
   };
 
   const setTheme = (theme) => {
@@ -338,7 +272,7 @@
       tiles(),
       facts(),
       curriculum(),
-      ...curves(),
+      ...chartSections([rows], evaluations, chartCard),
       ranks(),
       samples(),
       table("Checkpoints", ["step", "name"], data.checkpoints.map(({ step, name }) => [count(step), name])),

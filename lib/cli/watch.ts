@@ -16,7 +16,7 @@ export function watchCommand(): Command {
         "now and then, until all runs have ended.",
     )
     .argument("<run...>", "a run's folder, or its metrics.jsonl")
-    .option("--interval <seconds>", "between two looks; default: 1 on a terminal, 5 elsewhere", real(0.05, 3600))
+    .option("--interval <seconds>", "time between two looks; default: 1 on a terminal, 5 elsewhere", real(0.05, 3600))
     .option("--once", "print the dashboard as it is now, and end")
     .action(async (runs: string[], options: WatchOptions) => {
       const { watch } = await import("./watch/run.js");

@@ -30,10 +30,6 @@ export class Player extends Live {
     return Math.min(this.#at ?? this.end, this.end);
   }
 
-  get follows(): boolean {
-    return this.#at === undefined;
-  }
-
   seek(pass: number): void {
     const live = this.runs.some((run) => !run.isOver);
     this.#at = live && pass >= this.end ? undefined : Math.max(0, Math.min(pass, this.end));

@@ -56,12 +56,9 @@ function dllmOf(settings: Settings, mode: Mode): Record<string, unknown> {
 export interface ChunkFacts {
   passes: Omit<NewPass, "at">[];
   text: string;
-  /** For each token that became final with this chunk: the likeliest tokens of the pass that committed it. */
-  alternatives: Alternative[][];
   finishReason?: string;
   promptTokens?: number;
   completionTokens?: number;
-  cachedTokens?: number;
   /** Passes of the model, prefill included, as the server counts them. */
   forwards?: number;
   error?: ServerFault;
@@ -83,24 +80,20 @@ const textOf = (value: unknown): string => (typeof value === "string" ? value : 
 
 /** Reads a chunk of /v1/completions or /v1/chat/completions. Fields that are missing or of a wrong type are left out. */
 export function readChunk(chunk: unknown): ChunkFacts {
-  if (!isObject(chunk)) return { passes: [], text: "", alternatives: [] };
+  if (!isObject(chunk)) return { passes: [], text: "" };
   const error = faultOf(chunk);
-  if (error) return { passes: [], text: "", alternatives: [], error };
+  if (error) return { passes: [], text: "", error };
   const choice = objects(chunk.choices)[0] ?? {};
   const delta = isObject(choice.delta) ? choice.delta : {};
-  const dllm = [...objects(chunk.dllm), ...objects(choice.dllm)];
-  const text = textOf(choice.text) + textOf(delta.content);
-  const facts: ChunkFacts = { passes: [], text, alternatives: readLogprobs(choice.logprobs) };
-  for (const each of dllm) {
-    facts.passes.push(...[...objects(each.steps), each].filter((step) => Array.isArray(step.committed)).map(readPass));
-    facts.forwards = numberOf(each.forwards) ?? facts.forwards;
+  const facts: ChunkFacts = { passes: [], text: textOf(choice.text) + textOf(delta.content) };
+  if (isObject(chunk.dllm)) {
+    if (Array.isArray(chunk.dllm.committed)) facts.passes.push(readPass(chunk.dllm));
+    facts.forwards = numberOf(chunk.dllm.forwards);
   }
   if (typeof choice.finish_reason === "string") facts.finishReason = choice.finish_reason;
   if (isObject(chunk.usage)) {
     facts.promptTokens = numberOf(chunk.usage.prompt_tokens);
     facts.completionTokens = numberOf(chunk.usage.completion_tokens);
-    const details = chunk.usage.prompt_tokens_details;
-    if (isObject(details)) facts.cachedTokens = numberOf(details.cached_tokens);
   }
   return facts;
 }
@@ -122,28 +115,16 @@ function readPass(step: Json): Omit<NewPass, "at"> {
 function readToken(token: Json): Omit<Token, "pass"> {
   return {
     position: numberOf(token.position) ?? 0,
-    id: numberOf(token.id) ?? numberOf(token.token_id) ?? -1,
-    text: textOf(token.text) || textOf(token.token),
+    id: numberOf(token.id) ?? -1,
+    text: textOf(token.text),
     logprob: numberOf(token.logprob) ?? null,
     alternatives: readAlternatives(token.top_logprobs),
   };
 }
 
-/** `logprobs` of a choice: of completions a map per token, of chat a list per token. */
-function readLogprobs(logprobs: unknown): Alternative[][] {
-  if (!isObject(logprobs)) return [];
-  if (Array.isArray(logprobs.content))
-    return objects(logprobs.content).map((each) => readAlternatives(each.top_logprobs));
-  if (Array.isArray(logprobs.top_logprobs)) return logprobs.top_logprobs.map(readAlternatives);
-  return Array.isArray(logprobs.tokens) ? logprobs.tokens.map(() => []) : [];
-}
-
 function readAlternatives(top: unknown): Alternative[] {
-  const list = Array.isArray(top)
-    ? objects(top).map((each) => ({ text: textOf(each.text) || textOf(each.token), logprob: numberOf(each.logprob) }))
-    : Object.entries(isObject(top) ? top : {}).map(([text, value]) => ({ text, logprob: numberOf(value) }));
-  return list
-    .map(({ text, logprob = Number.NEGATIVE_INFINITY }) => ({ text, logprob }))
+  return objects(top)
+    .map((each) => ({ text: textOf(each.text), logprob: numberOf(each.logprob) ?? Number.NEGATIVE_INFINITY }))
     .sort((a, b) => b.logprob - a.logprob);
 }
 
@@ -176,7 +157,7 @@ export function readModels(body: unknown): Model | undefined {
     id: textOf(first.id),
     maxLength: numberOf(first.max_model_len),
     blockSize: numberOf(dllm.block_size),
-    chat: flag(dllm.has_chat_template ?? dllm.chat),
-    infill: flag(dllm.has_fim ?? dllm.infill),
+    chat: flag(dllm.chat),
+    infill: flag(dllm.infill),
   };
 }

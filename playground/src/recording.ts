@@ -47,7 +47,6 @@ export class Recording {
   /** Positions from the origin that blocks have reached. */
   length = 0;
   readonly #cells: (Token | undefined)[] = [];
-  #final = 0;
 
   append({ committed, remasked, ...rest }: NewPass): Pass {
     const number = this.passes.length + 1;
@@ -64,19 +63,6 @@ export class Recording {
     this.passes.push(pass);
     this.length = Math.max(this.length, rest.end - this.origin);
     return pass;
-  }
-
-  /** Gives the next tokens that became final the likeliest tokens beside them. */
-  explain(alternatives: readonly Alternative[][]): void {
-    for (const each of alternatives) {
-      const token = this.#cells[this.#final++];
-      if (token && token.alternatives.length === 0) token.alternatives = each;
-    }
-  }
-
-  /** What is committed now, by distance from the origin. */
-  get cells(): readonly (Token | undefined)[] {
-    return this.#cells;
   }
 
   /** Tokens that are committed now. */

@@ -34,7 +34,6 @@ export class Run extends Live {
   finishReason = "";
   failure: ApiFailure | undefined;
   promptTokens: number | undefined;
-  cachedTokens: number | undefined;
   /** Tokens of the text; unknown before the end. */
   completionTokens: number | undefined;
   /** Passes as the server counts them, those of the prompt included. */
@@ -140,12 +139,10 @@ export class Run extends Live {
     if (facts.error) throw new ApiFailure(200, facts.error);
     const now = performance.now();
     for (const pass of facts.passes) this.recording.append({ ...pass, at: now - this.#started });
-    this.recording.explain(facts.alternatives);
     if (facts.text !== "") this.#firstToken ??= now;
     this.text += facts.text;
     this.finishReason = facts.finishReason ?? this.finishReason;
     this.promptTokens = facts.promptTokens ?? this.promptTokens;
-    this.cachedTokens = facts.cachedTokens ?? this.cachedTokens;
     this.completionTokens = facts.completionTokens ?? this.completionTokens;
     this.serverForwards = facts.forwards ?? this.serverForwards;
   }

@@ -56,8 +56,9 @@ export const TASKS: readonly Task[] = ["complete", "infill", "chat"];
 export const DECODERS: readonly Decoder[] = ["diffusion", "autoregressive", "both"];
 export const RULES: readonly Rule[] = ["static", "threshold", "hybrid", "factor", "entropy"];
 
-type Pick<T> = { [K in keyof Settings]: Settings[K] extends T ? K : never }[keyof Settings];
-export type NumberKey = Pick<number | null>;
+/** Names of the settings whose type is T. */
+type KeysOf<T> = { [K in keyof Settings]: Settings[K] extends T ? K : never }[keyof Settings];
+export type NumberKey = KeysOf<number | null>;
 
 export interface Range {
   min: number;

@@ -155,6 +155,30 @@ describe.skipIf(!chromiumPath)("the page in Chromium, against a real server", ()
     await expect.poll(() => dialogue.count()).toBe(4);
   });
 
+  test("what is typed during a chat run is the next message, and what was sent is cleared", async () => {
+    const page = await visit({ task: "chat", message: "Say something.", maxTokens: 6 });
+    let answer = () => {};
+    const answered = new Promise<void>((done) => {
+      answer = done;
+    });
+    await page.route("**/v1/chat/completions", async (route) => {
+      await answered;
+      await route.continue();
+    });
+    await run(page);
+    const message = page.getByRole("textbox", { name: "Message", exact: true });
+    await state(panel(page), "running");
+    await message.fill("Typed meanwhile.");
+    answer();
+    const dialogue = page.getByRole("list", { name: "Dialogue so far" }).getByRole("listitem");
+    await expect.poll(() => dialogue.count()).toBe(2);
+    expect(await dialogue.first().textContent()).toContain("Say something.");
+    expect(await message.inputValue()).toBe("Typed meanwhile.");
+    await run(page);
+    await expect.poll(() => dialogue.count()).toBe(4);
+    expect(await message.inputValue()).toBe("");
+  });
+
   test("cancel stops the server's work, and what came stays", async () => {
     const page = await visit({ prompt: "while True:", maxTokens: 1900, rule: "static", alternatives: 0 });
     await run(page);

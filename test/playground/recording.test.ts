@@ -52,11 +52,15 @@ describe("a recording", () => {
         const recording = new Recording();
         const states: (Token | undefined)[][] = [[]];
         for (const pass of passes) {
-          recording.append(pass);
-          states.push([...recording.cells]);
+          const { committed } = recording.append(pass);
+          const state = [...(states.at(-1) ?? [])];
+          for (const position of pass.remasked) state[position - ORIGIN] = undefined;
+          for (const token of committed) state[token.position - ORIGIN] = token;
+          states.push(state);
+          expect(recording.committed).toBe(state.filter((cell) => cell !== undefined).length);
         }
         expect(recording.origin).toBe(ORIGIN);
-        const cells: (Token | undefined)[] = [...recording.cells];
+        const cells: (Token | undefined)[] = [...(states.at(-1) ?? [])];
         let at = passes.length;
         for (const visit of visits.map((each) => each % (passes.length + 1))) {
           while (at > visit) undoPass(cells, recording.passes[--at], ORIGIN);
@@ -73,15 +77,6 @@ describe("a recording", () => {
     recording.append({ block: 0, step: 0, start: 4, end: 8, masksLeft: 1, committed: [token], remasked: [], at: 0 });
     expect(recording.origin).toBe(6); // 4 and 5 are the prompt's
     expect(recording.length).toBe(2);
-  });
-
-  test("gives final tokens the alternatives that come with their text", () => {
-    const recording = new Recording();
-    const tokens = [0, 1].map((position) => ({ position, id: 1, text: "a", logprob: 0, alternatives: [] }));
-    recording.append({ block: 0, step: 0, start: 0, end: 2, masksLeft: 0, committed: tokens, remasked: [], at: 0 });
-    recording.explain([[{ text: "a", logprob: 0 }]]);
-    recording.explain([[{ text: "b", logprob: -1 }]]);
-    expect(recording.cells.map((cell) => cell?.alternatives[0].text)).toEqual(["a", "b"]);
   });
 });
 
@@ -108,12 +103,11 @@ describe("chunks", () => {
   test("of chat, their ends and their errors", () => {
     const content = [{ token: "a", logprob: -1, top_logprobs: [{ token: "b", logprob: -0.5 }] }];
     const chat = readChunk({ choices: [{ delta: { content: "a" }, logprobs: { content }, finish_reason: "stop" }] });
-    expect(chat).toMatchObject({ text: "a", finishReason: "stop", alternatives: [[{ text: "b", logprob: -0.5 }]] });
+    expect(chat).toMatchObject({ text: "a", finishReason: "stop" });
     const usage = { prompt_tokens: 2, completion_tokens: 3, prompt_tokens_details: { cached_tokens: 1 } };
     expect(readChunk({ choices: [], usage, dllm: { forwards: 7 } })).toMatchObject({
       promptTokens: 2,
       completionTokens: 3,
-      cachedTokens: 1,
       forwards: 7,
     });
     expect(readChunk({ error: { message: "m", code: "c", param: "p" } }).error).toEqual({

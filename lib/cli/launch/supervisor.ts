@@ -46,7 +46,7 @@ export async function supervise(supervision: Supervision): Promise<number> {
       if (outcome.endings.length === 0) return 128 + constants.signals[interruption.name ?? "SIGTERM"]; // none was begun
       if (interruption.again !== undefined) return 128 + constants.signals[interruption.again];
       const { failure } = outcome;
-      if (failure !== undefined) output.say(describe(outcome, interruption.name));
+      if (failure !== undefined) output.say(describe(failure, outcome, interruption.name));
       else if (await isDone(supervision)) return 0;
       else output.say(`all ended well, but ${supervision.expected} is not there: there is more to do`);
       if (interruption.name !== undefined || restart === job.maxRestarts)
@@ -207,10 +207,10 @@ class Tail {
 
 /** What went wrong, for people: who was first, and how the others ended. */
 function describe(
-  { failure, endings, seconds, tail, killed }: Outcome,
+  failure: Ending,
+  { endings, seconds, tail, killed }: Outcome,
   interruption: NodeJS.Signals | undefined,
 ): string {
-  if (failure === undefined) return "";
   const how = shown(failure);
   if (interruption !== undefined && exitCodeOf(failure) === 128 + constants.signals[interruption]) {
     return `rank ${failure.rank} ended with ${how} at ${interruption}`; // it was asked to

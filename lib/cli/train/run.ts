@@ -1,7 +1,7 @@
 import { basename, extname, join, resolve } from "node:path";
 import colors from "picocolors";
 import { destroyProcessGroup, readLaunchEnvironment, world } from "../../distributed/index.js";
-import { StableDiffCoder, type Tokenizer } from "../../model/index.js";
+import { StableDiffCoder } from "../../model/index.js";
 import {
   defaultSinks,
   loadCurriculum,
@@ -76,10 +76,10 @@ async function run(
 
 /** Those that flags ask for. */
 function chosenSinks(options: TrainOptions): Sink[] {
-  const { tensorboard: folder, wandb: project, quiet = false } = options;
+  const { tensorboardDir: folder, wandb: project, quiet = false } = options;
   const onUrl = quiet ? undefined : (url: string) => process.stderr.write(`Weights & Biases: ${url}\n`);
   return [
-    ...(folder === undefined ? [] : [tensorboard(folder === true ? undefined : resolve(folder))]),
+    ...(options.tensorboard || folder !== undefined ? [tensorboard(folder && resolve(folder))] : []),
     ...(project === undefined ? [] : [wandb({ project, onUrl })]),
   ];
 }
@@ -98,10 +98,13 @@ async function leave(): Promise<void> {
 }
 
 function sayStopped(file: string, options: TrainOptions): void {
-  const { out, model, device, seed, tensorboard, wandb, parallel } = options;
-  const given = { "--out": out, "--model": model, "--device": device, "--seed": seed, "--wandb": wandb };
+  const { out, model, device, seed, tensorboard, tensorboardDir, wandb, parallel } = options;
+  const given = {
+    ...{ "--out": out, "--model": model, "--device": device, "--seed": seed },
+    ...{ "--tensorboard-dir": tensorboardDir, "--wandb": wandb },
+  };
   const flags = Object.entries(given).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]));
-  if (tensorboard !== undefined) flags.push("--tensorboard", ...(tensorboard === true ? [] : [tensorboard]));
+  if (tensorboard) flags.push("--tensorboard");
   if (parallel)
     flags.push(
       "--parallel",
@@ -118,17 +121,9 @@ function sayWhatNext(out: string, { curriculum, model }: TrainingJob): void {
   say("The report:", shownPath(join(out, "report.html")));
   say("The model:", checkpoint);
   if (!(model instanceof StableDiffCoder) || !model.hasTokenizer) return;
-  const chats = last?.kind === "supervised" && hasChatTemplate(model.tokenizer);
+  const chats = last?.kind === "supervised" && model.tokenizer.hasChatTemplate;
   const prompt = chats ? ["--chat", "Write a Python function that adds two numbers."] : ["def main("];
   say("Try it:", shownCommand("npx", "diffcoder", "generate", checkpoint, ...prompt));
-}
-
-function hasChatTemplate(tokenizer: Tokenizer): boolean {
-  try {
-    return tokenizer.chatTemplate !== undefined;
-  } catch {
-    return false;
-  }
 }
 
 function say(label: string, text: string): void {
