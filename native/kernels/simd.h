@@ -118,6 +118,30 @@ DIFFCODER_INLINE V exchange(V v, int width, std::index_sequence<i...>) {
 #endif
 }
 
+/// Groups of 2 * width lanes of a, then of b, each folded to `width` lanes: upper half onto lower half.
+template <typename V, size_t... i>
+DIFFCODER_INLINE V fold(V a, V b, int width, std::index_sequence<i...>) {
+  constexpr int lanes = sizeof...(i);
+#ifdef DIFFCODER_SHUFFLE
+#define DIFFCODER_FOLD(w)                                                                                        \
+  if (lanes > w && width == w)                                                                                   \
+    return __builtin_shufflevector(a, b, (static_cast<int>(i) + static_cast<int>(i) / w * w) % (2 * lanes)...) + \
+           __builtin_shufflevector(a, b, (static_cast<int>(i) + static_cast<int>(i) / w * w + w) % (2 * lanes)...);
+  DIFFCODER_FOLD(8)
+  DIFFCODER_FOLD(4)
+  DIFFCODER_FOLD(2)
+  DIFFCODER_FOLD(1)
+#undef DIFFCODER_FOLD
+  return a;
+#else
+  V sum{};
+  const auto lane = [&](size_t j) { return j < lanes ? a[j] : b[j - lanes]; };
+  const size_t w = static_cast<size_t>(width);
+  ((sum[i] = lane(i + i / w * w) + lane(i + i / w * w + w)), ...);
+  return sum;
+#endif
+}
+
 }  // namespace detail
 
 /// Vectors of A (float or double) on instruction set I. Lanes of bfloat16 and float16 are computed in float.
@@ -188,6 +212,15 @@ struct Simd {
   }
   static DIFFCODER_INLINE A reduce_max(Vec v) {
     for (int width = lanes / 2; width > 0; width /= 2) v = max(v, detail::exchange(v, width, Lanes()));
+    return v[0];
+  }
+
+  /// Lane i of the result is the sum of v[i], for as many vectors as there are lanes. Each sum is taken in the same
+  /// order.
+  static DIFFCODER_INLINE Vec reduce_add_each(Vec (&v)[lanes]) {
+    for (int width = lanes / 2, count = lanes; width > 0; width /= 2, count /= 2) {
+      for (int i = 0; i < count / 2; ++i) v[i] = detail::fold(v[2 * i], v[2 * i + 1], width, Lanes());
+    }
     return v[0];
   }
 

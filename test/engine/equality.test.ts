@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Engine, GenerateOptions } from "../../lib/engine/index.js";
+import type { Engine, EngineEvent, GenerateOptions } from "../../lib/engine/index.js";
 import type { StableDiffCoder } from "../../lib/model/index.js";
 import { collect, here, randomPrompt, reference, sharpCoder } from "./support.js";
 
@@ -23,6 +23,9 @@ const rules: GenerateOptions["commit"][] = [
   { rule: "factor", factor: 1.2 },
   { rule: "entropy", bound: 0.4 },
 ];
+
+const logprobs = (events: readonly EngineEvent[]) =>
+  events.flatMap((event) => (event.type === "text" ? event.tokens.map(({ logprob }) => logprob) : []));
 
 /** Many requests of all kinds. */
 function jobs(count: number, more: GenerateOptions = {}): { prompt: number[]; options: GenerateOptions }[] {
@@ -89,18 +92,20 @@ describe("the engine equals the plain samplers, token for token", () => {
     );
   });
 
-  it("alone, in a batch and after pre-emption a seeded request gives the same text", async () => {
+  it("alone, in a batch and after pre-emption a seeded request gives the same text and the same bits", async () => {
     // Memory for some two of the requests: the others are thrown out and computed again, again and again.
     const tight = await here(coder, { cacheTokens: 192, pageSize: 8, maxRunning: 16, prefixCache: false });
     const all = jobs(16, { temperature: 0.8 });
     const together = await Promise.all(all.map(({ prompt, options }) => collect(tight, prompt, options)));
     expect(tight.stats().counters.preemptions).toBeGreaterThan(5);
     expect(tight.stats().pages.used).toBe(0);
+    const roomy = await here(coder, { cacheTokens: 4096, pageSize: 8, maxBatchTokens: 23 });
     for (const [i, { prompt, options }] of all.entries()) {
-      const alone = await collect(engine, prompt, options);
+      const alone = await collect(roomy, prompt, options);
       expect(together[i].ids).toEqual(alone.ids);
+      expect(logprobs(together[i].events)).toEqual(logprobs(alone.events));
     }
-    await tight.close();
+    await Promise.all([tight.close(), roomy.close()]);
   });
 
   it("with the prefix cache and without, and the cache is used", async () => {

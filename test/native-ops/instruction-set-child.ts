@@ -1,7 +1,7 @@
 /** Compares the operators with their references on the instruction set that DIFFCODER_CPU allows; prints the errors. */
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { compare, DTYPES, diffcoder, normal, TOLERANCE } from "./support.js";
+import { compare, DTYPES, diffcoder, difference, normal, TOLERANCE } from "./support.js";
 
 const failures: string[] = [];
 let comparisons = 0;
@@ -29,5 +29,13 @@ for (const dtype of DTYPES) {
   pairs("linear_cross_entropy", [x.view([15, 67]), normal([67, 67], dtype, 8).mul(0.1)], targets, null, 4);
   pairs("block_diffusion_attention", [q, k, v], 4, null, null);
   pairs("causal_attention", [q, k, v], null, null);
+}
+// For inference: there is no gradient to compare.
+for (const rows of [1, 2, 3, 4, 9]) {
+  const [x, weight, bias] = [[rows, 67], [35, 67], [35]].map((shape, i) => normal(shape, "float32", i));
+  const actual = torch.noGrad(() => diffcoder.linear(x, weight, bias) as Tensor);
+  const worst = difference(actual, torch.linear(x.double(), weight.double(), bias.double()).float());
+  comparisons += 1;
+  if (!(worst < TOLERANCE.float32)) failures.push(`linear ${rows} ${worst}`);
 }
 console.log(JSON.stringify({ comparisons, failures }));
