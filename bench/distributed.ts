@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { cpuHasBfloat16, StableDiffCoder, torch } from "stable-diffcoder";
 import { NetworkNamespace } from "./distributed/namespace.js";
 import { type Answer, Processes } from "./distributed/processes.js";
-import { type BenchRow, benchOptions, median, quantile, report } from "./shared/harness.js";
+import { type BenchRow, benchOptions, median, pairedRow, report } from "./shared/harness.js";
 import { findPythonWithTorch, pythonMissing } from "./shared/python-peer.js";
 
 const SIZE = 2;
@@ -67,24 +67,10 @@ async function measure(ours: Side, peer: Side, { rounds, count }: { rounds: numb
   return { ...samples, waits };
 }
 
-/** A row of two lists of the same rounds. */
-function rowOf(
-  name: string,
-  unit: string,
-  ours: readonly number[],
-  peer: readonly number[],
-  { better = "more", ...details }: { better?: "less" | "more"; [detail: string]: unknown } = {},
-): BenchRow {
-  const ratios = ours.map((value, i) => (better === "more" ? value / peer[i] : peer[i] / value));
-  const ratio = median(ratios);
-  const spread = (quantile(ratios, 0.75) - quantile(ratios, 0.25)) / 2 / ratio;
-  return { name, ours: median(ours), peer: median(peer), unit, ratio, spread, rounds: ours.length, ...details };
-}
-
 function paceRows({ ours, peer, waits }: Awaited<ReturnType<typeof measure>>): BenchRow[] {
   const rows = CASE_NAMES.map((name) => {
     const waitShare = name in waits ? { waitShare: median(waits[name]) } : {};
-    return rowOf(name, "tokens/s", ours[name], peer[name], { ...waitShare });
+    return pairedRow(name, "tokens/s", ours[name], peer[name], { ...waitShare });
   });
   for (const name of ["replicated", "sharded"] as const) {
     const against = (samples: Samples, reference: Case, times: number) =>
@@ -92,8 +78,8 @@ function paceRows({ ours, peer, waits }: Awaited<ReturnType<typeof measure>>): B
     const one = "one process, 1 thread";
     const two = "one process, 2 threads";
     rows.push(
-      rowOf(`${name}: share of ${SIZE} x ${one}, alone`, "", against(ours, one, SIZE), against(peer, one, SIZE)),
-      rowOf(`${name}: times ${two}`, "", against(ours, two, 1), against(peer, two, 1)),
+      pairedRow(`${name}: share of ${SIZE} x ${one}, alone`, "", against(ours, one, SIZE), against(peer, one, SIZE)),
+      pairedRow(`${name}: times ${two}`, "", against(ours, two, 1), against(peer, two, 1)),
     );
   }
   return rows;
@@ -124,9 +110,11 @@ async function volumeRows(ours: Side, peer: Side, facts: Facts, count: number): 
     const own = await volume(ours, name, count);
     const other = await volume(peer, name, count);
     const title = name === "kept" ? "sharded, reshardAfterForward: false" : name;
-    rows.push(rowOf(`sent a step, ${title}: counted, theory`, "MB", [own.counted], [bytes / MB], { better: "less" }));
+    rows.push(
+      pairedRow(`sent a step, ${title}: counted, theory`, "MB", [own.counted], [bytes / MB], { better: "less" }),
+    );
     if (own.wire === undefined || other.wire === undefined) continue;
-    rows.push(rowOf(`sent a step, ${title}: on the wire`, "MB", [own.wire], [other.wire], { better: "less" }));
+    rows.push(pairedRow(`sent a step, ${title}: on the wire`, "MB", [own.wire], [other.wire], { better: "less" }));
   }
   return rows;
 }
@@ -157,7 +145,7 @@ async function savingRow({ pair }: Side, rounds: number): Promise<BenchRow> {
   }
   const written = seconds.length > 0 ? { secondsToWrite: median(seconds) } : {};
   const details = { better: "less" as const, steps: median(busySteps), ...written };
-  return rowOf("step while a checkpoint is written, without", "ms", saving, without, details);
+  return pairedRow("step while a checkpoint is written, without", "ms", saving, without, details);
 }
 
 const STEPS_PER_SAVE = 8;

@@ -1,4 +1,4 @@
-// npm run bench -- [NAME...] [--json FILE] [options]: runs bench/NAME.ts; all of them without a NAME.
+// npm run bench -- [NAME [PART...]]... [--json FILE] [options]: runs bench/NAME.ts; all of them without a NAME.
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -14,29 +14,48 @@ const available = (existsSync(folder) ? readdirSync(folder) : [])
   .filter((name) => name.endsWith(".ts"))
   .map((name) => name.slice(0, -3));
 
-const usage = `Usage: npm run bench -- [NAME...] [--json FILE] [options of the benchmark]
+/** The parts of a benchmark that can be run alone: the files of bench/NAME/parts. */
+function partsOf(name) {
+  const at = join(folder, name, "parts");
+  return (existsSync(at) ? readdirSync(at) : [])
+    .filter((file) => file.endsWith(".ts"))
+    .map((file) => file.slice(0, -3));
+}
 
-Without NAME all benchmarks run, one after the other. --json writes the results, a list of
-{ name, ours, peer, unit, ratio, spread }, to FILE.
-Benchmarks: ${available.join(", ") || "none"}`;
+const described = available.map((name) => {
+  const parts = partsOf(name);
+  return parts.length > 0 ? `${name} (${parts.join(", ")})` : name;
+});
+const usage = `Usage: npm run bench -- [NAME [PART...]]... [--json FILE] [options of the benchmark]
 
-/** Names come first; from the first option on everything but --json belongs to the benchmark. */
+Without NAME all benchmarks run, one after the other; without PART all parts of it. --json writes the
+results, a list of { name, ours, peer, unit, ratio, spread }, to FILE.
+Benchmarks: ${described.join(", ") || "none"}`;
+
+/** Names come first, each with its parts; from the first option on everything but --json belongs to the benchmark. */
 function parse(args) {
   const rest = [...args];
   const names = [];
+  const parts = {};
   const options = [];
   let json = null;
-  while (rest.length > 0 && !rest[0].startsWith("-")) names.push(rest.shift());
+  while (rest.length > 0 && !rest[0].startsWith("-")) {
+    const word = rest.shift();
+    const last = names.at(-1);
+    if (last !== undefined && !available.includes(word) && partsOf(last).includes(word)) {
+      parts[last] = [...(parts[last] ?? []), word];
+    } else names.push(word);
+  }
   while (rest.length > 0) {
     const arg = rest.shift();
     if (arg === "--json") json = rest.shift() ?? "";
     else if (arg.startsWith("--json=")) json = arg.slice("--json=".length);
     else options.push(arg);
   }
-  return { names: names.length > 0 ? names : available, options, json };
+  return { names: names.length > 0 ? names : available, parts, options, json };
 }
 
-const { names, options, json } = parse(process.argv.slice(2));
+const { names, parts, options, json } = parse(process.argv.slice(2));
 const unknown = names.filter((name) => !available.includes(name));
 if (options.includes("--help") || options.includes("-h") || options.includes("--list")) {
   console.log(usage);
@@ -58,6 +77,7 @@ if (options.includes("--help") || options.includes("-h") || options.includes("--
         "--expose-gc",
         join(folder, `${name}.ts`),
         ...(json === null ? [] : ["--json", file]),
+        ...(parts[name] ?? []),
         ...options,
       ];
       const status = await runInherited(process.execPath, args, { cwd: projectRoot });

@@ -75,10 +75,21 @@ export async function alternate(
     own.push(a);
     other.push(b);
   }
-  const ratios = own.map((value, i) => (better === "less" ? other[i] / value : value / other[i]));
+  return pairedRow(name, unit, own, other, { better, ...details });
+}
+
+/** A row of two lists of the same rounds. Here more is better unless said otherwise. */
+export function pairedRow(
+  name: string,
+  unit: string,
+  ours: readonly number[],
+  peer: readonly number[],
+  { better = "more", ...details }: { better?: "less" | "more"; [detail: string]: unknown } = {},
+): BenchRow {
+  const ratios = ours.map((value, i) => (better === "less" ? peer[i] / value : value / peer[i]));
   const ratio = median(ratios);
   const spread = (quantile(ratios, 0.75) - quantile(ratios, 0.25)) / 2 / ratio;
-  return { name, ours: median(own), peer: median(other), unit, ratio, spread, rounds, ...details };
+  return { name, ours: median(ours), peer: median(peer), unit, ratio, spread, rounds: ours.length, ...details };
 }
 
 export const median = (values: readonly number[]): number => quantile(values, 0.5);
@@ -132,17 +143,21 @@ export function report(title: string, rows: readonly BenchRow[], versions: Recor
       `±${(100 * row.spread).toFixed(0)} %`,
     ]),
   ];
-  const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
-  for (const line of lines) {
-    console.log(
-      line.map((cell, i) => (i === 0 || i === 3 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join("  "),
-    );
-  }
+  printTable(lines, [0, 3]);
   console.log("ratio above 1: ours is better");
   const { json } = benchOptions();
   if (json === undefined) return;
   const written = rows.map((row) => ({ ...row, machine: where, versions }));
   writeFileSync(json, `${JSON.stringify(written, null, 2)}\n`);
+}
+
+/** Prints lines of cells as columns, to the right but for those of `left`. */
+export function printTable(lines: readonly (readonly string[])[], left: readonly number[] = [0]): void {
+  const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
+  for (const line of lines) {
+    const cells = line.map((cell, i) => (left.includes(i) ? cell.padEnd(widths[i]) : cell.padStart(widths[i])));
+    console.log(cells.join("  ").trimEnd());
+  }
 }
 
 function digits(value: number): string {

@@ -21,6 +21,9 @@ namespace {
 using namespace simd;
 
 constexpr int kRows = 4;
+constexpr int64_t kDepth = 1024;  // inputs of a tile: its weights stay in the first-level cache for all rows
+constexpr int64_t kSecondLevel = 128 * 1024;  // numbers of x that stay in the second-level cache
+constexpr int64_t kFew = 16;                  // rows that stay in the first-level cache
 
 struct Product {
   const float *x, *weight, *bias;
@@ -28,17 +31,18 @@ struct Product {
   int64_t rows, inputs, outputs;
 };
 
-/// `rows` rows at x by the outputs of one tile, of which `count` are wanted. `ahead`: what to fetch for the next tile.
+/// Adds the products of `depth` inputs from `from` to y, which they begin with the bias: `rows` rows from `row` by the
+/// outputs of a tile from `first`, of which `count` are there. `fetch`: whether to fetch the next tile's weights.
 template <typename I, int rows, bool fetch>
-DIFFCODER_INLINE void tile(const Product& p, int64_t row, int64_t first, int64_t count) {
+DIFFCODER_INLINE void tile(const Product& p, int64_t row, int64_t first, int64_t count, int64_t from, int64_t depth) {
   using V = Simd<I, float>;
   constexpr int lanes = V::lanes, outputs = lanes / kRows;
   const float* x[rows];
   const float* w[outputs];
-  for (int r = 0; r < rows; ++r) x[r] = p.x + (row + r) * p.inputs;
-  for (int o = 0; o < outputs; ++o) w[o] = p.weight + (first + std::min<int64_t>(o, count - 1)) * p.inputs;
-  typename V::Vec sum[lanes] = {};  // [rows][outputs]
-  V::for_each(p.inputs, [&](auto load, auto, int64_t k) __attribute__((always_inline)) {
+  for (int r = 0; r < rows; ++r) x[r] = p.x + (row + r) * p.inputs + from;
+  for (int o = 0; o < outputs; ++o) w[o] = p.weight + (first + std::min<int64_t>(o, count - 1)) * p.inputs + from;
+  typename V::Vec sum[lanes] = {};  // [kRows][outputs]
+  V::for_each(depth, [&](auto load, auto, int64_t k) __attribute__((always_inline)) {
     typename V::Vec wk[outputs];
     for (int o = 0; o < outputs; ++o) {
       wk[o] = load(w[o] + k);
@@ -49,35 +53,51 @@ DIFFCODER_INLINE void tile(const Product& p, int64_t row, int64_t first, int64_t
       for (int o = 0; o < outputs; ++o) sum[r * outputs + o] += xk * wk[o];
     }
   });
-  const typename V::Vec sums = V::reduce_add_each(sum);
-  float all[lanes];
-  V::store(all, sums);
+  float sums[lanes];
+  V::store(sums, V::reduce_add_each(sum));
   for (int r = 0; r < rows; ++r) {
     float* y = p.y + (row + r) * p.outputs + first;
-    for (int64_t o = 0; o < count; ++o) y[o] = all[r * outputs + o] + (p.bias == nullptr ? 0.0f : p.bias[first + o]);
+    for (int64_t o = 0; o < count; ++o) {
+      const float before = from > 0 ? y[o] : p.bias != nullptr ? p.bias[first + o] : 0.0f;
+      y[o] = before + sums[r * outputs + o];
+    }
   }
 }
 
-template <typename I, bool fetch>
-DIFFCODER_INLINE void tile_of(const Product& p, int64_t row, int64_t rows, int64_t first, int64_t count) {
-  if (rows >= 4) return tile<I, 4, fetch>(p, row, first, count);
-  if (rows == 3) return tile<I, 3, fetch>(p, row, first, count);
-  if (rows == 2) return tile<I, 2, fetch>(p, row, first, count);
-  tile<I, 1, fetch>(p, row, first, count);
+/// Rows row .. last by the outputs of one tile.
+template <typename I>
+DIFFCODER_INLINE void tiles(const Product& p, int64_t row, int64_t last, int64_t first, int64_t count, int64_t from) {
+  const int64_t depth = std::min(kDepth, p.inputs - from);
+  if (last - row >= kRows) {
+    tile<I, kRows, true>(p, row, first, count, from, depth);
+    for (row += kRows; last - row >= kRows; row += kRows) tile<I, kRows, false>(p, row, first, count, from, depth);
+  }
+  if (last - row == 3) tile<I, 3, true>(p, row, first, count, from, depth);
+  if (last - row == 2) tile<I, 2, true>(p, row, first, count, from, depth);
+  if (last - row == 1) tile<I, 1, true>(p, row, first, count, from, depth);
 }
 
 /// Outputs begin .. end, for all rows.
 template <typename I>
 DIFFCODER_INLINE void multiply(const Product& p, int64_t begin, int64_t end) {
   constexpr int64_t outputs = Simd<I, float>::lanes / kRows;
-  // Rows that stay in the second-level cache while the weights pass by.
-  const int64_t rows_at_once = std::max<int64_t>(kRows, 131072 / std::max<int64_t>(1, p.inputs) / kRows * kRows);
-  for (int64_t block = 0; block < p.rows; block += rows_at_once) {
-    const int64_t last = std::min(p.rows, block + rows_at_once);
-    for (int64_t first = begin; first < end; first += outputs) {
-      const int64_t count = std::min(outputs, end - first);
-      tile_of<I, true>(p, block, last - block, first, count);
-      for (int64_t row = block + kRows; row < last; row += kRows) tile_of<I, false>(p, row, last - row, first, count);
+  const int64_t most = std::max<int64_t>(kRows, kSecondLevel / std::min(kDepth, p.inputs));
+  const int64_t blocks = (p.rows + most - 1) / most;
+  const int64_t rows = ((p.rows + blocks - 1) / blocks + kRows - 1) / kRows * kRows;
+  for (int64_t row = 0; row < p.rows; row += rows) {
+    const int64_t last = std::min(p.rows, row + rows);
+    const auto outputs_of = [&](int64_t from, int64_t to, int64_t first) __attribute__((always_inline)) {
+      for (; from < to; from += kDepth) tiles<I>(p, row, last, first, std::min(outputs, end - first), from);
+    };
+    // Few rows: weights in the order in which they lie. Many: some inputs of all outputs, while x is near. The sums are
+    // the same.
+    if (last - row <= kFew) {
+      for (int64_t first = begin; first < end; first += outputs) outputs_of(0, p.inputs, first);
+    } else {
+      for (int64_t from = 0; from < p.inputs; from += kDepth) {
+        for (int64_t first = begin; first < end; first += outputs)
+          outputs_of(from, std::min(from + 1, p.inputs), first);
+      }
     }
   }
 }
