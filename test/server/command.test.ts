@@ -1,10 +1,9 @@
-import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, beforeAll, describe, expect, it } from "vitest";
-import { diffcoder, expectExplained, root, scratchFolder, smallCheckpoint } from "../cli/support.js";
+import { beforeAll, describe, expect, it } from "vitest";
+import { diffcoder, expectExplained, scratchFolder, smallCheckpoint } from "../cli/support.js";
+import { descendants, metric, serve } from "./serving.js";
 import { chunksOf, json, until } from "./support.js";
 
 // The command as a user starts it: compiled, its engine in a process of its own.
@@ -14,65 +13,9 @@ beforeAll(async () => {
   model = await smallCheckpoint(join(folder.path, "model"));
 }, 180_000);
 
-const children: ChildProcess[] = [];
-afterEach(() => {
-  for (const child of children.splice(0)) if (child.exitCode === null) child.kill("SIGKILL");
-});
-
-interface Running {
-  child: ChildProcess;
-  url: string;
-  stderr: () => string;
-  post: (body: object) => Promise<Response>;
-}
-
-async function serve(...args: string[]): Promise<Running> {
-  const child = spawn(process.execPath, [join(root, "bin", "diffcoder.mjs"), "serve", model, "--port", "0", ...args], {
-    env: { ...process.env, OMP_NUM_THREADS: "1", NO_COLOR: "1", FORCE_COLOR: undefined },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  children.push(child);
-  let stderr = "";
-  child.stderr?.on("data", (chunk) => {
-    stderr += chunk;
-  });
-  child.stdout?.resume();
-  await until(() => stderr.includes("access") || child.exitCode !== null, "the start", 60);
-  const url = /(https?:\/\/\S+?)\/v1/.exec(stderr)?.[1] ?? "";
-  const headers = { "content-type": "application/json" };
-  const post = (body: object) =>
-    fetch(`${url}/v1/completions`, { method: "POST", headers, body: JSON.stringify(body) });
-  return { child, url, stderr: () => stderr, post };
-}
-
-async function openRequests(url: string): Promise<number> {
-  const metrics = await (await fetch(`${url}/metrics`)).text();
-  return Number(/num_http_requests_open\S* (\d+)/.exec(metrics)?.[1]);
-}
-
-/** Children of a process, and theirs. */
-function descendants(pid: number): number[] {
-  const own = readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .filter((name) => {
-      try {
-        return (
-          Number(
-            readFileSync(`/proc/${name}/stat`, "utf8")
-              .replace(/^.*\) /, "")
-              .split(" ")[1],
-          ) === pid
-        );
-      } catch {
-        return false;
-      }
-    });
-  return own.map(Number).flatMap((each) => [each, ...descendants(each)]);
-}
-
 describe("diffcoder serve", () => {
   it("says in a few lines what it serves, and where", async () => {
-    const { stderr, url, post } = await serve("--served-model-name", "org/tiny");
+    const { stderr, url, post } = await serve(model, "--served-model-name", "org/tiny");
     expect(stderr().trim().split("\n")).toHaveLength(4);
     expect(stderr()).toMatch(/^serving +org\/tiny \(.* parameters, float32 on cpu, context 512; .*chat, infilling\)$/m);
     expect(stderr()).toMatch(/^access +no API key: open to every program on this machine$/m);
@@ -82,10 +25,10 @@ describe("diffcoder serve", () => {
   });
 
   it("stopped under load, loses no request that it took", async () => {
-    const { child, url, post, stderr } = await serve("--max-running", "4");
+    const { child, url, post, stderr } = await serve(model, "--max-running", "4");
     const whole = Array.from({ length: 8 }, (_, i) => post({ prompt: `x${i}`, max_tokens: 300 }));
     const streams = Array.from({ length: 8 }, (_, i) => post({ prompt: `y${i}`, max_tokens: 300, stream: true }));
-    await until(async () => (await openRequests(url)) === 16, "the load", 20);
+    await until(async () => (await metric(url, "num_http_requests_open")) === 16, "the load", 20);
     child.kill("SIGTERM");
     for (const response of await Promise.all(whole)) {
       expect(response.status).toBe(200);
@@ -100,7 +43,7 @@ describe("diffcoder serve", () => {
   }, 120_000);
 
   it("told twice, stops at once", async () => {
-    const { child, post } = await serve("--shutdown-timeout", "100");
+    const { child, post } = await serve(model, "--shutdown-timeout", "100");
     const response = await post({ prompt: "x", max_tokens: 500, stream: true, ignore_eos: true });
     const others = Array.from({ length: 30 }, (_, i) => post({ prompt: `z${i}`, max_tokens: 500 }).catch(() => {}));
     await sleep(200);
@@ -116,7 +59,7 @@ describe("diffcoder serve", () => {
   }, 60_000);
 
   it("whose engine is killed fails its requests aloud, and serves the next ones", async () => {
-    const { child, url, post } = await serve();
+    const { child, url, post } = await serve(model);
     const workers = descendants(child.pid ?? 0);
     expect(workers.length).toBeGreaterThan(0);
     const lost = Array.from({ length: 6 }, (_, i) =>
