@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterEach, expect } from "vitest";
 import { type Decoder, loadWeights } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { Curriculum, type RunOptions, type StepEvent, type TrainEvent } from "../../lib/train/index.js";
+import { Curriculum, type StepEvent, type TrainEvent } from "../../lib/train/index.js";
 import { tinyModel, tinyStages } from "../train/tiny.js";
 import type { TrainOrder } from "./children/train.js";
 import { runRanks } from "./support.js";
@@ -41,10 +41,10 @@ export async function train(size: number, order: TrainOrder) {
 }
 
 /** The same run in this process. */
-export async function alone(order: { batchSize?: number; accumulation?: number; run?: Partial<RunOptions> } = {}) {
-  const { batchSize = 4, accumulation = 1, run } = order;
-  using model = tinyModel();
-  const stages = tinyStages().map((stage) => ({ ...stage, batchSize, accumulation }));
+export async function alone(order: Omit<TrainOrder, "fault"> = {}) {
+  const { steps = 8, batchSize = 4, accumulation = 1, run } = order;
+  using model = tinyModel(order.model);
+  const stages = tinyStages({ steps }).map((stage) => ({ ...stage, batchSize, accumulation }));
   const events: TrainEvent[] = [];
   for await (const event of new Curriculum(stages).run({ model, seed: 3, sinks: [], ...run })) events.push(event);
   return { events, weights: numbersOf(model) };
@@ -58,7 +58,7 @@ export function expectSame(events: readonly TrainEvent[], reference: readonly Tr
     const { loss, grad_norm: norm, lr, u_max: uMax } = expected[i].metrics;
     expect(Math.abs(metrics.loss - loss), `loss of step ${i + 1}`).toBeLessThan(tolerance * Math.max(1, loss));
     expect(Math.abs(metrics.grad_norm - norm), `norm of step ${i + 1}`).toBeLessThan(
-      10 * tolerance * Math.max(1, norm),
+      20 * tolerance * Math.max(1, norm),
     );
     expect(metrics.lr).toBe(lr);
     if (uMax !== undefined) expect(metrics.u_max).toBeCloseTo(uMax, 12);

@@ -11,6 +11,8 @@ import { asRank } from "../rank.js";
 
 export interface TrainOrder {
   run?: Partial<RunOptions>;
+  /** Steps of the middle stage, of block diffusion. */
+  steps?: number;
   /** Of every stage. */
   batchSize?: number;
   accumulation?: number;
@@ -21,11 +23,11 @@ export interface TrainOrder {
 
 await asRank(async ({ rank, device }) => {
   const order = JSON.parse(process.argv[2]) as TrainOrder;
-  const { run = {}, batchSize = 4, accumulation = 1, fault } = order;
+  const { run = {}, steps: cptSteps = 8, batchSize = 4, accumulation = 1, fault } = order;
   const model = tinyModel(order.model);
   if (device !== "cpu") model.to({ device });
   let steps = 0;
-  const stages = tinyStages().map((stage): Stage => {
+  const stages = tinyStages({ steps: cptSteps }).map((stage): Stage => {
     const objective: StageObjective = (...args) => {
       if (fault?.kind === "throw" && fault.rank === rank && steps === fault.step)
         throw new RangeError("the user's own mistake");
