@@ -43,6 +43,6 @@ export function blockDiffusionPlan(
     attend: (_layer, q, k, v) =>
       torch.ops.diffcoder.block_diffusion_attention(q, k, v, blockSize, boundaries, null) as Tensor,
     lastLayer: { ...(!cleanQueries && { queries: length }), rows, rowIndices },
-    pattern: { kind: "block-diffusion", length, blockSize, cleanQueries, ...(documents && { documents }) },
+    pattern: { kind: "block-diffusion", length, blockSize, ...(documents && { documents }) },
   };
 }

@@ -40,13 +40,13 @@ export function reduceFromGroup(x: Tensor, group: ProcessGroup): Tensor {
  * gather_from_tensor_model_parallel_region. torch.distributed.nn.functional.all_gather sums the parts' gradients over the
  * ranks, because there each rank has a loss of its own.
  *
- * @param total the length of the result along `dim`, when the ranks' parts are those of {@link shareOf}; default: all
+ * @param total the length of the result along `dim`, when the ranks' parts are those of {@link chunkOf}; default: all
  *   ranks' parts are as long as this one's
  */
 export function gatherFromGroup(x: Tensor, dim: number, group: ProcessGroup, total?: number): Tensor {
   const axis = axisOf(x, dim);
   const length = total ?? x.size(axis) * group.size;
-  const own = shareOf(length, group.rank, group.size);
+  const own = chunkOf(length, group.rank, group.size);
   if (own.size !== x.size(axis)) {
     const message = `gatherFromGroup: rank ${group.rank} of ${group.size} holds ${own.size} of ${length}, not ${x.size(axis)}`;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
@@ -59,13 +59,13 @@ export function gatherFromGroup(x: Tensor, dim: number, group: ProcessGroup, tot
 }
 
 /**
- * The own part along `dim` of a tensor that all ranks hold alike, see {@link shareOf}; backward gathers the parts'
+ * The own part along `dim` of a tensor that all ranks hold alike, see {@link chunkOf}; backward gathers the parts'
  * gradients: Megatron-LM's scatter_to_tensor_model_parallel_region.
  */
 export function scatterToGroup(x: Tensor, dim: number, group: ProcessGroup): Tensor {
   const axis = axisOf(x, dim);
   const length = x.size(axis);
-  const own = shareOf(length, group.rank, group.size);
+  const own = chunkOf(length, group.rank, group.size);
   const apply = torch.defineFunction<[Tensor], Tensor>({
     forward: (_, input) => input.narrow(axis, own.offset, own.size),
     backward: (_, gradient) => gradient && gathered(gradient, axis, length, group),
@@ -77,7 +77,7 @@ export function scatterToGroup(x: Tensor, dim: number, group: ProcessGroup): Ten
  * A rank's part of `length` indices, as torch.chunk divides: all but the last parts have ceil(length / ranks) of them, the
  * last that is not empty has the rest.
  */
-export function shareOf(length: number, rank: number, ranks: number): { offset: number; size: number } {
+export function chunkOf(length: number, rank: number, ranks: number): { offset: number; size: number } {
   const chunk = Math.ceil(length / ranks);
   const offset = Math.min(rank * chunk, length);
   return { offset, size: Math.min(chunk, length - offset) };

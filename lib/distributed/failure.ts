@@ -1,4 +1,4 @@
-import { asTorchError } from "../torch/errors.js";
+import { asTorchError, messageOf } from "../torch/errors.js";
 import { DistributedError } from "./errors.js";
 
 /**
@@ -9,7 +9,7 @@ export function asDistributedError(error: unknown, what: string): unknown {
   if (error instanceof DistributedError) return error;
   const code = (error as { code?: unknown } | undefined)?.code ?? "TORCH_ERROR";
   if (code !== "TORCH_ERROR") return asTorchError(error, what); // the addon's own word
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   const first = message
     .split("\n")[0]
     .replace(/^\[[^\]]*\]\s*/, "") // the file and line of c10d or Gloo

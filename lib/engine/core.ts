@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { countParameters, type StableDiffCoder } from "../model/index.js";
+import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import type { ChoiceRow, RowChoice } from "./choice-rows.js";
 import { chooseRows } from "./choose.js";
@@ -182,7 +183,7 @@ export class EngineCore {
     try {
       choices = this.#forward(parts, wanted);
     } catch (error) {
-      const message = `the pass failed: ${error instanceof Error ? error.message : String(error)}`;
+      const message = `the pass failed: ${messageOf(error)}`;
       for (const { sequence } of parts) {
         this.#fail(sequence.request.key, new EngineError("ENGINE_INTERNAL", message, { cause: error }));
       }

@@ -1,4 +1,5 @@
 import { StableDiffCoder } from "../model/index.js";
+import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import { EngineError } from "./errors.js";
 import { quantiseWeights } from "./int8.js";
@@ -31,7 +32,7 @@ export async function loadModel(folder: string, settings: EngineSettings): Promi
   } catch (error) {
     coder?.dispose();
     if (error instanceof EngineError) throw error;
-    const message = error instanceof Error ? error.message : String(error);
+    const message = messageOf(error);
     throw new EngineError("ENGINE_MODEL", `cannot load ${folder}: ${message}`, { cause: error });
   }
 }

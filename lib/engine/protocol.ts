@@ -1,3 +1,4 @@
+import { messageOf } from "../torch/errors.js";
 import type { EngineErrorCode } from "./errors.js";
 import { EngineError } from "./errors.js";
 import type { EngineSettings, ScoreSettings } from "./options.js";
@@ -41,7 +42,7 @@ export function errorParts(error: unknown, otherwise: EngineErrorCode = "ENGINE_
     const { code, message, details } = error;
     return { code, message, details };
   }
-  return { code: otherwise, message: error instanceof Error ? error.message : String(error) };
+  return { code: otherwise, message: messageOf(error) };
 }
 
 export function errorFromParts({ code, message, details }: ErrorParts): EngineError {

@@ -14,8 +14,6 @@ export type AttentionPattern =
       readonly length: number;
       readonly blockSize: number;
       readonly documents?: readonly number[];
-      /** Whether the clean half's queries are wanted in the last layer. */
-      readonly cleanQueries: boolean;
     };
 
 /** What a forward pass attends to. The decoder knows nothing of diffusion or caches: it asks the plan. */

@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as z from "zod";
 import { coverProblem, overlap, type TensorSlice, viewOf, volume, wholeSlice } from "../distributed/tensor-slice.js";
+import { messageOf } from "../torch/errors.js";
 import type { DType, SafetensorsFile, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import {
@@ -167,7 +168,7 @@ export class CheckpointTensors implements Disposable {
       this.#files.set(name, file);
       return file;
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = messageOf(error);
       throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} cannot be read: ${reason}`, { cause: error });
     }
   }
@@ -218,7 +219,7 @@ export function readJson(path: string): unknown {
   try {
     return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = messageOf(error);
     throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} is not valid JSON: ${reason}`, { cause: error });
   }
 }

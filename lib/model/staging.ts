@@ -11,6 +11,7 @@ import {
   statSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { messageOf } from "../torch/errors.js";
 import { CheckpointError } from "./errors.js";
 
 /**
@@ -33,10 +34,14 @@ export async function replaceFolder(target: string, write: (folder: string) => v
     commitFolder(staging, folder);
   } catch (error) {
     rmSync(staging, { recursive: true, force: true });
-    if (error instanceof CheckpointError) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new CheckpointError("CHECKPOINT_WRITE", `cannot save ${folder}: ${reason}`, { cause: error });
+    throw cannotSave(folder, error);
   }
+}
+
+/** The error of a save that failed: CHECKPOINT_WRITE, unless it is a CheckpointError already. */
+export function cannotSave(folder: string, cause: unknown): CheckpointError {
+  if (cause instanceof CheckpointError) return cause;
+  return new CheckpointError("CHECKPOINT_WRITE", `cannot save ${folder}: ${messageOf(cause)}`, { cause });
 }
 
 const ABANDONED_AFTER_MS = 6 * 3600 * 1000;

@@ -32,6 +32,11 @@ export class TorchError extends Error {
   }
 }
 
+/** What an error says, whatever was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
 /** An error thrown by the addon as a TorchError; a user's own exception, from a callback, is returned as it is. */
 export function asTorchError(error: unknown, operator?: string, describe?: () => string): unknown {
   if (!(error instanceof Error) || error instanceof TorchError) return error;

@@ -1,6 +1,6 @@
 import { Embedding, functional, Linear, wrapForward } from "../../nn/index.js";
 import * as torch from "../../torch/index.js";
-import { copyToGroup, gatherFromGroup, reduceFromGroup, shareOf } from "../differentiable.js";
+import { chunkOf, copyToGroup, gatherFromGroup, reduceFromGroup } from "../differentiable.js";
 import { DistributedError } from "../errors.js";
 import type { ProcessGroup } from "../process-group.js";
 import type { ParallelStyle } from "./parallel-style.js";
@@ -18,7 +18,7 @@ export interface VocabularyPart {
 
 /** The part that {@link vocabularywise} gives to this rank. */
 export function vocabularyPart(vocabSize: number, group: ProcessGroup): VocabularyPart {
-  return { group, vocabSize, vocabStart: shareOf(vocabSize, group.rank, group.size).offset };
+  return { group, vocabSize, vocabStart: chunkOf(vocabSize, group.rank, group.size).offset };
 }
 
 /**
@@ -33,11 +33,11 @@ export function vocabularywise(): ParallelStyle {
         throw new DistributedError("DISTRIBUTED_ARGUMENT", `parallelizeModule: ${message}`);
       }
       const vocabSize = module.weight.size(0);
-      if (shareOf(vocabSize, group.size - 1, group.size).size === 0) {
+      if (chunkOf(vocabSize, group.size - 1, group.size).size === 0) {
         const message = `'${path}': a vocabulary of ${vocabSize} leaves ranks of ${group.size} without a row`;
         throw new DistributedError("DISTRIBUTED_ARGUMENT", `parallelizeModule: ${message}`);
       }
-      const share = { dim: 0, ...shareOf(vocabSize, group.rank, group.size) };
+      const share = { dim: 0, ...chunkOf(vocabSize, group.rank, group.size) };
       split(module.weight, share);
       const part = vocabularyPart(vocabSize, group);
       if (module instanceof Embedding) {

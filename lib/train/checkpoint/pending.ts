@@ -1,9 +1,10 @@
 import type { CheckpointError } from "../../model/index.js";
+import { cannotSave } from "../../model/staging.js";
 import type { ShardReport } from "./commit.js";
 import type { CheckpointWorld, PlannedFiles } from "./content.js";
 import type { Snapshot } from "./host-memory.js";
 import { REST } from "./pace.js";
-import { cannotSave, removeInThread, WriterJob } from "./writer.js";
+import { removeInThread, WriterJob } from "./writer.js";
 
 /**
  * A checkpoint whose tensors are taken and whose files are being written, by this process for its part. It becomes one

@@ -2,13 +2,14 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } 
 import { basename, join, resolve } from "node:path";
 import { TRAINER_FILE } from "../../model/checkpoint-layout.js";
 import { type DamageOptions, findDamage, readManifest } from "../../model/checkpoint-manifest.js";
+import { cannotSave } from "../../model/staging.js";
 import { TrainError } from "../errors.js";
 import type { ShardReport } from "./commit.js";
 import { type CheckpointContent, type CheckpointWorld, planFiles } from "./content.js";
 import { HostMemory } from "./host-memory.js";
 import { PendingCheckpoint } from "./pending.js";
 import { type Progress, type ResumeFacts, trainerSchema } from "./progress.js";
-import { cannotSave, commitInThread } from "./writer.js";
+import { commitInThread } from "./writer.js";
 
 /** A checkpoint whose trainer.json can be read; whether its files are whole is another question. */
 export interface FoundCheckpoint {

@@ -1,5 +1,4 @@
 import type { Worker } from "node:worker_threads";
-import { CheckpointError } from "../../model/index.js";
 import { startThread } from "../../torch/start-thread.js";
 import type { CommitRequest } from "./commit.js";
 import { CANCELLED, HURRIED, tell } from "./pace.js";
@@ -139,11 +138,4 @@ function hear(reply: WriterReply): void {
   if (waiting.size === 0) thread?.unref();
   if (reply.kind === "done") job.resolve(reply.files);
   else job.reject(Object.assign(new Error(reply.message), { code: reply.code }));
-}
-
-/** The error of a save that failed, as lib/model tells it. */
-export function cannotSave(folder: string, cause: unknown): CheckpointError {
-  if (cause instanceof CheckpointError) return cause;
-  const reason = cause instanceof Error ? cause.message : String(cause);
-  return new CheckpointError("CHECKPOINT_WRITE", `cannot save ${folder}: ${reason}`, { cause });
 }

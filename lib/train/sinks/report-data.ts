@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { isStepCheckpoint } from "../../model/checkpoint-layout.js";
 import type { FailedEvent, RankFacts, TrainEvent } from "../events.js";
 
 const step = z.int().min(0);
@@ -133,7 +134,7 @@ export function addToReport(report: ReportState, event: TrainEvent | FailedEvent
       if (report.samples.length > 40) report.samples.splice(5, 1);
       break;
     case "checkpoint":
-      if (!/^step-\d+$/.test(event.checkpoint))
+      if (!isStepCheckpoint(event.checkpoint))
         report.checkpoints.push({ step: event.globalStep, name: event.checkpoint });
       break;
     case "warning":

@@ -1,4 +1,5 @@
 import { parentPort, workerData } from "node:worker_threads";
+import { messageOf } from "../../../torch/errors.js";
 import type { FromWorker, ToWorker, WorkerSettings } from "./messages.js";
 
 /** `@wandb/sdk` as far as it is used. */
@@ -47,7 +48,7 @@ async function handle(message: ToWorker): Promise<void> {
 }
 
 function fail(error: unknown): void {
-  tell({ type: "failed", message: error instanceof Error ? error.message : String(error) });
+  tell({ type: "failed", message: messageOf(error) });
   process.exit(1);
 }
 
