@@ -140,7 +140,7 @@ export function report(title: string, rows: readonly BenchRow[], versions: Recor
       digits(row.peer),
       row.unit,
       `${row.ratio.toFixed(2)}x`,
-      `±${(100 * row.spread).toFixed(0)} %`,
+      row.rounds > 1 ? `±${(100 * row.spread).toFixed(0)} %` : "once",
     ]),
   ];
   printTable(lines, [0, 3]);
