@@ -55,13 +55,16 @@ DIFFCODER_INLINE void tile(const Product& p, int64_t row, int64_t first, int64_t
   });
   float sums[lanes];
   V::store(sums, V::reduce_add_each(sum));
-  for (int r = 0; r < rows; ++r) {
-    float* y = p.y + (row + r) * p.outputs + first;
-    for (int64_t o = 0; o < count; ++o) {
-      const float before = from > 0 ? y[o] : p.bias != nullptr ? p.bias[first + o] : 0.0f;
-      y[o] = before + sums[r * outputs + o];
+  const auto add_to = [&](int64_t wanted) __attribute__((always_inline)) {
+    for (int r = 0; r < rows; ++r) {
+      float* y = p.y + (row + r) * p.outputs + first;
+      for (int64_t o = 0; o < wanted; ++o) {
+        const float before = from > 0 ? y[o] : p.bias != nullptr ? p.bias[first + o] : 0.0f;
+        y[o] = before + sums[r * outputs + o];
+      }
     }
-  }
+  };
+  count == outputs ? add_to(outputs) : add_to(count);  // the whole tile's loop has a length that the compiler knows
 }
 
 /// Rows row .. last by the outputs of one tile.
