@@ -6,7 +6,8 @@ import { chooseRows } from "./choose.js";
 import { EngineError } from "./errors.js";
 import type { EngineSettings, ScoreSettings } from "./options.js";
 import { PagePool } from "./page-pool.js";
-import { PagedMemory } from "./paged-memory.js";
+import { type AttentionKind, PagedMemory } from "./paged-memory.js";
+import { cudaRecordings, PassGraphs, type PassGraphsOptions } from "./pass-graphs.js";
 import type { EngineRequest } from "./request.js";
 import { type PlannedPart, Scheduler } from "./scheduler.js";
 import { score } from "./score.js";
@@ -20,6 +21,12 @@ export interface CoreReport {
   events: EngineEvent[];
   error?: EngineError;
   last: boolean;
+}
+
+/** How passes run, where tests want another way than the device's own. */
+export interface CoreInternals {
+  attention?: AttentionKind;
+  graphs?: PassGraphsOptions;
 }
 
 interface ActiveRequest {
@@ -37,6 +44,8 @@ export class EngineCore {
   readonly #settings: EngineSettings;
   readonly #pool: PagePool;
   readonly #memory: PagedMemory;
+  /** Where decoding passes are recorded. */
+  readonly #graphs: PassGraphs | undefined;
   readonly #scheduler: Scheduler;
   readonly #sequenceModel: SequenceModel;
   readonly #report: (reports: CoreReport[]) => void;
@@ -47,7 +56,12 @@ export class EngineCore {
   #loop: Promise<void> | undefined;
   #closed = false;
 
-  constructor(coder: StableDiffCoder, settings: EngineSettings, report: (reports: CoreReport[]) => void) {
+  constructor(
+    coder: StableDiffCoder,
+    settings: EngineSettings,
+    report: (reports: CoreReport[]) => void,
+    { attention, graphs }: CoreInternals = {},
+  ) {
     this.#coder = coder;
     this.#settings = settings;
     this.#report = report;
@@ -58,9 +72,12 @@ export class EngineCore {
     const pages =
       settings.cacheBytes === undefined
         ? Math.ceil((settings.cacheTokens ?? 8 * maxLength) / pageSize)
-        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerPage(model, pageSize)));
+        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerPage(model, pageSize, attention)));
     this.#pool = new PagePool({ pages, pageSize, prefixCache: settings.prefixCache });
-    this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize });
+    this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize, attention });
+    const own = settings.cudaGraphs && model.device.startsWith("cuda") ? cudaRecordings(model.device) : undefined;
+    const recordings = graphs ?? own;
+    this.#graphs = recordings && new PassGraphs(model, this.#memory, recordings);
     this.#scheduler = new Scheduler(this.#pool, settings);
     const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
     const texts: string[] = [];
@@ -135,7 +152,7 @@ export class EngineCore {
       waitingTokens: waiting.reduce((sum, { request }) => sum + request.prompt.length, 0),
       cacheUsage: used / total,
       pages: { total, used, cached, free, pageSize },
-      counters: { ...structuredClone(this.#counters), preemptions },
+      counters: { ...structuredClone(this.#counters), preemptions, ...this.#graphCounters() },
       seconds: { ...this.#seconds },
       memory: { tensors, bytes: host + device },
     };
@@ -149,6 +166,7 @@ export class EngineCore {
     }
     this.#flush();
     await this.#loop;
+    this.#graphs?.dispose();
     this.#memory.dispose();
   }
 
@@ -219,7 +237,8 @@ export class EngineCore {
           visible: (position: number) => sequence.visible(position, to),
           rows: wanted[i].positions,
         }));
-        const hidden = this.#memory.forward(model, pass);
+        const decodes = parts.every(({ sequence }) => sequence.isDecoding);
+        const hidden = (decodes && this.#graphs?.forward(pass)) || this.#memory.forward(model, pass);
         const rows = wanted.flatMap((each) => each.rows);
         return hidden ? chooseRows(model.logits(hidden), rows, this.#sequenceModel.maskId) : [];
       }),
@@ -228,6 +247,11 @@ export class EngineCore {
     this.#counters.forwards++;
     for (const { from, to } of parts) this.#counters.forwardTokens += to - from;
     return choices;
+  }
+
+  #graphCounters(): Pick<CoreStats["counters"], "graphCaptures" | "graphReplays"> {
+    const { captures, replays } = this.#graphs?.counters ?? { captures: 0, replays: 0 };
+    return { graphCaptures: captures, graphReplays: replays };
   }
 
   #begin(sequence: Sequence): void {
