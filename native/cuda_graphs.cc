@@ -1,5 +1,6 @@
 // CUDA graphs: the kernels of a piece of work, recorded once and launched again as one, over the same memory.
 #ifdef DIFFCODER_CUDA
+#include <ATen/Context.h>
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
@@ -139,7 +140,10 @@ CudaGraph::Work workArgument(const Call& call, size_t i) {
 }
 
 // () -> the number of a new memory pool.
-napi_value cudaGraphPool(Call& call) { return call.make(static_cast<double>(at::cuda::graph_pool_handle().second)); }
+napi_value cudaGraphPool(Call& call) {
+  if (!at::globalContext().hasCUDA()) throw CodedError("TORCH_CUDA_UNAVAILABLE", "no CUDA device is available");
+  return call.make(static_cast<double>(at::cuda::graph_pool_handle().second));
+}
 
 // (device, pool; 0: its own) -> handle
 napi_value cudaGraphCreate(Call& call) {

@@ -31,7 +31,7 @@ template <typename T>
 concept reads_pages = requires(const T& t) {
   at::_flash_attention_forward(t, t, t, t, t, 1, 1, 0.0, false, false, std::optional<double>(),
                                std::optional<int64_t>(), std::optional<int64_t>(), std::optional<T>(t),
-                               std::optional<T>(), std::optional<T>(t));
+                               std::optional<T>(), std::optional<T>(t), std::optional<int64_t>(1));
 };
 
 template <typename T>
@@ -45,7 +45,8 @@ at::Tensor flash(const T& q, const T& k, const T& v, const Runs& r) {
                                                     no_window, std::optional<T>(r.key_counts), pages...));
   };
   if (!r.table.has_value()) return call();
-  if constexpr (reads_pages<T>) return call(std::optional<T>(), r.table);
+  // One split of the keys: else how many there are, and so the rounding, depends on the runs beside.
+  if constexpr (reads_pages<T>) return call(std::optional<T>(), r.table, std::optional<int64_t>(1));
   TORCH_CHECK_NOT_IMPLEMENTED(false, "varlen_attention: this libtorch's flash attention does not read pages");
 }
 

@@ -1,22 +1,13 @@
 import type { Tensor } from "../../torch/index.js";
 import * as torch from "../../torch/index.js";
 import type { PagedAttention } from "./attention.js";
-import { mostPages, pageTable, SCRATCH } from "./pass.js";
+import { mostPages, pageTable } from "./pass.js";
 
-/** On the CPU one operator writes the new keys and values and reads the pages where they are. */
+/** On the CPU one operator writes the new keys and values and reads the pages where they are. It takes no padding. */
 export const nativeAttention: PagedAttention = {
   describe({ starts, pages, visible }) {
-    // Padding is a sequence of its own.
-    const padded = starts[pages.length] < visible.length;
-    const all = padded ? [...pages, [SCRATCH]] : pages;
-    return {
-      lists: {
-        table: pageTable(all, mostPages(all)),
-        starts: padded ? Int32Array.of(...starts, visible.length) : starts,
-        visible,
-      },
-      sizes: { sequences: all.length },
-    };
+    const table = pageTable(pages, mostPages(pages));
+    return { lists: { table, starts, visible }, sizes: { sequences: pages.length } };
   },
 
   attend({ keys, values, pageSize }, { int32, int64 }, { sequences }) {
