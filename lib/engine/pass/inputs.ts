@@ -24,13 +24,15 @@ export function pack(lists: IntegerLists): Int32Array {
 
 /** The lists in a packed int32 tensor. */
 export function unpack(packed: Tensor, lists: IntegerLists): PassTensors {
-  const names = Object.keys(lists);
-  const lengths = Object.values(lists).map(({ length }) => length);
-  const split = (tensor: Tensor) => {
-    const tensors = tensor.split(lengths) as Tensor[];
-    return (name: string) => tensors[names.indexOf(name)];
-  };
-  return { int32: split(packed), int64: split(packed.to({ dtype: "int64" })) };
+  const wide = packed.to({ dtype: "int64" });
+  const places = new Map<string, readonly [at: number, length: number]>();
+  let at = 0;
+  for (const [name, { length }] of Object.entries(lists)) {
+    places.set(name, [at, length]);
+    at += length;
+  }
+  const part = (tensor: Tensor) => (name: string) => tensor.narrow(0, ...(places.get(name) ?? ([0, 0] as const)));
+  return { int32: part(packed), int64: part(wide) };
 }
 
 /** Packed lists in host memory from which a copy to the device waits for nothing. */

@@ -73,14 +73,15 @@ export function layOut(parts: readonly PassPart[], pageSize: number, rounding = 
     end: Math.max(...parts.map((part) => part.to)),
   };
   let row = 0;
-  for (const [s, { from, to, stored, pages, tokens, rows, visible }] of parts.entries()) {
+  for (const [s, part] of parts.entries()) {
+    const { from, to, stored, pages, tokens, rows } = part;
     let at = starts[s];
     for (let position = from; position < to; position++, at++) {
       pass.ids[at] = tokens[position];
       pass.positions[at] = position;
       const page = position < stored ? SCRATCH : pages[Math.floor(position / pageSize)];
       pass.slots[at] = page * pageSize + (position % pageSize);
-      pass.visible[at] = visible(position);
+      pass.visible[at] = part.visible(position);
     }
     for (const position of rows) pass.rows[row++] = starts[s] + position - from;
   }
