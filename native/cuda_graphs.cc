@@ -58,13 +58,31 @@ class OnSideStream {
   c10::cuda::CUDAStreamGuard guard_;
 };
 
+// Memory that the recordings of one device share. libtorch ends a pool with its last recording and takes no other under
+// the same id: where there is none the next begins a new one.
+struct GraphPool {
+  c10::MempoolId_t id{};
+  int64_t recordings = 0;
+};
+
+// Pools by the numbers JavaScript has for them.
+std::map<int64_t, std::shared_ptr<GraphPool>>& pools() {
+  thread_local std::map<int64_t, std::shared_ptr<GraphPool>> all;
+  return all;
+}
+
 }  // namespace
 
 class CudaGraph {
  public:
   using Work = std::function<void()>;
 
-  CudaGraph(c10::DeviceIndex device, c10::MempoolId_t pool) : device_(device), pool_(pool) {}
+  CudaGraph(c10::DeviceIndex device, std::shared_ptr<GraphPool> pool) : device_(device), pool_(std::move(pool)) {}
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+  ~CudaGraph() {
+    if (graph_) --pool_->recordings;
+  }
 
   // Runs the work as it would be recorded: libraries make handles, workspaces and plans at first use.
   void warmUp(const Work& work) {
@@ -76,11 +94,11 @@ class CudaGraph {
   void capture(const Work& work) {
     if (graph_) throw CodedError("TORCH_VALUE", "the graph holds a recording already");
     const OnSideStream side(device_);
-    c10::cuda::device_synchronize();
+    if (pool_->recordings == 0) pool_->id = at::cuda::graph_pool_handle();
     auto graph = std::make_unique<at::cuda::CUDAGraph>();
     try {
       // Other threads may train, load or watch NCCL meanwhile: what they do is no part of this.
-      graph->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+      graph->capture_begin(pool_->id, cudaStreamCaptureModeThreadLocal);
       work();
       graph->capture_end();
     } catch (...) {
@@ -88,6 +106,7 @@ class CudaGraph {
       throw;
     }
     graph_ = std::move(graph);
+    ++pool_->recordings;
   }
 
   // Launches what was recorded, on the current stream.
@@ -105,17 +124,17 @@ class CudaGraph {
     } catch (const std::exception&) {
     }
     try {
-      c10::cuda::CUDACachingAllocator::endAllocateToPool(device_, pool_);
-      c10::cuda::CUDACachingAllocator::releasePool(device_, pool_);
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(device_, pool_->id);
+      c10::cuda::CUDACachingAllocator::releasePool(device_, pool_->id);
       at::HostAllocator* host = at::getHostAllocator(at::kCUDA);
-      host->end_allocate_to_pool(pool_);
-      host->release_pool(pool_);
+      host->end_allocate_to_pool(pool_->id);
+      host->release_pool(pool_->id);
     } catch (const std::exception&) {  // they were out of it
     }
   }
 
   c10::DeviceIndex device_;
-  c10::MempoolId_t pool_;
+  std::shared_ptr<GraphPool> pool_;
   std::unique_ptr<at::cuda::CUDAGraph> graph_;
 };
 
@@ -139,18 +158,24 @@ CudaGraph::Work workArgument(const Call& call, size_t i) {
   };
 }
 
-// () -> the number of a new memory pool.
+// () -> the number of a new pool.
 napi_value cudaGraphPool(Call& call) {
   if (!at::globalContext().hasCUDA()) throw CodedError("TORCH_CUDA_UNAVAILABLE", "no CUDA device is available");
-  return call.make(static_cast<double>(at::cuda::graph_pool_handle().second));
+  const int64_t number = static_cast<int64_t>(pools().size()) + 1;
+  pools().emplace(number, std::make_shared<GraphPool>());
+  return call.make(static_cast<double>(number));
 }
 
 // (device, pool; 0: its own) -> handle
 napi_value cudaGraphCreate(Call& call) {
   const c10::DeviceIndex device = cudaDeviceArgument(call, 0);
-  c10::MempoolId_t pool{0, static_cast<c10::CaptureId_t>(call.integer(1))};
-  if (pool.second == 0) pool = at::cuda::graph_pool_handle();
-  return call.make(call.environment->cudaGraphs.add(std::make_shared<CudaGraph>(device, pool)));
+  const int64_t number = call.integer(1);
+  const auto pool = pools().find(number);
+  if (number != 0 && pool == pools().end()) {
+    throw CodedError("TORCH_VALUE", "there is no pool " + std::to_string(number));
+  }
+  auto shared = number == 0 ? std::make_shared<GraphPool>() : pool->second;
+  return call.make(call.environment->cudaGraphs.add(std::make_shared<CudaGraph>(device, std::move(shared))));
 }
 
 // (graph, function)

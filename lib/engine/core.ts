@@ -7,7 +7,7 @@ import { EngineError } from "./errors.js";
 import type { EngineSettings, ScoreSettings } from "./options.js";
 import { PagePool } from "./page-pool.js";
 import { type AttentionKind, PagedMemory } from "./paged-memory.js";
-import { cudaRecordings, PassGraphs, type PassGraphsOptions } from "./pass-graphs.js";
+import { cudaRecorder, PassGraphs, type Recorder } from "./pass-graphs.js";
 import type { EngineRequest } from "./request.js";
 import { type PlannedPart, Scheduler } from "./scheduler.js";
 import { score } from "./score.js";
@@ -26,7 +26,7 @@ export interface CoreReport {
 /** How passes run, where tests want another way than the device's own. */
 export interface CoreInternals {
   attention?: AttentionKind;
-  graphs?: PassGraphsOptions;
+  recorder?: Recorder;
 }
 
 interface ActiveRequest {
@@ -60,7 +60,7 @@ export class EngineCore {
     coder: StableDiffCoder,
     settings: EngineSettings,
     report: (reports: CoreReport[]) => void,
-    { attention, graphs }: CoreInternals = {},
+    { attention, recorder }: CoreInternals = {},
   ) {
     this.#coder = coder;
     this.#settings = settings;
@@ -75,9 +75,9 @@ export class EngineCore {
         : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerPage(model, pageSize, attention)));
     this.#pool = new PagePool({ pages, pageSize, prefixCache: settings.prefixCache });
     this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize, attention });
-    const own = settings.cudaGraphs && model.device.startsWith("cuda") ? cudaRecordings(model.device) : undefined;
-    const recordings = graphs ?? own;
-    this.#graphs = recordings && new PassGraphs(model, this.#memory, recordings);
+    const onCuda = settings.cudaGraphs && model.device.startsWith("cuda");
+    const recording = recorder ?? (onCuda ? cudaRecorder(model.device) : undefined);
+    this.#graphs = recording && new PassGraphs(model, this.#memory, recording);
     this.#scheduler = new Scheduler(this.#pool, settings);
     const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
     const texts: string[] = [];

@@ -20,19 +20,13 @@ export interface Recording {
   dispose(): void;
 }
 
-export interface PassGraphsOptions {
-  /** Makes a recording in memory that all recordings of one pool share. */
-  record(pool: number): Recording;
-  /** A new pool. */
-  pool(): number;
-}
+/** Makes recordings. All share memory. */
+export type Recorder = () => Recording;
 
 /** CUDA's. */
-export function cudaRecordings(device: string): PassGraphsOptions {
-  return {
-    record: (pool) => new torch.cuda.CUDAGraph({ device: deviceIndex(device), pool }),
-    pool: () => torch.cuda.graphPoolHandle(),
-  };
+export function cudaRecorder(device: string): Recorder {
+  const pool = torch.cuda.graphPoolHandle();
+  return () => new torch.cuda.CUDAGraph({ device: deviceIndex(device), pool });
 }
 
 interface Shape {
@@ -52,17 +46,16 @@ export class PassGraphs {
   readonly counters = { captures: 0, replays: 0 };
   readonly #model: Decoder;
   readonly #memory: PagedMemory;
-  readonly #options: PassGraphsOptions;
+  readonly #recorder: Recorder;
   readonly #shapes = new Map<string, Shape>();
   readonly #failed = new Set<string>();
   /** [MOST_TOKENS, hiddenSize] */
   readonly #output: Tensor;
-  #pool: number | undefined;
 
-  constructor(model: Decoder, memory: PagedMemory, options: PassGraphsOptions) {
+  constructor(model: Decoder, memory: PagedMemory, recorder: Recorder) {
     this.#model = model;
     this.#memory = memory;
-    this.#options = options;
+    this.#recorder = recorder;
     const { dtype, device } = model.embedTokens.weight;
     this.#output = torch.keep(torch.zeros([MOST_TOKENS, model.config.hiddenSize], { dtype, device }));
   }
@@ -97,7 +90,7 @@ export class PassGraphs {
   }
 
   dispose(): void {
-    this.#forget();
+    for (const [key, shape] of this.#shapes) this.#drop(key, shape);
     this.#output.dispose();
   }
 
@@ -120,8 +113,6 @@ export class PassGraphs {
       });
       this.#failed.add(key);
       this.#drop(key, shape);
-      // A pool ends with the last recording in it: those to come begin anew.
-      if (![...this.#shapes.values()].some(({ recorded }) => recorded)) this.#forget();
       return false;
     }
     shape.recorded = true;
@@ -133,11 +124,10 @@ export class PassGraphs {
     let shape = this.#shapes.get(key);
     if (shape) this.#shapes.delete(key);
     else {
-      this.#pool ??= this.#options.pool();
       const length = Object.values(lists).reduce((sum, list) => sum + list.length, 0);
       const { device } = this.#model;
       shape = {
-        recording: this.#options.record(this.#pool),
+        recording: this.#recorder(),
         inputs: torch.keep(torch.zeros([length], { dtype: "int32", device })),
         warmUps: 0,
         recorded: false,
@@ -152,11 +142,6 @@ export class PassGraphs {
     this.#shapes.delete(key);
     recording.dispose();
     inputs.dispose();
-  }
-
-  #forget(): void {
-    for (const [key, shape] of this.#shapes) this.#drop(key, shape);
-    this.#pool = undefined;
   }
 }
 

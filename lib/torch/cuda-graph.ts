@@ -89,8 +89,8 @@ export class CUDAGraph implements Disposable {
 }
 
 /**
- * Memory for several graphs: torch.cuda.graph_pool_handle. They may share it when no two of them run at once and what one
- * returned is no longer needed when another is replayed. It ends with the last graph that was recorded in it.
+ * Memory for several graphs of one device: torch.cuda.graph_pool_handle. They may share it when no two of them run at once
+ * and what one returned is no longer needed when another is replayed.
  */
 export function graphPoolHandle(): number {
   return guard("cuda.graphPoolHandle", () => native.cudaGraphPool());

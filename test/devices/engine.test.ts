@@ -41,6 +41,22 @@ it.each([
   },
 );
 
+it("whatever requests ask for, the host waits for what it reads alone", async () => {
+  const coder = sharpCoder().to({ device: "cuda" });
+  const kinds: GenerateOptions[] = [
+    { temperature: 1, topK: 9, n: 2 },
+    { logprobs: 3, repetitionPenalty: 1.3, logitBias: { 7: 2 } },
+    { commit: { rule: "entropy", bound: 0.4 }, remask: { below: 0.5, rounds: 2 } },
+    { mode: "autoregressive", presencePenalty: 1 },
+  ];
+  await using engine = await Engine.create({ model: coder, thread: false });
+  cuda.take();
+  await Promise.all(kinds.map((kind) => engine.complete(randomPrompt(1, 30), { ...options, ...kind })));
+  expect(Object.keys(cuda.take().waits)).toEqual(["readInto"]);
+  await engine.close();
+  coder.dispose();
+});
+
 it("cudaGraphs: false launches every pass, with the same tokens", async () => {
   const coder = sharpCoder().to({ device: "cuda" });
   const recorded = await runCore(coder, jobs);

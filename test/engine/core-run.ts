@@ -1,7 +1,7 @@
 import { type CoreInternals, EngineCore } from "../../lib/engine/core.js";
 import type { EngineOptions, GenerateOptions } from "../../lib/engine/index.js";
 import { engineOptionsSchema, generateOptionsSchema } from "../../lib/engine/options.js";
-import type { PassGraphsOptions, Recording } from "../../lib/engine/pass-graphs.js";
+import type { Recorder } from "../../lib/engine/pass-graphs.js";
 import type { EngineStats } from "../../lib/engine/types.js";
 import type { StableDiffCoder } from "../../lib/model/index.js";
 
@@ -51,12 +51,12 @@ export async function runCore(
   return { ids, counters };
 }
 
-/** "Records" a pass by keeping the code, which every replay runs again: the very same work without a graph. */
-export class Reruns implements PassGraphsOptions {
+/** "Records" passes by keeping the code, which every replay runs again: the very same work without a graph. */
+export class Reruns {
   live = 0;
   made = 0;
 
-  record(): Recording {
+  readonly recorder: Recorder = () => {
     let work = () => {};
     this.live++;
     this.made++;
@@ -68,9 +68,5 @@ export class Reruns implements PassGraphsOptions {
       replay: () => work(),
       dispose: () => void this.live--,
     };
-  }
-
-  pool(): number {
-    return 1;
-  }
+  };
 }

@@ -54,12 +54,17 @@ describe("the engine on the device", () => {
 describe("decoding by graphs", () => {
   // A rehearsal has nothing to record with, and runs the recorded code again instead.
   const recorded = (dtype: (typeof dtypes)[number]): CoreInternals =>
-    onGpu ? {} : { attention: attentionOf(dtype), graphs: new Reruns() };
+    onGpu ? {} : { attention: attentionOf(dtype), recorder: new Reruns().recorder };
 
   it.each(dtypes)("%s: replays give the tokens of the same passes launched one by one", async (dtype) => {
     const coder = sharpCoder({ headDim: 32 }).to({ device, dtype });
     const options = { maxRunning: 5, pageSize: 16 };
-    const launched = await runCore(coder, jobs, { attention: attentionOf(dtype), graphs: new Reruns() }, options);
+    const launched = await runCore(
+      coder,
+      jobs,
+      { attention: attentionOf(dtype), recorder: new Reruns().recorder },
+      options,
+    );
     const replayed = await runCore(coder, jobs, recorded(dtype), options);
     expect(replayed.ids).toEqual(launched.ids);
     const { forwards, graphCaptures, graphReplays } = replayed.counters;
