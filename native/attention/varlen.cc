@@ -26,7 +26,7 @@ struct Runs {
   double scale;
 };
 
-/// Whether libtorch's operator can be told in which pages the keys are: since 2.13.
+/// Whether libtorch's operator can be told in which pages the keys are: 2.13's can, 2.11's cannot.
 template <typename T>
 concept reads_pages = requires(const T& t) {
   at::_flash_attention_forward(t, t, t, t, t, 1, 1, 0.0, false, false, std::optional<double>(),

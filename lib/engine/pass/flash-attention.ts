@@ -20,8 +20,8 @@ interface Run {
  * that a block is one sequence to the kernel, and the block that is stored is another beside the one that is denoised. A
  * prompt that is decoded token by token is one causal sequence.
  *
- * Since 2.13 libtorch's kernel reads pages of a multiple of 256 tokens where they are. Others are gathered first, once
- * for each sequence; runs of one sequence share its keys.
+ * The kernel of libtorch 2.13 (not that of 2.11) reads pages of a multiple of 256 tokens where they are. Others are gathered
+ * first, once for each sequence; runs of one sequence share its keys.
  *
  * @param readsPages default: where libtorch can
  */
