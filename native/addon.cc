@@ -23,6 +23,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   defineRandom(env, exports);
   defineFiles(env, exports);
   defineDevices(env, exports);
+  defineCudaGraphs(env, exports);
   defineStores(env, exports);
   defineGroups(env, exports);
   defineCollectives(env, exports);

@@ -99,6 +99,7 @@ void defineAutograd(napi_env env, napi_value exports);
 void defineRandom(napi_env env, napi_value exports);
 void defineFiles(napi_env env, napi_value exports);
 void defineDevices(napi_env env, napi_value exports);
+void defineCudaGraphs(napi_env env, napi_value exports);
 void defineStores(napi_env env, napi_value exports);
 void defineGroups(napi_env env, napi_value exports);
 void defineCollectives(napi_env env, napi_value exports);

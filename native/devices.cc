@@ -9,9 +9,19 @@
 #include <ATen/cuda/CUDAContext.h>
 #endif
 
-#include "call.h"
+#include "devices.h"
 
 namespace diffcoder {
+
+c10::DeviceIndex cudaDeviceArgument(const Call& call, size_t i) {
+  if (!at::globalContext().hasCUDA()) throw CodedError("TORCH_CUDA_UNAVAILABLE", "no CUDA device is available");
+  const int64_t index = call.integer(i);
+  if (index < 0 || index >= at::accelerator::deviceCount()) {
+    throw CodedError("TORCH_VALUE", "there is no CUDA device " + std::to_string(index));
+  }
+  at::globalContext().lazyInitDevice(at::kCUDA);  // the allocator knows no device before the first tensor
+  return static_cast<c10::DeviceIndex>(index);
+}
 
 namespace {
 
@@ -56,23 +66,13 @@ napi_value cudaDeviceCount(Call& call) {
   return call.make(static_cast<double>(at::accelerator::deviceCount()));
 }
 
-c10::DeviceIndex indexArgument(const Call& call, size_t i) {
-  if (!at::globalContext().hasCUDA()) throw CodedError("TORCH_CUDA_UNAVAILABLE", "no CUDA device is available");
-  const int64_t index = call.integer(i);
-  if (index < 0 || index >= at::accelerator::deviceCount()) {
-    throw CodedError("TORCH_VALUE", "there is no CUDA device " + std::to_string(index));
-  }
-  at::globalContext().lazyInitDevice(at::kCUDA);  // the allocator knows no device before the first tensor
-  return static_cast<c10::DeviceIndex>(index);
-}
-
 napi_value cudaSynchronize(Call& call) {
-  at::accelerator::synchronizeDevice(indexArgument(call, 0));
+  at::accelerator::synchronizeDevice(cudaDeviceArgument(call, 0));
   return nullptr;
 }
 
 napi_value cudaSetDevice(Call& call) {
-  at::accelerator::setDeviceIndex(indexArgument(call, 0));
+  at::accelerator::setDeviceIndex(cudaDeviceArgument(call, 0));
   return nullptr;
 }
 
@@ -88,7 +88,7 @@ napi_value cudaEmptyCache(Call& call) {
 
 // (index) -> bytes { allocated, reserved, peakAllocated, peakReserved, free, total, allocationRetries, outOfMemory }
 napi_value cudaMemoryStats(Call& call) {
-  const c10::DeviceIndex index = indexArgument(call, 0);
+  const c10::DeviceIndex index = cudaDeviceArgument(call, 0);
   const auto stats = at::accelerator::getDeviceStats(index);
   const auto [free, total] = at::accelerator::getMemoryInfo(index);
   constexpr auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
@@ -106,12 +106,12 @@ napi_value cudaMemoryStats(Call& call) {
 }
 
 napi_value cudaResetPeakStats(Call& call) {
-  at::accelerator::resetPeakStats(indexArgument(call, 0));
+  at::accelerator::resetPeakStats(cudaDeviceArgument(call, 0));
   return nullptr;
 }
 
 napi_value cudaDeviceProperties(Call& call) {
-  const c10::DeviceIndex index = indexArgument(call, 0);
+  const c10::DeviceIndex index = cudaDeviceArgument(call, 0);
   Napi::Object result = Napi::Object::New(call.env);
 #ifdef DIFFCODER_CUDA
   const cudaDeviceProp* properties = at::cuda::getDeviceProperties(index);

@@ -22,6 +22,7 @@ export interface ServeOptions {
   prefixCache: boolean;
   maxRunning: number;
   maxBatchTokens: number;
+  cudaGraphs: boolean;
   apiKey?: string[];
   apiKeyFile?: string;
   insecure?: boolean;
@@ -88,6 +89,7 @@ export function serveCommand(): Command {
       option("--no-prefix-cache", "do not share the memory of equal beginnings"),
       option("--max-running <n>", "most choices in one batch").argParser(integer(1)).default(64),
       option("--max-batch-tokens <n>", "most tokens of one pass of the model").argParser(integer(1)).default(512),
+      option("--no-cuda-graphs", "on CUDA launch every operator by itself, to find out about faults"),
     ],
     "Access:": [
       option("--api-key <key>", "clients must send one; may be given more than once (seen in the list of processes)")

@@ -1,4 +1,4 @@
-import type { Tensor } from "../torch/index.js";
+import type { DTypeLike, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import type { Adjustments } from "./adjustments.js";
 
@@ -51,8 +51,13 @@ export function indicesOf(rows: readonly ChoiceRow[], wanted: (row: ChoiceRow) =
   return [...rows.keys()].filter((i) => wanted(rows[i]));
 }
 
+/** Numbers to the device, which the host does not wait for. */
+export function toDevice(numbers: readonly number[], { device }: Tensor, dtype: DTypeLike): Tensor {
+  return torch.tensor(numbers as number[], { dtype, device, pinMemory: device.startsWith("cuda") });
+}
+
 /** These rows of the logits; all of them without a copy. */
 export function select(logits: Tensor, indices: readonly number[]): Tensor {
   if (indices.length === logits.size(0)) return logits;
-  return logits.indexSelect(0, torch.tensor(indices, { dtype: "int64", device: logits.device }));
+  return logits.indexSelect(0, toDevice(indices, logits, "int64"));
 }

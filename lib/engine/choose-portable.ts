@@ -1,7 +1,7 @@
 import { entropyOfRows, gumbelStream, sampleToken } from "../diffusion/token-choice.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
-import { type ChoiceRow, type Choices, indicesOf, type RowChoice, select } from "./choice-rows.js";
+import { type ChoiceRow, type Choices, indicesOf, type RowChoice, select, toDevice } from "./choice-rows.js";
 
 /** On other devices only what rows ask for is computed, and only what is drawn from crosses to the host. */
 export function chooseThere(logits: Tensor, rows: readonly ChoiceRow[]): Choices {
@@ -50,10 +50,8 @@ function addCandidates(
 ): void {
   const asked = indicesOf(rows, ({ candidate }) => candidate >= 0);
   if (asked.length === 0) return;
-  const ids = torch.tensor(
-    asked.map((i) => rows[i].candidate),
-    { dtype: "int64", device: logits.device },
-  );
+  const candidates = asked.map((i) => rows[i].candidate);
+  const ids = toDevice(candidates, logits, "int64");
   const values = select(logits, asked).gather(1, ids.unsqueeze(1)).to({ dtype: "float64" }).toTypedArray();
   asked.forEach((i, k) => {
     choices[i].candidateLogprob = Number(values[k]) - normaliser[i];

@@ -1,7 +1,7 @@
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import type { Adjustments } from "./adjustments.js";
-import { type ChoiceRow, type Choices, indicesOf, type RowChoice, select } from "./choice-rows.js";
+import { type ChoiceRow, type Choices, indicesOf, type RowChoice, select, toDevice } from "./choice-rows.js";
 import { chooseThere } from "./choose-portable.js";
 
 /**
@@ -55,8 +55,7 @@ function forbidMask(column: Tensor, rows: readonly ChoiceRow[]): void {
   const denoised = indicesOf(rows, ({ settings }) => settings.forbidMask);
   if (denoised.length === rows.length) column.fill_(Number.NEGATIVE_INFINITY);
   else if (denoised.length > 0) {
-    const index = torch.tensor(denoised, { dtype: "int64", device: column.device });
-    column.indexFill_(0, index, Number.NEGATIVE_INFINITY);
+    column.indexFill_(0, toDevice(denoised, column, "int64"), Number.NEGATIVE_INFINITY);
   }
 }
 
@@ -77,13 +76,13 @@ function adjust(logits: Tensor, rows: readonly ChoiceRow[]): void {
     });
   });
   if (at.length === 0) return;
-  const { device, dtype } = logits;
-  const index = torch.tensor(at, { dtype: "int64", device });
-  const scale = torch.tensor(factor, { dtype, device });
+  const { dtype } = logits;
+  const index = toDevice(at, logits, "int64");
+  const scale = toDevice(factor, logits, dtype);
   const flat = logits.view([-1]);
   const before = flat.indexSelect(0, index);
   const scaled = torch.where(before.gt(0), before.div(scale), before.mul(scale));
-  flat.indexCopy_(0, index, scaled.add(torch.tensor(bias, { dtype, device })));
+  flat.indexCopy_(0, index, scaled.add(toDevice(bias, logits, dtype)));
 }
 
 /** Adjustments as lists: the rows of a sequence share them. */

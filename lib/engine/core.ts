@@ -7,7 +7,8 @@ import { chooseRows } from "./choose.js";
 import { EngineError } from "./errors.js";
 import type { EngineSettings, ScoreSettings } from "./options.js";
 import { PagePool } from "./page-pool.js";
-import { PagedMemory } from "./paged-memory.js";
+import { type AttentionKind, PagedMemory } from "./paged-memory.js";
+import { cudaRecorder, PassGraphs, type Recorder } from "./pass-graphs.js";
 import type { EngineRequest } from "./request.js";
 import { type PlannedPart, Scheduler } from "./scheduler.js";
 import { score } from "./score.js";
@@ -21,6 +22,12 @@ export interface CoreReport {
   events: EngineEvent[];
   error?: EngineError;
   last: boolean;
+}
+
+/** How passes run, where tests want another way than the device's own. */
+export interface CoreInternals {
+  attention?: AttentionKind;
+  recorder?: Recorder;
 }
 
 interface ActiveRequest {
@@ -38,6 +45,8 @@ export class EngineCore {
   readonly #settings: EngineSettings;
   readonly #pool: PagePool;
   readonly #memory: PagedMemory;
+  /** Where decoding passes are recorded. */
+  readonly #graphs: PassGraphs | undefined;
   readonly #scheduler: Scheduler;
   readonly #sequenceModel: SequenceModel;
   readonly #report: (reports: CoreReport[]) => void;
@@ -48,7 +57,12 @@ export class EngineCore {
   #loop: Promise<void> | undefined;
   #closed = false;
 
-  constructor(coder: StableDiffCoder, settings: EngineSettings, report: (reports: CoreReport[]) => void) {
+  constructor(
+    coder: StableDiffCoder,
+    settings: EngineSettings,
+    report: (reports: CoreReport[]) => void,
+    { attention, recorder }: CoreInternals = {},
+  ) {
     this.#coder = coder;
     this.#settings = settings;
     this.#report = report;
@@ -59,9 +73,12 @@ export class EngineCore {
     const pages =
       settings.cacheBytes === undefined
         ? Math.ceil((settings.cacheTokens ?? 8 * maxLength) / pageSize)
-        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerPage(model, pageSize)));
+        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerPage(model, pageSize, attention)));
     this.#pool = new PagePool({ pages, pageSize, prefixCache: settings.prefixCache });
-    this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize });
+    this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize, attention });
+    const onCuda = settings.cudaGraphs && model.device.startsWith("cuda");
+    const recording = recorder ?? (onCuda ? cudaRecorder(model.device) : undefined);
+    this.#graphs = recording && new PassGraphs(model, this.#memory, recording);
     this.#scheduler = new Scheduler(this.#pool, settings);
     const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
     const texts: string[] = [];
@@ -136,7 +153,7 @@ export class EngineCore {
       waitingTokens: waiting.reduce((sum, { request }) => sum + request.prompt.length, 0),
       cacheUsage: used / total,
       pages: { total, used, cached, free, pageSize },
-      counters: { ...structuredClone(this.#counters), preemptions },
+      counters: { ...structuredClone(this.#counters), preemptions, ...this.#graphCounters() },
       seconds: { ...this.#seconds },
       memory: { tensors, bytes: host + device },
     };
@@ -150,6 +167,7 @@ export class EngineCore {
     }
     this.#flush();
     await this.#loop;
+    this.#graphs?.dispose();
     this.#memory.dispose();
   }
 
@@ -220,7 +238,8 @@ export class EngineCore {
           visible: (position: number) => sequence.visible(position, to),
           rows: wanted[i].positions,
         }));
-        const hidden = this.#memory.forward(model, pass);
+        const decodes = parts.every(({ sequence }) => sequence.isDecoding);
+        const hidden = (decodes && this.#graphs?.forward(pass)) || this.#memory.forward(model, pass);
         const rows = wanted.flatMap((each) => each.rows);
         return hidden ? chooseRows(model.logits(hidden), rows, this.#sequenceModel.maskId) : [];
       }),
@@ -229,6 +248,11 @@ export class EngineCore {
     this.#counters.forwards++;
     for (const { from, to } of parts) this.#counters.forwardTokens += to - from;
     return choices;
+  }
+
+  #graphCounters(): Pick<CoreStats["counters"], "graphCaptures" | "graphReplays"> {
+    const { captures, replays } = this.#graphs?.counters ?? { captures: 0, replays: 0 };
+    return { graphCaptures: captures, graphReplays: replays };
   }
 
   #begin(sequence: Sequence): void {

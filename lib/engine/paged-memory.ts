@@ -3,54 +3,55 @@ import type { Decoder } from "../model/decoder.js";
 import { itemSize } from "../torch/bytes.js";
 import type { DType, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import type { AttentionInputs, PagedAttention, Pages } from "./pass/attention.js";
+import { flashAttention } from "./pass/flash-attention.js";
+import { type PassTensors, upload } from "./pass/inputs.js";
+import { nativeAttention } from "./pass/native-attention.js";
+import { paddedAttention } from "./pass/padded-attention.js";
+import { exact, layOut, type PassPart } from "./pass/pass.js";
 
-/** A sequence's part of a pass: tokens from .. to, after `pages`' tokens before them. */
-export interface PassPart {
-  readonly from: number;
-  readonly to: number;
-  /** Tokens before this have their keys and values already: they are not written again. */
-  readonly stored: number;
-  readonly pages: readonly number[];
-  readonly tokens: Int32Array;
-  /** How many keys the token at a position sees. */
-  visible(position: number): number;
-  /** Positions whose hidden states are wanted, within from .. to. */
-  readonly rows: readonly number[];
+/** How tokens attend to pages: see the files of pass/. */
+export type AttentionKind = "native" | "padded" | "flash";
+
+/** A pass as its device gets it: what it needs there, and what its host must know. */
+export interface PassInputs extends AttentionInputs {
+  /** Padding included. */
+  tokens: number;
+  /** Rows of hidden states that are wanted. */
+  wanted: number;
+  end: number;
 }
 
 /**
- * Keys and values of all sequences in pages, two tensors per layer. On the CPU [pages, hkv, d, width] and
- * [pages, hkv, width, dp] in float32, as the operator `paged_attention` reads them; elsewhere both
- * [pages, pageSize, hkv, d] in the model's dtype.
+ * Keys and values of all sequences in pages, two tensors per layer. For the CPU's operator [pages, hkv, d, width] and
+ * [pages, hkv, width, dp] in float32, as `paged_attention` reads them; else both [pages, pageSize, hkv, d] in the model's
+ * dtype.
  */
 export class PagedMemory {
   readonly pageSize: number;
-  readonly #native: boolean;
-  readonly #keys: Tensor[];
-  readonly #values: Tensor[];
+  readonly #pages: Pages;
+  readonly #attention: PagedAttention;
 
   /**
    * @param options.pages the scratch page included
-   * @param options.native whether to use the CPU's operator; default: on the CPU
+   * @param options.attention default: what is best for the model's device and dtype
    */
-  constructor(model: Decoder, options: { pages: number; pageSize: number; native?: boolean }) {
-    const { pages, pageSize } = options;
-    const { device } = model;
+  constructor(model: Decoder, options: { pages: number; pageSize: number; attention?: AttentionKind }) {
+    const { pages, pageSize, attention = attentionFor(model) } = options;
     this.pageSize = pageSize;
-    this.#native = options.native ?? device === "cpu";
-    const { keys, values, dtype } = pageLayout(model, pageSize, this.#native);
-    // Padded attention reads behind a mask, where NaN would still count; the operator reads only what was written, so the
-    // system need not give it memory before that.
-    const make = this.#native ? torch.empty : torch.zeros;
-    const allocate = (shape: number[]) => torch.keep(make(shape, { dtype, device }));
-    const { numLayers } = model.config;
-    this.#keys = Array.from({ length: numLayers }, () => allocate([pages, ...keys]));
-    this.#values = Array.from({ length: numLayers }, () => allocate([pages, ...values]));
+    this.#attention = { native: nativeAttention, padded: paddedAttention, flash: flashAttention() }[attention];
+    const { keys, values, dtype } = pageLayout(model, pageSize, attention);
+    // Behind a mask NaN would still count; the CPU's operator reads only what was written, so the system need not give it
+    // memory before that.
+    const make = attention === "native" ? torch.empty : torch.zeros;
+    const allocate = (shape: number[]) => torch.keep(make([pages, ...shape], { dtype, device: model.device }));
+    const layers = Array.from({ length: model.config.numLayers });
+    this.#pages = { keys: layers.map(() => allocate(keys)), values: layers.map(() => allocate(values)), pageSize };
   }
 
   /** Bytes of one page in all layers, as the constructor makes it: padding included. */
-  static bytesPerPage(model: Decoder, pageSize: number, native = model.device === "cpu"): number {
-    const { keys, values, dtype } = pageLayout(model, pageSize, native);
+  static bytesPerPage(model: Decoder, pageSize: number, attention = attentionFor(model)): number {
+    const { keys, values, dtype } = pageLayout(model, pageSize, attention);
     const elements = [keys, values].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b), 0);
     return model.config.numLayers * elements * itemSize(dtype);
   }
@@ -62,88 +63,64 @@ export class PagedMemory {
    * @returns the final hidden states of all wanted rows, in order: [rows, hiddenSize]; null when none is wanted
    */
   forward(model: Decoder, parts: readonly PassPart[]): Tensor | null {
-    const pass = layOut(parts, this.pageSize);
-    const [ids, positions, slots, rows] = upload([pass.ids, pass.positions, pass.slots, pass.rows], model.device);
-    const plan: AttentionPlan = {
-      positions,
-      end: pass.end,
-      attend: this.#native ? this.#attend(pass, slots) : this.#attendPadded(pass, slots, model.device),
-      lastLayer: pass.rows.length > 0 ? { rows } : { queries: 1 },
-    };
-    const hidden = model.forward(ids.view([1, pass.ids.length]), plan);
-    return pass.rows.length > 0 ? hidden : null;
+    const inputs = this.describe(parts);
+    const tensors = upload(inputs.lists, model.device);
+    const wanted = inputs.wanted > 0;
+    const hidden = this.run(model, inputs, tensors, wanted ? { rows: tensors.int64("rows") } : { queries: 1 });
+    return wanted ? hidden : null;
   }
 
-  /** One operator writes the new keys and values and reads the pages where they are. */
-  #attend(pass: Pass, slots: Tensor): AttentionPlan["attend"] {
-    const table = torch.tensor(pass.table).view([pass.starts.length - 1, -1]);
-    const starts = torch.tensor(pass.starts);
-    const visible = torch.tensor(pass.visible);
-    const { paged_attention: attend } = torch.ops.diffcoder;
-    return (layer, q, k, v) => {
-      const [keys, values] = [this.#keys[layer], this.#values[layer]];
-      return attend(q, k, v, keys, values, slots, table, starts, visible, this.pageSize, null) as Tensor;
-    };
+  /** The integers of a pass, its sizes rounded up: to what is padded nothing is written that counts. */
+  describe(parts: readonly PassPart[], rounding = exact): PassInputs {
+    const pass = layOut(parts, this.pageSize, rounding);
+    const { ids, positions, slots, rows, end } = pass;
+    const { lists, sizes } = this.#attention.describe(pass, this.pageSize, rounding);
+    return { lists: { ids, positions, slots, rows, ...lists }, sizes, tokens: ids.length, wanted: rows.length, end };
   }
 
-  /** On other devices the pages are gathered, and sequences padded to the longest: a few operators for the whole batch. */
-  #attendPadded(pass: Pass, slots: Tensor, device: string): AttentionPlan["attend"] {
-    const { table, starts, visible } = pass;
-    const sequences = starts.length - 1;
-    const pagesEach = table.length / sequences;
-    const counts = Array.from({ length: sequences }, (_, s) => starts[s + 1] - starts[s]);
-    const widest = Math.max(...counts);
-    const keys = pagesEach * this.pageSize;
-    const queryAt = new Int32Array(sequences * widest);
-    const seen = new Int32Array(sequences * widest).fill(1);
-    const backAt = new Int32Array(pass.ids.length);
-    for (let s = 0; s < sequences; s++) {
-      for (let i = 0; i < counts[s]; i++) {
-        queryAt[s * widest + i] = starts[s] + i;
-        seen[s * widest + i] = visible[starts[s] + i];
-        backAt[starts[s] + i] = s * widest + i;
-      }
-    }
-    const [pageIds, queries, limits, back] = upload([table, queryAt, seen, backAt], device);
-    const mask = torch
-      .arange(keys, { dtype: "int64", device })
-      .lt(limits.view([sequences, 1, widest, 1]))
-      .view([sequences, 1, widest, keys]);
-    const gather = (memory: Tensor, heads: number, width: number) =>
-      memory.indexSelect(0, pageIds).view([sequences, keys, heads, width]).transpose(1, 2);
-    return (layer, q, k, v) => {
-      const [, asked, heads, width] = q.shape;
-      const keyHeads = k.size(2);
-      this.#keys[layer].view([-1, keyHeads, width]).indexCopy_(0, slots, k.view([-1, keyHeads, width]));
-      this.#values[layer].view([-1, keyHeads, width]).indexCopy_(0, slots, v.view([-1, keyHeads, width]));
-      // A pass for keys alone asks for one row in the last layer, whose value nobody reads.
-      if (asked < pass.ids.length) return q;
-      const rows = q
-        .view([-1, heads, width])
-        .indexSelect(0, queries)
-        .view([sequences, widest, heads, width])
-        .transpose(1, 2);
-      const [heldKeys, heldValues] = [this.#keys, this.#values].map((all) => gather(all[layer], keyHeads, width));
-      const out = torch.scaledDotProductAttention(rows, heldKeys, heldValues, mask, 0, false, { enableGqa: true });
-      return out.transpose(1, 2).reshape([-1, heads, width]).indexSelect(0, back).view([1, -1, heads, width]);
-    };
+  /**
+   * The pass itself, of operators on the device alone: the same ones for every pass of a shape.
+   *
+   * @returns final hidden states: [1, tokens, hiddenSize], or what `lastLayer` asks for
+   */
+  run(
+    model: Decoder,
+    { tokens, sizes, end }: PassInputs,
+    tensors: PassTensors,
+    lastLayer?: AttentionPlan["lastLayer"],
+  ): Tensor {
+    const attend = this.#attention.attend(this.#pages, tensors, sizes);
+    const plan: AttentionPlan = { positions: tensors.int64("positions"), end, attend, lastLayer };
+    return model.forward(tensors.int64("ids").view([1, tokens]), plan);
   }
 
   dispose(): void {
-    for (const tensor of [...this.#keys, ...this.#values]) tensor.dispose();
+    for (const tensor of [...this.#pages.keys, ...this.#pages.values]) tensor.dispose();
   }
+}
+
+/** Flash attention is for 16 bits, compute capability 8.0 and newer, and heads of a multiple of 8 up to 256. */
+function attentionFor({ device, config: { headDim }, embedTokens: { weight } }: Decoder): AttentionKind {
+  if (device === "cpu") return "native";
+  const fits = (weight.dtype === "bfloat16" || weight.dtype === "float16") && headDim % 8 === 0 && headDim <= 256;
+  return fits && Number(torch.cuda.deviceProperties(deviceIndex(device)).major) >= 8 ? "flash" : "padded";
+}
+
+/** 1 of "cuda:1"; 0 of "cuda". */
+export function deviceIndex(device: string): number {
+  return Number(device.split(":")[1] ?? 0);
 }
 
 /** A layer's page of keys and of values, and what they are kept in: see {@link PagedMemory}. */
 function pageLayout(
   model: Decoder,
   pageSize: number,
-  native: boolean,
+  attention: AttentionKind,
 ): { keys: number[]; values: number[]; dtype: DType } {
   const { numKeyValueHeads: heads, headDim } = model.config;
   const { dtype } = model.embedTokens.weight;
   const plain = [pageSize, heads, headDim];
-  if (!native) return { keys: plain, values: plain, dtype };
+  if (attention !== "native") return { keys: plain, values: plain, dtype };
   const width = roundUp(pageSize, 16);
   return {
     keys: [heads, headDim, width],
@@ -155,67 +132,4 @@ function pageLayout(
 
 function roundUp(n: number, multiple: number): number {
   return Math.ceil(n / multiple) * multiple;
-}
-
-/** A pass in numbers, per token but for the table. */
-interface Pass {
-  ids: Int32Array;
-  positions: Int32Array;
-  /** page * pageSize + offset to write to. */
-  slots: Int32Array;
-  visible: Int32Array;
-  /** Wanted tokens, counted over the whole pass. */
-  rows: Int32Array;
-  /** Where each sequence's tokens begin, and the end. */
-  starts: Int32Array;
-  /** Pages by sequence, [sequences, most], padded with the scratch page. */
-  table: Int32Array;
-  end: number;
-}
-
-function layOut(parts: readonly PassPart[], pageSize: number): Pass {
-  const starts = new Int32Array(parts.length + 1);
-  for (const [s, { from, to }] of parts.entries()) starts[s + 1] = starts[s] + to - from;
-  const count = starts[parts.length];
-  const pagesOf = ({ to }: PassPart) => Math.ceil(to / pageSize);
-  const most = Math.max(...parts.map(pagesOf));
-  const pass: Pass = {
-    ids: new Int32Array(count),
-    positions: new Int32Array(count),
-    slots: new Int32Array(count),
-    visible: new Int32Array(count),
-    rows: new Int32Array(parts.reduce((sum, part) => sum + part.rows.length, 0)),
-    starts,
-    table: new Int32Array(parts.length * most),
-    end: Math.max(...parts.map((part) => part.to)),
-  };
-  let row = 0;
-  for (const [s, part] of parts.entries()) {
-    const { from, to, stored, pages, tokens } = part;
-    let at = starts[s];
-    for (let position = from; position < to; position++, at++) {
-      pass.ids[at] = tokens[position];
-      pass.positions[at] = position;
-      const page = position < stored ? 0 : pages[Math.floor(position / pageSize)];
-      pass.slots[at] = page * pageSize + (position % pageSize);
-      pass.visible[at] = part.visible(position);
-    }
-    for (const position of part.rows) pass.rows[row++] = starts[s] + position - from;
-    const used = pagesOf(part);
-    for (let i = 0; i < used; i++) pass.table[s * most + i] = pages[i];
-  }
-  return pass;
-}
-
-/** Integer lists to the device in one transfer, as int64. */
-function upload(lists: readonly Int32Array[], device: string): Tensor[] {
-  const lengths = lists.map((list) => list.length);
-  const packed = new Int32Array(lengths.reduce((sum, length) => sum + length, 0));
-  let at = 0;
-  for (const list of lists) {
-    packed.set(list, at);
-    at += list.length;
-  }
-  const pinMemory = device.startsWith("cuda");
-  return torch.tensor(packed, { device, pinMemory }).to({ dtype: "int64" }).split(lengths) as Tensor[];
 }

@@ -81,12 +81,11 @@ export class Scheduler {
   plan(): PlannedPart[] {
     const parts = new Map<Sequence, PlannedPart>();
     const byAge = [...this.running].sort((a, b) => (comesBefore(a, b) ? -1 : 1));
-    const isDecoding = (sequence: Sequence) => sequence.goal - sequence.stored <= 2 * sequence.blockSize;
-    for (const sequence of byAge.filter(isDecoding)) this.#join(parts, sequence, sequence.goal);
+    for (const sequence of byAge.filter((each) => each.isDecoding)) this.#join(parts, sequence, sequence.goal);
     const decoding = [...parts.values()].reduce((sum, { from, to }) => sum + to - from, 0);
     // However many decode, a new request must get on.
     let budget = Math.max(this.#options.maxBatchTokens - decoding, Math.floor(this.#options.maxBatchTokens / 4));
-    for (const [i, sequence] of byAge.filter((each) => !isDecoding(each)).entries()) {
+    for (const [i, sequence] of byAge.filter((each) => !each.isDecoding).entries()) {
       const to = reach(sequence, budget, i === 0);
       if (to === undefined) continue;
       const joined = this.#join(parts, sequence, to);

@@ -130,6 +130,11 @@ export class Sequence {
     return this.stored >= this.start;
   }
 
+  /** Whether a pass of a block or two takes it to its goal: no prompt is left that would need chunks. */
+  get isDecoding(): boolean {
+    return this.goal - this.stored <= 2 * this.blockSize;
+  }
+
   /** What each token of a pass sees: keys before this position. */
   visible(position: number, to: number): number {
     return Math.min((Math.floor(position / this.blockSize) + 1) * this.blockSize, to);

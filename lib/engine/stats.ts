@@ -20,6 +20,8 @@ export function zeroCounters(): EngineStats["counters"] {
     committedTokens: 0,
     remaskedTokens: 0,
     blocks: 0,
+    graphCaptures: 0,
+    graphReplays: 0,
     workerRestarts: 0,
   };
 }

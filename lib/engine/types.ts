@@ -147,6 +147,9 @@ export interface EngineStats {
     committedTokens: number;
     remaskedTokens: number;
     blocks: number;
+    /** Shapes of passes recorded as CUDA graphs, and passes that replayed one. */
+    graphCaptures: number;
+    graphReplays: number;
     workerRestarts: number;
   };
   /** Seconds spent in the model's passes, and in everything around them (scheduling, sampling on the host, events). */

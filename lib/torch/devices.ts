@@ -1,3 +1,4 @@
+import { CUDAGraph, graphPoolHandle } from "./cuda-graph.js";
 import { guard } from "./errors.js";
 import { native } from "./native.js";
 
@@ -78,4 +79,6 @@ export const cuda = {
   resetPeakMemoryStats: (index = 0): void => guard("cuda.resetPeakMemoryStats", () => native.cudaResetPeakStats(index)),
   deviceProperties: (index = 0): Record<string, number | string> =>
     guard("cuda.deviceProperties", () => native.cudaDeviceProperties(index)),
+  CUDAGraph,
+  graphPoolHandle,
 };

@@ -37,6 +37,7 @@ export {
   zeros,
   zerosLike,
 } from "./creation.js";
+export type { CUDAGraph, CUDAGraphOptions } from "./cuda-graph.js";
 export type { DifferentiableFunction, FunctionContext } from "./custom-function.js";
 export { defineFunction } from "./custom-function.js";
 export type { Build, CudaMemoryStats, Memory } from "./devices.js";

@@ -116,6 +116,12 @@ export interface Native {
   cudaMemoryStats(index: number): Record<string, number>;
   cudaResetPeakStats(index: number): void;
   cudaDeviceProperties(index: number): Record<string, number | string>;
+  cudaGraphPool(): number;
+  cudaGraphCreate(device: number, pool: number): number;
+  cudaGraphWarmUp(graph: number, run: () => void): void;
+  cudaGraphCapture(graph: number, run: () => void): void;
+  cudaGraphReplay(graph: number): void;
+  cudaGraphFree(graph: number): boolean;
 }
 
 /** The package's root: the nearest folder above this file with the addon's CMakeLists.txt. */

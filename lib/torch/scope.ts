@@ -204,6 +204,13 @@ export function openScope(): Scope {
   return new Scope(innermost()).enter();
 }
 
+/** The tensors in a value, inside arrays, plain objects, Maps and Sets too. */
+export function ownedIn(value: unknown): Owned[] {
+  const found: Owned[] = [];
+  forEachTensor(value, (tensor) => void found.push(tensor));
+  return found;
+}
+
 /** Takes tensors out of every scope, for parameters and optimiser state. They live until disposed or collected. */
 export function keep<T>(value: T): T {
   forEachTensor(value, (tensor) => {

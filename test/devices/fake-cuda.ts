@@ -33,6 +33,10 @@ export class FakeCuda implements Disposable {
   readonly #known = new Map<number, { name: string; overload: NativeOverload }>();
   readonly #real = { ...native };
   #facts: DeviceFacts = { waits: {}, operators: 0 };
+  /** Graphs, which run their work again. */
+  readonly #graphs = new Map<number, () => void>();
+  #lastGraph = 0;
+  #recording = false;
 
   constructor() {
     Object.assign(native, this.#patch());
@@ -45,11 +49,17 @@ export class FakeCuda implements Disposable {
     return facts;
   }
 
+  /** Graphs that are not disposed. */
+  get graphs(): number {
+    return this.#graphs.size;
+  }
+
   [Symbol.dispose](): void {
     Object.assign(native, this.#real);
   }
 
   #wait(what: string): void {
+    if (this.#recording) throw new Error(`${what} waits for the device, which cannot be recorded`);
     this.#facts.waits[what] = (this.#facts.waits[what] ?? 0) + 1;
   }
 
@@ -67,6 +77,7 @@ export class FakeCuda implements Disposable {
     return {
       device: (handle) => (this.#on.has(handle) ? FAKE : real.device(handle)),
       fromBytes: (data, ndim, code, pinned) => {
+        if (this.#recording) throw new Error("data of the host would be part of the recording");
         const handle = real.fromBytes(data, ndim, code, false);
         if (pinned) this.#pinned.add(handle);
         return handle;
@@ -128,12 +139,34 @@ export class FakeCuda implements Disposable {
           throw new Error("a generator of the device: seeds would mean something else than on the CPU");
         return real.createGenerator(device, seed);
       },
+      cudaGraphPool: () => 1,
+      cudaGraphCreate: () => {
+        this.#graphs.set(++this.#lastGraph, () => {
+          throw new Error("nothing was recorded");
+        });
+        return this.#lastGraph;
+      },
+      cudaGraphWarmUp: (_, run) => run(),
+      cudaGraphCapture: (graph, run) => this.#record(graph, run),
+      cudaGraphReplay: (graph) => this.#graphs.get(graph)?.(),
+      cudaGraphFree: (graph) => this.#graphs.delete(graph),
       cudaDeviceCount: () => 1,
       cudaCurrentDevice: () => 0,
       cudaSynchronize: () => this.#wait("synchronize"),
       cudaDeviceProperties: () => ({ name: "none", major: 9, minor: 0, totalMemory: 0, multiProcessorCount: 1 }),
       cudaMemoryStats: () => ({ allocated: 0, reserved: 0, peakAllocated: 1, peakReserved: 1, free: 0, total: 0 }),
     };
+  }
+
+  /** What a real device would compute at the first replay is computed at once, too: it is the same. */
+  #record(graph: number, run: () => void): void {
+    this.#recording = true;
+    try {
+      run();
+      this.#graphs.set(graph, run);
+    } finally {
+      this.#recording = false;
+    }
   }
 
   #checkIndices(operator: string, handle: number, count: number): void {
@@ -172,6 +205,7 @@ export class FakeCuda implements Disposable {
     const here = present.filter((handle) => this.#on.has(handle));
     if (here.length > 0) this.#facts.operators++;
     const mixed = here.length > 0 && here.length < present.length;
+    if (mixed && this.#recording) throw new Error(`${name}: a copy from the host would be part of the recording`);
     if (mixed && !COPIES.has(name)) {
       const shapes = present.map((handle) => `${this.#on.has(handle) ? "cuda" : "cpu"} [${this.#shapeOf(handle)}]`);
       throw new Error(`${overload.schema}: tensors of two devices: ${shapes.join(", ")}`);

@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { gumbelStream, sampleToken } from "../../lib/diffusion/token-choice.js";
 import type { ChoiceRow, RowSettings } from "../../lib/engine/choice-rows.js";
 import { chooseRows } from "../../lib/engine/choose.js";
-import { PagedMemory, type PassPart } from "../../lib/engine/paged-memory.js";
+import { PagedMemory } from "../../lib/engine/paged-memory.js";
+import type { PassPart } from "../../lib/engine/pass/pass.js";
 import * as torch from "../../lib/torch/index.js";
 import { randomPrompt, sharpCoder } from "./support.js";
 
@@ -159,12 +160,12 @@ describe("attention over pages", () => {
     [8, 128, 64, "float32"],
     [4, 32, 32, "bfloat16"],
   ] as const)(
-    "block size %i, pages of %i, heads of %i, %s: the operator equals plain attention",
+    "block size %i, pages of %i, heads of %i, %s: all kinds are the same",
     (blockSize, pageSize, headDim, dtype) => {
       const coder = sharpCoder({ headDim }).to({ dtype });
       const pass = parts(blockSize, pageSize);
-      const [a, b] = [true, false].map((native) => {
-        const memory = new PagedMemory(coder.model, { pages: 40, pageSize, native });
+      const [plain, ...others] = (["padded", "native", "flash"] as const).map((attention) => {
+        const memory = new PagedMemory(coder.model, { pages: 40, pageSize, attention });
         const run = (part: PassPart[]) =>
           torch.scope(() => torch.noGrad(() => memory.forward(coder.model, part)?.float()));
         const first = run(pass);
@@ -181,24 +182,26 @@ describe("attention over pages", () => {
       });
       const tolerance = { float32: 2e-5, float64: 1e-10, bfloat16: 0.15 }[dtype];
       for (const k of [0, 1]) {
-        expect(a[k].length).toBeGreaterThan(0);
-        expect(Math.max(...a[k].map((x, i) => Math.abs(x - b[k][i])))).toBeLessThan(tolerance);
+        expect(plain[k].length).toBeGreaterThan(0);
+        for (const other of others) {
+          expect(Math.max(...plain[k].map((x, i) => Math.abs(x - other[k][i])))).toBeLessThan(tolerance);
+        }
       }
       coder.dispose();
     },
   );
 
   it.each([
-    [true, 20, 24, "bfloat16"],
-    [true, 32, 16, "float64"],
-    [false, 20, 24, "bfloat16"],
+    ["native", 20, 24, "bfloat16"],
+    ["native", 32, 16, "float64"],
+    ["padded", 20, 24, "bfloat16"],
   ] as const)(
-    "take what bytesPerPage says (native: %s, pages of %i, heads of %i, %s)",
-    (native, pageSize, headDim, dtype) => {
+    "take what bytesPerPage says (%s, pages of %i, heads of %i, %s)",
+    (attention, pageSize, headDim, dtype) => {
       const coder = sharpCoder({ headDim }).to({ dtype });
       const before = torch.memory().host;
-      const memory = new PagedMemory(coder.model, { pages: 7, pageSize, native });
-      expect(torch.memory().host - before).toBe(7 * PagedMemory.bytesPerPage(coder.model, pageSize, native));
+      const memory = new PagedMemory(coder.model, { pages: 7, pageSize, attention });
+      expect(torch.memory().host - before).toBe(7 * PagedMemory.bytesPerPage(coder.model, pageSize, attention));
       memory.dispose();
       coder.dispose();
     },

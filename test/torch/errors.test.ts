@@ -258,6 +258,18 @@ const examples: Example[] = [
           says: [/no CUDA device/],
           call: () => torch.cuda.deviceProperties(),
         },
+        {
+          code: "TORCH_CUDA_UNAVAILABLE",
+          operator: "cuda.CUDAGraph",
+          says: [/CUDA/],
+          call: () => new torch.cuda.CUDAGraph(),
+        },
+        {
+          code: "TORCH_CUDA_UNAVAILABLE",
+          operator: "cuda.graphPoolHandle",
+          says: [/CUDA/],
+          call: () => torch.cuda.graphPoolHandle(),
+        },
       ] satisfies Example[])),
   {
     code: "TORCH_IO",

@@ -93,6 +93,7 @@ function createEngine(model: string, options: ServeOptions): Promise<Engine> {
     prefixCache: options.prefixCache,
     maxRunning: options.maxRunning,
     maxBatchTokens: options.maxBatchTokens,
+    cudaGraphs: options.cudaGraphs,
     maxQueue: ENGINE_QUEUE,
     maxQueueTokens: Number.MAX_SAFE_INTEGER,
   });

@@ -1,0 +1,102 @@
+/** A sequence's part of a pass: tokens from .. to, after `pages`' tokens before them. */
+export interface PassPart {
+  readonly from: number;
+  readonly to: number;
+  /** Tokens before this have their keys and values already: they are not written again. */
+  readonly stored: number;
+  readonly pages: readonly number[];
+  readonly tokens: Int32Array;
+  /** How many keys the token at a position sees. */
+  visible(position: number): number;
+  /** Positions whose hidden states are wanted, within from .. to. */
+  readonly rows: readonly number[];
+}
+
+/** A pass in numbers: the tokens of all sequences one after the other. */
+export interface Pass {
+  ids: Int32Array;
+  positions: Int32Array;
+  /** page * pageSize + offset to write to. */
+  slots: Int32Array;
+  /** How many keys a token sees. */
+  visible: Int32Array;
+  /** Wanted tokens, counted over the whole pass. */
+  rows: Int32Array;
+  /** Where each sequence's tokens begin, and the end of the last. What tokens follow are padding. */
+  starts: Int32Array;
+  /** The pages that each sequence reads. */
+  pages: readonly (readonly number[])[];
+  /** One more than the largest position. */
+  end: number;
+}
+
+/** The page that nobody owns: where padding writes, and tokens whose keys and values are stored already. */
+export const SCRATCH = 0;
+
+/** How the sizes of a pass are rounded up, so that passes come in few shapes. */
+export interface Rounding {
+  /** For what costs in proportion: tokens, and pages that are copied. */
+  fine(count: number): number;
+  /** For what is cheap where it is empty. */
+  coarse(count: number): number;
+}
+
+/** Every pass as large as it is. */
+export const exact: Rounding = { fine: (count) => count, coarse: (count) => count };
+
+/**
+ * Few shapes: fine sizes in steps of a quarter of a power of two and of at least 8, which matrix products round up to
+ * anyhow; coarse ones in powers of two.
+ */
+export const bucketed: Rounding = {
+  fine: (count) => {
+    const step = Math.max(8, 2 ** Math.floor(Math.log2(Math.max(1, count))) / 4);
+    return Math.ceil(count / step) * step;
+  },
+  coarse: (count) => 2 ** Math.ceil(Math.log2(Math.max(1, count))),
+};
+
+/** Lays sequences one after the other. Padding tokens are token 0 at position 0, and write to the scratch page. */
+export function layOut(parts: readonly PassPart[], pageSize: number, rounding = exact): Pass {
+  const starts = new Int32Array(parts.length + 1);
+  for (const [s, { from, to }] of parts.entries()) starts[s + 1] = starts[s] + to - from;
+  const held = starts[parts.length];
+  const count = rounding.fine(held);
+  const pass: Pass = {
+    ids: new Int32Array(count),
+    positions: new Int32Array(count),
+    slots: new Int32Array(count),
+    visible: new Int32Array(count).fill(1),
+    rows: new Int32Array(parts.reduce((sum, part) => sum + part.rows.length, 0)),
+    starts,
+    pages: parts.map(({ pages, to }) => pages.slice(0, Math.ceil(to / pageSize))),
+    end: Math.max(...parts.map((part) => part.to)),
+  };
+  let row = 0;
+  for (const [s, part] of parts.entries()) {
+    const { from, to, stored, pages, tokens, rows } = part;
+    let at = starts[s];
+    for (let position = from; position < to; position++, at++) {
+      pass.ids[at] = tokens[position];
+      pass.positions[at] = position;
+      const page = position < stored ? SCRATCH : pages[Math.floor(position / pageSize)];
+      pass.slots[at] = page * pageSize + (position % pageSize);
+      pass.visible[at] = part.visible(position);
+    }
+    for (const position of rows) pass.rows[row++] = starts[s] + position - from;
+  }
+  for (let at = held; at < count; at++) pass.slots[at] = SCRATCH * pageSize + (at % pageSize);
+  return pass;
+}
+
+/** The sequences' pages as a table [sequences, width], row after row, with the scratch page where there are no more. */
+export function pageTable(pages: Pass["pages"], width: number, rows = pages.length): Int32Array {
+  const table = new Int32Array(rows * width).fill(SCRATCH);
+  for (const [s, own] of pages.entries()) table.set(own, s * width);
+  return table;
+}
+
+/** The pages of the sequence that has most. */
+export function mostPages(pages: Pass["pages"]): number {
+  return Math.max(...pages.map((own) => own.length));
+}
