@@ -96,6 +96,8 @@ export class Metrics {
     counter("blocks_total", "blocks finished", (now) => now.counters.blocks);
     counter("forwards_total", "passes of the model over a batch", (now) => now.counters.forwards);
     counter("forward_tokens_total", "rows of tokens in those passes", (now) => now.counters.forwardTokens);
+    counter("graph_captures_total", "passes recorded as CUDA graphs", (now) => now.counters.graphCaptures);
+    counter("graph_replays_total", "passes that replayed one", (now) => now.counters.graphReplays);
     counter(
       "engine_restarts_total",
       "times the engine's worker was started again",
