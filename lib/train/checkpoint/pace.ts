@@ -1,9 +1,9 @@
 /**
  * How many times as long as it works a thread rests that shares the processors with training. Training in several threads
  * waits for the slowest of them at every operator, and so loses whatever share of one core is taken from it: here a
- * tenth. (Priorities do not help: Linux lets a running thread of any priority finish its slice of milliseconds.)
+ * twentieth. (Priorities do not help: Linux lets a running thread of any priority finish its slice of milliseconds.)
  */
-export const REST = 9;
+export const REST = 19;
 /** Rests are saved up to this length, in milliseconds: shorter ones cost more than they give. */
 const SHORTEST_REST = 0.5;
 /** More than this no piece takes by itself: the rest was waiting for the disk or for other processes. */
