@@ -11,5 +11,5 @@ const optimizer = new AdamW(model.namedParameters());
 const store = new CheckpointStore(run, 1);
 for (let save = 1; save <= Number(saves); save++) {
   await store.save(`step-${String(save).padStart(6, "0")}`, contentOf({ model, optimizer }, save));
-  console.log(process.memoryUsage().rss);
+  console.log(String(process.memoryUsage().rss)); // a number by itself would be coloured where colours are wanted
 }
