@@ -309,18 +309,19 @@ export class EngineCore {
     const now = Date.now();
     for (const [key, { request, sequences }] of this.#active) {
       const seconds = (now - request.arrival) / 1000;
-      if (requestTimeout !== undefined && seconds > requestTimeout) {
-        this.#fail(
-          key,
-          new EngineError("ENGINE_TIMEOUT", `the request took longer than ${requestTimeout} s`, {
-            details: { limit: "request" },
-          }),
-        );
-      } else if (queueTimeout !== undefined && seconds > queueTimeout && !sequences.some(({ started }) => started)) {
+      const waits = !sequences.some(({ started }) => started);
+      if (waits && queueTimeout !== undefined && seconds > queueTimeout) {
         this.#fail(
           key,
           new EngineError("ENGINE_TIMEOUT", `the request waited longer than ${queueTimeout} s`, {
             details: { limit: "queue" },
+          }),
+        );
+      } else if (requestTimeout !== undefined && seconds > requestTimeout) {
+        this.#fail(
+          key,
+          new EngineError("ENGINE_TIMEOUT", `the request took longer than ${requestTimeout} s`, {
+            details: { limit: "request" },
           }),
         );
       }
