@@ -15,7 +15,8 @@ async function disturbed(
   const ends = ranks.map(({ ended }) => ended);
   const survivors = ranks.filter(({ rank }) => rank !== fault?.rank);
   await Promise.all(survivors.map(({ ended }) => ended));
-  for (const { child } of ranks) child.kill("SIGKILL"); // one that was stopped does not end by itself
+  const endsByItself = fault?.kind !== "stop" && fault?.kind !== "hang";
+  if (!endsByItself) for (const { child } of ranks) child.kill("SIGKILL");
   return await Promise.all(ends);
 }
 
