@@ -26,6 +26,8 @@ export interface LoadResult {
   timelines: Timeline[];
   window: Window;
   tokensPerSecond: number;
+  /** Tokens a second that the arrivals asked for; of an open loop. */
+  offered?: number;
 }
 
 const newTimeline = (item: WorkItem): Timeline => ({
@@ -89,14 +91,7 @@ export interface OpenLoopOptions {
 }
 
 /** Requests arrive at random (Poisson), however many are still open; all that arrived are waited for. */
-export async function openLoop({
-  rate,
-  next,
-  send,
-  seconds,
-  seed,
-  onWindow,
-}: OpenLoopOptions): Promise<LoadResult & { offered: number }> {
+export async function openLoop({ rate, next, send, seconds, seed, onWindow }: OpenLoopOptions): Promise<LoadResult> {
   const timelines: Timeline[] = [];
   const running: Promise<void>[] = [];
   const { signal } = new AbortController();

@@ -20,7 +20,7 @@ import { watchCommand } from "./watch.js";
 function diffcoder(): Command {
   const program = new Command("diffcoder")
     .description(
-      "Stable-DiffCoder on libtorch: train by the AR-then-diffusion curriculum, and generate by block diffusion.",
+      "Stable-DiffCoder on libtorch: train by the AR-then-diffusion curriculum, generate and serve by block diffusion.",
     )
     .version(packageVersion())
     .configureHelp({ subcommandTerm: (command) => command.name() })

@@ -309,22 +309,13 @@ export class EngineCore {
     const now = Date.now();
     for (const [key, { request, sequences }] of this.#active) {
       const seconds = (now - request.arrival) / 1000;
+      const fail = (limit: "queue" | "request", what: string) =>
+        this.#fail(key, new EngineError("ENGINE_TIMEOUT", `the request ${what} s`, { details: { limit } }));
       const waits = !sequences.some(({ started }) => started);
-      if (waits && queueTimeout !== undefined && seconds > queueTimeout) {
-        this.#fail(
-          key,
-          new EngineError("ENGINE_TIMEOUT", `the request waited longer than ${queueTimeout} s`, {
-            details: { limit: "queue" },
-          }),
-        );
-      } else if (requestTimeout !== undefined && seconds > requestTimeout) {
-        this.#fail(
-          key,
-          new EngineError("ENGINE_TIMEOUT", `the request took longer than ${requestTimeout} s`, {
-            details: { limit: "request" },
-          }),
-        );
-      }
+      if (waits && queueTimeout !== undefined && seconds > queueTimeout)
+        fail("queue", `waited longer than ${queueTimeout}`);
+      else if (requestTimeout !== undefined && seconds > requestTimeout)
+        fail("request", `took longer than ${requestTimeout}`);
     }
   }
 

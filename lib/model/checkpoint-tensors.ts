@@ -168,8 +168,7 @@ export class CheckpointTensors implements Disposable {
       this.#files.set(name, file);
       return file;
     } catch (error) {
-      const reason = messageOf(error);
-      throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} cannot be read: ${reason}`, { cause: error });
+      throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} cannot be read: ${messageOf(error)}`, { cause: error });
     }
   }
 }
@@ -219,7 +218,6 @@ export function readJson(path: string): unknown {
   try {
     return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
-    const reason = messageOf(error);
-    throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} is not valid JSON: ${reason}`, { cause: error });
+    throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} is not valid JSON: ${messageOf(error)}`, { cause: error });
   }
 }

@@ -12,6 +12,8 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <optional>
+#include <vector>
 
 #include "simd.h"
 
@@ -89,17 +91,18 @@ DIFFCODER_INLINE void multiply(const Product& p, int64_t begin, int64_t end) {
   const int64_t rows = ((p.rows + blocks - 1) / blocks + kRows - 1) / kRows * kRows;
   for (int64_t row = 0; row < p.rows; row += rows) {
     const int64_t last = std::min(p.rows, row + rows);
-    const auto outputs_of = [&](int64_t from, int64_t to, int64_t first) __attribute__((always_inline)) {
-      for (; from < to; from += kDepth) tiles<I>(p, row, last, first, std::min(outputs, end - first), from);
+    const auto tiles_at = [&](int64_t first, int64_t from) __attribute__((always_inline)) {
+      tiles<I>(p, row, last, first, std::min(outputs, end - first), from);
     };
     // Few rows: weights in the order in which they lie. Many: some inputs of all outputs, while x is near. The sums are
     // the same.
     if (last - row <= kFew) {
-      for (int64_t first = begin; first < end; first += outputs) outputs_of(0, p.inputs, first);
+      for (int64_t first = begin; first < end; first += outputs) {
+        for (int64_t from = 0; from < p.inputs; from += kDepth) tiles_at(first, from);
+      }
     } else {
       for (int64_t from = 0; from < p.inputs; from += kDepth) {
-        for (int64_t first = begin; first < end; first += outputs)
-          outputs_of(from, std::min(from + 1, p.inputs), first);
+        for (int64_t first = begin; first < end; first += outputs) tiles_at(first, from);
       }
     }
   }

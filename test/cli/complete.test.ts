@@ -1,31 +1,16 @@
 import { afterEach, expect, it, vi } from "vitest";
 import { complete } from "../../lib/cli/complete.js";
 import { Engine } from "../../lib/engine/index.js";
-import { StableDiffCoder } from "../../lib/model/index.js";
-import { TOKENIZER } from "./support.js";
+import { smallModel } from "./support.js";
 
 const CONTEXT = 2048;
-
-function smallModel(): StableDiffCoder {
-  const shape = {
-    vocabSize: 4096,
-    hiddenSize: 32,
-    intermediateSize: 64,
-    numLayers: 1,
-    numHeads: 2,
-    numKeyValueHeads: 1,
-    maxPositionEmbeddings: CONTEXT,
-    maskTokenId: 5,
-  };
-  return StableDiffCoder.fromConfig(shape, { seed: 1, tokenizer: TOKENIZER });
-}
 
 afterEach(() => {
   vi.restoreAllMocks();
 });
 
 it("a completion takes memory for what it can fill, not for a whole context", async () => {
-  using coder = smallModel();
+  using coder = smallModel({ maxPositionEmbeddings: CONTEXT });
   const create = vi.spyOn(Engine, "create");
   const tokens = async (length: number, maxTokens: number) => {
     const prompt = Array.from({ length }, (_, i) => 10 + (i % 100));

@@ -79,8 +79,8 @@ export function someCode(parent: string): string {
   return folder;
 }
 
-/** A checkpoint with random weights and the code tokenizer: it writes nonsense, in no time. */
-export async function smallCheckpoint(folder: string): Promise<string> {
+/** A model with random weights and the code tokenizer: it writes nonsense, always the same. */
+export function smallModel({ maxPositionEmbeddings = 512 } = {}): StableDiffCoder {
   const shape = {
     vocabSize: 4096,
     hiddenSize: 64,
@@ -88,10 +88,15 @@ export async function smallCheckpoint(folder: string): Promise<string> {
     numLayers: 2,
     numHeads: 2,
     numKeyValueHeads: 1,
-    maxPositionEmbeddings: 512,
+    maxPositionEmbeddings,
     ...{ bosTokenId: 0, padTokenId: 1, eosTokenId: 2, maskTokenId: 5 },
   };
-  using coder = StableDiffCoder.fromConfig(shape, { tokenizer: TOKENIZER, seed: 3 });
+  return StableDiffCoder.fromConfig(shape, { tokenizer: TOKENIZER, seed: 3 });
+}
+
+/** A checkpoint with random weights and the code tokenizer: it writes nonsense, in no time. */
+export async function smallCheckpoint(folder: string): Promise<string> {
+  using coder = smallModel();
   await coder.savePretrained(folder);
   return folder;
 }

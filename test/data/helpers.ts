@@ -9,10 +9,15 @@ import { Tokenizer } from "../../lib/model/tokenizer.js";
 /** The quickstart's tokenizer. */
 export const tokenizer = Tokenizer.fromPretrained(fileURLToPath(new URL("../../assets/tokenizer", import.meta.url)));
 
+const folders: string[] = [];
+afterAll(() => {
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
+});
+
 /** A folder of this test file, removed after it. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "diffcoder-data-"));
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  folders.push(folder);
   return folder;
 }
 

@@ -42,7 +42,7 @@ export async function train(size: number, order: TrainOrder) {
 
 /** The same run in this process. */
 export async function alone(order: Omit<TrainOrder, "fault"> = {}) {
-  const { steps = 8, batchSize = 4, accumulation = 1, run } = order;
+  const { steps, batchSize = 4, accumulation = 1, run } = order;
   using model = tinyModel(order.model);
   const stages = tinyStages({ steps }).map((stage) => ({ ...stage, batchSize, accumulation }));
   const events: TrainEvent[] = [];

@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
 import {
   FileStore,
   HashStore,
@@ -23,6 +23,7 @@ const folder = mkdtempSync(join(tmpdir(), "diffcoder-store-"));
 let opened: Store[] = [];
 let count = 0;
 
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
 afterEach(() => {
   for (const store of opened) store.dispose();
   opened = [];

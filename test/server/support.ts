@@ -1,22 +1,6 @@
 import { Engine, type EngineCreateOptions } from "../../lib/engine/index.js";
-import { StableDiffCoder } from "../../lib/model/index.js";
 import { type CreateServerOptions, type ServedEngine, Server } from "../../lib/server/index.js";
-import { TOKENIZER } from "../cli/support.js";
-
-/** A model with random weights and the code tokenizer: it writes nonsense, always the same. */
-export function smallModel(): StableDiffCoder {
-  const shape = {
-    vocabSize: 4096,
-    hiddenSize: 64,
-    intermediateSize: 128,
-    numLayers: 2,
-    numHeads: 2,
-    numKeyValueHeads: 1,
-    maxPositionEmbeddings: 512,
-    ...{ bosTokenId: 0, padTokenId: 1, eosTokenId: 2, maskTokenId: 5 },
-  };
-  return StableDiffCoder.fromConfig(shape, { tokenizer: TOKENIZER, seed: 3 });
-}
+import { smallModel } from "../cli/support.js";
 
 /** The engine itself, in this process. */
 export function smallEngine(options: Omit<EngineCreateOptions, "model"> = {}): Promise<Engine> {

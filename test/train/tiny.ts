@@ -59,14 +59,14 @@ export function tinyModel(
 export const data = new Counting();
 
 /** The paper's curriculum in miniature: 6 steps AR, 8 diffusion, 4 anneal. */
-export function tinyStages(changes: Partial<BlockDiffusionStageOptions> = {}): Stage[] {
+export function tinyStages({ steps = 8, ...changes }: Partial<BlockDiffusionStageOptions> = {}): Stage[] {
   const common = { data, batchSize: 4, precision: "float32" as const };
   return [
     autoregressive({ ...common, name: "compress", steps: 6, lr: 1e-2, checkpoint: "pre-anneal", optimizer: adamw() }),
     blockDiffusion({
       ...common,
       name: "cpt",
-      steps: 8,
+      steps,
       blockSize: 4,
       warmup: { steps: 4, hold: { multiple: 1.5 } },
       ...changes,

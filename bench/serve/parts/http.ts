@@ -1,8 +1,8 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { type BenchRow, pairedRow, printTable, quantile } from "../../shared/harness.js";
+import { CostMeter, type Costs } from "../cost-meter.js";
 import { httpSender } from "../http-client.js";
 import { closedLoop, type LoadResult, openLoop } from "../load.js";
-import { type Metrics, ServerProcess } from "../server-process.js";
+import { ServerProcess } from "../server-process.js";
 import { CACHE_TOKENS, loadCommit, type Setting } from "../setting.js";
 import { type Latencies, latencies, spread, tokensPerForward } from "../timeline.js";
 import { Workload } from "../workload.js";
@@ -20,19 +20,6 @@ interface Run {
   latencies: Latencies;
   tokensPerForward: number;
   server: Costs;
-}
-
-/** Where the server's time went while a load ran. */
-interface Costs {
-  forwards: number;
-  modelMs: number;
-  /** By the engine's own clock: scheduling, choices on the host, events. Share of the model's passes. */
-  schedulerShare: number;
-  /** All that was no pass, with the wait for processes and requests: means something where there is always work. */
-  aroundShare: number;
-  /** Processor time of the HTTP process, as a share of the model's passes. */
-  httpCpuShare?: number;
-  eventLoopP99Ms: number;
 }
 
 /** The server in a process of its own, by streams: closed loops up to saturation, then arrivals at shares of that rate. */
@@ -59,40 +46,34 @@ export async function http(setting: Setting): Promise<BenchRow[]> {
     const items = Array.from({ length: 64 }, () => requests.next());
     peerPace.push((await peer.serve(items, scale.window, commit)).tokensPerSecond);
   };
+  const measure = async (
+    what: string,
+    load: Pick<Run, "name" | "concurrency" | "rate">,
+    drive: (requests: Workload, onWindow: (edge: "open" | "close") => Promise<void>) => Promise<LoadResult>,
+  ) => {
+    progress(`HTTP, ${model.name}, ${what}`);
+    const costs = new CostMeter(server);
+    const result = await drive(workload(), (edge) => costs.note(edge, load.concurrency !== undefined));
+    runs.push(runOf(load, result, blockSize, costs));
+  };
+  const { send } = client;
   try {
     await pacePeer();
     for (const concurrency of scale.concurrency) {
-      progress(`HTTP, ${model.name}, ${concurrency} at once`);
-      const requests = workload();
-      const costs = new CostMeter(server);
-      const result = await closedLoop({
-        concurrency,
-        next: () => requests.next(),
-        send: client.send,
-        seconds: scale.window,
-        tokens: options.quick ? 0 : concurrency * requests.meanOutput(),
-        onWindow: (edge) => costs.note(edge, true),
+      const what = `${concurrency} at once`;
+      await measure(what, { name: `${model.name}, ${what}`, concurrency }, (requests, onWindow) => {
+        const tokens = options.quick ? 0 : concurrency * requests.meanOutput();
+        return closedLoop({ concurrency, next: () => requests.next(), send, seconds: scale.window, tokens, onWindow });
       });
-      runs.push(runOf(`${model.name}, ${concurrency} at once`, result, blockSize, costs, { concurrency }));
     }
     await pacePeer();
     const saturated = Math.max(...runs.map((run) => run.tokensPerSecond)) / workload().meanOutput();
     for (const share of scale.rates) {
       const rate = share * saturated;
-      progress(`HTTP, ${model.name}, ${rate.toFixed(2)} requests/s`);
-      const requests = workload();
-      const costs = new CostMeter(server);
-      const result = await openLoop({
-        rate,
-        next: () => requests.next(),
-        send: client.send,
-        seconds: scale.arrivals,
-        seed: 17,
-        onWindow: (edge) => costs.note(edge, false),
-      });
-      const { offered } = result;
       const name = `${model.name}, arrivals at ${(100 * share).toFixed(0)} %`;
-      runs.push(runOf(name, result, blockSize, costs, { rate, offered }));
+      await measure(`${rate.toFixed(2)} requests/s`, { name, rate }, (requests, onWindow) =>
+        openLoop({ rate, next: () => requests.next(), send, seconds: scale.arrivals, seed: 17, onWindow }),
+      );
     }
   } finally {
     client.close();
@@ -103,63 +84,16 @@ export async function http(setting: Setting): Promise<BenchRow[]> {
   return runs.map((run) => rowOf(setting, run, peerMean));
 }
 
-/** Reads the server's counters as a window opens and closes. */
-class CostMeter {
-  readonly #server: ServerProcess;
-  #open: { at: number; metrics: Metrics; cpu?: number } | undefined;
-  costs: Costs | undefined;
-
-  constructor(server: ServerProcess) {
-    this.#server = server;
-  }
-
-  /** @param busy whether passes follow each other: then the edge is put where one has just ended */
-  async note(edge: "open" | "close", busy: boolean): Promise<void> {
-    const first = await this.#server.metrics();
-    const metrics = busy ? await this.#afterPass(first) : first;
-    const now = { at: performance.now(), metrics, cpu: this.#server.cpuSeconds() };
-    if (edge === "open" || !this.#open) {
-      this.#open = now;
-      return;
-    }
-    const before = this.#open;
-    const grown = (name: string) =>
-      (metrics.get(`diffcoder:${name}`) ?? Number.NaN) - (before.metrics.get(`diffcoder:${name}`) ?? Number.NaN);
-    const model = grown("engine_model_seconds_total");
-    this.costs = {
-      forwards: grown("forwards_total"),
-      modelMs: (1000 * model) / grown("forwards_total"),
-      schedulerShare: grown("engine_other_seconds_total") / model,
-      aroundShare: (now.at - before.at) / 1000 / model - 1,
-      ...(now.cpu !== undefined && before.cpu !== undefined && { httpCpuShare: (now.cpu - before.cpu) / model }),
-      // Begins anew with each reading: only the first one speaks of the whole window.
-      eventLoopP99Ms: 1000 * (first.get("diffcoder:event_loop_delay_p99_seconds") ?? Number.NaN),
-    };
-  }
-
-  /** The engine tells of itself now and then: waits until it has just done so. */
-  async #afterPass(first: Metrics): Promise<Metrics> {
-    const forwards = (metrics: Metrics) => metrics.get("diffcoder:forwards_total");
-    for (let i = 0; i < 400; i++) {
-      const now = await this.#server.metrics();
-      if (forwards(now) !== forwards(first)) return now;
-      await sleep(5);
-    }
-    return first;
-  }
-}
-
 function runOf(
-  name: string,
-  { timelines, window, tokensPerSecond }: LoadResult,
+  load: Pick<Run, "name" | "concurrency" | "rate">,
+  { timelines, window, tokensPerSecond, offered }: LoadResult,
   blockSize: number,
   { costs }: CostMeter,
-  load: Pick<Run, "concurrency" | "rate" | "offered">,
 ): Run {
   if (!costs) throw new Error("the window never closed");
   return {
-    name,
     ...load,
+    ...(offered !== undefined && { offered }),
     tokensPerSecond,
     finished: timelines.filter(({ ended }) => ended !== undefined && ended >= window.from && ended <= window.to).length,
     errors: timelines.flatMap(({ error }) => (error === undefined ? [] : [error])),

@@ -239,6 +239,20 @@ function compare(one: Case, groups: Pick<DataParallelOptions, "shard" | "replica
   return { gradients, weights, outputs, largest, owned };
 }
 
+/** What the gradients of all ranks' data add up to in float32, computed by one model. */
+function gradientSums(reference: ReturnType<typeof net>, ranks: number): Map<string, Tensor> {
+  const sums = new Map<string, Tensor>();
+  for (let r = 0; r < ranks; r++) {
+    lossOf(reference, idsOf(r, 0), "all").backward();
+    for (const [name, { grad }] of reference.namedParameters()) {
+      const own = (grad as Tensor).float();
+      sums.set(name, sums.get(name)?.add(own) ?? own);
+    }
+    reference.zeroGrad();
+  }
+  return sums;
+}
+
 /** float32 shards that are gathered in bfloat16, against a bfloat16 model's micro-batches in one process. */
 function rounded(group: ProcessGroup): { gradients: number; largest: number; dtypes: string[] } {
   const { rank, size } = group;
@@ -247,15 +261,7 @@ function rounded(group: ProcessGroup): { gradients: number; largest: number; dty
   const options = { shard: group, replicate: null, gatherDtype: "bfloat16" as const };
   const parallel = new DataParallel(model, model.blocks as Block[], options);
   const found = torch.scope(() => {
-    const sums = new Map<string, Tensor>();
-    for (let r = 0; r < size; r++) {
-      lossOf(reference, idsOf(r, 0), "all").backward();
-      for (const [name, { grad }] of reference.namedParameters()) {
-        const own = (grad as Tensor).float();
-        sums.set(name, sums.get(name)?.add(own) ?? own);
-      }
-      reference.zeroGrad();
-    }
+    const sums = gradientSums(reference, size);
     parallel.backward(lossOf(model, idsOf(rank, 0), "all"), { isLast: true });
     parallel.finish();
     const errors = parallel.local().map(({ name, tensor, slice }) => {
@@ -278,15 +284,7 @@ function replicated16(group: ProcessGroup): { differing: number; dtypes: string[
   const model = net({ dtype: "bfloat16" });
   const parallel = new DataParallel(model, model.blocks as Block[], { shard: null, replicate: group });
   const found = torch.scope(() => {
-    const sums = new Map<string, Tensor>();
-    for (let r = 0; r < size; r++) {
-      lossOf(reference, idsOf(r, 0), "all").backward();
-      for (const [name, { grad }] of reference.namedParameters()) {
-        const own = (grad as Tensor).float();
-        sums.set(name, sums.get(name)?.add(own) ?? own);
-      }
-      reference.zeroGrad();
-    }
+    const sums = gradientSums(reference, size);
     parallel.backward(lossOf(model, idsOf(rank, 0), "all"), { isLast: true });
     parallel.finish();
     let differing = 0;

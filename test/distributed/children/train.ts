@@ -23,7 +23,7 @@ export interface TrainOrder {
 
 await asRank(async ({ rank, device }) => {
   const order = JSON.parse(process.argv[2]) as TrainOrder;
-  const { run = {}, steps: cptSteps = 8, batchSize = 4, accumulation = 1, fault } = order;
+  const { run = {}, steps: cptSteps, batchSize = 4, accumulation = 1, fault } = order;
   const model = tinyModel(order.model);
   if (device !== "cpu") model.to({ device });
   let steps = 0;
