@@ -3,6 +3,7 @@ import { Engine, type GenerateOptions } from "../../lib/engine/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { runCore } from "../engine/core-run.js";
 import { collect, randomPrompt, sharpCoder } from "../engine/support.js";
+import { settledMemory } from "../torch/settled-memory.js";
 import { FakeCuda } from "./fake-cuda.js";
 
 let cuda: FakeCuda;
@@ -27,7 +28,7 @@ it.each([
     const coder = sharpCoder().to({ device: "cuda", dtype });
     await using engine = await Engine.create({ model: coder, thread: false, pageSize, maxRunning: 4 });
     cuda.take();
-    const tensors = torch.memory().tensors;
+    const { tensors } = await settledMemory();
     const all = jobs.map(({ prompt, options: each }) => collect(engine, prompt, each));
     for (const [i, { ids }] of (await Promise.all(all)).entries()) expect(ids.length).toBe(jobs[i].options.maxTokens);
     const { counters } = engine.stats();

@@ -13,6 +13,7 @@ import {
 } from "../../lib/diffusion/index.js";
 import type { Decoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
+import { settledMemory } from "../torch/settled-memory.js";
 import { MASK, readJson, tinyModel } from "./fixture.js";
 
 interface GoldenCase {
@@ -259,7 +260,7 @@ describe("ends and errors", () => {
   });
 
   it("frees everything, also when the consumer leaves early", async () => {
-    const before = torch.memory().tensors;
+    const before = (await settledMemory()).tensors;
     await decode(prompt, { maxTokens: 9, stopIds: [] });
     await decode(prompt, { maxTokens: 9, stopIds: [], cache: false, temperature: 1 });
     for await (const _ of generateBlocks(model, prompt, { maxTokens: 9, stopIds: [] })) break;

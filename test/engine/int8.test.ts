@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Engine } from "../../lib/engine/index.js";
 import * as torch from "../../lib/torch/index.js";
+import { settledMemory } from "../torch/settled-memory.js";
 import { collect, randomPrompt, sharpCoder } from "./support.js";
 
 const { int8_pack: pack, int8_linear: linear } = torch.ops.diffcoder;
@@ -128,7 +129,7 @@ describe("an engine with int8 weights", () => {
   });
 
   it("frees all it made when it is closed", async () => {
-    const before = torch.memory();
+    const before = await settledMemory();
     const engine = await Engine.create({ model: folder, thread: false, weights: "int8" });
     expect(torch.memory().tensors).toBeGreaterThan(before.tensors);
     await engine.close();

@@ -29,6 +29,7 @@ import {
 } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { difference, fixture } from "../nn/golden.js";
+import { settledMemory } from "../torch/settled-memory.js";
 
 const root = mkdtempSync(join(tmpdir(), "diffcoder-checkpoint-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -253,7 +254,7 @@ describe("bad checkpoints", () => {
     ],
   ])("%s", async (_, name, damage, code, message) => {
     damage(copy(name));
-    const before = torch.memory().tensors;
+    const before = (await settledMemory()).tensors;
     const error = await failure(folder);
     expect([error.code, error.message]).toEqual([code, expect.stringMatching(message)]);
     expect(error.message).toContain(folder);

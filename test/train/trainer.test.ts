@@ -13,6 +13,7 @@ import {
   sgd,
   stage,
 } from "../../lib/train/index.js";
+import { settledMemory } from "../torch/settled-memory.js";
 import {
   bytesOf,
   collect,
@@ -268,7 +269,7 @@ describe("memory", () => {
       return false;
     });
     expect(new Set(live.slice(2)).size).toBe(1);
-    const before = torch.memory().tensors;
+    const before = (await settledMemory()).tensors;
     expect(before).toBeLessThan(live[2]); // the optimiser's state is gone
     await collect(stages, { model }, (event) => event.type === "step");
     expect(torch.memory().tensors).toBe(before);
