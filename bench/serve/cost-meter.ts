@@ -1,61 +1,58 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Metrics, ServerProcess } from "./server-process.js";
 
-/** Where the server's time went while a load ran. */
+/** Where the server's time went while a load ran. Shares are of the time in the model's passes. */
 export interface Costs {
   forwards: number;
   modelMs: number;
-  /** By the engine's own clock: scheduling, choices on the host, events. Share of the model's passes. */
-  schedulerShare: number;
-  /** All that was no pass, with the wait for processes and requests: means something where there is always work. */
+  /** Of the engine between passes: scheduling, events, messages, waiting for a processor. */
   aroundShare: number;
-  /** Processor time of the HTTP process, as a share of the model's passes. */
+  /** Of the engine with nothing to generate: from a text's end until the next request is there. */
+  idleShare: number;
+  /** Processor time of the HTTP process. */
   httpCpuShare?: number;
   eventLoopP99Ms: number;
+}
+
+interface Reading {
+  at: number;
+  metrics: Metrics;
+  cpu?: number;
 }
 
 /** Reads the server's counters as a window opens and closes. */
 export class CostMeter {
   readonly #server: ServerProcess;
-  #open: { at: number; metrics: Metrics; cpu?: number } | undefined;
+  #opened: Reading | undefined;
   costs: Costs | undefined;
 
   constructor(server: ServerProcess) {
     this.#server = server;
   }
 
-  /** @param busy whether passes follow each other: then the edge is put where one has just ended */
-  async note(edge: "open" | "close", busy: boolean): Promise<void> {
-    const first = await this.#server.metrics();
-    const metrics = busy ? await this.#afterPass(first) : first;
-    const now = { at: performance.now(), metrics, cpu: this.#server.cpuSeconds() };
-    if (edge === "open" || !this.#open) {
-      this.#open = now;
-      return;
-    }
-    const before = this.#open;
-    const grown = (name: string) =>
-      (metrics.get(`diffcoder:${name}`) ?? Number.NaN) - (before.metrics.get(`diffcoder:${name}`) ?? Number.NaN);
-    const model = grown("engine_model_seconds_total");
-    this.costs = {
-      forwards: grown("forwards_total"),
-      modelMs: (1000 * model) / grown("forwards_total"),
-      schedulerShare: grown("engine_other_seconds_total") / model,
-      aroundShare: (now.at - before.at) / 1000 / model - 1,
-      ...(now.cpu !== undefined && before.cpu !== undefined && { httpCpuShare: (now.cpu - before.cpu) / model }),
-      // Begins anew with each reading: only the first one speaks of the whole window.
-      eventLoopP99Ms: 1000 * (first.get("diffcoder:event_loop_delay_p99_seconds") ?? Number.NaN),
-    };
+  async note(edge: "open" | "close"): Promise<void> {
+    const now = { at: performance.now(), metrics: await this.#server.metrics(), cpu: this.#server.cpuSeconds() };
+    if (edge === "open") this.#opened = now;
+    else if (this.#opened) this.costs = costsBetween(this.#opened, now);
   }
+}
 
-  /** The engine tells of itself now and then: waits until it has just done so. */
-  async #afterPass(first: Metrics): Promise<Metrics> {
-    const forwards = (metrics: Metrics) => metrics.get("diffcoder:forwards_total");
-    for (let i = 0; i < 400; i++) {
-      const now = await this.#server.metrics();
-      if (forwards(now) !== forwards(first)) return now;
-      await sleep(5);
-    }
-    return first;
-  }
+/** The engine tells of itself now and then: its counters are of the same moment, but not of the reading's. */
+function costsBetween(before: Reading, after: Reading): Costs {
+  const grown = (name: string) => {
+    const [from, to] = [before, after].map(({ metrics }) => metrics.get(`diffcoder:${name}`) ?? Number.NaN);
+    return to - from;
+  };
+  const [model, other, idle] = ["model", "other", "idle"].map((what) => grown(`engine_${what}_seconds_total`));
+  const modelsTime = model / (model + other + idle);
+  const seconds = (after.at - before.at) / 1000;
+  return {
+    forwards: grown("forwards_total"),
+    modelMs: (1000 * model) / grown("forwards_total"),
+    aroundShare: other / model,
+    idleShare: idle / model,
+    ...(after.cpu !== undefined &&
+      before.cpu !== undefined && { httpCpuShare: (after.cpu - before.cpu) / seconds / modelsTime }),
+    // Begins anew with each reading, so this is of the whole window.
+    eventLoopP99Ms: 1000 * (after.metrics.get("diffcoder:event_loop_delay_p99_seconds") ?? Number.NaN),
+  };
 }

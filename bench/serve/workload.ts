@@ -80,6 +80,12 @@ export class Workload {
     this.#sources = sources();
   }
 
+  /** Makes so many requests now, so that whoever sends them has less to do beside what is measured. */
+  prepared(count: number): () => WorkItem {
+    const items = Array.from({ length: count }, () => this.next());
+    return () => items.shift() ?? this.next();
+  }
+
   next(): WorkItem {
     const random = new Philox(this.#seed, this.#next++);
     const promptTokens = drawLength(this.shape.prompt, this.shape, random);

@@ -51,7 +51,10 @@ export class CoreService {
     try {
       if (!this.#given) this.#loaded = await loadModel(model, settings);
       const coder = this.#given ?? (this.#loaded as LoadedModel).coder;
-      const core = new EngineCore(coder, settings, (reports) => {
+      // In the engine's own thread a report is a call: nothing to save.
+      const isHere = this.#given !== undefined || settings.thread === false;
+      const eventInterval = isHere ? 0 : settings.eventInterval;
+      const core = new EngineCore(coder, { ...settings, eventInterval }, (reports) => {
         const now = performance.now();
         const isDue = now - this.#statsAt > STATS_EVERY || reports.some(({ last }) => last);
         if (isDue) this.#statsAt = now;

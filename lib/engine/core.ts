@@ -9,20 +9,13 @@ import type { EngineSettings, ScoreSettings } from "./options.js";
 import { PagePool } from "./page-pool.js";
 import { type AttentionKind, PagedMemory } from "./paged-memory.js";
 import { cudaRecorder, PassGraphs, type Recorder } from "./pass-graphs.js";
+import { type CoreReport, Reports } from "./reports.js";
 import type { EngineRequest } from "./request.js";
 import { type PlannedPart, Scheduler } from "./scheduler.js";
 import { score } from "./score.js";
 import { Sequence, type SequenceModel } from "./sequence.js";
-import { type CoreStats, zeroCounters } from "./stats.js";
+import { type CoreStats, zeroCounters, zeroStats } from "./stats.js";
 import type { EngineEvent, ModelFacts, ScoreResult } from "./types.js";
-
-/** What the core tells of one request. `error` and `last` end it. */
-export interface CoreReport {
-  key: number;
-  events: EngineEvent[];
-  error?: EngineError;
-  last: boolean;
-}
 
 /** How passes run, where tests want another way than the device's own. */
 export interface CoreInternals {
@@ -37,7 +30,7 @@ interface ActiveRequest {
 
 /**
  * The engine proper: a loop that plans a pass, runs it, chooses tokens and reports. It lives where the model lives, in
- * a thread of its own or not; whoever owns it talks to it by calls and gets reports once per pass.
+ * a thread of its own or not; whoever owns it talks to it by calls and gets reports between passes.
  */
 export class EngineCore {
   readonly facts: ModelFacts;
@@ -49,11 +42,12 @@ export class EngineCore {
   readonly #graphs: PassGraphs | undefined;
   readonly #scheduler: Scheduler;
   readonly #sequenceModel: SequenceModel;
-  readonly #report: (reports: CoreReport[]) => void;
+  readonly #reports: Reports;
   readonly #active = new Map<number, ActiveRequest>();
-  readonly #pending = new Map<number, CoreReport>();
   readonly #counters = zeroCounters();
-  readonly #seconds = { model: 0, other: 0 };
+  readonly #seconds = zeroStats().seconds;
+  /** Up to when time is accounted for, by performance.now(). */
+  #accounted = performance.now();
   #loop: Promise<void> | undefined;
   #closed = false;
 
@@ -65,7 +59,7 @@ export class EngineCore {
   ) {
     this.#coder = coder;
     this.#settings = settings;
-    this.#report = report;
+    this.#reports = new Reports(report, settings.eventInterval);
     const { model } = coder;
     const maskId = maskIdOf(coder, settings);
     const maxLength = Math.min(settings.maxLength ?? Number.POSITIVE_INFINITY, model.config.maxPositionEmbeddings);
@@ -126,7 +120,7 @@ export class EngineCore {
       this.#tell(sequence, sequence.stop("abort"));
       this.#finish(sequence);
     }
-    this.#flush();
+    this.#reports.flush();
   }
 
   async score(tokens: Int32Array, settings: ScoreSettings): Promise<ScoreResult> {
@@ -147,6 +141,7 @@ export class EngineCore {
     const { waiting, running, preemptions } = this.#scheduler;
     const { total, used, cached, free, pageSize } = this.#pool;
     const { tensors, host, device } = torch.memory();
+    this.#spent(this.#loop === undefined ? "idle" : "other");
     return {
       running: running.length,
       waiting: waiting.length,
@@ -165,26 +160,32 @@ export class EngineCore {
     for (const key of [...this.#active.keys()]) {
       this.#fail(key, new EngineError("ENGINE_CLOSED", "the engine was closed before the request was done"));
     }
-    this.#flush();
+    this.#reports.flush();
     await this.#loop;
     this.#graphs?.dispose();
     this.#memory.dispose();
   }
 
   async #run(): Promise<void> {
+    this.#spent("idle");
     try {
       // Requests that come together begin together, and no caller waits for a pass.
       await nextTurn();
       while (!this.#closed && this.#active.size > 0) {
-        const began = performance.now();
-        const before = this.#seconds.model;
         this.#step();
-        this.#seconds.other += (performance.now() - began) / 1000 - (this.#seconds.model - before);
         await nextTurn();
       }
     } finally {
       this.#loop = undefined;
+      this.#spent("other");
     }
+  }
+
+  /** The time since the last call was spent on this. */
+  #spent(on: keyof CoreStats["seconds"]): void {
+    const now = performance.now();
+    this.#seconds[on] += (now - this.#accounted) / 1000;
+    this.#accounted = now;
   }
 
   /** One pass of the model and what follows from it. */
@@ -192,22 +193,24 @@ export class EngineCore {
     for (const sequence of this.#scheduler.admit()) this.#begin(sequence);
     this.#expire();
     const parts = this.#scheduler.plan();
-    if (parts.length === 0) {
-      this.#flush();
-      return;
-    }
+    const decodes = parts.every(({ sequence }) => sequence.isDecoding);
+    // Nothing waits for a pass that does not come, or is a long one.
+    if (parts.length === 0 || !decodes) this.#reports.flush();
+    if (parts.length === 0) return;
     const wanted = parts.map(({ sequence, complete }) => (complete ? sequence.rows() : { positions: [], rows: [] }));
+    const began = performance.now();
     let choices: RowChoice[];
     try {
-      choices = this.#forward(parts, wanted);
+      choices = this.#forward(parts, wanted, decodes);
     } catch (error) {
       const message = `the pass failed: ${messageOf(error)}`;
       for (const { sequence } of parts) {
         this.#fail(sequence.request.key, new EngineError("ENGINE_INTERNAL", message, { cause: error }));
       }
-      this.#flush();
+      this.#reports.flush();
       return;
     }
+    const passMs = performance.now() - began;
     let at = 0;
     for (const [i, { sequence, to, complete }] of parts.entries()) {
       this.#scheduler.advance(sequence, to);
@@ -221,12 +224,16 @@ export class EngineCore {
         this.#fail(sequence.request.key, new EngineError("ENGINE_MODEL", why));
       } else this.#take(sequence, sequence.apply(mine));
     }
-    this.#flush();
+    this.#reports.pace(passMs);
   }
 
-  #forward(parts: readonly PlannedPart[], wanted: readonly { positions: number[]; rows: ChoiceRow[] }[]): RowChoice[] {
+  #forward(
+    parts: readonly PlannedPart[],
+    wanted: readonly { positions: number[]; rows: ChoiceRow[] }[],
+    decodes: boolean,
+  ): RowChoice[] {
     const { model } = this.#coder;
-    const began = performance.now();
+    this.#spent("other");
     const choices = torch.scope(() =>
       torch.noGrad(() => {
         const pass = parts.map(({ sequence, from, to }, i) => ({
@@ -238,13 +245,12 @@ export class EngineCore {
           visible: (position: number) => sequence.visible(position, to),
           rows: wanted[i].positions,
         }));
-        const decodes = parts.every(({ sequence }) => sequence.isDecoding);
         const hidden = (decodes && this.#graphs?.forward(pass)) || this.#memory.forward(model, pass);
         const rows = wanted.flatMap((each) => each.rows);
         return hidden ? chooseRows(model.logits(hidden), rows, this.#sequenceModel.maskId) : [];
       }),
     );
-    this.#seconds.model += (performance.now() - began) / 1000;
+    this.#spent("model");
     this.#counters.forwards++;
     for (const { from, to } of parts) this.#counters.forwardTokens += to - from;
     return choices;
@@ -288,14 +294,14 @@ export class EngineCore {
     const active = this.#active.get(key);
     if (active?.sequences.every(({ finishReason }) => finishReason)) {
       this.#active.delete(key);
-      this.#reportOf(key).last = true;
+      this.#reports.end(key);
     }
   }
 
   #fail(key: number, error: EngineError): void {
     const active = this.#active.get(key);
     if (!active) return;
-    this.#reportOf(key).error = error;
+    this.#reports.fail(key, error);
     for (const sequence of active.sequences) {
       if (sequence.finishReason) continue;
       this.#tell(sequence, sequence.stop("error"));
@@ -319,24 +325,8 @@ export class EngineCore {
     }
   }
 
-  #reportOf(key: number): CoreReport {
-    let report = this.#pending.get(key);
-    if (!report) {
-      report = { key, events: [], last: false };
-      this.#pending.set(key, report);
-    }
-    return report;
-  }
-
   #tell({ request }: Sequence, events: EngineEvent[]): void {
-    if (events.length > 0) this.#reportOf(request.key).events.push(...events);
-  }
-
-  #flush(): void {
-    if (this.#pending.size === 0) return;
-    const reports = [...this.#pending.values()];
-    this.#pending.clear();
-    this.#report(reports);
+    this.#reports.tell(request.key, events);
   }
 }
 

@@ -1,10 +1,12 @@
 import { fork } from "node:child_process";
+import type { Socket } from "node:net";
 import { extname } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { StableDiffCoder } from "../model/index.js";
 import { loaderArguments, startThread } from "../torch/start-thread.js";
 import type { CoreService } from "./core-service.js";
-import type { CoreMessage, CoreReply } from "./protocol.js";
+import { FrameReader } from "./frames.js";
+import { type CoreMessage, type CoreReply, REPLIES_FD } from "./protocol.js";
 import type { CoreStats } from "./stats.js";
 
 /** Where the engine's core lives, seen from outside. */
@@ -49,10 +51,15 @@ export function startProcess({ onReply, onExit }: HostHandlers): Host {
   const child = fork(fileURLToPath(module), [], {
     execArgv: loaderArguments(here),
     serialization: "advanced",
-    stdio: ["ignore", "inherit", "inherit", "ipc"],
+    stdio: ["ignore", "inherit", "inherit", "ipc", "pipe"],
   });
+  const replies = child.stdio[REPLIES_FD] as Socket;
+  const frames = new FrameReader();
   const end = once(onExit);
-  child.on("message", (reply) => onReply(reply as CoreReply));
+  replies.on("data", (piece) => {
+    for (const reply of frames.push(piece)) onReply(reply as CoreReply);
+  });
+  replies.on("error", () => {}); // its end is told by onExit
   child.on("error", (error) => end(error.message));
   child.on("exit", (code, signal) => end(`the process ended with ${signal ?? `code ${code}`}`));
   return {
@@ -69,10 +76,12 @@ export function startProcess({ onReply, onExit }: HostHandlers): Host {
     ref: () => {
       child.ref();
       child.channel?.ref();
+      replies.ref();
     },
     unref: () => {
       child.unref();
       child.channel?.unref();
+      replies.unref();
     },
     get pid() {
       return child.pid;

@@ -105,6 +105,12 @@ export const engineOptionsSchema = z
     maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that wait"),
     queueTimeout: z.number().gt(0).optional().describe("seconds a request may wait; by default for ever"),
     requestTimeout: z.number().gt(0).optional().describe("seconds a request may take; by default for ever"),
+    eventInterval: z
+      .number()
+      .min(0)
+      .max(1000)
+      .default(10)
+      .describe("ms that events of short passes may wait for each other on their way from the thread; 0: not at all"),
     cudaGraphs: z.boolean().default(true).describe("decode by CUDA graphs, on CUDA"),
     threads: z.number().int().min(1).optional().describe("processor threads of the model's operators"),
   })

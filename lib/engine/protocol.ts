@@ -14,6 +14,9 @@ export type CoreMessage =
   | { kind: "score"; key: number; tokens: Int32Array; settings: ScoreSettings }
   | { kind: "close" };
 
+/** Where a child process writes what it says, as frames. */
+export const REPLIES_FD = 4;
+
 /** What it says. */
 export type CoreReply =
   | { kind: "ready"; facts: ModelFacts; stats: CoreStats }

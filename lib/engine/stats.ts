@@ -35,7 +35,7 @@ export function zeroStats(): CoreStats {
     cacheUsage: 0,
     pages: { total: 0, used: 0, cached: 0, free: 0, pageSize: 0 },
     counters: zeroCounters(),
-    seconds: { model: 0, other: 0 },
+    seconds: { model: 0, other: 0, idle: 0 },
     memory: { tensors: 0, bytes: 0 },
   };
 }

@@ -152,8 +152,11 @@ export interface EngineStats {
     graphReplays: number;
     workerRestarts: number;
   };
-  /** Seconds spent in the model's passes, and in everything around them (scheduling, sampling on the host, events). */
-  seconds: { model: number; other: number };
+  /**
+   * All seconds since the worker was started: in the model's passes, in everything around them (scheduling, events, messages,
+   * waiting for a processor), and with nothing to generate.
+   */
+  seconds: { model: number; other: number; idle: number };
   /** Live tensors and their bytes in the engine's thread. */
   memory: { tensors: number; bytes: number };
 }

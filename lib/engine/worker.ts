@@ -1,13 +1,17 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { parentPort } from "node:worker_threads";
 import { CoreService } from "./core-service.js";
-import type { CoreMessage } from "./protocol.js";
+import { FrameWriter } from "./frames.js";
+import { type CoreMessage, type CoreReply, REPLIES_FD } from "./protocol.js";
 
 // The thread or child process that the model lives in. It says nothing but what was asked for and what passes bring forth.
 
-const service = new CoreService(
-  parentPort ? (reply) => parentPort?.postMessage(reply) : (reply) => void process.send?.(reply),
-);
+const service = new CoreService(parentPort ? (reply) => parentPort?.postMessage(reply) : toParentProcess());
+
+function toParentProcess(): (reply: CoreReply) => void {
+  const frames = new FrameWriter(REPLIES_FD);
+  return (reply) => frames.write(reply);
+}
 
 async function obey(message: CoreMessage): Promise<void> {
   await service.obey(message);

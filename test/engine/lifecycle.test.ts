@@ -130,6 +130,31 @@ describe("limits", () => {
   });
 });
 
+describe("the engine's clock", () => {
+  it("accounts for every moment once: passes, what is around them, rest", async () => {
+    await using engine = await here(coder);
+    const sum = () => Object.values(engine.stats().seconds).reduce((total, each) => total + each, 0);
+    const read = () => {
+      const began = performance.now();
+      const seconds = sum();
+      return { began, seconds, ended: performance.now() };
+    };
+    const before = read();
+    const { idle } = engine.stats().seconds;
+    await engine.complete([7, 8], long);
+    const { model, other } = engine.stats().seconds;
+    expect(model).toBeGreaterThan(0);
+    expect(other).toBeGreaterThan(0);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const after = read();
+    expect(engine.stats().seconds.idle - idle).toBeGreaterThan(0.019);
+    expect(engine.stats().seconds.model).toBe(model);
+    const grown = 1000 * (after.seconds - before.seconds);
+    expect(grown).toBeGreaterThanOrEqual(after.began - before.ended - 1e-6);
+    expect(grown).toBeLessThanOrEqual(after.ended - before.began + 1e-6);
+  });
+});
+
 describe("options of an engine", () => {
   it("that contradict the model or each other are refused", async () => {
     await expect(here(coder, { maskId: 96 })).rejects.toMatchObject({

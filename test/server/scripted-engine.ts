@@ -143,7 +143,7 @@ export class ScriptedEngine implements ServedEngine {
       cacheUsage: 0.25,
       pages: { total: 4, used: 1, cached: 0, free: 3, pageSize: 32 },
       counters: this.counters,
-      seconds: { model: 0, other: 0 },
+      seconds: { model: 0, other: 0, idle: 0 },
       memory: { tensors: 0, bytes: 0 },
     };
   }

@@ -53,17 +53,21 @@ export async function http(setting: Setting): Promise<BenchRow[]> {
   ) => {
     progress(`HTTP, ${model.name}, ${what}`);
     const costs = new CostMeter(server);
-    const result = await drive(workload(), (edge) => costs.note(edge, load.concurrency !== undefined));
+    const result = await drive(workload(), (edge) => costs.note(edge));
     runs.push(runOf(load, result, blockSize, costs));
   };
   const { send } = client;
   try {
+    progress(`HTTP, ${model.name}, warming up`);
+    const warmUp = workload();
+    await closedLoop({ concurrency: 8, next: () => warmUp.next(), send, seconds: scale.window, tokens: 0 });
     await pacePeer();
     for (const concurrency of scale.concurrency) {
       const what = `${concurrency} at once`;
       await measure(what, { name: `${model.name}, ${what}`, concurrency }, (requests, onWindow) => {
         const tokens = options.quick ? 0 : concurrency * requests.meanOutput();
-        return closedLoop({ concurrency, next: () => requests.next(), send, seconds: scale.window, tokens, onWindow });
+        const next = requests.prepared(options.quick ? 16 : 256);
+        return closedLoop({ concurrency, next, send, seconds: scale.window, tokens, onWindow });
       });
     }
     await pacePeer();
@@ -122,18 +126,20 @@ function printRuns(runs: readonly Run[]): void {
   ]);
   console.log("latencies: median / 99th percentile");
   printTable([
-    ["", "ms a pass", "scheduler", "scheduler + HTTP", "HTTP's processor time", "event loop p99 ms"],
+    ["", "ms a pass", "around the passes", "idle", "HTTP's processor time", "event loop p99 ms"],
     ...runs.map(({ name, concurrency, server }) => [
       name,
       server.modelMs.toFixed(2),
-      percent(server.schedulerShare),
-      // With pauses between requests the wait for them would count.
-      concurrency === undefined ? "-" : percent(server.aroundShare),
+      percent(server.aroundShare),
+      // Arrivals at random leave pauses that are nobody's cost.
+      concurrency === undefined ? "-" : percent(server.idleShare),
       percent(server.httpCpuShare),
       server.eventLoopP99Ms.toFixed(1),
     ]),
   ]);
-  console.log("shares are of the model's passes; scheduler + HTTP: all the time of the window in which no pass ran");
+  console.log(
+    "shares are of the time in passes; around: the engine between them; idle: until the next request is there",
+  );
   const errors = new Set(runs.flatMap((run) => run.errors));
   if (errors.size > 0) console.log(`errors: ${[...errors].join("; ")}`);
 }

@@ -19,8 +19,8 @@ interface Sample {
   tokensPerForward: number;
   msPerForward: number;
   rowsPerForward: number;
-  /** Scheduler, choices on the host and events, as a share of the model's passes. */
-  schedulerShare: number;
+  /** The engine between passes (scheduling, events, messages), as a share of the passes. */
+  aroundShare: number;
 }
 
 /** More and more requests at once in one engine, against the peer, which has but one. */
@@ -74,7 +74,7 @@ async function measure(setting: Setting, engine: Engine, running: number, round:
   let before = engine.stats();
   const { timelines, tokensPerSecond } = await closedLoop({
     concurrency: running,
-    next: () => workload.next(),
+    next: workload.prepared(setting.options.quick ? 16 : 256),
     send: engineSender(engine, commitOptions(loadCommit(setting))),
     seconds: scale.window,
     tokens: setting.options.quick ? 0 : running * workload.meanOutput(),
@@ -92,7 +92,7 @@ async function measure(setting: Setting, engine: Engine, running: number, round:
     tokensPerForward: tokensPerForward(timelines),
     msPerForward: (1000 * seconds) / forwards,
     rowsPerForward: (after.counters.forwardTokens - before.counters.forwardTokens) / forwards,
-    schedulerShare: (after.seconds.other - before.seconds.other) / seconds,
+    aroundShare: (after.seconds.other - before.seconds.other) / seconds,
   };
 }
 
@@ -119,7 +119,7 @@ function rowOf(
       tokensPerForward: mean((sample) => sample.tokensPerForward),
       msPerForward: mean((sample) => sample.msPerForward),
       rowsPerForward: mean((sample) => sample.rowsPerForward),
-      schedulerShare: mean((sample) => sample.schedulerShare),
+      aroundShare: mean((sample) => sample.aroundShare),
     },
   );
 }
@@ -128,11 +128,11 @@ function printLevels(rows: readonly BenchRow[]): void {
   const percent = (share: unknown) => `${(100 * Number(share)).toFixed(1)} %`;
   const fixed = (value: unknown) => (Number.isFinite(Number(value)) ? Number(value).toFixed(1) : "-");
   printTable([
-    ["", "ms a pass", "rows a pass", "tokens a pass of a request", "scheduler, of a pass"],
-    ...rows.map(({ name, msPerForward, rowsPerForward, tokensPerForward: tokens, schedulerShare }) => [
+    ["", "ms a pass", "rows a pass", "tokens a pass of a request", "around the passes"],
+    ...rows.map(({ name, msPerForward, rowsPerForward, tokensPerForward: tokens, aroundShare }) => [
       name,
       ...[msPerForward, rowsPerForward, tokens].map(fixed),
-      percent(schedulerShare),
+      percent(aroundShare),
     ]),
   ]);
 }

@@ -94,6 +94,7 @@ function createEngine(model: string, options: ServeOptions): Promise<Engine> {
     maxRunning: options.maxRunning,
     maxBatchTokens: options.maxBatchTokens,
     cudaGraphs: options.cudaGraphs,
+    eventInterval: options.eventInterval,
     maxQueue: ENGINE_QUEUE,
     maxQueueTokens: Number.MAX_SAFE_INTEGER,
   });

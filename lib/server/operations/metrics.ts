@@ -105,6 +105,7 @@ export class Metrics {
     );
     counter("engine_model_seconds_total", "time in the model's passes", (now) => now.seconds.model);
     counter("engine_other_seconds_total", "time of the engine around them", (now) => now.seconds.other);
+    counter("engine_idle_seconds_total", "time with nothing to generate", (now) => now.seconds.idle);
 
     new Counter({
       name: `${PREFIX}admission_rejections_total`,
