@@ -3,6 +3,7 @@ import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { TorchError } from "./errors.js";
+import { calmOpenMP } from "./openmp.js";
 import type { Scalar } from "./scalar.js";
 
 /** A tensor's number in the addon's table. 0 names none. */
@@ -129,16 +130,6 @@ function packageRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, "CMakeLists.txt")) && dirname(folder) !== folder) folder = dirname(folder);
   return folder;
-}
-
-/**
- * libgomp's threads spin for milliseconds at every barrier. Where cores are shared with other processes they then wait for
- * each other's time slices: training steps were measured up to 20 times slower. A short spin costs next to nothing on an
- * idle machine. Whoever set one of these variables has decided; libgomp reads them when it is loaded.
- */
-function calmOpenMP(): void {
-  const { env } = process;
-  if (env.GOMP_SPINCOUNT === undefined && env.OMP_WAIT_POLICY === undefined) env.GOMP_SPINCOUNT = "1000";
 }
 
 function load(): Native {

@@ -1,4 +1,5 @@
 import { Worker, type WorkerOptions } from "node:worker_threads";
+import { calmOpenMP } from "./openmp.js";
 
 /**
  * Starts a module of this library as a thread. Compiled, it is a module like any other; run from source, the thread must
@@ -8,6 +9,7 @@ import { Worker, type WorkerOptions } from "node:worker_threads";
  * @param caller import.meta.url of the module beside it
  */
 export function startThread(name: string, caller: string, options: WorkerOptions = {}): Worker {
+  calmOpenMP();
   const isSource = caller.endsWith(".ts");
   const module = new URL(`./${name}.${isSource ? "ts" : "js"}`, caller);
   if (!isSource) return new Worker(module, { ...options, execArgv: [] });
