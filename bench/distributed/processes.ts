@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface, type Interface } from "node:readline";
+import { cleanEnvironment } from "../shared/environment.js";
 import type { NetworkNamespace } from "./namespace.js";
 
 export type Answer = Record<string, unknown>;
@@ -37,7 +38,7 @@ export class Processes {
       };
       const child = spawn(line.command, line.args, {
         env: {
-          ...process.env,
+          ...cleanEnvironment(),
           GLOO_SOCKET_IFNAME: "lo",
           ...(size > 1 && Object.fromEntries(Object.entries(launch).map(([key, value]) => [key, String(value)]))),
         },

@@ -1,5 +1,6 @@
 import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from "node:child_process";
 import { createInterface, type Interface } from "node:readline";
+import { cleanEnvironment } from "./environment.js";
 
 /** What a peer script answers to a command, one JSON object a line. */
 export type PeerAnswer = Record<string, unknown>;
@@ -38,7 +39,7 @@ export class PythonPeer {
   #errors = "";
 
   constructor(python: string, script: string, args: readonly string[] = []) {
-    this.#child = spawn(python, ["-u", script, ...args], { stdio: "pipe" });
+    this.#child = spawn(python, ["-u", script, ...args], { stdio: "pipe", env: cleanEnvironment() });
     this.#child.on("error", (error) => {
       this.#errors += error.message;
     });
