@@ -1,12 +1,13 @@
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { serialize } from "node:v8";
 import { describe, expect, it } from "vitest";
 import { FrameReader, FrameWriter } from "../../lib/engine/frames.js";
 import { Philox } from "../../lib/torch/index.js";
 
-/** What a writer writes, as soon as it has all been written. */
+/** What a writer writes, once it has all been written. */
 async function written(values: readonly unknown[]): Promise<Buffer> {
   const folder = mkdtempSync(join(tmpdir(), "diffcoder-frames-"));
   const path = join(folder, "stream");
@@ -14,11 +15,9 @@ async function written(values: readonly unknown[]): Promise<Buffer> {
   try {
     const writer = new FrameWriter(fd);
     for (const value of values) writer.write(value);
-    for (let size = -1; ; await sleep(20)) {
-      const bytes = readFileSync(path);
-      if (bytes.length === size) return bytes;
-      size = bytes.length;
-    }
+    const length = values.reduce<number>((sum, value) => sum + 4 + serialize(value).length, 0);
+    while (statSync(path).size < length) await sleep(2);
+    return readFileSync(path);
   } finally {
     closeSync(fd);
     rmSync(folder, { recursive: true });
