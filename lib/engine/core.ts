@@ -193,12 +193,12 @@ export class EngineCore {
     for (const sequence of this.#scheduler.admit()) this.#begin(sequence);
     this.#expire();
     const parts = this.#scheduler.plan();
-    const decodes = parts.every(({ sequence }) => sequence.isDecoding);
+    const decodes = parts.length > 0 && parts.every(({ sequence }) => sequence.isDecoding);
     // Nothing waits for a pass that does not come, or is a long one.
-    if (parts.length === 0 || !decodes) this.#reports.flush();
+    if (!decodes) this.#reports.flush();
     if (parts.length === 0) return;
     const wanted = parts.map(({ sequence, complete }) => (complete ? sequence.rows() : { positions: [], rows: [] }));
-    const began = performance.now();
+    const before = this.#seconds.model;
     let choices: RowChoice[];
     try {
       choices = this.#forward(parts, wanted, decodes);
@@ -210,7 +210,6 @@ export class EngineCore {
       this.#reports.flush();
       return;
     }
-    const passMs = performance.now() - began;
     let at = 0;
     for (const [i, { sequence, to, complete }] of parts.entries()) {
       this.#scheduler.advance(sequence, to);
@@ -224,7 +223,7 @@ export class EngineCore {
         this.#fail(sequence.request.key, new EngineError("ENGINE_MODEL", why));
       } else this.#take(sequence, sequence.apply(mine));
     }
-    this.#reports.pace(passMs);
+    this.#reports.pace(1000 * (this.#seconds.model - before));
   }
 
   #forward(

@@ -3,8 +3,6 @@ import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { DataThread } from "../../lib/data/data-thread.js";
@@ -23,6 +21,7 @@ import {
 } from "../../lib/data/index.js";
 import { TokenFileWriter } from "../../lib/data/token-file.js";
 import { shareOf } from "../../lib/parallel/index.js";
+import { collectGarbage } from "../torch/collect-garbage.js";
 import { rejectionOf, temporaryFolder, tokenizer } from "./helpers.js";
 import {
   BEATS,
@@ -368,8 +367,6 @@ describe("Prefetcher", () => {
   });
 
   it("leaves nothing behind", async () => {
-    setFlagsFromString("--expose-gc");
-    const collect = runInNewContext("gc") as () => void;
     const { file } = tokenFile();
     const used = async (prefetchers: number, steps: number) => {
       for (let i = 0; i < prefetchers; i++) {
@@ -383,7 +380,7 @@ describe("Prefetcher", () => {
       }
       open.length = 0;
       await sleep(100);
-      collect();
+      collectGarbage();
       const { arrayBuffers, heapUsed } = process.memoryUsage();
       return { arrayBuffers, heapUsed };
     };
