@@ -90,7 +90,7 @@ export function serveCommand(): Command {
       option("--no-prefix-cache", "do not share the memory of equal beginnings"),
       option("--max-running <n>", "most choices in one batch").argParser(integer(1)).default(64),
       option("--max-batch-tokens <n>", "most tokens of one pass of the model").argParser(integer(1)).default(512),
-      option("--event-interval <ms>", "text of passes that are shorter may wait so long for each other; 0: not at all")
+      option("--event-interval <ms>", "text of shorter passes is sent together, at most so much later; 0: at once")
         .argParser(real(0, 1000))
         .default(10),
       option("--no-cuda-graphs", "on CUDA launch every operator by itself, to find out about faults"),
