@@ -1,4 +1,4 @@
-import type { FimTokens } from "../model/tokenizer.js";
+import type { FimTokens } from "../tokenizer/tokenizer.js";
 import { Philox } from "../torch/philox.js";
 
 /** Stream number of the generator that decides FIM, so that it shares no numbers with other choices of the seed. */

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { Tokenizer } from "../model/tokenizer.js";
+import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import { defaultCodeRoots } from "./code-roots.js";
 import { Corpus, type CorpusOptions, type CorpusSummary } from "./corpus.js";
 import { DataError } from "./errors.js";

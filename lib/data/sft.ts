@@ -1,9 +1,9 @@
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
 import * as z from "zod";
-import type { ChatMessage } from "../model/chat-template.js";
-import type { Tokenizer } from "../model/tokenizer.js";
-import { TokenizerError } from "../model/tokenizer-error.js";
+import type { ChatMessage } from "../tokenizer/chat-template.js";
+import type { Tokenizer } from "../tokenizer/tokenizer.js";
+import { TokenizerError } from "../tokenizer/tokenizer-error.js";
 import { Philox } from "../torch/philox.js";
 import { packBestFit, packSequentially } from "./best-fit.js";
 import type { Dataset, DatasetDescription, Sample } from "./dataset.js";

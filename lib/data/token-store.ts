@@ -2,7 +2,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import * as z from "zod";
-import type { Tokenizer } from "../model/tokenizer.js";
+import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { Corpus, CorpusDocument, CorpusSummary, Split } from "./corpus.js";
 import { DataError } from "./errors.js";
 import { encodeFim, type FimOptions, splitForFim } from "./fim.js";

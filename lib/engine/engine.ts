@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { StableDiffCoder } from "../model/index.js";
 import { stagedFolder } from "../model/staging.js";
-import { Tokenizer } from "../model/tokenizer.js";
+import { Tokenizer } from "../tokenizer/tokenizer.js";
 import { EngineError } from "./errors.js";
 import { EventQueue } from "./event-queue.js";
 import { OpenRequests } from "./open-requests.js";

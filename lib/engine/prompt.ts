@@ -1,4 +1,4 @@
-import type { EncodeOptions, Tokenizer } from "../model/tokenizer.js";
+import type { EncodeOptions, Tokenizer } from "../tokenizer/tokenizer.js";
 import { EngineError } from "./errors.js";
 import type { EngineSettings, GenerateSettings } from "./options.js";
 import type { ModelFacts } from "./types.js";

@@ -1,4 +1,4 @@
-import type { TokenText } from "../model/token-stream.js";
+import type { TokenText } from "../tokenizer/token-stream.js";
 import { TextOutput } from "./text-output.js";
 import type { CommittedToken, DoneEvent, EngineEvent } from "./types.js";
 

@@ -1,5 +1,5 @@
 import { type CommitRule, commitFromConfig } from "../diffusion/commit.js";
-import type { TokenText } from "../model/token-stream.js";
+import type { TokenText } from "../tokenizer/token-stream.js";
 import { RequestAdjustments } from "./adjustments.js";
 import type { ChoiceRow, RowChoice, RowSettings } from "./choice-rows.js";
 import type { PrefixNode } from "./page-pool.js";

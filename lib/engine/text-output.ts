@@ -1,4 +1,4 @@
-import { StreamDecoder, type TokenText } from "../model/token-stream.js";
+import { StreamDecoder, type TokenText } from "../tokenizer/token-stream.js";
 import { StopMatcher } from "./stop-matcher.js";
 
 /** Ids that became final, one by one, to text; stop strings end it. Without a tokenizer there is no text. */

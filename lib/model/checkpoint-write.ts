@@ -1,5 +1,6 @@
 import { copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { TOKENIZER_FILES } from "../tokenizer/tokenizer-files.js";
 import { byteLength, itemSize } from "../torch/bytes.js";
 import type { DType, DTypeLike } from "../torch/index.js";
 import * as torch from "../torch/index.js";
@@ -8,7 +9,6 @@ import type { DecoderConfig } from "./config.js";
 import { type ConfigJson, toConfigJson } from "./config-json.js";
 import type { Decoder } from "./decoder.js";
 import { replaceFolder } from "./staging.js";
-import { TOKENIZER_FILES } from "./tokenizer-files.js";
 
 /** What {@link saveCheckpoint} writes beside the weights, and how. */
 export interface SaveCheckpointOptions {

@@ -1,3 +1,4 @@
+export * from "../tokenizer/index.js";
 export {
   type AttentionPattern,
   type AttentionPlan,
@@ -5,7 +6,6 @@ export {
   causalPlan,
   documentPositions,
 } from "./attention-plan.js";
-export * from "./chat-template.js";
 export { type ExportOptions, exportCheckpoint } from "./checkpoint-export.js";
 export { weightName } from "./checkpoint-layout.js";
 export { loadWeights, readConfig } from "./checkpoint-read.js";
@@ -44,10 +44,5 @@ export {
 } from "./kv-cache.js";
 export { PRESET_NAMES, type PresetName, presetConfig } from "./presets.js";
 export { inverseFrequencies, RotaryTables } from "./rotary.js";
-export type { SpecialTokenIds, SpecialTokenOverrides, SpecialTokenRole } from "./special-tokens.js";
 export { type FromConfigOptions, type FromPretrainedOptions, StableDiffCoder } from "./stable-diffcoder.js";
 export { replaceFolder, stagedFolder } from "./staging.js";
-export * from "./token-stream.js";
-export * from "./tokenizer.js";
-export * from "./tokenizer-error.js";
-export { copyTokenizerFiles, TOKENIZER_FILES } from "./tokenizer-files.js";

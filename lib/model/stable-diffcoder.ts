@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { DTypeLike } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { loadWeights, readConfig } from "./checkpoint-read.js";
@@ -9,7 +10,6 @@ import { Decoder } from "./decoder.js";
 import { ModelError } from "./errors.js";
 import { type PresetName, presetConfig } from "./presets.js";
 import { stagedFolder } from "./staging.js";
-import { Tokenizer } from "./tokenizer.js";
 
 /** Options of {@link StableDiffCoder.fromPretrained}. */
 export interface FromPretrainedOptions {

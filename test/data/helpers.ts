@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll } from "vitest";
-import { Tokenizer } from "../../lib/model/tokenizer.js";
+import { Tokenizer } from "../../lib/tokenizer/tokenizer.js";
 
 /** The quickstart's tokenizer. */
 export const tokenizer = Tokenizer.fromPretrained(fileURLToPath(new URL("../../assets/tokenizer", import.meta.url)));

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { collate, packBestFit, packSequentially, SftDataset, type SftOptions } from "../../lib/data/index.js";
 import { checkBatch } from "../../lib/diffusion/batch.js";
-import { Tokenizer } from "../../lib/model/tokenizer.js";
+import { Tokenizer } from "../../lib/tokenizer/tokenizer.js";
 import { temporaryFolder, thrownBy, tokenizer } from "./helpers.js";
 
 const EOS = 2;

@@ -11,7 +11,7 @@ import {
   type TokenStoreOptions,
 } from "../../lib/data/index.js";
 import { TokenFileWriter } from "../../lib/data/token-file.js";
-import { Tokenizer } from "../../lib/model/tokenizer.js";
+import { Tokenizer } from "../../lib/tokenizer/tokenizer.js";
 import { anyText, rejectionOf, temporaryFolder, thrownBy, tokenizer, writeTree } from "./helpers.js";
 
 const root = temporaryFolder();

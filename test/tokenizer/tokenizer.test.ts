@@ -5,8 +5,8 @@ import { fileURLToPath } from "node:url";
 import * as huggingface from "@huggingface/tokenizers";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { ChatMessage } from "../../lib/model/chat-template.js";
-import { Tokenizer } from "../../lib/model/tokenizer.js";
+import type { ChatMessage } from "../../lib/tokenizer/chat-template.js";
+import { Tokenizer } from "../../lib/tokenizer/tokenizer.js";
 import { anyText } from "../data/helpers.js";
 
 interface Fixture {

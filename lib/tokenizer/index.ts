@@ -1,0 +1,6 @@
+export * from "./chat-template.js";
+export type { SpecialTokenIds, SpecialTokenOverrides, SpecialTokenRole } from "./special-tokens.js";
+export * from "./token-stream.js";
+export * from "./tokenizer.js";
+export * from "./tokenizer-error.js";
+export { copyTokenizerFiles, TOKENIZER_FILES } from "./tokenizer-files.js";
