@@ -1,8 +1,10 @@
 import { createHash } from "node:crypto";
-import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
+import { createReadStream, existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as z from "zod";
 import { sliceProblem } from "../distributed/tensor-slice.js";
+import { parseJsonText } from "../files/json-text.js";
+import { openRegularFile, readTextFile } from "../files/regular-file.js";
 import { isDType } from "../torch/dtype.js";
 import { MANIFEST_FILE } from "./checkpoint-layout.js";
 import { isIntactManifest, type Manifest, type ManifestFile, type ManifestTensor } from "./checkpoint-manifest-text.js";
@@ -43,8 +45,8 @@ export function readManifest(folder: string): ReadManifest | string | undefined 
   const path = join(folder, MANIFEST_FILE);
   if (!existsSync(path)) return undefined;
   try {
-    const text = readFileSync(path, "utf8");
-    const manifest = schema.parse(JSON.parse(text));
+    const text = readTextFile(path);
+    const manifest = schema.parse(parseJsonText(text));
     if (manifest.format === 2 && (!isIntactManifest(text) || hasUnknownShard(manifest))) throw new Error("changed");
     return manifest;
   } catch {
@@ -116,7 +118,8 @@ function compareSizes(folder: string): { problems: string[]; whole: [string, Man
 async function hashFile(path: string, onRead: (bytes: number) => void): Promise<string | undefined> {
   const hash = createHash("sha256");
   try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
+    const { descriptor } = openRegularFile(path);
+    for await (const chunk of createReadStream(path, { fd: descriptor, highWaterMark: 1 << 20 })) {
       hash.update(chunk as Buffer);
       onRead((chunk as Buffer).length);
     }

@@ -1,7 +1,9 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as z from "zod";
 import { coverProblem, overlap, type TensorSlice, viewOf, volume, wholeSlice } from "../distributed/tensor-slice.js";
+import { parseJsonText } from "../files/json-text.js";
+import { FileError, readTextFile } from "../files/regular-file.js";
 import { messageOf } from "../torch/errors.js";
 import type { DType, SafetensorsFile, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
@@ -216,8 +218,11 @@ function noWeights(root: string): string {
 /** @throws CheckpointError CHECKPOINT_CORRUPT */
 export function readJson(path: string): unknown {
   try {
-    return JSON.parse(readFileSync(path, "utf8"));
+    return parseJsonText(readTextFile(path));
   } catch (error) {
+    if (error instanceof FileError) {
+      throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} cannot be read: ${error.message}`, { cause: error });
+    }
     throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} is not valid JSON: ${messageOf(error)}`, { cause: error });
   }
 }

@@ -1,7 +1,9 @@
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
+import { parseJsonText } from "../files/json-text.js";
+import { FileError, readTextFile } from "../files/regular-file.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
 /** Files that make up a tokenizer in the Hugging Face layout; only tokenizer.json has to be there. */
@@ -139,15 +141,17 @@ function readObject(path: string): JsonObject {
 
 function readText(path: string): string {
   try {
-    return readFileSync(path, "utf8");
+    return readTextFile(path);
   } catch (cause) {
-    throw new TokenizerError("TOKENIZER_FILE_MISSING", `cannot read ${path}: ${(cause as Error).message}`, { cause });
+    const missing = cause instanceof FileError && cause.problem === "missing";
+    const code = missing ? "TOKENIZER_FILE_MISSING" : "TOKENIZER_FILE_INVALID";
+    throw new TokenizerError(code, `cannot read ${path}: ${(cause as Error).message}`, { cause });
   }
 }
 
 function parseJson(text: string, path: string): unknown {
   try {
-    return JSON.parse(text);
+    return parseJsonText(text);
   } catch (cause) {
     throw invalid(path, `broken JSON (${text.length} characters): ${(cause as Error).message}`, cause);
   }

@@ -1,5 +1,6 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
 import { threadId } from "node:worker_threads";
+import { openRegularFile } from "../files/regular-file.js";
 import { type DType, dtypes } from "./dtype.js";
 import { guard, TorchError } from "./errors.js";
 import { native } from "./native.js";
@@ -77,11 +78,20 @@ function viewAs(tensor: Tensor, dtype: DType): Tensor {
  */
 export function openSafetensors(path: string): SafetensorsFile {
   return scope(() => {
+    requireRegularFile(path);
     const bytes = guard("openSafetensors", () => new Tensor(native.mapFile(path)));
     const read = (begin: number, length: number) => bytes.narrow(0, begin, length).toTypedArray() as Uint8Array;
     const { infos, metadata } = parseHeader(path, bytes.numel(), read);
     return new SafetensorsFile(path, keep(bytes), infos, metadata);
   });
+}
+
+function requireRegularFile(path: string): void {
+  try {
+    closeSync(openRegularFile(path).descriptor);
+  } catch (cause) {
+    throw new TorchError("TORCH_IO", `openSafetensors: ${path}: ${(cause as Error).message}`, { cause });
+  }
 }
 
 const writeChunk = 64 * 1024 * 1024;

@@ -1,7 +1,8 @@
-import { existsSync } from "node:fs";
+import { closeSync, existsSync } from "node:fs";
 import { extname, resolve } from "node:path";
 import type { PrepareProgress } from "../data/index.js";
 import { world } from "../distributed/index.js";
+import { openRegularFile } from "../files/regular-file.js";
 import { Decoder, StableDiffCoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/index.js";
 import { Curriculum } from "./curriculum.js";
@@ -54,6 +55,11 @@ const EXTENSIONS = [".ts", ".mts", ".js", ".mjs", ".yaml", ".yml"];
 export async function loadCurriculum(path: string, options: LoadCurriculumOptions = {}): Promise<TrainingJob> {
   const file = resolve(path);
   if (!existsSync(file)) throw new TrainError("TRAIN_FILE", `${path} does not exist`);
+  try {
+    closeSync(openRegularFile(file).descriptor); // importing a pipe would never end
+  } catch (cause) {
+    throw new TrainError("TRAIN_FILE", `cannot read ${path}: ${(cause as Error).message}`, { cause });
+  }
   const extension = extname(file);
   if (!EXTENSIONS.includes(extension)) {
     throw new TrainError(

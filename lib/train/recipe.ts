@@ -1,7 +1,6 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { LineCounter, parseDocument } from "yaml";
 import * as z from "zod";
 import {
   type DataOptionsInput,
@@ -13,6 +12,8 @@ import {
 } from "../data/index.js";
 import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
 import { world } from "../distributed/index.js";
+import { readTextFile } from "../files/regular-file.js";
+import { MAX_YAML_BYTES, parseYaml } from "../files/yaml-text.js";
 import {
   type DecoderConfigInput,
   decoderConfigSchema,
@@ -113,7 +114,7 @@ export interface RecipeContext {
 export function readRecipe(path: string): RecipeInput {
   let text: string;
   try {
-    text = readFileSync(path, "utf8");
+    text = readTextFile(path, MAX_YAML_BYTES);
   } catch (cause) {
     throw new TrainError("TRAIN_FILE", `cannot read ${path}: ${(cause as Error).message}`, { cause });
   }
@@ -122,11 +123,12 @@ export function readRecipe(path: string): RecipeInput {
 
 /** As {@link readRecipe}, from text. */
 export function parseRecipe(text: string, path: string): RecipeInput {
-  const lineCounter = new LineCounter();
-  const document = parseDocument(text, { lineCounter });
-  const [problem] = document.errors;
-  if (problem) throw new TrainError("TRAIN_FILE", `${path} is no YAML: ${problem.message}`, { cause: problem });
-  const value: unknown = document.toJS();
+  let value: unknown;
+  try {
+    value = parseYaml(text);
+  } catch (cause) {
+    throw new TrainError("TRAIN_FILE", `${path} is no YAML: ${(cause as Error).message}`, { cause });
+  }
   parseOptions(path, recipeSchema, value, "TRAIN_FILE");
   return value as RecipeInput;
 }

@@ -1,6 +1,6 @@
-import { readFileSync } from "node:fs";
 import { text as readAll } from "node:stream/consumers";
 import colors from "picocolors";
+import { readTextFile } from "../../files/regular-file.js";
 import { StableDiffCoder } from "../../model/index.js";
 import { type Completion, type CompletionOptions, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";
@@ -35,9 +35,19 @@ export async function generate(path: string, given: string | undefined, options:
 async function promptText(given: string | undefined, { file }: GenerateOptions): Promise<string> {
   if (file !== undefined && given !== undefined) throw new CliError("give a prompt or --file, not both");
   if (given !== undefined) return given;
-  if (file !== undefined) return readFileSync(file, "utf8");
+  if (file !== undefined) return readPrompt(file);
   if (process.stdin.isTTY) throw new CliError("no prompt: give one, or --file PATH, or pipe it in");
   return readAll(process.stdin);
+}
+
+function readPrompt(file: string): string {
+  try {
+    return readTextFile(file);
+  } catch (cause) {
+    throw new CliError(`--file ${file}: ${(cause as Error).message}. A pipe goes to standard input, without --file`, {
+      cause,
+    });
+  }
 }
 
 function report({ text, tokens, forwards, seconds, finishReason }: Completion, { json }: GenerateOptions): void {

@@ -1,4 +1,6 @@
+import { constants } from "node:fs";
 import { open } from "node:fs/promises";
+import { kindOf } from "../../files/regular-file.js";
 import { CliError } from "../errors.js";
 import { shownPath } from "../show.js";
 
@@ -49,9 +51,11 @@ export class LogFollower {
   }
 
   async #read(): Promise<LogNews> {
-    const file = await open(this.path);
+    const file = await open(this.path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     try {
-      const { ino, size } = await file.stat();
+      const stats = await file.stat();
+      if (!stats.isFile()) throw new Error(`it is ${kindOf(stats)}, expected a regular file`);
+      const { ino, size } = stats;
       const restarted = ino !== this.#inode || size < this.#position;
       if (restarted) {
         this.#inode = ino;

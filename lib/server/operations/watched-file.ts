@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readRegularFile } from "../../files/regular-file.js";
 import { ServerError } from "../errors.js";
 
 /** Milliseconds between two looks. Kubernetes swaps a link when a secret changes, which file events miss. */
 const INTERVAL = 2_000;
+/** Of a certificate or a list of keys. */
+const MAX_BYTES = 16 * 2 ** 20;
 
 /**
  * Files that may be replaced while the server runs: certificates, API keys. They are read again every few seconds;
@@ -69,7 +71,7 @@ export class WatchedFiles {
   #read(): Buffer[] {
     return this.#paths.map((path) => {
       try {
-        return readFileSync(path);
+        return readRegularFile(path, MAX_BYTES);
       } catch (cause) {
         throw new ServerError("SERVER_FILE", `${path} cannot be read: ${(cause as Error).message}`, { cause });
       }

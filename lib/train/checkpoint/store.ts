@@ -1,5 +1,7 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { parseJsonText } from "../../files/json-text.js";
+import { readTextFile } from "../../files/regular-file.js";
 import { TRAINER_FILE } from "../../model/checkpoint-layout.js";
 import { type DamageOptions, findDamage, readManifest } from "../../model/checkpoint-manifest.js";
 import { cannotSave } from "../../model/staging.js";
@@ -233,7 +235,7 @@ export function readCheckpoint(folder: string): FoundCheckpoint | UnreadableChec
   if (!existsSync(file)) return { name, path, problem: `it has no ${TRAINER_FILE}` };
   let json: unknown;
   try {
-    json = JSON.parse(readFileSync(file, "utf8"));
+    json = parseJsonText(readTextFile(file));
   } catch {
     return { name, path, problem: `${TRAINER_FILE} is no JSON` };
   }

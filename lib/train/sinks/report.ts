@@ -1,5 +1,6 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
+import { readTextFile } from "../../files/regular-file.js";
 import { addToReport, newReport, type ReportState, reportStateSchema } from "./report-data.js";
 import { reportPage } from "./report-page.js";
 import type { Sink } from "./sink.js";
@@ -50,8 +51,8 @@ export function report(path: string, options: ReportOptions = {}): Sink {
 /** The state that stands in a page written before; undefined if there is none. */
 export function readReport(path: string): ReportState | undefined {
   if (!existsSync(path)) return undefined;
-  const json = readFileSync(path, "utf8").match(/<script type="application\/json" id="run">(.*?)<\/script>/s)?.[1];
   try {
+    const json = readTextFile(path).match(/<script type="application\/json" id="run">(.*?)<\/script>/s)?.[1];
     return reportStateSchema.parse(JSON.parse(json ?? ""));
   } catch {
     return undefined; // another version's, or torn: the report begins anew
