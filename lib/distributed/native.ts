@@ -5,7 +5,7 @@ export type NativeId = number;
 
 /** The addon's part that is c10d; see native/distributed/. Timeouts are in seconds. */
 export interface NativeDistributed {
-  tcpStore(host: string, port: number, isServer: boolean, timeout: number): Promise<NativeId>;
+  tcpStore(host: string, port: number, isServer: boolean, timeout: number, listenHost: string): Promise<NativeId>;
   tcpStorePort(store: NativeId): number;
   fileStore(path: string, worldSize: number): NativeId;
   hashStore(): NativeId;

@@ -95,6 +95,8 @@ export class TCPStore extends Store {
   /**
    * Serves a store, or connects to the one that another process serves and waits for it.
    *
+   * @param options.listenHost where the server listens, if not at `host`: nowhere else can the store be reached. A name
+   *   that this machine knows as its loopback only, "localhost" aside, and "0.0.0.0" mean every address
    * @param options.port 0 with `isServer`: any free one, see {@link port}
    * @param options.timeout seconds
    * @throws DistributedError DISTRIBUTED_TIMEOUT when nobody serves there, DISTRIBUTED_PEER when the port is taken
@@ -103,14 +105,15 @@ export class TCPStore extends Store {
     host: string;
     port: number;
     isServer?: boolean;
+    listenHost?: string;
     timeout?: number;
   }): Promise<TCPStore> {
-    const { host, port, isServer = false, timeout = DEFAULT_TIMEOUT } = options;
+    const { host, port, isServer = false, listenHost = host, timeout = DEFAULT_TIMEOUT } = options;
     if (!Number.isInteger(port) || port < 0 || port > 65535) {
       throw new DistributedError("DISTRIBUTED_ARGUMENT", `TCPStore: ${port} is no port`);
     }
     const what = `TCPStore ${isServer ? "at" : "connecting to"} ${host}:${port}`;
-    return new TCPStore(await guardedAsync(what, () => c10d.tcpStore(host, port, isServer, timeout)), host);
+    return new TCPStore(await guardedAsync(what, () => c10d.tcpStore(host, port, isServer, timeout, listenHost)), host);
   }
 
   get port(): number {

@@ -29,6 +29,9 @@ export interface InitOptions {
   environment?: LaunchEnvironment;
 }
 
+/** Where rank 0's store listens if not at MASTER_ADDR: behind a service's or translated address, "0.0.0.0". */
+const LISTEN_HOST = "DIFFCODER_STORE_HOST";
+
 let current: World | undefined;
 /** How many worlds this process tried to join: all members count alike. */
 let attempts = 0;
@@ -64,7 +67,8 @@ export async function initProcessGroup(options: InitOptions = {}): Promise<World
   abandoned = undefined;
   const attempt = attempts++;
   const isServer = rank === 0 && !storeIsHosted;
-  const base = await connect({ host: masterAddr, port: masterPort, isServer, timeout });
+  const listenHost = process.env[LISTEN_HOST] || undefined;
+  const base = await connect({ host: masterAddr, port: masterPort, isServer, listenHost, timeout });
   // A store that a launcher keeps still has the keys of earlier processes and worlds. One of rank 0's is new with each, and
   // the launchers of several machines do not count restarts alike.
   const store = new PrefixStore(storeIsHosted ? `diffcoder/${restartCount}/${attempt}` : "diffcoder", base);
@@ -96,7 +100,13 @@ function takeDevice(localRank: number): string {
   return `cuda:${localRank}`;
 }
 
-async function connect(options: { host: string; port: number; isServer: boolean; timeout: number }): Promise<TCPStore> {
+async function connect(options: {
+  host: string;
+  port: number;
+  isServer: boolean;
+  listenHost: string | undefined;
+  timeout: number;
+}): Promise<TCPStore> {
   try {
     return await TCPStore.connect(options);
   } catch (error) {

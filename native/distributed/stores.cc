@@ -1,8 +1,18 @@
 // Stores: the small key-value memory through which processes find each other (torch.distributed.Store).
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <optional>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <utility>
 
 #include "../background.h"
 #include "state.h"
@@ -21,7 +31,85 @@ napi_value toUint8Array(Environment&, Napi::Env env, const std::vector<uint8_t>&
   return array;
 }
 
-// (host, port, isServer, timeout in seconds) -> promise of a store. Connecting waits for the server.
+// A listening socket that nobody has taken over yet.
+class Listener {
+ public:
+  Listener(int fd, uint16_t port) : fd_(fd), port_(port) {}
+  Listener(Listener&& other) noexcept : fd_(std::exchange(other.fd_, -1)), port_(other.port_) {}
+  Listener(const Listener&) = delete;
+  ~Listener() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+
+  uint16_t port() const { return port_; }
+  int release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+  uint16_t port_;
+};
+
+bool isLoopback(const sockaddr* address) {
+  if (address->sa_family == AF_INET) {
+    return (ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr) >> 24) == 127;
+  }
+  return IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr);
+}
+
+uint16_t portOf(const sockaddr_storage& address) {
+  if (address.ss_family == AF_INET) return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+  return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
+}
+
+// Listens on one address; errno says why not.
+std::optional<Listener> listenOn(const addrinfo& address) {
+  const int fd = ::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return std::nullopt;
+  const int on = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  sockaddr_storage bound{};
+  socklen_t length = sizeof(bound);
+  if (::bind(fd, address.ai_addr, address.ai_addrlen) != 0 || ::listen(fd, SOMAXCONN) != 0 ||
+      ::getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
+    const int why = errno;
+    ::close(fd);
+    errno = why;
+    return std::nullopt;
+  }
+  return Listener(fd, portOf(bound));
+}
+
+// c10d itself would listen on every address. Where a name means the loopback on its own machine only, as Debian's
+// /etc/hosts has it for the machine's name, others know it by another address: then every address it is.
+Listener listenAt(const std::string& host, uint16_t port) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  const std::string service = std::to_string(port);
+  addrinfo* found = nullptr;
+  const auto lookUp = [&](const char* name) {
+    if (const int failure = ::getaddrinfo(name, service.c_str(), &hints, &found); failure != 0) {
+      throw CodedError("TORCH_VALUE", "'" + host + "' is no address and no known name: " + ::gai_strerror(failure));
+    }
+    return std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>(found, &::freeaddrinfo);
+  };
+  auto addresses = lookUp(host.c_str());
+  in6_addr literal{};
+  const bool isName = host != "localhost" && ::inet_pton(AF_INET, host.c_str(), &literal) != 1 &&
+                      ::inet_pton(AF_INET6, host.c_str(), &literal) != 1;
+  if (isName && isLoopback(addresses->ai_addr)) addresses = lookUp(nullptr);
+  int why = 0;
+  for (const addrinfo* each = addresses.get(); each != nullptr; each = each->ai_next) {
+    if (auto listener = listenOn(*each)) return std::move(*listener);
+    why = errno;
+  }
+  const std::string hint =
+      why == EADDRNOTAVAIL ? " (no address of this machine; listenHost or DIFFCODER_STORE_HOST says where to listen)"
+                           : "";
+  throw std::runtime_error("the server socket cannot listen: " + std::string(std::strerror(why)) + hint);
+}
+
+// (host, port, isServer, timeout in seconds, host to listen on) -> promise of a store. Connecting waits for the server.
 napi_value tcpStore(Call& call) {
   c10d::TCPStoreOptions options;
   options.port = static_cast<uint16_t>(call.integer(1));
@@ -30,7 +118,14 @@ napi_value tcpStore(Call& call) {
   options.timeout = secondsOf(call, 3);
   return inBackground<StorePtr>(
       call, "diffcoder.tcpStore",
-      [host = call.string(0), options]() -> StorePtr { return c10::make_intrusive<c10d::TCPStore>(host, options); },
+      [host = call.string(0), listenHost = call.string(4), options]() mutable -> StorePtr {
+        if (options.isServer) {
+          Listener listener = listenAt(listenHost, options.port);
+          options.port = listener.port();
+          options.masterListenFd = listener.release();
+        }
+        return c10::make_intrusive<c10d::TCPStore>(host, options);
+      },
       add);
 }
 

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -218,6 +218,29 @@ describe("TCPStore", () => {
     expect(b.port).not.toBe(a.port);
     a.set("key", "a");
     expect(b.check(["key"])).toBe(false);
+  });
+
+  it.skipIf(!existsSync("/proc/self/net/tcp"))("listens at the address given and at no other", async () => {
+    const addresses = (port: number) => {
+      const lines = ["tcp", "tcp6"].flatMap((kind) =>
+        readFileSync(`/proc/self/net/${kind}`, "utf8").split("\n").slice(1),
+      );
+      const listening = lines.map((line) => line.trim().split(/\s+/)).filter(([, , , state]) => state === "0A");
+      const own = listening.map(([, local]) => local.split(":")).filter(([, hex]) => Number.parseInt(hex, 16) === port);
+      return own.map(([address]) => address);
+    };
+    const [loopback, every] = ["0100007F", "00000000"];
+    expect(addresses(keep(await TCPStore.connect({ host, port: 0, isServer: true })).port)).toEqual([loopback]);
+    const all = keep(await TCPStore.connect({ host, listenHost: "0.0.0.0", port: 0, isServer: true }));
+    expect(addresses(all.port)).toEqual([every]);
+    expect(keep(await TCPStore.connect({ host, port: all.port })).port).toBe(all.port);
+    await expect(TCPStore.connect({ host: "203.0.113.7", port: 0, isServer: true, timeout: 5 })).rejects.toMatchObject({
+      code: "DISTRIBUTED_PEER",
+      message: expect.stringContaining("no address of this machine"),
+    });
+    await expect(
+      TCPStore.connect({ host: "nowhere.invalid", port: 0, isServer: true, timeout: 5 }),
+    ).rejects.toMatchObject({ code: "TORCH_VALUE", message: expect.stringContaining("no known name") });
   });
 
   it("refuses a port that is taken, and one that is none", async () => {
