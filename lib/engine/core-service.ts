@@ -1,6 +1,5 @@
 import type { StableDiffCoder } from "../model/index.js";
 import { EngineCore } from "./core.js";
-import { EngineError } from "./errors.js";
 import { type LoadedModel, loadModel } from "./load.js";
 import { type CoreMessage, type CoreReply, errorParts } from "./protocol.js";
 import type { CoreStats } from "./stats.js";
@@ -38,7 +37,7 @@ export class CoreService {
         this.#core?.abort(message.key);
         return;
       case "score":
-        await this.#score(message);
+        this.#core?.score(message.request);
         return;
       case "close":
         await this.#core?.close();
@@ -67,15 +66,6 @@ export class CoreService {
       this.#loaded?.dispose();
       this.#loaded = undefined;
       this.#send({ kind: "failed", error: errorParts(error, "ENGINE_MODEL") });
-    }
-  }
-
-  async #score({ key, tokens, settings }: Extract<CoreMessage, { kind: "score" }>): Promise<void> {
-    try {
-      if (!this.#core) throw new EngineError("ENGINE_WORKER", "no model is loaded");
-      this.#send({ kind: "score", key, result: await this.#core.score(tokens, settings) });
-    } catch (error) {
-      this.#send({ kind: "score", key, error: errorParts(error) });
     }
   }
 }

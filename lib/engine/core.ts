@@ -5,7 +5,7 @@ import * as torch from "../torch/index.js";
 import type { ChoiceRow, RowChoice } from "./choice-rows.js";
 import { chooseRows } from "./choose.js";
 import { EngineError } from "./errors.js";
-import type { EngineSettings, ScoreSettings } from "./options.js";
+import type { EngineSettings } from "./options.js";
 import { PagePool } from "./page-pool.js";
 import { type AttentionKind, PagedMemory } from "./paged-memory.js";
 import { cudaRecorder, PassGraphs, type Recorder } from "./pass-graphs.js";
@@ -13,6 +13,7 @@ import { type CoreReport, Reports } from "./reports.js";
 import type { EngineRequest } from "./request.js";
 import { type PlannedPart, Scheduler } from "./scheduler.js";
 import { score } from "./score.js";
+import { ScoreQueue, type ScoreRequest } from "./score-queue.js";
 import { Sequence, type SequenceModel } from "./sequence.js";
 import { type CoreStats, zeroCounters, zeroStats } from "./stats.js";
 import type { EngineEvent, ModelFacts, ScoreResult } from "./types.js";
@@ -43,6 +44,7 @@ export class EngineCore {
   readonly #scheduler: Scheduler;
   readonly #sequenceModel: SequenceModel;
   readonly #reports: Reports;
+  readonly #scores: ScoreQueue;
   readonly #active = new Map<number, ActiveRequest>();
   readonly #counters = zeroCounters();
   readonly #seconds = zeroStats().seconds;
@@ -74,6 +76,18 @@ export class EngineCore {
     const recording = recorder ?? (onCuda ? cudaRecorder(model.device) : undefined);
     this.#graphs = recording && new PassGraphs(model, this.#memory, recording);
     this.#scheduler = new Scheduler(this.#pool, settings);
+    this.#scores = new ScoreQueue(
+      (request, signal) => this.#score(request, signal),
+      {
+        onStart: ({ key, tokens }) => {
+          this.#counters.promptTokens += tokens.length;
+          this.#reports.tell(key, [{ type: "start", index: 0, promptTokens: tokens.length, cachedTokens: 0 }]);
+          this.#reports.flush();
+        },
+        onEnd: (request, outcome) => this.#scored(request, outcome),
+      },
+      settings,
+    );
     const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
     const texts: string[] = [];
     const textOf = (id: number): string => {
@@ -113,6 +127,7 @@ export class EngineCore {
 
   /** Ends a request: its pages are free before the next pass. */
   abort(key: number): void {
+    if (this.#scores.abort(key)) return;
     const active = this.#active.get(key);
     if (!active) return;
     for (const sequence of active.sequences) {
@@ -123,29 +138,55 @@ export class EngineCore {
     this.#reports.flush();
   }
 
-  async score(tokens: Int32Array, settings: ScoreSettings): Promise<ScoreResult> {
+  /** Takes a text to be scored; what comes of it is reported. */
+  score(request: ScoreRequest): void {
+    this.#counters.requests++;
+    this.#scores.add(request);
+  }
+
+  async #score({ tokens, settings }: ScoreRequest, signal: AbortSignal): Promise<ScoreResult> {
     const { textOf, maskId } = this.#sequenceModel;
-    return score(
+    const { shift } = this.#settings;
+    this.#spent(this.#loop === undefined ? "idle" : "other");
+    const blockSize = settings.blockSize ?? this.#settings.blockSize;
+    const result = await score(
       this.#coder.model,
       tokens,
-      { ...settings, blockSize: settings.blockSize ?? this.#settings.blockSize },
-      {
-        textOf,
-        maskId,
-        shift: this.#settings.shift,
-      },
+      { ...settings, blockSize },
+      { textOf, maskId, shift, signal },
     );
+    this.#spent("model");
+    return result;
+  }
+
+  #scored({ key, tokens, arrival }: ScoreRequest, outcome: { result?: ScoreResult; error?: EngineError }): void {
+    const { result, error } = outcome;
+    const finishReason = result ? "length" : error ? "error" : "abort";
+    this.#counters.finished[finishReason]++;
+    if (result) {
+      this.#counters.scores++;
+      this.#reports.scored(key, result);
+    }
+    if (error) this.#reports.fail(key, error);
+    const usage = { promptTokens: tokens.length, cachedTokens: 0, completionTokens: 0, forwards: 0, denoisingSteps: 0 };
+    const timings = { queue: 0, firstBlock: 0, total: (Date.now() - arrival) / 1000 };
+    this.#reports.tell(key, [{ type: "done", index: 0, finishReason, usage, timings }]);
+    this.#reports.end(key);
+    this.#reports.flush();
   }
 
   stats(): CoreStats {
     const { waiting, running, preemptions } = this.#scheduler;
+    const scores = this.#scores.waiting;
     const { total, used, cached, free, pageSize } = this.#pool;
     const { tensors, host, device } = torch.memory();
     this.#spent(this.#loop === undefined ? "idle" : "other");
     return {
-      running: running.length,
-      waiting: waiting.length,
-      waitingTokens: waiting.reduce((sum, { request }) => sum + request.prompt.length, 0),
+      running: running.length + this.#scores.running,
+      waiting: waiting.length + scores.length,
+      waitingTokens:
+        waiting.reduce((sum, { request }) => sum + request.prompt.length, 0) +
+        scores.reduce((sum, { tokens }) => sum + tokens.length, 0),
       cacheUsage: used / total,
       pages: { total, used, cached, free, pageSize },
       counters: { ...structuredClone(this.#counters), preemptions, ...this.#graphCounters() },
@@ -157,10 +198,10 @@ export class EngineCore {
   /** Stops after the pass at hand; what is unfinished gets ENGINE_CLOSED. The model stays its owner's. */
   async close(): Promise<void> {
     this.#closed = true;
-    for (const key of [...this.#active.keys()]) {
-      this.#fail(key, new EngineError("ENGINE_CLOSED", "the engine was closed before the request was done"));
-    }
+    const closed = new EngineError("ENGINE_CLOSED", "the engine was closed before the request was done");
+    for (const key of [...this.#active.keys()]) this.#fail(key, closed);
     this.#reports.flush();
+    await this.#scores.close(closed);
     await this.#loop;
     this.#graphs?.dispose();
     this.#memory.dispose();

@@ -18,9 +18,18 @@ import {
   scoreOptionsSchema,
 } from "./options.js";
 import { checkRequest, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
-import { type CoreReply, errorFromParts } from "./protocol.js";
+import type { CoreReply } from "./protocol.js";
 import { Supervisor } from "./supervisor.js";
-import type { Choice, EngineEvent, EngineStats, ModelFacts, RequestOptions, ScoreResult, TextEvent } from "./types.js";
+import type {
+  Choice,
+  EngineEvent,
+  EngineStats,
+  ModelFacts,
+  RequestOptions,
+  ScoreRequestOptions,
+  ScoreResult,
+  TextEvent,
+} from "./types.js";
 
 /** Options of {@link Engine.create}. */
 export type EngineCreateOptions = EngineOptions & {
@@ -45,7 +54,6 @@ export class Engine {
   readonly settings: EngineSettings;
   readonly #supervisor: Supervisor;
   readonly #requests: OpenRequests;
-  readonly #scores = new Map<number, { resolve(result: ScoreResult): void; reject(error: unknown): void }>();
   #nextKey = 1;
   #onIdle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
@@ -103,20 +111,30 @@ export class Engine {
     const parsed = parseEngineOptions("generate", generateOptionsSchema, options);
     const ids = this.#render(prompt, parsed, facts);
     const key = this.#nextKey++;
-    this.#requests.checkRoom(parsed.n, ids.length);
-
-    const queue = new EventQueue<EngineEvent>(() => this.#abort(key));
-    const onAbort = () => this.#abort(key);
-    const release = () => signal?.removeEventListener("abort", onAbort);
-    this.#requests.add(key, parsed.n, { queue, promptTokens: ids.length, release });
-    this.#supervisor.hold(true);
+    const queue = this.#open(key, parsed.n, ids.length, { signal });
     const seed = parsed.seed ?? Math.floor(Math.random() * 2 ** 48);
     const blockSize = parsed.blockSize ?? this.settings.blockSize;
     const settings = { ...parsed, seed, blockSize };
     const request = { key, prompt: ids, settings, ...stopsOf(parsed, facts), arrival: Date.now() };
     this.#supervisor.post({ kind: "generate", request });
     if (signal?.aborted) this.#abort(key);
-    else signal?.addEventListener("abort", onAbort, { once: true });
+    return queue;
+  }
+
+  /** Notes a request of n choices. @throws EngineError ENGINE_QUEUE_FULL */
+  #open(
+    key: number,
+    n: number,
+    promptTokens: number,
+    { signal, onScore }: { signal?: AbortSignal; onScore?: (result: ScoreResult) => void },
+  ): EventQueue<EngineEvent> {
+    this.#requests.checkRoom(n, promptTokens);
+    const onAbort = () => this.#abort(key);
+    const queue = new EventQueue<EngineEvent>(onAbort);
+    const release = () => signal?.removeEventListener("abort", onAbort);
+    this.#requests.add(key, n, { queue, promptTokens, onScore, release });
+    signal?.addEventListener("abort", onAbort, { once: true });
+    this.#supervisor.hold(true);
     return queue;
   }
 
@@ -171,9 +189,16 @@ export class Engine {
    * How likely the model finds a text: AR log-likelihood per token, or the diffusion bound.
    *
    * @param text text, or ids as they are; one token at least
-   * @throws EngineError ENGINE_OPTIONS, ENGINE_PROMPT, ENGINE_TOO_LONG, ENGINE_CLOSED, ENGINE_WORKER
+   * @param request.signal ends it: what waits at once, what runs after the pass at hand
+   * @throws EngineError ENGINE_OPTIONS, ENGINE_PROMPT, ENGINE_TOO_LONG, ENGINE_QUEUE_FULL, ENGINE_CLOSED, ENGINE_WORKER;
+   *   the signal's reason
    */
-  async score(text: Prompt, options: ScoreOptions = {}): Promise<ScoreResult> {
+  async score(
+    text: Prompt,
+    options: ScoreOptions = {},
+    { signal, onStart }: ScoreRequestOptions = {},
+  ): Promise<ScoreResult> {
+    signal?.throwIfAborted();
     const facts = this.#supervisor.requireAccepting();
     const settings = parseEngineOptions("score", scoreOptionsSchema, options);
     const tokens = idsOf(text, "text", this.#rules(facts));
@@ -182,16 +207,21 @@ export class Engine {
       throw new EngineError("ENGINE_TOO_LONG", `${tokens.length} tokens exceed the ${facts.maxLength} of the model`);
     }
     const key = this.#nextKey++;
-    this.#supervisor.hold(true);
-    return new Promise((resolve, reject) => {
-      this.#scores.set(key, { resolve, reject });
-      this.#supervisor.post({ kind: "score", key, tokens, settings });
-    });
+    let result: ScoreResult | undefined;
+    const onScore = (scored: ScoreResult) => {
+      result = scored;
+    };
+    const queue = this.#open(key, 1, tokens.length, { signal, onScore });
+    this.#supervisor.post({ kind: "score", request: { key, tokens, settings, arrival: Date.now() } });
+    for await (const { type } of queue) if (type === "start") onStart?.();
+    if (result) return result;
+    signal?.throwIfAborted();
+    throw new EngineError("ENGINE_INTERNAL", "the score ended without a result");
   }
 
   /** What the engine is doing: of this very moment where the model runs here, else a moment ago. */
   stats(): EngineStats {
-    const { state, restarts } = this.#supervisor;
+    const { state, restarts, trouble } = this.#supervisor;
     const core = this.#supervisor.stats();
     const { unfinished, waitingTokens, rejected } = this.#requests;
     return {
@@ -200,6 +230,7 @@ export class Engine {
       waiting: Math.max(0, unfinished - core.running),
       waitingTokens,
       state,
+      ...(trouble !== undefined && { trouble }),
       counters: { ...core.counters, rejected: { ...rejected }, workerRestarts: restarts },
     };
   }
@@ -231,17 +262,10 @@ export class Engine {
     this.#failAll(new EngineError("ENGINE_CLOSED", "the engine was closed before the request was done"));
   }
 
-  #hear(reply: Extract<CoreReply, { kind: "reports" | "score" }>): void {
-    if (reply.kind === "reports") {
-      for (const report of reply.reports) {
-        if (report.events.some(({ type }) => type === "done")) this.#supervisor.thrives();
-        this.#requests.deliver(report);
-      }
-    } else {
-      const waiting = this.#scores.get(reply.key);
-      this.#scores.delete(reply.key);
-      if (reply.result) waiting?.resolve(reply.result);
-      else waiting?.reject(errorFromParts(reply.error ?? { code: "ENGINE_INTERNAL", message: "no result" }));
+  #hear({ reports }: Extract<CoreReply, { kind: "reports" }>): void {
+    for (const report of reports) {
+      if (report.events.some(({ type }) => type === "done")) this.#supervisor.thrives();
+      this.#requests.deliver(report);
     }
     this.#rest();
   }
@@ -252,8 +276,6 @@ export class Engine {
 
   #failAll(error: EngineError): void {
     this.#requests.failAll(error);
-    for (const { reject } of this.#scores.values()) reject(error);
-    this.#scores.clear();
     this.#rest();
   }
 
@@ -261,7 +283,7 @@ export class Engine {
   #rest(): void {
     if (this.#requests.size > 0) return;
     this.#onIdle?.();
-    if (this.#scores.size === 0) this.#supervisor.hold(false);
+    this.#supervisor.hold(false);
   }
 }
 

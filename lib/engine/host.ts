@@ -6,7 +6,7 @@ import type { StableDiffCoder } from "../model/index.js";
 import { loaderArguments, startThread } from "../torch/start-thread.js";
 import type { CoreService } from "./core-service.js";
 import { FrameReader } from "./frames.js";
-import { type CoreMessage, type CoreReply, REPLIES_FD } from "./protocol.js";
+import { type CoreMessage, type CoreReply, PULSE_FD, REPLIES_FD } from "./protocol.js";
 import type { CoreStats } from "./stats.js";
 
 /** Where the engine's core lives, seen from outside. */
@@ -25,6 +25,8 @@ export interface Host {
 
 export interface HostHandlers {
   onReply(reply: CoreReply): void;
+  /** A sign of life of a process, with the turns of its event loop, modulo 256. */
+  onPulse(turns: number): void;
   /** Called once, however it ended. */
   onExit(reason: string): void;
 }
@@ -45,21 +47,24 @@ export function startWorkerThread({ onReply, onExit }: HostHandlers): Host {
 }
 
 /** Starts the core in a child process, whose death, by whatever cause, leaves this one alive. */
-export function startProcess({ onReply, onExit }: HostHandlers): Host {
+export function startProcess({ onReply, onPulse, onExit }: HostHandlers): Host {
   const here = import.meta.url;
   const module = new URL(`./worker${extname(here)}`, here);
   const child = fork(fileURLToPath(module), [], {
     execArgv: loaderArguments(here),
     serialization: "advanced",
-    stdio: ["ignore", "inherit", "inherit", "ipc", "pipe"],
+    stdio: ["ignore", "inherit", "inherit", "ipc", "pipe", "pipe"],
   });
-  const replies = child.stdio[REPLIES_FD] as Socket;
+  const streams: readonly unknown[] = child.stdio;
+  const replies = streams[REPLIES_FD] as Socket;
+  const pulse = streams[PULSE_FD] as Socket;
   const frames = new FrameReader();
   const end = once(onExit);
   replies.on("data", (piece) => {
     for (const reply of frames.push(piece)) onReply(reply as CoreReply);
   });
-  replies.on("error", () => {}); // its end is told by onExit
+  pulse.on("data", (beats: Buffer) => onPulse(beats[beats.length - 1]));
+  for (const stream of [replies, pulse]) stream.on("error", () => {}); // its end is told by onExit
   child.on("error", (error) => end(error.message));
   child.on("exit", (code, signal) => end(`the process ended with ${signal ?? `code ${code}`}`));
   return {
@@ -77,11 +82,13 @@ export function startProcess({ onReply, onExit }: HostHandlers): Host {
       child.ref();
       child.channel?.ref();
       replies.ref();
+      pulse.ref();
     },
     unref: () => {
       child.unref();
       child.channel?.unref();
       replies.unref();
+      pulse.unref();
     },
     get pid() {
       return child.pid;

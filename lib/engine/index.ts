@@ -23,6 +23,7 @@ export type {
   EngineStats,
   ModelFacts,
   RequestOptions,
+  ScoreRequestOptions,
   ScoreResult,
   StartEvent,
   TextEvent,

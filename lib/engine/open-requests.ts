@@ -1,7 +1,7 @@
 import { EngineError } from "./errors.js";
 import type { EventQueue } from "./event-queue.js";
 import { errorFromParts, type WireReport } from "./protocol.js";
-import type { EngineEvent } from "./types.js";
+import type { EngineEvent, ScoreResult } from "./types.js";
 
 /** A request that is not done. */
 interface OpenRequest {
@@ -11,6 +11,8 @@ interface OpenRequest {
   unfinished: Set<number>;
   /** Choices not begun, whose prompt's tokens count as waiting. */
   notStarted: number;
+  /** Takes what a score came to. */
+  onScore?(result: ScoreResult): void;
   /** Lets go of the request's signal. */
   release(): void;
 }
@@ -79,9 +81,10 @@ export class OpenRequests {
   }
 
   /** Hands on what a pass brought. */
-  deliver({ key, events, error, last }: WireReport): void {
+  deliver({ key, events, score, error, last }: WireReport): void {
     const request = this.#requests.get(key);
     if (!request) return;
+    if (score) request.onScore?.(score);
     for (const event of events) {
       if (event.type === "start") {
         request.notStarted--;

@@ -59,6 +59,12 @@ export const generateOptionsSchema = z.strictObject({
     .optional()
     .describe("generate the prompt's tokens start .. end anew in place, what follows in the same block is seen"),
   events: z.enum(["all", "text"]).default("all").describe("text: no denoise events, which cost a message each"),
+  cacheSalt: z
+    .string()
+    .min(1)
+    .max(256)
+    .optional()
+    .describe("the prefix cache is shared with requests of the same salt only; by default with those without one"),
   priority: z.number().int().min(-1000).max(1000).default(0).describe("higher leaves the queue first"),
 });
 /** What users write. */
@@ -111,6 +117,16 @@ export const engineOptionsSchema = z
       .max(1000)
       .default(10)
       .describe("ms that events of short passes may wait for each other on their way from the thread; 0: not at all"),
+    hangTimeout: z
+      .number()
+      .min(0)
+      .default(10)
+      .describe("seconds without a sign of life after which a child process is started again; 0: never"),
+    passTimeout: z
+      .number()
+      .min(0)
+      .default(600)
+      .describe("seconds in one pass of the model after which a child process is started again; 0: never"),
     cudaGraphs: z.boolean().default(true).describe("decode by CUDA graphs, on CUDA"),
     threads: z.number().int().min(1).optional().describe("processor threads of the model's operators"),
   })

@@ -21,7 +21,7 @@ export type PrefixNode = number;
 /**
  * Which pages of key/value memory are free, in use (counted, as prefixes are shared) or kept as cache. Host only.
  *
- * The prefix cache is a tree of whole pages of final tokens. A page's key is its parent and its tokens themselves, so
+ * The prefix cache is a tree of whole pages of final tokens. A page's key is its salt, its parent and its tokens, so
  * equal keys are equal prefixes, without hashes that could collide. The roots are block sizes: under block-causal attention
  * keys and values depend on where blocks end. Pages that nobody uses stay, until a new one is wanted: then the one
  * that was longest not used goes.
@@ -99,13 +99,17 @@ export class PagePool {
     return this.#caching && this.pageSize % blockSize === 0;
   }
 
-  /** The longest cached prefix of `tokens` in whole pages that end at or before `limit`. */
-  lookup(blockSize: number, tokens: Int32Array, limit: number): PrefixMatch {
+  /**
+   * The longest cached prefix of `tokens` in whole pages that end at or before `limit`.
+   *
+   * @param salt pages are found by the salt they were published with only
+   */
+  lookup(blockSize: number, tokens: Int32Array, limit: number, salt = ""): PrefixMatch {
     let parent = this.root(blockSize);
     const pages: number[] = [];
     if (!this.canShare(blockSize)) return { pages, parent };
     for (let end = this.pageSize; end <= limit; end += this.pageSize) {
-      const node = this.#nodes.get(keyOf(parent, tokens, end - this.pageSize, end));
+      const node = this.#nodes.get(keyOf(salt, parent, tokens, end - this.pageSize, end));
       if (!node) break;
       this.retain(node.page);
       pages.push(node.page);
@@ -127,10 +131,11 @@ export class PagePool {
    * Offers a page to others: the tokens from .. from + pageSize are final and their keys and values written.
    * An equal page may be there already; then this one stays private.
    *
+   * @param salt as of {@link lookup}
    * @returns the page's place in the tree, the parent of the next page
    */
-  publish(parent: PrefixNode, tokens: Int32Array, from: number, page: number): PrefixNode {
-    const key = keyOf(parent, tokens, from, from + this.pageSize);
+  publish(parent: PrefixNode, tokens: Int32Array, from: number, page: number, salt = ""): PrefixNode {
+    const key = keyOf(salt, parent, tokens, from, from + this.pageSize);
     const known = this.#nodes.get(key);
     if (known) return known.id;
     const node = { key, id: this.#nextNode++, page };
@@ -147,6 +152,6 @@ export class PagePool {
   }
 }
 
-function keyOf(parent: PrefixNode, tokens: Int32Array, from: number, to: number): string {
-  return `${parent}:${tokens.subarray(from, to).join()}`;
+function keyOf(salt: string, parent: PrefixNode, tokens: Int32Array, from: number, to: number): string {
+  return `${parent}:${tokens.subarray(from, to).join()}:${salt}`;
 }

@@ -1,8 +1,9 @@
 import { messageOf } from "../torch/errors.js";
 import type { EngineErrorCode } from "./errors.js";
 import { EngineError } from "./errors.js";
-import type { EngineSettings, ScoreSettings } from "./options.js";
+import type { EngineSettings } from "./options.js";
 import type { EngineRequest } from "./request.js";
+import type { ScoreRequest } from "./score-queue.js";
 import type { CoreStats } from "./stats.js";
 import type { EngineEvent, ModelFacts, ScoreResult } from "./types.js";
 
@@ -11,23 +12,25 @@ export type CoreMessage =
   | { kind: "load"; model: string; settings: EngineSettings }
   | { kind: "generate"; request: EngineRequest }
   | { kind: "abort"; key: number }
-  | { kind: "score"; key: number; tokens: Int32Array; settings: ScoreSettings }
+  | { kind: "score"; request: ScoreRequest }
   | { kind: "close" };
 
-/** Where a child process writes what it says, as frames. */
+/** Where a child process writes what it says, as frames, and signs of life, as bytes. */
 export const REPLIES_FD = 4;
+export const PULSE_FD = 5;
 
 /** What it says. */
 export type CoreReply =
   | { kind: "ready"; facts: ModelFacts; stats: CoreStats }
   | { kind: "failed"; error: ErrorParts }
   | { kind: "reports"; reports: WireReport[]; stats?: CoreStats }
-  | { kind: "score"; key: number; result?: ScoreResult; error?: ErrorParts }
   | { kind: "closed" };
 
 export interface WireReport {
   key: number;
   events: EngineEvent[];
+  /** What a score came to. */
+  score?: ScoreResult;
   error?: ErrorParts;
   last: boolean;
 }

@@ -1,10 +1,12 @@
 import type { EngineError } from "./errors.js";
-import type { EngineEvent } from "./types.js";
+import type { EngineEvent, ScoreResult } from "./types.js";
 
 /** What the core tells of one request. `error` and `last` end it. */
 export interface CoreReport {
   key: number;
   events: EngineEvent[];
+  /** What a score came to. */
+  score?: ScoreResult;
   error?: EngineError;
   last: boolean;
 }
@@ -39,6 +41,10 @@ export class Reports {
       }
       append(report.events, event);
     }
+  }
+
+  scored(key: number, result: ScoreResult): void {
+    this.#reportOf(key).score = result;
   }
 
   fail(key: number, error: EngineError): void {

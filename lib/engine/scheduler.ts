@@ -59,7 +59,12 @@ export class Scheduler {
       const at = this.waiting.findIndex((sequence) => !this.#waitsForSibling(sequence));
       if (at < 0) break;
       const sequence = this.waiting[at];
-      const { pages, parent } = this.#pool.lookup(sequence.blockSize, sequence.tokens, sequence.sharable);
+      const { pages, parent } = this.#pool.lookup(
+        sequence.blockSize,
+        sequence.tokens,
+        sequence.sharable,
+        sequence.request.settings.cacheSalt,
+      );
       const needed = Math.ceil(sequence.goal / this.#pool.pageSize) - pages.length;
       // Room for what it has now and a page to grow for everyone: else it would soon be thrown out again.
       if (this.running.length > 0 && needed + this.running.length > this.#pool.available) {
@@ -109,9 +114,11 @@ export class Scheduler {
   advance(sequence: Sequence, to: number): void {
     sequence.stored = Math.max(sequence.stored, Math.min(to, sequence.final));
     const { pageSize } = this.#pool;
+    const { cacheSalt } = sequence.request.settings;
     if (!this.#pool.canShare(sequence.blockSize)) return;
     for (let n = sequence.published; (n + 1) * pageSize <= sequence.stored; n++) {
-      sequence.parent = this.#pool.publish(sequence.parent, sequence.tokens, n * pageSize, sequence.pages[n]);
+      const page = sequence.pages[n];
+      sequence.parent = this.#pool.publish(sequence.parent, sequence.tokens, n * pageSize, page, cacheSalt);
       sequence.published = n + 1;
     }
   }

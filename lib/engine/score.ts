@@ -9,6 +9,15 @@ import type { ScoreResult, TopLogprob } from "./types.js";
 /** Rows of logits that exist at once. */
 const CHUNK = 256;
 
+/** What a score needs to know besides the text. */
+export interface ScoreContext {
+  textOf(id: number): string;
+  maskId: number;
+  shift: boolean;
+  /** Ends it between two passes. */
+  signal?: AbortSignal;
+}
+
 /**
  * How likely the model finds a text: autoregressive, the logprob of each token given those before; diffusion, the bound
  * of Eq. 4.
@@ -17,12 +26,20 @@ export async function score(
   model: Decoder,
   tokens: Int32Array,
   settings: ScoreSettings & { blockSize: number },
-  { textOf, maskId, shift }: { textOf(id: number): string; maskId: number; shift: boolean },
+  { textOf, maskId, shift, signal }: ScoreContext,
 ): Promise<ScoreResult> {
   if (settings.mode === "diffusion") {
     const batch = { indices: [0], tokens, batch: 1, length: tokens.length };
     const { blockSize, passes, seed } = settings;
-    const bound = await diffusionBound(model, [batch], { blockSize, passes, seed, maskId, shift, byteLength: () => 1 });
+    const bound = await diffusionBound(model, [batch], {
+      blockSize,
+      passes,
+      seed,
+      maskId,
+      shift,
+      signal,
+      byteLength: () => 1,
+    });
     const standardError = bound.standardError * bound.bytes * Math.LN2;
     return { logprobs: [], nats: bound.nats, tokens: bound.tokens, standardError };
   }

@@ -7,6 +7,7 @@ export type CoreStats = Omit<EngineStats, "state">;
 export function zeroCounters(): EngineStats["counters"] {
   return {
     requests: 0,
+    scores: 0,
     finished: { stop: 0, length: 0, abort: 0, error: 0 },
     rejected: { requests: 0, tokens: 0 },
     promptTokens: 0,

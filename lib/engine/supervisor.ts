@@ -5,6 +5,7 @@ import type { EngineSettings } from "./options.js";
 import { type CoreMessage, type CoreReply, errorFromParts } from "./protocol.js";
 import { type CoreStats, zeroStats } from "./stats.js";
 import type { EngineStats, ModelFacts } from "./types.js";
+import { Watchdog } from "./watchdog.js";
 
 /** Deaths of the core in a row, without a finished choice between, after which it is not started again. */
 const MAX_DEATHS = 5;
@@ -14,7 +15,7 @@ const CLOSE_SECONDS = 5;
 
 /** What a core says of requests, and that it is gone with all of them. */
 export interface CoreListener {
-  onReply(reply: Extract<CoreReply, { kind: "reports" | "score" }>): void;
+  onReply(reply: Extract<CoreReply, { kind: "reports" }>): void;
   onLost(error: EngineError): void;
 }
 
@@ -34,6 +35,10 @@ export class Supervisor {
   #deaths = 0;
   #restarts = 0;
   #restartTimer: NodeJS.Timeout | undefined;
+  #watchdog: Watchdog | undefined;
+  /** Why the core was ended by us, and how it ended at last. */
+  #hung: string | undefined;
+  #lastEnd: string | undefined;
 
   constructor(model: string | StableDiffCoder, settings: EngineSettings, listener: CoreListener) {
     this.#model = model;
@@ -52,6 +57,13 @@ export class Supervisor {
 
   get restarts(): number {
     return this.#restarts;
+  }
+
+  /** See {@link EngineStats.trouble}. */
+  get trouble(): string | undefined {
+    if (this.#state === "starting" && this.#lastEnd !== undefined) return `${this.#lastEnd}; it is started again`;
+    const silence = this.#watchdog?.silence ?? 0;
+    return silence > 0 ? `the engine's process has given no sign of life for ${Math.round(silence)} s` : undefined;
   }
 
   get pid(): number | undefined {
@@ -115,6 +127,7 @@ export class Supervisor {
 
   async close(): Promise<void> {
     clearTimeout(this.#restartTimer);
+    this.#watchdog?.stop();
     this.#state = "closed";
     const host = this.#host;
     if (!host) return;
@@ -136,13 +149,26 @@ export class Supervisor {
         if (this.#host === host) this.#hear(reply);
       },
       onExit: (reason: string) => {
-        if (this.#host === host) this.#lose(reason);
+        if (this.#host === host) this.#lose(this.#hung ?? reason);
+      },
+      onPulse: (turns: number) => {
+        if (this.#host === host) this.#watchdog?.beat(turns);
       },
     };
     const host = this.#hostFor(handlers);
     this.#host = host;
+    this.#hung = undefined;
+    this.#watchdog?.stop();
+    // Only a process can be ended from outside when it hangs.
+    this.#watchdog = host.pid === undefined ? undefined : new Watchdog(this.#settings, (reason) => this.#end(reason));
     const folder = typeof this.#model === "string" ? this.#model : "";
     host.post({ kind: "load", model: folder, settings: this.#settings });
+  }
+
+  /** Ends a core that hangs; that it is gone is then told by its host. */
+  #end(reason: string): void {
+    this.#hung = `${reason}, and was ended`;
+    void this.#host?.kill();
   }
 
   #hostFor(handlers: HostHandlers): Host {
@@ -156,6 +182,7 @@ export class Supervisor {
       case "ready":
         this.#facts = reply.facts;
         this.#stats = reply.stats;
+        this.#watchdog?.ready();
         if (this.#state === "starting") this.#state = "ready";
         if (this.#outbox.length === 0) this.hold(false);
         for (const message of this.#outbox.splice(0)) this.#host?.post(message);
@@ -172,19 +199,18 @@ export class Supervisor {
       case "reports":
         if (reply.stats) this.#stats = reply.stats;
         this.#listener.onReply(reply);
-        return;
-      case "score":
-        this.#listener.onReply(reply);
     }
   }
 
   /** The core is no more, and all that it had to do is lost. */
   #lose(reason: string): void {
+    this.#watchdog?.stop();
     if (this.#state === "closed") {
       this.#onClosed?.();
       return;
     }
     const error = new EngineError("ENGINE_WORKER", `the engine's worker died: ${reason}`);
+    this.#lastEnd = error.message;
     this.#host = undefined;
     if (this.#state === "ready") this.#state = "starting";
     this.#dropAll(error);

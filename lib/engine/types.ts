@@ -92,6 +92,12 @@ export interface RequestOptions {
   signal?: AbortSignal;
 }
 
+/** What goes with a score. */
+export interface ScoreRequestOptions extends RequestOptions {
+  /** Called when it leaves the queue. */
+  onStart?: () => void;
+}
+
 /** A choice as a whole: what {@link EngineEvent}s add up to. */
 export interface Choice {
   index: number;
@@ -119,6 +125,8 @@ export interface ScoreResult {
 /** What the engine is doing and has done. Counters only grow, but start at 0 when the worker is started again. */
 export interface EngineStats {
   state: "starting" | "ready" | "draining" | "dead" | "closed";
+  /** Why the engine does not work now, though it may again: its worker died and is started again, or hangs. */
+  trouble?: string;
   /** Choices that decode, and that wait for a place. */
   running: number;
   waiting: number;
@@ -129,6 +137,8 @@ export interface EngineStats {
   pages: { total: number; used: number; cached: number; free: number; pageSize: number };
   counters: {
     requests: number;
+    /** Of these, texts that were scored. */
+    scores: number;
     finished: { stop: number; length: number; abort: number; error: number };
     /** Requests that were refused because a limit was reached, by limit. */
     rejected: { requests: number; tokens: number };

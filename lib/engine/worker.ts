@@ -3,6 +3,7 @@ import { parentPort } from "node:worker_threads";
 import { CoreService } from "./core-service.js";
 import { FrameWriter } from "./frames.js";
 import { type CoreMessage, type CoreReply, REPLIES_FD } from "./protocol.js";
+import { showLife } from "./pulse.js";
 
 // The thread or child process that the model lives in. It says nothing but what was asked for and what passes bring forth.
 
@@ -23,6 +24,7 @@ async function obey(message: CoreMessage): Promise<void> {
 
 if (parentPort) parentPort.on("message", (message: CoreMessage) => void obey(message));
 else {
+  showLife();
   process.on("message", (message: CoreMessage) => void obey(message));
   // Without its parent it has nothing to do. A signal for the whole group is the parent's to answer: it drains.
   process.on("disconnect", () => process.exit(0));

@@ -47,6 +47,8 @@ export interface FimTokens {
 export class Tokenizer {
   /** The folder it was read from. */
   readonly dir: string;
+  /** What was chosen when it was read. */
+  readonly options: TokenizerOptions;
   /** SHA-256 (hex) over what decides the ids of a text: equal hashes, equal ids. */
   readonly hash: string;
   /** One more than the highest id, added tokens included. A model's embedding may have more rows. */
@@ -70,6 +72,7 @@ export class Tokenizer {
 
   private constructor(files: TokenizerFiles, options: TokenizerOptions) {
     this.#files = files;
+    this.options = options;
     this.dir = files.dir;
     this.hash = files.hash;
     const { added_tokens: added } = files.tokenizer;

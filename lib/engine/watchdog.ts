@@ -1,0 +1,94 @@
+/** Milliseconds between two looks. */
+const INTERVAL = 500;
+/** Milliseconds without a beat after which the core counts as silent; one comes every half second. */
+const SILENT = 3000;
+/** Seconds that a process may take to give its first sign of life. */
+const FIRST_BEAT = 60;
+
+export interface WatchLimits {
+  /** Seconds without a beat; 0: any number. */
+  hangTimeout: number;
+  /** Seconds in which the core's event loop does not turn, as in one pass of the model; 0: any number. */
+  passTimeout: number;
+}
+
+/**
+ * Tells when a core hangs. Two signs of life come from it: beats of a thread that does nothing else, which stop when the
+ * process is stopped or starved, and in each the number of turns of the core's own event loop, which stands still during
+ * a pass. A pass may be long; a process that is well is never silent.
+ */
+export class Watchdog {
+  readonly #limits: WatchLimits;
+  readonly #onHang: (reason: string) => void;
+  readonly #timer: NodeJS.Timeout;
+  readonly #now: () => number;
+  #lookedAt: number;
+  #beatAt: number;
+  #turnedAt: number;
+  #turns = -1;
+  #isReady = false;
+  #isOver = false;
+
+  /**
+   * @param onHang called once, with what is wrong
+   * @param now milliseconds, monotonic
+   */
+  constructor(limits: WatchLimits, onHang: (reason: string) => void, now = () => performance.now()) {
+    this.#limits = limits;
+    this.#onHang = onHang;
+    this.#now = now;
+    this.#lookedAt = this.#beatAt = this.#turnedAt = now();
+    this.#timer = setInterval(() => this.look(), INTERVAL).unref();
+  }
+
+  /** A sign of life. @param turns of the core's event loop, modulo any number */
+  beat(turns: number): void {
+    this.#beatAt = this.#now();
+    if (turns !== this.#turns) this.#turnedAt = this.#beatAt;
+    this.#turns = turns;
+  }
+
+  /** The model is loaded, which may take any time: from now on passes are limited. */
+  ready(): void {
+    this.#isReady = true;
+    this.#turnedAt = this.#now();
+  }
+
+  /** Seconds without a sign of life, as soon as that is out of order; else 0. */
+  get silence(): number {
+    const silent = this.#now() - this.#beatAt;
+    return this.#turns >= 0 && !this.#isOver && silent > SILENT ? silent / 1000 : 0;
+  }
+
+  /** Checks the limits; called by a timer. */
+  look(): void {
+    const now = this.#now();
+    const late = now - this.#lookedAt - INTERVAL;
+    this.#lookedAt = now;
+    if (late > INTERVAL) {
+      // It was us who stood still: what the core said meanwhile is yet to be read.
+      this.#beatAt += late;
+      this.#turnedAt += late;
+      return;
+    }
+    const { hangTimeout, passTimeout } = this.#limits;
+    const silence = (now - this.#beatAt) / 1000;
+    const pass = (now - this.#turnedAt) / 1000;
+    const allowed = this.#turns < 0 ? Math.max(hangTimeout, FIRST_BEAT) : hangTimeout;
+    if (hangTimeout > 0 && silence > allowed) this.#end(`it gave no sign of life for ${Math.round(silence)} s`);
+    else if (this.#isReady && passTimeout > 0 && pass > passTimeout) {
+      this.#end(`it did not come out of a pass of the model for ${Math.round(pass)} s`);
+    }
+  }
+
+  stop(): void {
+    this.#isOver = true;
+    clearInterval(this.#timer);
+  }
+
+  #end(reason: string): void {
+    if (this.#isOver) return;
+    this.stop();
+    this.#onHang(reason);
+  }
+}
