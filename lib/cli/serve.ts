@@ -35,6 +35,14 @@ export interface ServeOptions {
   queueTimeout: number;
   requestTimeout: number;
   uploadTimeout: number;
+  promptTimeout: number;
+  uploadLimit: number;
+  sendTimeout: number;
+  idleTimeout: number;
+  maxConnections: number;
+  hangTimeout: number;
+  passTimeout: number;
+  sharedPrefixCache?: boolean;
   shutdownTimeout: number;
   keepAlive: number;
   bodyLimit: number;
@@ -88,6 +96,7 @@ export function serveCommand(): Command {
       option("--cache-tokens <n>", "key/value memory, in tokens; default: 8 contexts").argParser(integer(1)),
       option("--cache-bytes <size>", "the same in bytes, such as 4GiB").argParser(size).conflicts("cacheTokens"),
       option("--no-prefix-cache", "do not share the memory of equal beginnings"),
+      option("--shared-prefix-cache", "share it between API keys, too: they can then tell what others have asked"),
       option("--max-running <n>", "most choices in one batch").argParser(integer(1)).default(64),
       option("--max-batch-tokens <n>", "most tokens of one pass of the model").argParser(integer(1)).default(512),
       option("--event-interval <ms>", "text of shorter passes is sent together, at most so much later; 0: at once")
@@ -114,6 +123,30 @@ export function serveCommand(): Command {
       option("--queue-timeout <s>", "longest wait; 0: for ever").argParser(seconds).default(60),
       option("--request-timeout <s>", "longest request; 0: for ever").argParser(seconds).default(600),
       option("--upload-timeout <s>", "longest time to send a request").argParser(seconds).default(30),
+      option("--upload-limit <size>", "bytes of all requests that are not over; more get 503 (64 KiB of each are free)")
+        .argParser(size)
+        .default(128 * 2 ** 20, "128MiB"),
+      option("--prompt-timeout <s>", "longest time to read a prompt by the model's template and tokenizer; 0: for ever")
+        .argParser(seconds)
+        .default(10),
+      option("--send-timeout <s>", "longest time in which a client reads nothing of what is ready for it")
+        .argParser(seconds)
+        .default(60),
+      option("--idle-timeout <s>", "longest time that a connection is kept without a request")
+        .argParser(seconds)
+        .default(75),
+      option("--max-connections <n>", "open connections; a new one takes the place of the one idle for longest")
+        .argParser(integer(1))
+        .default(1024),
+      option(
+        "--hang-timeout <s>",
+        "the engine's process is started again after so long without a sign of life; 0: never",
+      )
+        .argParser(seconds)
+        .default(10),
+      option("--pass-timeout <s>", "and after so long in one pass of the model; 0: never")
+        .argParser(seconds)
+        .default(600),
       option("--shutdown-timeout <s>", "running requests may go on for so long after SIGTERM")
         .argParser(seconds)
         .default(30),

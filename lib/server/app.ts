@@ -1,40 +1,74 @@
 import { randomUUID } from "node:crypto";
 import type { Server as HttpsServer } from "node:https";
 import cors from "@fastify/cors";
-import fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions, LogController } from "fastify";
+import fastify, {
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type FastifyServerOptions,
+  LogController,
+} from "fastify";
 import { ApiError } from "./api-error.js";
 import type { ServerContext } from "./context.js";
 import { answerErrors, refuseBrokenHttp } from "./http-errors.js";
 import { logResponses } from "./operations/access-log.js";
 import type { ApiKeys } from "./operations/api-keys.js";
 import { parseBody } from "./operations/body.js";
+import type { Connections } from "./operations/connections.js";
+import type { LogDestination } from "./operations/log-output.js";
 import type { ReloadedTls } from "./operations/tls.js";
+import { Upload, type Uploads } from "./operations/uploads.js";
 import { isLoopback, type ServerSettings } from "./options.js";
 
 const REQUEST_ID = /^[\w.:-]{1,128}$/;
 
-/** Where the server writes its log: lines of JSON. */
-export interface LogDestination {
-  write(line: string): void;
+export interface AppParts {
+  settings: ServerSettings;
+  tls: ReloadedTls | undefined;
+  logTo: LogDestination;
+  connections: Connections;
+  uploads: Uploads;
 }
 
 /** An application without routes, which reads and refuses as the settings say. */
-export function makeApp(
-  settings: ServerSettings,
-  tls: ReloadedTls | undefined,
-  logTo: LogDestination | undefined,
-): FastifyInstance {
-  const app = fastify(fastifyOptions(settings, tls, logTo));
+export function makeApp(parts: AppParts): FastifyInstance {
+  const { settings, tls, connections, uploads } = parts;
+  const app = fastify(fastifyOptions(parts));
+  connections.attach(app.server);
   tls?.attach(app.server as unknown as HttpsServer);
+  readBodies(app, settings, uploads);
+  return app;
+}
+
+/** A body that cannot be used, in the place of one: the framework would close the connection for it. */
+class UnusableBody {
+  constructor(readonly error: unknown) {}
+}
+
+function readBodies(app: FastifyInstance, { bodyLimit }: ServerSettings, uploads: Uploads): void {
+  const held = new WeakMap<FastifyRequest, Upload>();
+  app.addHook("onRequest", async (request, reply) => {
+    const upload = new Upload(uploads);
+    held.set(request, upload);
+    reply.raw.once("close", () => upload.release());
+  });
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser(/^application\/(\w+\+)?json\b/i, { parseAs: "buffer" }, (_, body, done) => {
+  app.addContentTypeParser(/^application\/(\w+\+)?json\b/i, async (request: FastifyRequest) => {
     try {
-      done(null, parseBody(body as Buffer));
+      const upload = held.get(request) ?? new Upload(uploads);
+      return parseBody(await upload.read(request.raw, bodyLimit));
     } catch (error) {
-      done(error as Error);
+      return new UnusableBody(error);
     }
   });
-  return app;
+  app.addContentTypeParser("*", async (request: FastifyRequest) => {
+    if (request.is404) return undefined;
+    const message = "the body must be JSON: Content-Type: application/json";
+    return new UnusableBody(new ApiError("unsupported_media_type", message));
+  });
+  app.addHook("preValidation", async ({ body }) => {
+    if (body instanceof UnusableBody) throw body.error;
+  });
 }
 
 /** What happens at every request, whatever its route. */
@@ -60,19 +94,18 @@ export function addHooks(app: FastifyInstance, context: ServerContext, keys: Api
       throw new ApiError("bad_request", "without API keys the server answers to localhost only: see the Host header");
     }
     if ((request.routeOptions.config as { public?: boolean }).public) return;
-    keys.check(request.headers);
+    const name = keys.check(request.headers);
+    if (name !== undefined) context.keyNames.set(request, name);
   });
   answerErrors(app, context);
 }
 
-function fastifyOptions(
-  settings: ServerSettings,
-  tls: ReloadedTls | undefined,
-  logTo: LogDestination | undefined,
-): FastifyServerOptions {
+function fastifyOptions({ settings, tls, logTo, connections }: AppParts): FastifyServerOptions {
   const options: FastifyServerOptions & { https?: object; http?: object } = {
     bodyLimit: settings.bodyLimit,
     requestTimeout: settings.uploadTimeout * 1000,
+    connectionTimeout: settings.sendTimeout * 1000,
+    keepAliveTimeout: settings.idleTimeout * 1000,
     return503OnClosing: true,
     forceCloseConnections: true,
     logController: new LogController({ disableRequestLogging: true }),
@@ -88,13 +121,13 @@ function fastifyOptions(
       messageKey: "message",
       timestamp: () => `,"time":"${new Date().toISOString()}"`,
       formatters: { level: (label) => ({ level: label }) },
-      ...(logTo && { stream: logTo }),
+      stream: logTo,
     },
     frameworkErrors: (error, _request, reply) => {
       const told = new ApiError("bad_request", error.message);
       void (reply as FastifyReply).code(told.status).send(told.toBody());
     },
-    clientErrorHandler: refuseBrokenHttp,
+    clientErrorHandler: (error, socket) => refuseBrokenHttp(error, socket, connections),
   };
   const http = {
     maxHeaderSize: settings.headerLimit,

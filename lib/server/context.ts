@@ -1,9 +1,11 @@
-import type { FastifyBaseLogger } from "fastify";
+import { createHash } from "node:crypto";
+import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import { ApiError } from "./api-error.js";
 import type { Admission } from "./operations/admission.js";
 import type { Lifetime } from "./operations/lifetime.js";
 import type { Metrics } from "./operations/metrics.js";
 import type { ServerSettings } from "./options.js";
+import type { PromptPool } from "./prompts/prompt-pool.js";
 import type { TextEngine } from "./served-engine.js";
 
 /** What the routes share. */
@@ -17,6 +19,8 @@ export interface ServerContext {
   readonly created: number;
   /** Names of the model, the first being its own; known before the engine is ready. */
   readonly modelNames: readonly string[];
+  /** Names of the API keys that requests came with. */
+  readonly keyNames: WeakMap<FastifyRequest, string>;
   /** Requests that are not over. */
   readonly lifetimes: Set<Lifetime>;
   /** Fields of requests that are not known, of which the log has told. */
@@ -27,6 +31,8 @@ export interface ServerContext {
 /** What changes while the server runs. */
 export interface ServerState {
   engine: TextEngine | undefined;
+  /** Where prompts are read; there is one as soon as there is an engine. */
+  prompts: PromptPool | undefined;
   /** There will be no engine: its promise was rejected, or it cannot be served. */
   failed: boolean;
   fingerprint: string;
@@ -52,6 +58,22 @@ export function readyEngine({ state }: ServerContext): TextEngine {
     throw new ApiError("engine_unavailable", "the engine does not run");
   }
   return engine;
+}
+
+/**
+ * Whose prefixes a request may find in the cache: those of its API key, and of its own salt if it names one. Else the
+ * count of cached tokens would tell what others have asked.
+ */
+export function cacheSaltOf(
+  { settings, keyNames }: ServerContext,
+  http: FastifyRequest,
+  salt?: string,
+): string | undefined {
+  const key = settings.sharedPrefixCache ? undefined : keyNames.get(http);
+  if (key === undefined && salt === undefined) return undefined;
+  return createHash("sha256")
+    .update(JSON.stringify([key, salt]))
+    .digest("base64url");
 }
 
 /** @throws ApiError model_not_found */

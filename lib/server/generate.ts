@@ -1,6 +1,7 @@
 import type { OutgoingHttpHeaders } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
-import type { ServerContext } from "./context.js";
+import type { ScoreRequestOptions } from "../engine/index.js";
+import { cacheSaltOf, type ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
 import { eventsOf, type Tagged, watched } from "./events.js";
 import { noteIgnored } from "./ignored.js";
@@ -22,7 +23,7 @@ export interface Work {
   continuousUsage: boolean;
   streamSteps: boolean;
   /** What is to be done first, once the request is taken. */
-  prepare?: (signal: AbortSignal) => Promise<void>;
+  prepare?: (run: ScoreRequestOptions) => Promise<void>;
   /** When the request arrived, by performance.now(). */
   arrived: number;
   /** Fields of the request that were left out. */
@@ -37,7 +38,9 @@ export async function answer(
   work: Work,
 ): Promise<unknown> {
   const { admission, settings, metrics, lifetimes } = context;
-  const { jobs } = work;
+  const jobs = work.jobs.map(({ options, ...job }) => {
+    return { ...job, options: { ...options, cacheSalt: cacheSaltOf(context, request, options.cacheSalt) } };
+  });
   const choices = jobs.reduce((sum, { options }) => sum + options.n, 0);
   const promptTokens = jobs.reduce((sum, job) => sum + job.promptTokens * job.options.n, 0);
   const maxTokens = jobs.reduce((sum, { options }) => sum + options.maxTokens * options.n, 0);
@@ -62,7 +65,7 @@ export async function answer(
     usage,
   });
   try {
-    await work.prepare?.(lifetime.signal);
+    await work.prepare?.({ signal: lifetime.signal, onStart: () => lifetime.began() });
     return work.stream
       ? await streamed(context, reply, work, events, lifetime, usage)
       : await whole(reply, work, events, usage);

@@ -5,11 +5,11 @@ import { ApiError } from "./api-error.js";
 import type { ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
 import { noteFailure } from "./operations/access-log.js";
+import type { Connections } from "./operations/connections.js";
 import { ClientGone } from "./operations/lifetime.js";
-import type { ServerSettings } from "./options.js";
 
 /** Answers what routes throw, and what no route answers. */
-export function answerErrors(app: FastifyInstance, { settings, admission }: ServerContext): void {
+export function answerErrors(app: FastifyInstance, { admission }: ServerContext): void {
   const retryAfter = () => admission.retryAfter();
   app.setErrorHandler((error: FastifyError, request, reply) => {
     if (error instanceof ClientGone) {
@@ -18,7 +18,7 @@ export function answerErrors(app: FastifyInstance, { settings, admission }: Serv
       reply.raw.destroy();
       return reply;
     }
-    const told = fromFastify(error, settings, retryAfter);
+    const told = fromFastify(error, retryAfter);
     noteFailure(request, told);
     if (told.retryAfter !== undefined) reply.header("retry-after", String(told.retryAfter));
     if (told.status === 401) reply.header("www-authenticate", "Bearer");
@@ -36,8 +36,8 @@ export function answerErrors(app: FastifyInstance, { settings, admission }: Serv
 }
 
 /** What is no HTTP, or too slow, never becomes a request; it is answered here, on the socket. */
-export function refuseBrokenHttp(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (error.code === "ECONNRESET" || socket.destroyed || !socket.writable) {
+export function refuseBrokenHttp(error: NodeJS.ErrnoException, socket: Socket, connections: Connections): void {
+  if (error.code === "ECONNRESET") {
     socket.destroy();
     return;
   }
@@ -48,21 +48,14 @@ export function refuseBrokenHttp(error: NodeJS.ErrnoException, socket: Socket): 
         ? new ApiError("request_too_slow", "the request did not arrive in time")
         : new ApiError("bad_request", "this is not HTTP");
   const body = JSON.stringify(told.toBody());
-  socket.end(
+  connections.refuse(
+    socket,
     `HTTP/1.1 ${told.status} ${STATUS_CODES[told.status]}\r\nContent-Type: application/json\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
   );
 }
 
-function fromFastify(error: FastifyError, settings: ServerSettings, retryAfter: () => number): ApiError {
-  switch (error.code) {
-    case "FST_ERR_CTP_BODY_TOO_LARGE":
-      return new ApiError("body_too_large", `the body is larger than ${settings.bodyLimit} bytes`, { cause: error });
-    case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
-      return new ApiError("unsupported_media_type", "the body must be JSON: Content-Type: application/json", {
-        cause: error,
-      });
-  }
+function fromFastify(error: FastifyError, retryAfter: () => number): ApiError {
   if (typeof error.statusCode === "number" && error.statusCode >= 400 && error.statusCode < 500) {
     return new ApiError("bad_request", error.message, { cause: error });
   }

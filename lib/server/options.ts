@@ -6,6 +6,17 @@ const seconds = z
   .min(0)
   .max(86_400 * 7);
 
+/** White space around a key is no part of it: files and secrets end with a new line. */
+const apiKey = z
+  .string()
+  .transform((key) => key.trim())
+  .refine(isApiKey, { error: "an API key is one or more visible ASCII characters, without spaces" });
+
+/** Whether a text can be sent as a key in a header. */
+export function isApiKey(text: string): boolean {
+  return /^[\x21-\x7e]+$/.test(text);
+}
+
 /** Options of {@link Server.create}. Durations are in seconds. */
 export const serverOptionsSchema = z.strictObject({
   host: z.string().min(1).default("127.0.0.1"),
@@ -14,8 +25,9 @@ export const serverOptionsSchema = z.strictObject({
     .array(z.string().min(1))
     .default([])
     .describe("names clients call the model by; else its folder's name"),
-  apiKeys: z.array(z.string().min(1)).default([]),
+  apiKeys: z.array(apiKey).default([]),
   apiKeyFile: z.string().optional().describe("one key a line; read again when it changes"),
+  sharedPrefixCache: z.boolean().default(false).describe("one prefix cache for all API keys; else each has its own"),
   insecure: z.boolean().default(false).describe("without keys also on addresses that others reach"),
   strict: z.boolean().default(false).describe("refuse fields that are not known; else they are named in a header"),
   temperature: z.number().min(0).max(100).default(0).describe("of requests that name none, as the published sampler"),
@@ -26,6 +38,16 @@ export const serverOptionsSchema = z.strictObject({
   queueTimeout: seconds.default(60).describe("a request may wait; 0: for ever"),
   requestTimeout: seconds.default(600).describe("a request may take; 0: for ever"),
   uploadTimeout: seconds.default(30).describe("a client may take to send a request; 0: for ever"),
+  promptTimeout: seconds.default(10).describe("reading a prompt by template and tokenizer may take; 0: for ever"),
+  sendTimeout: seconds.default(60).describe("a client may leave unread what is ready for it; 0: for ever"),
+  idleTimeout: seconds.default(75).describe("a connection may be kept without a request; 0: for ever"),
+  maxConnections: z
+    .number()
+    .int()
+    .min(1)
+    .max(1_000_000)
+    .default(1024)
+    .describe("the longest idle gives way to a new one"),
   shutdownTimeout: seconds.default(30).describe("running requests may go on after the order to stop"),
   keepAlive: seconds.default(15).describe("between comments in a silent stream; 0: none"),
   bodyLimit: z
@@ -35,6 +57,13 @@ export const serverOptionsSchema = z.strictObject({
     .max(2 ** 30)
     .default(4 * 2 ** 20)
     .describe("bytes"),
+  uploadLimit: z
+    .number()
+    .int()
+    .min(1024)
+    .max(2 ** 40)
+    .default(128 * 2 ** 20)
+    .describe("bytes of the bodies of all requests that are not over, 64 KiB of each not counted"),
   headerLimit: z
     .number()
     .int()

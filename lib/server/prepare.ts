@@ -1,7 +1,11 @@
+import type { FastifyReply } from "fastify";
 import type { GenerateOptions } from "../engine/index.js";
 import type { ChatMessage } from "../model/index.js";
 import { ApiError } from "./api-error.js";
 import type { ServerContext } from "./context.js";
+import { ClientGone } from "./operations/lifetime.js";
+import type { PromptPool } from "./prompts/prompt-pool.js";
+import type { PromptAnswer } from "./prompts/tasks.js";
 import { dllmOptions } from "./protocol/dllm.js";
 import type { ChatRequest, CompletionRequest } from "./protocol/requests.js";
 import type { TextEngine } from "./served-engine.js";
@@ -37,7 +41,10 @@ export function samplingOptions(
     throw new ApiError("invalid_value", message, { param });
   }
   const temperature = request.temperature ?? settings.temperature;
+  const edited = request.dllm?.edit;
+  if (edited) checkEdit(edited, settings, facts);
   return {
+    ...(request.cache_salt != null && { cacheSalt: request.cache_salt }),
     temperature: temperature < LEAST_TEMPERATURE ? 0 : temperature,
     ...(request.top_p != null && { topP: request.top_p }),
     ...(request.top_k != null && { topK: Math.max(0, request.top_k) }),
@@ -52,6 +59,21 @@ export function samplingOptions(
     ignoreEos,
     ...dllmOptions(request.dllm),
   };
+}
+
+/** What is generated anew in place has its own length, whatever max_tokens says. @throws ApiError invalid_value */
+function checkEdit(
+  { start, end }: { start: number; end: number },
+  { maxTokensLimit }: ServerContext["settings"],
+  { maxLength }: TextEngine["model"],
+): void {
+  if (end > maxLength) {
+    const message = `dllm.edit.end: ${end} is beyond the model's context of ${maxLength} tokens`;
+    throw new ApiError("invalid_value", message, { param: "dllm.edit.end" });
+  }
+  if (maxTokensLimit === undefined || end - start <= maxTokensLimit) return;
+  const message = `dllm.edit: at most ${maxTokensLimit} tokens are generated here, not ${end - start}`;
+  throw new ApiError("invalid_value", message, { param: "dllm.edit" });
 }
 
 /**
@@ -85,31 +107,57 @@ export function tokensToGenerate(
   return tokens;
 }
 
-/** Ids of a text, unless it is certainly too long: then nothing is spent on it. */
-export function encodeText(
-  { tokenizer, model: facts }: TextEngine,
+/**
+ * Ids of a text, unless it is certainly too long: then nothing is spent on it. The model's tokenizer runs in a thread
+ * apart.
+ *
+ * @throws ApiError context_length_exceeded, prompt_too_costly; ClientGone
+ */
+export async function encodeText(
+  context: ServerContext,
+  engine: TextEngine,
   text: string,
-  param: string,
-  addSpecialTokens: boolean,
-): number[] {
-  const atLeast = Math.ceil(text.length / longestToken(tokenizer));
-  if (atLeast > facts.maxLength) {
-    const message = `${param}: the model's context is ${facts.maxLength} tokens, and this text has at least ${atLeast}`;
-    throw new ApiError("context_length_exceeded", message, { param });
-  }
-  return tokenizer.encode(text, { addSpecialTokens });
+  { param, addSpecialTokens, signal }: { param: string; addSpecialTokens: boolean; signal?: AbortSignal },
+): Promise<number[]> {
+  const { maxLength } = engine.model;
+  return idsOf(
+    await promptsOf(context).run({ kind: "encode", text, addSpecialTokens, maxLength }, signal),
+    maxLength,
+    param,
+  );
 }
 
-const longest = new WeakMap<TextEngine["tokenizer"], number>();
+/** Text of ids. */
+export async function decodeIds(context: ServerContext, ids: readonly number[], signal?: AbortSignal): Promise<string> {
+  const answer = await promptsOf(context).run({ kind: "decode", ids }, signal);
+  return "text" in answer ? answer.text : "";
+}
 
-/** Bytes of the longest token; a text has at least as many tokens as its characters fill such ones. */
-function longestToken(tokenizer: TextEngine["tokenizer"]): number {
-  const known = longest.get(tokenizer);
-  if (known !== undefined) return known;
-  let bytes = 1;
-  for (let id = 0; id < tokenizer.vocabSize; id++) bytes = Math.max(bytes, tokenizer.rawBytesOf(id).length);
-  longest.set(tokenizer, bytes);
-  return bytes;
+/** Texts of ids, each by itself. */
+export async function namesOf(context: ServerContext, ids: readonly number[], signal?: AbortSignal): Promise<string[]> {
+  const answer = await promptsOf(context).run({ kind: "names", ids }, signal);
+  return "names" in answer ? answer.names : [];
+}
+
+function promptsOf({ state: { prompts } }: ServerContext): PromptPool {
+  if (!prompts) throw new ApiError("loading", "the model is being loaded; try again in a moment", { retryAfter: 2 });
+  return prompts;
+}
+
+function idsOf(answer: PromptAnswer, maxLength: number, param: string): number[] {
+  if ("ids" in answer) return Array.from(answer.ids);
+  const atLeast = "atLeast" in answer ? answer.atLeast : 0;
+  const message = `${param}: the model's context is ${maxLength} tokens, and this text has at least ${atLeast}`;
+  throw new ApiError("context_length_exceeded", message, { param });
+}
+
+/** Ends with a response whose client is gone. */
+export function clientSignal({ raw }: FastifyReply): AbortSignal {
+  const controller = new AbortController();
+  raw.once("close", () => {
+    if (!raw.writableFinished) controller.abort(new ClientGone("the client has closed the connection"));
+  });
+  return controller.signal;
 }
 
 /** Refuses ids that the model does not have, and prompts without any. */
@@ -131,13 +179,20 @@ export function checkChoices({ settings }: ServerContext, prompts: number, n: nu
 /**
  * A conversation as ids, by the model's own template.
  *
- * @throws ApiError chat_template_missing, context_length_exceeded; TokenizerError CHAT_TEMPLATE_FAILED
+ * @throws ApiError chat_template_missing, context_length_exceeded, prompt_too_costly; TokenizerError
+ *   CHAT_TEMPLATE_FAILED; ClientGone
  */
-export function encodeChat(
+export async function encodeChat(
+  context: ServerContext,
   engine: TextEngine,
   messages: ChatRequest["messages"],
-  options: { addGenerationPrompt: boolean; variables?: Record<string, unknown>; addSpecialTokens?: boolean },
-): number[] {
+  options: {
+    addGenerationPrompt: boolean;
+    variables?: Record<string, unknown>;
+    addSpecialTokens?: boolean;
+    signal?: AbortSignal;
+  },
+): Promise<number[]> {
   if (!engine.model.hasChatTemplate) {
     throw new ApiError(
       "chat_template_missing",
@@ -145,12 +200,13 @@ export function encodeChat(
       { param: "messages" },
     );
   }
-  const { addGenerationPrompt, variables, addSpecialTokens = false } = options;
+  const { addGenerationPrompt, variables, addSpecialTokens = false, signal } = options;
   const plain = messages.map(({ content, role, ...rest }): ChatMessage => {
     const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text).join("");
     // What newer clients call "developer" is what templates know as "system".
     return { ...rest, role: role === "developer" ? "system" : role, content: text };
   });
-  const text = engine.tokenizer.chatTemplate.render(plain, { addGenerationPrompt, variables });
-  return encodeText(engine, text, "messages", addSpecialTokens);
+  const { maxLength } = engine.model;
+  const task = { kind: "chat", messages: plain, options: { addGenerationPrompt, variables } } as const;
+  return idsOf(await promptsOf(context).run({ ...task, addSpecialTokens, maxLength }, signal), maxLength, "messages");
 }

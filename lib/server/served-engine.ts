@@ -5,6 +5,7 @@ import type {
   ModelFacts,
   RequestOptions,
   ScoreOptions,
+  ScoreRequestOptions,
   ScoreResult,
 } from "../engine/index.js";
 import type { Tokenizer } from "../model/index.js";
@@ -14,7 +15,7 @@ export interface ServedEngine {
   readonly model: ModelFacts;
   readonly tokenizer: Tokenizer | undefined;
   generate(prompt: string | number[], options: GenerateOptions, request?: RequestOptions): AsyncIterable<EngineEvent>;
-  score(tokens: number[], options?: ScoreOptions): Promise<ScoreResult>;
+  score(tokens: number[], options?: ScoreOptions, request?: ScoreRequestOptions): Promise<ScoreResult>;
   stats(): EngineStats;
 }
 

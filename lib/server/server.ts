@@ -4,19 +4,23 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyInstance } from "fastify";
 import { packageVersion } from "../torch/package-version.js";
 import { ApiError } from "./api-error.js";
-import { addHooks, type LogDestination, makeApp } from "./app.js";
+import { addHooks, makeApp } from "./app.js";
 import type { ServerContext, ServerState } from "./context.js";
 import { ServerError } from "./errors.js";
 import { systemFingerprint } from "./fingerprint.js";
 import { openApiDocument } from "./openapi.js";
 import { Admission } from "./operations/admission.js";
 import { ApiKeys } from "./operations/api-keys.js";
+import { Connections } from "./operations/connections.js";
 import { EventLoopDelay } from "./operations/event-loop-delay.js";
 import type { Lifetime } from "./operations/lifetime.js";
+import { type LogDestination, LogOutput } from "./operations/log-output.js";
 import { Metrics } from "./operations/metrics.js";
 import { ReloadedTls } from "./operations/tls.js";
+import { Uploads } from "./operations/uploads.js";
 import { parseServerOptions, type ServerOptions, type ServerSettings } from "./options.js";
 import { pageRoutes } from "./page.js";
+import { PromptPool, type SharedPool } from "./prompts/prompt-pool.js";
 import { chatRoute } from "./routes/chat.js";
 import { completionRoute } from "./routes/completions.js";
 import { healthRoutes } from "./routes/health.js";
@@ -25,7 +29,7 @@ import { tokenRoutes } from "./routes/tokens.js";
 import { hasTokenizer, type ServedEngine } from "./served-engine.js";
 
 export interface CreateServerOptions extends ServerOptions {
-  /** Default: standard output. */
+  /** Default: standard output, which is never waited for; what it does not take is dropped and counted. */
   logTo?: LogDestination;
   /** Folder of the page; default: the built playground. */
   pageFolder?: string;
@@ -39,12 +43,16 @@ export class Server {
   readonly #context: ServerContext;
   readonly #state: ServerState = {
     engine: undefined,
+    prompts: undefined,
     failed: false,
     fingerprint: "fp_loading",
     draining: false,
   };
   readonly #keys: ApiKeys;
   readonly #tls: ReloadedTls | undefined;
+  /** Standard output, if the log goes there. */
+  readonly #output: LogOutput | undefined;
+  #prompts: SharedPool | undefined;
   readonly #delay = new EventLoopDelay();
   #closing: Promise<void> | undefined;
 
@@ -67,18 +75,27 @@ export class Server {
       this.#keys.close();
       throw error;
     }
-    this.app = makeApp(settings, this.#tls, logTo);
+    const connections = new Connections(settings);
+    const uploads = new Uploads(settings.uploadLimit);
+    this.#output = logTo ? undefined : new LogOutput(1);
+    const log = (logTo ?? this.#output) as LogDestination;
+    this.app = makeApp({ settings, tls: this.#tls, logTo: log, connections, uploads });
     const admission = new Admission(settings);
     const modelNames = settings.modelNames.length > 0 ? settings.modelNames : [modelName];
     const stats = () => this.#state.engine?.stats();
     this.#context = {
       settings,
       admission,
-      metrics: new Metrics({ modelName: modelNames[0], stats, admission, delay: this.#delay, version }),
+      metrics: new Metrics({
+        modelName: modelNames[0],
+        ...{ stats, admission, connections, uploads, delay: this.#delay, version },
+        lostLines: () => this.#output?.dropped ?? 0,
+      }),
       log: this.app.log,
       version,
       created: Math.floor(Date.now() / 1000),
       modelNames,
+      keyNames: new WeakMap(),
       lifetimes: new Set<Lifetime>(),
       ignoredNames: new Set(),
       state: this.#state,
@@ -183,6 +200,8 @@ export class Server {
     this.#keys.close();
     this.#tls?.close();
     this.#delay.close();
+    this.#prompts?.giveBack();
+    this.#output?.close();
   }
 
   #take(engine: ServedEngine): void {
@@ -190,6 +209,9 @@ export class Server {
       throw new ServerError("SERVER_OPTIONS", "a model without a tokenizer cannot be served: it has no words");
     }
     this.#state.fingerprint = systemFingerprint(engine.model, engine.tokenizer.hash, this.#context.version);
+    const { dir, hash, options } = engine.tokenizer;
+    this.#prompts = PromptPool.shared({ dir, hash, options }, { timeout: this.settings.promptTimeout });
+    this.#state.prompts = this.#prompts.pool;
     this.#state.engine = engine;
   }
 

@@ -1,6 +1,6 @@
 import { basename, resolve } from "node:path";
 import { Engine, type ModelFacts } from "../../engine/index.js";
-import { Server } from "../../server/index.js";
+import { LogOutput, Server } from "../../server/index.js";
 import { compact } from "../../train/format.js";
 import { CliError } from "../errors.js";
 import type { ServeOptions } from "../serve.js";
@@ -17,6 +17,7 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
   if ((options.tlsKey === undefined) !== (options.tlsCert === undefined)) {
     throw new CliError("--tls-key and --tls-cert belong together");
   }
+  letGoOfReaders();
   const { tlsKey, tlsCert } = options;
   let ready: (engine: Engine) => void = () => {};
   const loading = new Promise<Engine>((done) => {
@@ -34,6 +35,7 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
       apiKeys: options.apiKey,
       apiKeyFile: options.apiKeyFile,
       insecure: options.insecure,
+      sharedPrefixCache: options.sharedPrefixCache,
       corsOrigins: options.corsOrigin,
       tls: tlsKey !== undefined && tlsCert !== undefined ? { key: tlsKey, cert: tlsCert } : undefined,
       maxQueue: options.maxQueue,
@@ -41,6 +43,11 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
       queueTimeout: options.queueTimeout,
       requestTimeout: options.requestTimeout,
       uploadTimeout: options.uploadTimeout,
+      promptTimeout: options.promptTimeout,
+      uploadLimit: options.uploadLimit,
+      sendTimeout: options.sendTimeout,
+      idleTimeout: options.idleTimeout,
+      maxConnections: options.maxConnections,
       shutdownTimeout: options.shutdownTimeout,
       keepAlive: options.keepAlive,
       bodyLimit: options.bodyLimit,
@@ -95,14 +102,24 @@ function createEngine(model: string, options: ServeOptions): Promise<Engine> {
     maxBatchTokens: options.maxBatchTokens,
     cudaGraphs: options.cudaGraphs,
     eventInterval: options.eventInterval,
+    hangTimeout: options.hangTimeout,
+    passTimeout: options.passTimeout,
     maxQueue: ENGINE_QUEUE,
     maxQueueTokens: Number.MAX_SAFE_INTEGER,
   });
 }
 
+/** Neither log nor terminal may stop the server: a reader that is gone is no error, one that does not read is not waited for. */
+function letGoOfReaders(): void {
+  for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners("error").on("error", () => {});
+}
+
+let people: LogOutput | undefined;
+
 /** To people; the log has standard output to itself. */
 function say(text: string): void {
-  process.stderr.write(text);
+  people ??= new LogOutput(2);
+  people.write(text);
 }
 
 function describe(server: Server, url: string, model: ModelFacts, { insecure, page }: ServeOptions): string {

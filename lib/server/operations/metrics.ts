@@ -1,7 +1,9 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { DoneEvent, EngineStats } from "../../engine/index.js";
 import type { Admission } from "./admission.js";
+import type { Connections } from "./connections.js";
 import type { EventLoopDelay } from "./event-loop-delay.js";
+import type { Uploads } from "./uploads.js";
 
 /** Names are vLLM's behind this prefix, and so are their meanings: dashboards carry over by replacing "vllm:". */
 const PREFIX = "diffcoder:";
@@ -20,7 +22,11 @@ export interface MetricsOptions {
   /** Undefined while the engine starts. */
   stats: () => EngineStats | undefined;
   admission: Admission;
+  connections: Connections;
+  uploads: Uploads;
   delay: EventLoopDelay;
+  /** Lines of the log that nothing took. */
+  lostLines: () => number;
   version: string;
 }
 
@@ -45,7 +51,7 @@ export class Metrics {
   readonly #success: Counter<"finished_reason">;
   readonly #http: Counter<"route" | "method" | "status">;
 
-  constructor({ modelName, stats, admission, delay, version }: MetricsOptions) {
+  constructor({ modelName, stats, admission, connections, uploads, delay, lostLines, version }: MetricsOptions) {
     const { registry } = this;
     registry.setDefaultLabels({ model_name: modelName });
     const registers = [registry];
@@ -75,12 +81,17 @@ export class Metrics {
     gauge("num_requests_running", "choices that are being generated", (now) => now?.running ?? 0);
     gauge("num_requests_waiting", "choices that wait for a place in the batch", (now) => now?.waiting ?? 0);
     gauge("num_http_requests_open", "generation requests that are not over", () => admission.open);
+    gauge("num_connections", "connections that are open", () => connections.count);
+    gauge("upload_bytes", "bytes of bodies that count against the limit", () => uploads.held);
     gauge("kv_cache_usage_perc", "share of the key/value pages in use, 1 is all", (now) => now?.cacheUsage ?? 0);
-    gauge("engine_up", "1 while the engine can take requests", (now) => (now?.state === "ready" ? 1 : 0));
+    gauge("engine_up", "1 while the engine can take requests", (now) => {
+      return now?.state === "ready" && now.trouble === undefined ? 1 : 0;
+    });
     gauge("engine_memory_bytes", "bytes of live tensors in the engine", (now) => now?.memory.bytes ?? 0);
     gauge("event_loop_delay_p99_seconds", "99th percentile since the last scrape", () => delay.takeP99());
     gauge("process_resident_memory_bytes", "of the whole process", () => process.memoryUsage.rss());
 
+    counter("scores_total", "texts that were scored", (now) => now.counters.scores);
     counter("prompt_tokens_total", "prompt tokens processed", (now) => now.counters.promptTokens);
     counter("generation_tokens_total", "tokens generated", (now) => now.counters.completionTokens);
     counter("prefix_cache_queries_total", "prompt tokens looked up", (now) => now.counters.prefixCacheQueries);
@@ -114,7 +125,27 @@ export class Metrics {
       registers,
       collect() {
         this.reset();
-        for (const [reason, count] of Object.entries(admission.rejected)) this.inc({ reason }, count);
+        const rejected = { ...admission.rejected, uploads_full: uploads.rejected };
+        for (const [reason, count] of Object.entries(rejected)) this.inc({ reason }, count);
+      },
+    });
+    new Counter({
+      name: `${PREFIX}log_lines_lost_total`,
+      help: "lines of the log that standard output did not take",
+      registers,
+      collect() {
+        this.reset();
+        this.inc(lostLines());
+      },
+    });
+    new Counter({
+      name: `${PREFIX}connections_dropped_total`,
+      help: "connections that gave way to new ones, were refused, or whose client did not read",
+      labelNames: ["reason"],
+      registers,
+      collect() {
+        this.reset();
+        for (const [reason, count] of Object.entries(connections.dropped)) this.inc({ reason }, count);
       },
     });
     new Gauge({

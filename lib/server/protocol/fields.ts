@@ -41,6 +41,12 @@ export const samplingFields = {
     .nullish(),
   return_token_ids: z.boolean().nullish(),
   add_special_tokens: z.boolean().nullish().describe("put the tokens around the prompt that the tokenizer asks for"),
+  cache_salt: z
+    .string()
+    .min(1)
+    .max(256)
+    .nullish()
+    .describe("prefixes are found in the cache by requests of the same API key and salt only"),
   user: z.string().max(1024).nullish().describe("has no effect"),
   dllm: dllmRequestSchema.nullish(),
 };

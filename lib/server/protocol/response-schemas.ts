@@ -128,7 +128,7 @@ export const RESPONSE_SCHEMAS = {
   }),
   Text: object({ prompt: string }),
   Version: object({ version: string, system_fingerprint: string }),
-  Health: object({ status: { enum: ["ok", "loading", "starting", "draining", "dead"] } }),
+  Health: object({ status: { enum: ["ok", "loading", "starting", "unresponsive", "draining", "dead"] } }),
   DllmStep: step,
 } as const;
 

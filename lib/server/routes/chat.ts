@@ -3,7 +3,7 @@ import type { FastifyInstance } from "fastify";
 import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
 import { answer } from "../generate.js";
-import { checkChoices, checkIds, encodeChat, samplingOptions, tokensToGenerate } from "../prepare.js";
+import { checkChoices, checkIds, clientSignal, encodeChat, samplingOptions, tokensToGenerate } from "../prepare.js";
 import { ChatDialect } from "../protocol/chat-dialect.js";
 import { unsupportedChatFields } from "../protocol/fields.js";
 import { chatRequestSchema } from "../protocol/requests.js";
@@ -22,7 +22,8 @@ export function chatRoute(app: FastifyInstance, context: ServerContext): void {
     if (request.top_logprobs != null && request.top_logprobs > 0 && !request.logprobs) {
       throw new ApiError("invalid_value", "top_logprobs needs logprobs: true", { param: "top_logprobs" });
     }
-    const ids = encodeChat(engine, request.messages, {
+    const ids = await encodeChat(context, engine, request.messages, {
+      signal: clientSignal(reply),
       addGenerationPrompt: request.add_generation_prompt ?? true,
       variables: request.chat_template_kwargs ?? undefined,
       addSpecialTokens: request.add_special_tokens ?? false,

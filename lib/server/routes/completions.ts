@@ -1,9 +1,18 @@
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance } from "fastify";
+import type { ScoreRequestOptions } from "../../engine/index.js";
 import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
 import { answer } from "../generate.js";
-import { checkChoices, checkIds, encodeText, type Job, samplingOptions, tokensToGenerate } from "../prepare.js";
+import {
+  checkChoices,
+  checkIds,
+  clientSignal,
+  encodeText,
+  type Job,
+  samplingOptions,
+  tokensToGenerate,
+} from "../prepare.js";
 import { CompletionDialect, type Echo } from "../protocol/completion-dialect.js";
 import { unsupportedFields } from "../protocol/fields.js";
 import { promptsOf } from "../protocol/prompt.js";
@@ -25,10 +34,11 @@ export function completionRoute(app: FastifyInstance, context: ServerContext): v
     const n = request.n ?? 1;
     const prompts = promptsOf(request.prompt);
     checkChoices(context, prompts.length, n);
-    const jobs = prompts.map((prompt) => jobOf(context, engine, request, prompt, n));
+    const client = clientSignal(reply);
+    const jobs = await Promise.all(prompts.map((prompt) => jobOf(context, engine, request, prompt, n, client)));
     const echo: Echo[] = [];
-    const prepare = async (signal: AbortSignal) => {
-      if (request.echo) echo.push(...(await echoes(engine, request, jobs, signal)));
+    const prepare = async (run: ScoreRequestOptions) => {
+      if (request.echo) echo.push(...(await echoes(engine, request, jobs, run)));
     };
     const dialect = new CompletionDialect(headOf(context, "cmpl", model), {
       logprobs: request.logprobs ?? undefined,
@@ -40,13 +50,14 @@ export function completionRoute(app: FastifyInstance, context: ServerContext): v
   });
 }
 
-function jobOf(
+async function jobOf(
   context: ServerContext,
   engine: TextEngine,
   request: CompletionRequest,
   prompt: string | number[],
   n: number,
-): Job {
+  signal: AbortSignal,
+): Promise<Job> {
   const { suffix } = request;
   const infilling = suffix !== null && suffix !== undefined;
   if (infilling && !engine.model.hasFim) {
@@ -55,15 +66,18 @@ function jobOf(
   }
   // Infilling puts its own tokens around the prompt, which is then no beginning of a text.
   const addSpecialTokens = request.add_special_tokens ?? !infilling;
-  let ids = typeof prompt === "string" ? encodeText(engine, prompt, "prompt", addSpecialTokens) : prompt;
+  const encode = (text: string, param: string, addSpecial: boolean) =>
+    encodeText(context, engine, text, { param, addSpecialTokens: addSpecial, signal });
+  let ids = typeof prompt === "string" ? await encode(prompt, "prompt", addSpecialTokens) : prompt;
   const { bosId } = engine.tokenizer;
   if (ids.length === 0 && !infilling && bosId !== undefined) ids = [bosId]; // the empty text: begin one
   if (!infilling || ids.length > 0) checkIds(engine, ids, "prompt");
-  const suffixIds = infilling ? encodeText(engine, suffix, "suffix", false) : undefined;
+  const suffixIds = infilling ? await encode(suffix, "suffix", false) : undefined;
   const promptTokens = ids.length + (suffixIds ? suffixIds.length + 3 : 0);
-  const edits = request.dllm?.edit != null;
-  const maxTokens = edits
-    ? (request.max_tokens ?? DEFAULT_MAX_TOKENS)
+  const edit = request.dllm?.edit;
+  const sampling = samplingOptions(context, engine, request);
+  const maxTokens = edit
+    ? edit.end - edit.start
     : tokensToGenerate(context, engine, promptTokens, request.max_tokens, {
         param: "max_tokens",
         fallback: DEFAULT_MAX_TOKENS,
@@ -72,7 +86,7 @@ function jobOf(
     throw new ApiError("invalid_value", "max_tokens: 0 makes sense with echo only", { param: "max_tokens" });
   }
   const options = {
-    ...samplingOptions(context, engine, request),
+    ...sampling,
     ...(suffixIds && { suffix: suffixIds }),
     ...(request.logprobs != null && { logprobs: request.logprobs }),
     maxTokens,
@@ -86,7 +100,7 @@ async function echoes(
   engine: TextEngine,
   request: CompletionRequest,
   jobs: readonly Job[],
-  signal: AbortSignal,
+  run: ScoreRequestOptions,
 ): Promise<Echo[]> {
   const { tokenizer } = engine;
   const prompts = promptsOf(request.prompt);
@@ -99,18 +113,8 @@ async function echoes(
       echo.push({ text, ids });
       continue;
     }
-    const score = await withSignal(engine.score(ids, { logprobs: request.logprobs }), signal);
+    const score = await engine.score(ids, { logprobs: request.logprobs }, run);
     echo.push({ text, ids, scored: { texts: ids.map((id) => tokenizer.decode([id])), score } });
   }
   return echo;
-}
-
-/** Leaves work that cannot be stopped when the request is over. */
-function withSignal<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted();
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
 }

@@ -1,21 +1,21 @@
 import type { FastifyInstance } from "fastify";
 import type { ServerContext } from "../context.js";
 
-type Health = "ok" | "loading" | "starting" | "draining" | "dead";
+type Health = "ok" | "loading" | "starting" | "unresponsive" | "draining" | "dead";
 
 function healthOf({ state: { engine, failed, draining } }: ServerContext): Health {
   if (draining) return "draining";
   if (failed) return "dead";
   if (!engine) return "loading";
-  const { state } = engine.stats();
-  if (state === "ready") return "ok";
+  const { state, trouble } = engine.stats();
+  if (state === "ready") return trouble === undefined ? "ok" : "unresponsive";
   if (state === "starting" || state === "draining") return state;
   return "dead";
 }
 
 /**
  * GET /health: whether the process should live on; GET /ready: whether it should get requests. While the model is loaded,
- * or a dead worker is replaced, the process is alive and not ready.
+ * or a worker that is dead or hangs is replaced, the process is alive and not ready.
  */
 export function healthRoutes(app: FastifyInstance, context: ServerContext): void {
   const open = { config: { public: true } } as const;
@@ -25,7 +25,8 @@ export function healthRoutes(app: FastifyInstance, context: ServerContext): void
   });
   app.get("/ready", open, async (_, reply) => {
     const status = healthOf(context);
-    return reply.code(status === "ok" ? 200 : 503).send({ status });
+    const reason = context.state.engine?.stats().trouble;
+    return reply.code(status === "ok" ? 200 : 503).send({ status, ...(reason !== undefined && { reason }) });
   });
   app.get("/metrics", async (_, reply) => {
     return reply.type(context.metrics.registry.contentType).send(await context.metrics.text());

@@ -1,36 +1,40 @@
 import type { FastifyInstance } from "fastify";
 import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
-import { checkIds, encodeChat, encodeText } from "../prepare.js";
+import { checkIds, clientSignal, decodeIds, encodeChat, encodeText, namesOf } from "../prepare.js";
 import { detokenizeRequestSchema, tokenizeRequestSchema } from "../protocol/requests.js";
 import { openRequest } from "./open-request.js";
 
 /** POST /tokenize and /detokenize */
 export function tokenRoutes(app: FastifyInstance, context: ServerContext): void {
-  app.post("/tokenize", async (http) => {
+  app.post("/tokenize", async (http, reply) => {
     const { engine, request } = openRequest(context, http, tokenizeRequestSchema);
     const { prompt, messages } = request;
+    const signal = clientSignal(reply);
     if ((prompt == null) === (messages == null)) {
       throw new ApiError("invalid_value", "exactly one of prompt and messages is needed", { param: "prompt" });
     }
     const tokens =
       messages != null
-        ? encodeChat(engine, messages, {
+        ? await encodeChat(context, engine, messages, {
+            signal,
             addGenerationPrompt: request.add_generation_prompt ?? true,
             variables: request.chat_template_kwargs ?? undefined,
             addSpecialTokens: request.add_special_tokens ?? false,
           })
-        : encodeText(engine, prompt ?? "", "prompt", request.add_special_tokens ?? true);
+        : await encodeText(context, engine, prompt ?? "", {
+            ...{ param: "prompt", addSpecialTokens: request.add_special_tokens ?? true, signal },
+          });
     return {
       tokens,
       count: tokens.length,
       max_model_len: engine.model.maxLength,
-      token_strs: request.return_token_strs ? tokens.map((id) => engine.tokenizer.decode([id])) : null,
+      token_strs: request.return_token_strs ? await namesOf(context, tokens, signal) : null,
     };
   });
-  app.post("/detokenize", async (http) => {
+  app.post("/detokenize", async (http, reply) => {
     const { engine, request } = openRequest(context, http, detokenizeRequestSchema);
     if (request.tokens.length > 0) checkIds(engine, request.tokens, "tokens");
-    return { prompt: engine.tokenizer.decode(request.tokens) };
+    return { prompt: await decodeIds(context, request.tokens, clientSignal(reply)) };
   });
 }

@@ -1,0 +1,53 @@
+import { parentPort, workerData } from "node:worker_threads";
+import { Tokenizer, TokenizerError } from "../../tokenizer/index.js";
+import type { PromptAnswer, PromptTask, PromptTokenizer } from "./tasks.js";
+
+// The thread in which the model's own template and tokenizer run. It can be ended at any moment.
+
+const { dir, hash, options } = workerData as PromptTokenizer;
+const tokenizer = Tokenizer.fromPretrained(dir, options);
+if (tokenizer.hash !== hash) throw new Error(`the tokenizer in ${dir} is not the one that was loaded at the start`);
+
+/** Bytes of the longest token; a text has at least as many tokens as its characters fill such ones. */
+const longestToken = Math.max(
+  1,
+  ...Array.from({ length: Math.ceil(tokenizer.vocabSize / 4096) }, (_, part) => {
+    let longest = 0;
+    const end = Math.min(tokenizer.vocabSize, (part + 1) * 4096);
+    for (let id = part * 4096; id < end; id++) longest = Math.max(longest, tokenizer.rawBytesOf(id).length);
+    return longest;
+  }),
+);
+
+function encode(text: string, addSpecialTokens: boolean, maxLength: number): PromptAnswer {
+  const atLeast = Math.ceil(text.length / longestToken);
+  if (atLeast > maxLength) return { atLeast };
+  return { ids: tokenizer.encodeInt32(text, { addSpecialTokens }) };
+}
+
+function work(task: PromptTask): PromptAnswer {
+  switch (task.kind) {
+    case "encode":
+      return encode(task.text, task.addSpecialTokens, task.maxLength);
+    case "chat": {
+      const text = tokenizer.chatTemplate.render(task.messages, task.options);
+      return encode(text, task.addSpecialTokens, task.maxLength);
+    }
+    case "decode":
+      return { text: tokenizer.decode(task.ids) };
+    case "names":
+      return { names: task.ids.map((id) => tokenizer.decode([id])) };
+  }
+}
+
+parentPort?.on("message", (task: PromptTask) => {
+  let answer: PromptAnswer;
+  try {
+    answer = work(task);
+  } catch (error) {
+    const code = error instanceof TokenizerError ? error.code : "internal";
+    answer = { error: { code, message: error instanceof Error ? error.message : String(error) } };
+  }
+  parentPort?.postMessage(answer, "ids" in answer ? [answer.ids.buffer as ArrayBuffer] : []);
+});
+parentPort?.postMessage("ready");

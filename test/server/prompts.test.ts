@@ -1,0 +1,106 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, describe, expect, it } from "vitest";
+import { PromptPool } from "../../lib/server/prompts/prompt-pool.js";
+import { Tokenizer } from "../../lib/tokenizer/index.js";
+import { TOKENIZER } from "../cli/support.js";
+import { ScriptedEngine } from "./scripted-engine.js";
+import { json, start, until } from "./support.js";
+
+const tokenizer = Tokenizer.fromPretrained(TOKENIZER);
+const { dir, hash, options } = tokenizer;
+const pools: PromptPool[] = [];
+afterAll(() => {
+  for (const pool of pools) pool.close();
+});
+function pool(timeout: number): PromptPool {
+  const made = new PromptPool({ dir, hash, options }, { timeout });
+  pools.push(made);
+  return made;
+}
+
+/** Takes seconds, whatever the template and the tokenizer are. */
+const endless = { kind: "names", ids: new Array<number>(4_000_000).fill(300) } as const;
+const encode = (text: string) => ({ kind: "encode", text, addSpecialTokens: true, maxLength: 1_000_000 }) as const;
+
+describe("prompts in threads", () => {
+  it("give what the tokenizer gives here", async () => {
+    const threads = pool(60);
+    for (const text of ["", "def f(x):\n    return x\n", "é😀 \ud800", "x".repeat(100_000)]) {
+      const answer = await threads.run(encode(text));
+      expect("ids" in answer && Array.from(answer.ids)).toEqual(tokenizer.encode(text));
+    }
+    const messages = [{ role: "user", content: "hi" }];
+    const chat = await threads.run({
+      kind: "chat",
+      ...{ messages, options: { addGenerationPrompt: true }, addSpecialTokens: false, maxLength: 512 },
+    });
+    expect("ids" in chat && Array.from(chat.ids)).toEqual(
+      tokenizer.encodeChat(messages, { addGenerationPrompt: true }),
+    );
+    const ids = tokenizer.encode("a b c");
+    expect(await threads.run({ kind: "decode", ids })).toEqual({ text: tokenizer.decode(ids) });
+    expect(await threads.run({ kind: "names", ids })).toEqual({ names: ids.map((id) => tokenizer.decode([id])) });
+    await expect(threads.run({ kind: "decode", ids: [-1] })).rejects.toMatchObject({ code: "TOKENIZER_ID" });
+    expect(await threads.run({ ...encode("x".repeat(10_000)), maxLength: 10 })).toHaveProperty("atLeast");
+  }, 60_000);
+
+  it("that take too long cost their thread, and others are read meanwhile and afterwards", async () => {
+    const threads = pool(1);
+    await until(async () => (await threads.run(encode("x")).catch(() => undefined)) !== undefined, "a thread", 60);
+    let turns = 0;
+    const timer = setInterval(() => turns++, 10);
+    const lost = threads.run(endless);
+    const refusal = expect(lost).rejects.toMatchObject({ code: "prompt_too_costly", status: 400 });
+    expect(await threads.run(encode("meanwhile"))).toHaveProperty("ids");
+    await refusal;
+    clearInterval(timer);
+    expect(turns).toBeGreaterThan(5);
+    expect(threads.givenUp).toBe(1);
+    expect(await threads.run(encode("afterwards"))).toHaveProperty("ids");
+  }, 120_000);
+
+  it("of a client that is gone are not begun", async () => {
+    const threads = pool(60);
+    const controller = new AbortController();
+    const first = threads.run(encode("x"));
+    const waiting = threads.run(encode("y"), controller.signal);
+    const refusal = expect(waiting).rejects.toThrow("gone");
+    controller.abort(new Error("gone"));
+    await first;
+    await refusal;
+  }, 60_000);
+
+  it("end with the pool, and a tokenizer that was replaced is not taken for the one at the start", async () => {
+    const threads = pool(60);
+    await threads.run(encode("x"));
+    const running = threads.run(endless);
+    const refusal = expect(running).rejects.toMatchObject({ code: "draining" });
+    await sleep(50);
+    threads.close();
+    await refusal;
+    const other = new PromptPool({ dir, hash: "another", options }, { timeout: 60 });
+    pools.push(other);
+    await expect(other.run(encode("x"))).rejects.toThrow(/is not the one that was loaded at the start/);
+  }, 120_000);
+});
+
+describe("a server", () => {
+  it("answers others while it reads a long prompt", async () => {
+    await using served = await start(new ScriptedEngine({ model: { maxLength: 4_000_000 } }), { promptTimeout: 300 });
+    expect((await served.post("/v1/completions", { prompt: "x", max_tokens: 1 })).status).toBe(200);
+    const words = Array.from({ length: 200_000 }, (_, i) => `w${(i * 7919) % 100_003}`).join(" ");
+    let isOver = false;
+    const long = served.post("/tokenize", { prompt: words }).finally(() => {
+      isOver = true;
+    });
+    let answered = 0;
+    while (!isOver) {
+      expect((await fetch(`${served.url}/health`)).status).toBe(200);
+      answered++;
+    }
+    expect(answered).toBeGreaterThan(3);
+    const { count, tokens } = await json(long);
+    expect(count).toBe(tokens.length);
+    expect(tokens.slice(0, 50)).toEqual(tokenizer.encode(words).slice(0, 50));
+  }, 300_000);
+});
