@@ -20,7 +20,7 @@ import {
 } from "stable-diffcoder";
 
 const steps = Number(process.env.STEPS ?? 900);
-const tokenizer = Tokenizer.fromPretrained("assets/tokenizer");
+const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k");
 const paths = process.env.DATA ? [process.env.DATA] : ("default" as const);
 const data = await prepareData({ paths, length: 256 }, tokenizer);
 

@@ -31,7 +31,7 @@ const steps = Number(values.steps);
 const isMain = (readLaunchEnvironment()?.rank ?? 0) === 0;
 
 // Every process makes the same model and the same data, and reads its own part of each batch.
-const tokenizer = Tokenizer.fromPretrained("assets/tokenizer");
+const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k");
 const data = await prepareData({ paths: values.data ? [values.data] : "default", length: 256 }, tokenizer);
 const model = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: 0 });
 
@@ -63,7 +63,7 @@ for await (const event of events) {
   if (!isMain) continue;
   if (event.type === "start" && event.run.parallel) console.log("mesh", JSON.stringify(event.run.parallel));
   if (event.type === "step" && (event.step % 10 === 0 || event.step === event.steps)) {
-    const { loss, tokens_per_second: rate, communication_share: waiting = 0 } = event.metrics;
+    const { loss, tokens_per_second: rate = 0, communication_share: waiting = 0 } = event.metrics;
     const pace = `${rate.toFixed(0)} tokens/s, ${(100 * waiting).toFixed(0)} % of it waiting for others`;
     console.log(`${event.name} ${event.step}/${event.steps}: loss ${loss?.toFixed(3)}, ${pace}`);
   }

@@ -16,7 +16,7 @@ import {
 } from "stable-diffcoder";
 
 const steps = Number(process.env.STEPS ?? 1000); // of the optimiser, in all stages together
-const tokenizer = Tokenizer.fromPretrained("assets/tokenizer"); // 4,096 tokens of code, with Seed-Coder's special ones
+const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k"); // 4,096 tokens of code, with Seed-Coder's special ones
 
 // Code that the machine has anyway, cut into sequences of 256 tokens; a tenth of the documents teach filling in the
 // middle. Stages that share `data` go on reading where the stage before stopped.

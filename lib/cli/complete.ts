@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import colors from "picocolors";
 import { type CommittedToken, type DoneEvent, Engine, type GenerateOptions } from "../engine/index.js";
 import type { StableDiffCoder, Tokenizer } from "../model/index.js";
@@ -49,7 +50,7 @@ export async function complete(
     if (event.type === "denoise" && canvas) {
       drawing.add(event.committed, event.end);
       canvas.draw(head + paint(drawing.cells(), tokenizer));
-      if (screen?.pause) await new Promise((resolve) => setTimeout(resolve, screen.pause));
+      if (screen?.pause) await rest(screen.pause, signal);
     } else if (event.type === "text") {
       ids.push(...event.ids);
       drawing.add(event.tokens, 0);
@@ -63,6 +64,11 @@ export async function complete(
     screen.stream.write(`${head}${screen.stream.isTTY ? printable(text) : text}\n`);
   }
   return { text: tokenizer.decode(ids), tokens: ids.length, forwards: usage?.forwards ?? 0, seconds, finishReason };
+}
+
+/** Waits some milliseconds, or until the signal is aborted. */
+async function rest(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  await sleep(milliseconds, undefined, { signal }).catch(() => {});
 }
 
 /** The generated positions as far as denoising has come. */

@@ -1,6 +1,7 @@
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type LocalTensor, sliceProblem, wholeTensor } from "../distributed/tensor-slice.js";
+import { missingFolder } from "../tokenizer/local-folder.js";
 import { CONFIG_FILE, isDerivedWeight, type TensorKind, weightName } from "./checkpoint-layout.js";
 import { CheckpointTensors, readJson, type StoredTensor } from "./checkpoint-tensors.js";
 import type { DecoderConfig } from "./config.js";
@@ -112,9 +113,22 @@ function fileOf({ pieces }: StoredTensor): string {
 /** @throws CheckpointError CHECKPOINT_MISSING when there is no such folder or it is no checkpoint */
 export function checkpointFolder(folder: string): string {
   const root = stagedFolder(folder);
-  if (!existsSync(root)) throw new CheckpointError("CHECKPOINT_MISSING", `${root} does not exist`);
+  if (!existsSync(root)) throw new CheckpointError("CHECKPOINT_MISSING", missingFolder(folder));
   if (!existsSync(join(root, CONFIG_FILE))) {
-    throw new CheckpointError("CHECKPOINT_MISSING", `${root} is no checkpoint: it has no ${CONFIG_FILE}`);
+    const why = `${folder} is no checkpoint: it has no ${CONFIG_FILE}`;
+    throw new CheckpointError("CHECKPOINT_MISSING", `${why}${runHint(folder)}`);
   }
   return root;
+}
+
+/** The folder of a training run is a likely mistake: its checkpoints lie one level deeper. */
+function runHint(folder: string): string {
+  const inside = join(folder, "checkpoints");
+  if (!existsSync(inside)) return "";
+  const names = readdirSync(inside).filter((name) => existsSync(join(inside, name, CONFIG_FILE)));
+  if (names.length === 0) return ". It is a run's folder without a finished checkpoint";
+  const best = names.includes("final")
+    ? "final"
+    : names.sort((a, b) => a.localeCompare(b, "en", { numeric: true })).at(-1);
+  return `. It is a run's folder; did you mean ${join(inside, best as string)}?`;
 }

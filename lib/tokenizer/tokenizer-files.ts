@@ -4,6 +4,7 @@ import { join } from "node:path";
 import * as z from "zod";
 import { parseJsonText } from "../files/json-text.js";
 import { FileError, readTextFile } from "../files/regular-file.js";
+import { missingFolder, tokenizerFolder } from "./local-folder.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
 /** Files that make up a tokenizer in the Hugging Face layout; only tokenizer.json has to be there. */
@@ -69,13 +70,15 @@ export interface TokenizerFiles {
 /**
  * Reads a tokenizer folder in the Hugging Face layout.
  *
+ * @param name the folder, or the name of a tokenizer that comes with the package
  * @throws TokenizerError TOKENIZER_FILE_MISSING (no folder, no tokenizer.json), TOKENIZER_FILE_INVALID (broken JSON, a
  * part of the wrong kind; the message names the file and the place)
  */
-export function readTokenizerFiles(dir: string): TokenizerFiles {
+export function readTokenizerFiles(name: string): TokenizerFiles {
+  const dir = tokenizerFolder(name);
   const path = join(dir, "tokenizer.json");
   if (!existsSync(path)) {
-    const why = existsSync(dir) ? "the folder has no tokenizer.json" : "there is no such folder";
+    const why = existsSync(dir) ? "the folder has no tokenizer.json" : missingFolder(dir);
     const slow = existsSync(join(dir, "tokenizer.model"))
       ? ". It holds tokenizer.model (SentencePiece); save it once with transformers' fast tokenizer to get tokenizer.json"
       : "";

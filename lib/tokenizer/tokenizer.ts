@@ -99,6 +99,7 @@ export class Tokenizer {
    * Reads a tokenizer folder (tokenizer.json; beside it, if there, tokenizer_config.json, special_tokens_map.json,
    * generation_config.json, config.json, chat_template.jinja).
    *
+   * @param dir the folder, or "diffcoder/code-4k": the small tokenizer for code that comes with the package
    * @throws TokenizerError TOKENIZER_FILE_MISSING, TOKENIZER_FILE_INVALID, TOKENIZER_UNSUPPORTED,
    * TOKENIZER_TOKEN_MISSING (a chosen special token that does not exist)
    */

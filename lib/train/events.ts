@@ -1,3 +1,5 @@
+import type { StepMetrics } from "./step-metrics.js";
+
 /** One stage as a run means to go through it. */
 export interface StageFacts {
   name: string;
@@ -94,8 +96,8 @@ export interface StepEvent extends Position {
   tokens: number;
   /** Seconds of training of the whole run, over all its processes. */
   elapsed: number;
-  /** See {@link Meter} for the names; the objective's own are among them. */
-  metrics: Record<string, number>;
+  /** The numbers of the step; the objective's own are among them. */
+  metrics: StepMetrics;
   /** Where several ranks train: what each of them tells of the step. */
   perRank?: RankFacts[];
   skipped?: SkipCause;

@@ -43,7 +43,7 @@ export { report } from "./sinks/report.js";
 export type { Sink } from "./sinks/sink.js";
 export { tensorboard } from "./sinks/tensorboard.js";
 export { type TerminalOptions, terminal } from "./sinks/terminal.js";
-export { type WandbOptions, type WandbRun, wandb } from "./sinks/wandb.js";
+export { type WandbMode, type WandbOptions, type WandbRun, wandb } from "./sinks/wandb.js";
 export {
   type AutoregressiveStageOptions,
   autoregressive,
@@ -62,3 +62,4 @@ export {
   stage,
   supervised,
 } from "./stage.js";
+export type { KnownMetrics, StepMetrics } from "./step-metrics.js";

@@ -1,6 +1,5 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import * as z from "zod";
 import {
   type DataOptionsInput,
@@ -15,6 +14,7 @@ import { world } from "../distributed/index.js";
 import { readTextFile } from "../files/regular-file.js";
 import { MAX_YAML_BYTES, parseYaml } from "../files/yaml-text.js";
 import {
+  CODE_TOKENIZER,
   type DecoderConfigInput,
   decoderConfigSchema,
   PRESET_NAMES,
@@ -75,7 +75,11 @@ const stageSchema = z.discriminatedUnion("type", [
 export const recipeSchema = z.strictObject({
   ...runSettingsSchema.omit({ resume: true, overwrite: true }).shape,
   model: modelSchema.describe("a checkpoint's folder, a preset, or { preset: NAME, and fields to replace }"),
-  tokenizer: z.string().min(1).optional().describe("folder; default: the checkpoint's, or the small code tokenizer"),
+  tokenizer: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("folder, or diffcoder/code-4k; default: the checkpoint's, or diffcoder/code-4k"),
   dtype: z.enum(["float32", "bfloat16", "auto"]).default("float32").describe("of the weights"),
   data: dataSchema.optional().describe("of stages that do not have their own"),
   stages: z.array(stageSchema).min(1),
@@ -90,10 +94,11 @@ export const recipeSchema = z.strictObject({
         project: z.string().min(1),
         entity: z.string().min(1).optional(),
         name: z.string().min(1).optional(),
+        mode: z.enum(["online", "offline", "disabled"]).optional(),
       }),
     ])
     .optional()
-    .describe("sends the run to Weights & Biases: the project, or { project, entity, name }"),
+    .describe("sends the run to Weights & Biases: the project, or { project, entity, name, mode }"),
 });
 
 /** A recipe as it is written. */
@@ -192,8 +197,6 @@ async function openData(
 }
 
 type Recipe = z.output<typeof recipeSchema>;
-
-const CODE_TOKENIZER = fileURLToPath(new URL("../../assets/tokenizer", import.meta.url));
 
 function openTokenizer(given: string | undefined, model: Recipe["model"]): Tokenizer {
   if (given !== undefined) return Tokenizer.fromPretrained(given);

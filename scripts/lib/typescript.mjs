@@ -1,7 +1,6 @@
 // dist/: the compiled lib/.
 import { existsSync, rmSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join, relative } from "node:path";
+import { join, relative } from "node:path";
 import { pathsOf, projectRoot } from "./paths.mjs";
 import { SetupProblem } from "./problem.mjs";
 import { runLogged } from "./run.mjs";
@@ -13,7 +12,9 @@ function sourcesOf(root) {
 
 function distStamp(root) {
   const sources = sourcesOf(root);
-  const settings = ["tsconfig.json", "tsconfig.build.json", "package-lock.json"].map((name) => join(root, name));
+  const settings = ["tsconfig.json", "tsconfig.build.json", "package-lock.json", "scripts/compile-typescript.mjs"].map(
+    (name) => join(root, name),
+  );
   return { sources: fingerprint(root, [...sources, ...settings]), files: sources.map((file) => relative(root, file)) };
 }
 
@@ -37,9 +38,8 @@ export async function compileTypeScript({ root = projectRoot, env = process.env,
   const before = /** @type {string[]} */ (readStamp(paths.distStamp)?.files ?? []);
   // tsc leaves the output of a file that is gone, and it would still be importable.
   if (force || before.some((file) => !stamp.files.includes(file))) rmSync(paths.dist, { recursive: true, force: true });
-  const tsc = join(dirname(createRequire(join(root, "package.json")).resolve("typescript/package.json")), "bin", "tsc");
   try {
-    await runLogged(process.execPath, [tsc, "-p", "tsconfig.build.json", "--pretty", "false"], {
+    await runLogged(process.execPath, [join(root, "scripts", "compile-typescript.mjs")], {
       log: join(paths.logs, "typescript.log"),
       cwd: root,
       env,

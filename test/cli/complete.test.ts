@@ -1,3 +1,4 @@
+import { PassThrough } from "node:stream";
 import { afterEach, expect, it, vi } from "vitest";
 import { complete } from "../../lib/cli/complete.js";
 import { Engine } from "../../lib/engine/index.js";
@@ -23,4 +24,14 @@ it("a completion takes memory for what it can fill, not for a whole context", as
   await expect(complete(coder, [10], { maxTokens: CONTEXT })).rejects.toThrow(
     `1 prompt tokens and ${CONTEXT} more exceed the model's context of ${CONTEXT}`,
   );
+});
+
+it("a pause after a frame ends as soon as the completion is to stop", async () => {
+  using coder = smallModel();
+  const controller = new AbortController();
+  const stream = Object.assign(new PassThrough(), { isTTY: true, columns: 80, rows: 24 });
+  stream.on("data", () => controller.abort()); // the first frame is drawn, and an hour's pause begins
+  const screen = { stream: stream as unknown as NodeJS.WriteStream, live: true, pause: 3_600_000 };
+  const done = await complete(coder, [10, 11], { maxTokens: 64, signal: controller.signal }, screen);
+  expect(done.finishReason).toBe("abort");
 });

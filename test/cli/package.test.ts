@@ -29,7 +29,7 @@ beforeAll(async () => {
     symlinkSync(join(root, "node_modules", name), join(modules, name), "dir");
   }
   writeFileSync(join(project, "package.json"), '{ "name": "project", "type": "module", "private": true }\n');
-}, 120_000);
+});
 
 describe("the published package", () => {
   it("holds what its manifest names, types first", () => {
@@ -84,7 +84,7 @@ describe("the published package", () => {
     });
     expect(tsc.stdout).toBe("");
     expect(tsc.code).toBe(0);
-  }, 120_000);
+  });
 
   it("runs: tensors, one class of them in all entry points, and the command", async () => {
     const program =
@@ -100,7 +100,7 @@ describe("the published package", () => {
     const needed = await run(process.execPath, [command, "generate", "x"], { cwd: project });
     expect(needed.stderr).toContain("npx diffcoder setup"); // npm run setup is the checkout's
     expect(existsSync(join(installed, "build"))).toBe(false);
-  }, 60_000);
+  });
 
   it("trains a curriculum file of the project's own", async () => {
     const curriculum = `
@@ -116,5 +116,5 @@ export const model = StableDiffCoder.fromConfig("tiny", { tokenizer });
     const ended = await run(process.execPath, args, { cwd: project, env });
     expect(ended.code, ended.stderr).toBe(0);
     expect(existsSync(join(project, "runs", "curriculum", "report.html"))).toBe(true);
-  }, 60_000);
+  });
 });

@@ -17,7 +17,7 @@ beforeAll(async () => {
   code = someCode(folder.path);
   out = join(folder.path, "run");
   first = await diffcoder(["quickstart", "--steps", "4,3,2", "--data", code, "--out", out]);
-}, 240_000);
+});
 
 describe("quickstart", () => {
   it("goes through the curriculum, and says what came out and what to type next", () => {
@@ -104,7 +104,7 @@ describe("quickstart", () => {
       readFileSync(join(out, "report.html"), "utf8").match(/id="run">(.*?)<\/script>/s)?.[1] ?? "",
     );
     expect(state).toBe("stopped");
-  }, 120_000);
+  });
 
   it("ends at once, having saved nothing, when it is stopped while it reads", async () => {
     const elsewhere = join(folder.path, "unread");
@@ -113,7 +113,7 @@ describe("quickstart", () => {
     expect(ended.code).toBe(130);
     expect(ended.stderr).not.toMatch(/error|\n {4}at /);
     expect(existsSync(join(elsewhere, "checkpoints", "final"))).toBe(false);
-  }, 60_000);
+  });
 
   it("leaves a folder alone that holds no run", async () => {
     const ended = await diffcoder(["quickstart", "--steps", "1,1,1", "--data", code, "--out", code]);
@@ -138,7 +138,7 @@ describe("quickstart", () => {
     writeFileSync(join(empty, "one.py"), "print('one')\n");
     expectExplained(await quickstart(empty), /\d tokens in \d documents do not fill one sample of 256/);
     expect(existsSync(join(folder.path, "x"))).toBe(false);
-  }, 60_000);
+  });
 
   it.each([
     [["--minutes", "soon"], /expected a number of minutes from 0\.1/],
@@ -166,5 +166,5 @@ describe("the time that is left for training", () => {
     expect(ar).toBeGreaterThan(0);
     expect(diffusion).toBeGreaterThan(0);
     expect(Math.max(ar, diffusion)).toBeLessThan(60);
-  }, 60_000);
+  });
 });

@@ -61,7 +61,7 @@ export function scratchFolder(): { path: string } {
   beforeAll(async () => {
     folder.path = mkdtempSync(join(tmpdir(), "diffcoder-cli-"));
     await setup({ only: ["typescript"] });
-  }, 180_000);
+  });
   afterAll(() => rmSync(folder.path, { recursive: true, force: true }));
   return folder;
 }

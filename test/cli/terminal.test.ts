@@ -63,7 +63,7 @@ describe.skipIf(!hasPty)("on a terminal", () => {
     expect(lines.at(-1)).toMatch(/^12 tokens, \d+ forwards .* ended by length$/);
     expect(screen.cursorVisible).toBe(true);
     expect(screen.unknown).toEqual([]);
-  }, 60_000);
+  });
 
   it("stops generating on Ctrl-C with what there is", async () => {
     const stop = { keys: "\x03", after: /▒[\s\S]*▒/ };
@@ -71,13 +71,13 @@ describe.skipIf(!hasPty)("on a terminal", () => {
     expect(code).toBe(130);
     expect(screen.lines().at(-1)).toMatch(/ended by abort$/);
     expect(screen.cursorVisible).toBe(true);
-  }, 60_000);
+  });
 
   it("asks for a prompt where none is piped in", async () => {
     const { code, output } = await onTerminal(["generate", model]);
     expect(code).toBe(1);
     expect(output).toContain("no prompt: give one, or --file PATH, or pipe it in");
-  }, 60_000);
+  });
 
   it("shows progress as a bar, and on Ctrl-C gives the screen back", async () => {
     const code = someCode(folder.path);
@@ -89,5 +89,5 @@ describe.skipIf(!hasPty)("on a terminal", () => {
     expect(screen.unknown).toEqual([]);
     expect(screen.lines().at(-1)).toMatch(/npx diffcoder generate|def main/);
     expect(screen.lines().join("\n")).toContain("Stopping, and saving what was learnt.");
-  }, 120_000);
+  });
 });

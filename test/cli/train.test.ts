@@ -50,7 +50,7 @@ describe("train", () => {
 
     const other = await diffcoder(["train", recipe, "--out", out, "--seed", "6", "--resume"]);
     expectExplained(other, /is of another run[\s\S]*seed: 5, 6/);
-  }, 180_000);
+  });
 
   it("begins anew with --overwrite, takes another model, and keeps quiet", async () => {
     const file = write("short.yaml", "  - { type: autoregressive, name: only, steps: 2, batchSize: 2, lr: 1e-3 }\n");
@@ -63,7 +63,7 @@ describe("train", () => {
     }
     expect(readdirSync(join(out, "checkpoints"))).toEqual(["final"]);
     expect(stepsOf(out)).toHaveLength(2);
-  }, 60_000);
+  });
 
   it("says how the data was read, and how training goes", async () => {
     const stage = "  - { type: autoregressive, name: only, steps: 1, batchSize: 2, lr: 1e-3 }\n";

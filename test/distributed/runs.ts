@@ -20,8 +20,11 @@ export function temporaryFolder(): string {
   return folder;
 }
 
+/** Steps whose metrics a test takes to be there: it fails where one is not. */
+type MeasuredStep = StepEvent & { metrics: Record<string, number> & Required<StepEvent["metrics"]> };
+
 export const stepsOf = (events: readonly TrainEvent[]) =>
-  events.filter((event): event is StepEvent => event.type === "step");
+  events.filter((event): event is MeasuredStep => event.type === "step");
 const numbersOf = (model: Decoder) =>
   torch.scope(() => model.parameters().flatMap((parameter) => Array.from(parameter.detach().toTypedArray(), Number)));
 

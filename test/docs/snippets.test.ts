@@ -64,7 +64,7 @@ describe("code in the documents", () => {
     const checked = await run(process.execPath, [packageCommand("typescript", "tsc"), "-p", folder.path]);
     expect(checked.stdout).toBe("");
     expect(checked.code).toBe(0);
-  }, 120_000);
+  });
 
   it("runs in TypeScript, where it says so", async () => {
     const place = join(folder.path, "place");
@@ -92,7 +92,7 @@ describe("code in the documents", () => {
     const ended = await run(process.execPath, args, { cwd: place });
     expect(ended.code, `${ended.stdout}\n${ended.stderr}`).toBe(0);
     for (const file of files) expect(ended.stdout).toContain(`ran ${file}`);
-  }, 180_000);
+  });
 
   it.each(of("yaml"))("is a recipe in $document:$line", ({ text, document }) => {
     expect(parseRecipe(text, document).stages.length).toBeGreaterThan(0);

@@ -44,7 +44,7 @@ describe("examples", () => {
     const { stages, out } = await train("examples/quickstart.ts", { STEPS: "10" });
     expect(stages).toEqual({ compress: 5, cpt: 3, anneal: 2 });
     expect(existsSync(join(out, "checkpoints", "pre-anneal", "config.json"))).toBe(true);
-  }, 120_000);
+  });
 
   it("custom-curriculum.ts trains its own objective with its own noise and rate", async () => {
     const { steps, stages } = await train("examples/custom-curriculum.ts", { STEPS: "9" });
@@ -53,20 +53,20 @@ describe("examples", () => {
     expect(last.metrics.loss).toBeGreaterThan(0);
     expect(last.metrics.masked_share).toBeGreaterThan(0);
     expect(last.metrics.masked_share).toBeLessThan(1);
-  }, 120_000);
+  });
 
   it("continue-pretraining.ts takes a checkpoint by its path", async () => {
     const { stages, stderr } = await train("examples/continue-pretraining.ts", { STEPS: "5", LENGTH: "64" });
     expect(stages).toEqual({ cpt: 4, anneal: 1 });
     expect(stderr).toContain("2 layers of 64"); // the checkpoint's shape
-  }, 120_000);
+  });
 
   it("fine-tune.ts learns from the conversations beside it, and says how to talk to the model", async () => {
     const { stages, stderr, stdout } = await train("examples/fine-tune.ts", { EPOCHS: "2" });
     expect(stages).toEqual({ sft: 2 });
     expect(stderr).toMatch(/data: 16 samples in \d+ rows, \d+ of \d+ tokens are answers/);
     expect(stdout).toMatch(/npx diffcoder generate \S+ --chat/);
-  }, 120_000);
+  });
 
   it("curriculum.yaml is the quickstart as data", async () => {
     const text = readFileSync(join(root, "examples", "curriculum.yaml"), "utf8");
@@ -80,7 +80,7 @@ describe("examples", () => {
     const { stages, out } = await train(file, {});
     expect(stages).toEqual({ compress: 2, cpt: 2, anneal: 2 });
     expect(existsSync(join(out, "checkpoints", "pre-anneal", "config.json"))).toBe(true);
-  }, 120_000);
+  });
 
   it("distributed-training.ts trains on two processes, sharded, and finds its run again alone", async () => {
     const out = join(folder.path, "runs", "distributed");
@@ -98,7 +98,7 @@ describe("examples", () => {
     const again = await run("npx", ["tsx", ...example, "4"]);
     expect(again.code, again.stderr).toBe(0);
     expect(again.stdout).not.toMatch(/loss/); // the run was at its end
-  }, 120_000);
+  });
 
   it("generate.ts shows every denoising pass, then decodes left to right", async () => {
     const { code: exit, stdout, stderr } = await run("npx", ["tsx", "examples/generate.ts", model, "def f("]);
@@ -107,7 +107,7 @@ describe("examples", () => {
     expect(stdout).toMatch(/^def f\(/m);
     expect(stdout).toMatch(/block diffusion: \d+ tokens in \d+ forward passes/);
     expect(stdout).toMatch(/left to right: \d+ tokens in \d+ forward passes/);
-  }, 60_000);
+  });
 
   it.skipIf(!files.includes("tensors.ts"))(
     "tensors.ts runs",

@@ -78,7 +78,7 @@ async function run(
   const losses: number[] = [];
   for await (const event of new Curriculum(stages).run({ sinks: [], ...options })) {
     look(event);
-    if (event.type === "step") losses.push(event.metrics.loss);
+    if (event.type === "step") losses.push(event.metrics.loss ?? Number.NaN);
   }
   return losses;
 }
@@ -254,7 +254,7 @@ describe("twenty steps", () => {
       const stage = autoregressive({ ...common, name: "ar", steps: 20, lr: 3e-3, precision, optimizer: adamw() });
       const losses = await run([stage], { model: decoder }, (event) => {
         if (event.type !== "step") return;
-        live.push(event.metrics.live_tensors);
+        live.push(event.metrics.live_tensors ?? Number.NaN);
         bytes.push(memory.allocated());
       });
       expect(losses).toHaveLength(20);
@@ -405,7 +405,7 @@ describe("training speed", () => {
       for (const stage of [autoregressive({ ...options, name: "ar" }), blockDiffusion({ ...options, name: "cpt" })]) {
         memory.reset();
         const steps: Record<string, number>[] = [];
-        await run([stage], { model: decoder }, (event) => event.type === "step" && steps.push(event.metrics));
+        await run([stage], { model: decoder }, (event) => event.type === "step" && steps.push({ ...event.metrics }));
         const warm = steps.slice(2).sort((a, b) => a.step_seconds - b.step_seconds);
         const { step_seconds, tokens_per_second, mfu, loss } = warm[Math.floor(warm.length / 2)];
         expect(Number.isFinite(loss)).toBe(true);

@@ -248,7 +248,7 @@ describe.skipIf(!hasTorchrun)("torchrun", () => {
       expect(rank).toMatchObject({ worldSize: 2, localWorldSize: 2, launcher: "torchrun", storeIsHosted: true });
       expect(rank).toMatchObject({ restartCount: 0, maxRestarts: 3, args: ["--some", "words"] });
     }
-  }, 60_000);
+  });
 });
 
 // Two network namespaces are two hosts to a program: each has its own addresses, and a cable lies between them.

@@ -26,7 +26,7 @@ export function programFolder() {
   beforeAll(async () => {
     folder.path = mkdtempSync(join(tmpdir(), "diffcoder-launch-"));
     await setup({ only: ["typescript"] });
-  }, 180_000);
+  });
   afterAll(() => rmSync(folder.path, { recursive: true, force: true }));
   return folder;
 }

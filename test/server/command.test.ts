@@ -11,7 +11,7 @@ const folder = scratchFolder();
 let model: string;
 beforeAll(async () => {
   model = await smallCheckpoint(join(folder.path, "model"));
-}, 180_000);
+});
 
 describe("diffcoder serve", () => {
   it("says in a few lines what it serves, and where", async () => {
@@ -40,7 +40,7 @@ describe("diffcoder serve", () => {
     const [code, signal] = child.exitCode === null ? await once(child, "exit") : [child.exitCode, null];
     expect([code, signal]).toEqual([0, null]);
     expect(stderr()).toMatch(/^SIGTERM: stopping; \d+ running/m);
-  }, 120_000);
+  });
 
   it("told twice, stops at once", async () => {
     const { child, post } = await serve(model, "--shutdown-timeout", "100");
@@ -56,7 +56,7 @@ describe("diffcoder serve", () => {
     expect(performance.now() - began).toBeLessThan(8000);
     await response.text().catch(() => {});
     await Promise.all(others);
-  }, 60_000);
+  });
 
   it("whose engine is killed fails its requests aloud, and serves the next ones", async () => {
     const { child, url, post } = await serve(model);
@@ -77,7 +77,7 @@ describe("diffcoder serve", () => {
     expect(performance.now() - began).toBeLessThan(15_000); // idle: under 2 s
     expect((await fetch(`${url}/ready`)).status).toBe(200);
     expect(await (await fetch(`${url}/metrics`)).text()).toMatch(/engine_restarts_total\S* 1/);
-  }, 60_000);
+  });
 
   it("explains itself, by groups", async () => {
     const { stdout } = await diffcoder(["serve", "--help"]);
@@ -94,5 +94,5 @@ describe("diffcoder serve", () => {
     );
     expectExplained(await diffcoder(["serve", model, "--host", "0.0.0.0"]), /--api-key/);
     expectExplained(await diffcoder(["serve", model, "--tls-key", "x"]), /belong together/);
-  }, 60_000);
+  });
 });

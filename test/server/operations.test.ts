@@ -72,7 +72,7 @@ describe("API keys", () => {
     writeFileSync(path, "# none\n");
     await until(() => served.log.some(({ level }) => level === "error"), "the refusal of an empty file", 8);
     expect(await status("third")).toBe(200);
-  }, 30_000);
+  });
 
   it("are needed where others can reach the server", () => {
     const make = (options: object) => () => Server.create(new ScriptedEngine(), { logLevel: "silent", ...options });
@@ -473,7 +473,7 @@ describe("TLS", () => {
     writeFileSync(used.cert, readFileSync(one.cert));
     await until(() => served.log.some(({ level }) => level === "error"), "the refusal", 8);
     expect(await subjectOf(served.url)).toBe("two");
-  }, 30_000);
+  });
 });
 
 describe("the log", () => {

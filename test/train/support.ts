@@ -34,8 +34,11 @@ export async function collect(
   return events;
 }
 
+/** Steps whose metrics a test takes to be there: it fails where one is not. */
+type MeasuredStep = StepEvent & { metrics: Record<string, number> & Required<StepEvent["metrics"]> };
+
 export const stepsOf = (events: readonly TrainEvent[]) =>
-  events.filter((event): event is StepEvent => event.type === "step");
+  events.filter((event): event is MeasuredStep => event.type === "step");
 
 /** The metrics that do not depend on the clock or on what else the process does. */
 export function repeatable({ metrics, ...event }: StepEvent) {

@@ -1,8 +1,7 @@
 import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import colors from "picocolors";
 import { formatSummary, prepareData } from "../../data/index.js";
-import { StableDiffCoder, Tokenizer } from "../../model/index.js";
+import { CODE_TOKENIZER, StableDiffCoder, Tokenizer } from "../../model/index.js";
 import { Curriculum, defaultSinks, type TrainingSample, terminal } from "../../train/index.js";
 import { type Completion, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";
@@ -16,7 +15,6 @@ import { BLOCK_SIZE, quickstartStages, stepsFor } from "./curriculum.js";
 import { heldOutPrompts, type Prompt } from "./prompts.js";
 import { checkRunFolder, moveAside } from "./run-folder.js";
 
-const TOKENIZER = fileURLToPath(new URL("../../../assets/tokenizer", import.meta.url));
 const LENGTH = 256;
 const NEW_TOKENS = 64;
 /** Shares of the time that are not training: preparing, measuring, writing. */
@@ -35,7 +33,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   checkRunFolder(out); // now, not after the data is read
 
   heading("Data");
-  const tokenizer = Tokenizer.fromPretrained(TOKENIZER);
+  const tokenizer = Tokenizer.fromPretrained(CODE_TOKENIZER);
   const data = await prepareData(
     { length: LENGTH, ...(options.data && { paths: options.data }), seed: options.seed, fim: { rate: 0.1 } },
     tokenizer,

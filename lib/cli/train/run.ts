@@ -78,9 +78,12 @@ async function run(
 function chosenSinks(options: TrainOptions): Sink[] {
   const { tensorboardDir: folder, wandb: project, quiet = false } = options;
   const onUrl = quiet ? undefined : (url: string) => process.stderr.write(`Weights & Biases: ${url}\n`);
+  const onFolder = (path: string) => {
+    if (!quiet) process.stderr.write(`Weights & Biases, offline: wandb sync ${shownPath(path)}\n`);
+  };
   return [
     ...(options.tensorboard || folder !== undefined ? [tensorboard(folder && resolve(folder))] : []),
-    ...(project === undefined ? [] : [wandb({ project, onUrl })]),
+    ...(project === undefined ? [] : [wandb({ project, onUrl, onFolder })]),
   ];
 }
 

@@ -1,3 +1,5 @@
+import type { KnownMetrics } from "../step-metrics.js";
+
 /** What a number is counted in. */
 export type MetricUnit = "nats" | "number" | "seconds" | "bytes" | "share" | "per second" | "count" | "index";
 
@@ -12,45 +14,42 @@ export interface MetricFacts {
   readonly title: string;
 }
 
-const fact = (group: MetricGroup, name: string, unit: MetricUnit, title: string): MetricFacts => ({
-  name,
-  group,
-  unit,
-  title,
-});
+const fact = (group: MetricGroup, unit: MetricUnit, title: string) => ({ group, unit, title });
+
+const FACTS: Readonly<Record<keyof KnownMetrics, Omit<MetricFacts, "name">>> = {
+  loss: fact("train", "nats", "loss"),
+  grad_norm: fact("train", "number", "gradient norm"),
+  lr: fact("train", "number", "learning rate"),
+  u_max: fact("diffusion", "share", "mask-ratio cap u_max"),
+  masked_share: fact("diffusion", "share", "masked share"),
+  masked_nll: fact("diffusion", "nats", "masked cross-entropy"),
+  empty_blocks: fact("diffusion", "share", "blocks without a mask"),
+  fallback_blocks: fact("diffusion", "share", "blocks with a forced mask"),
+  tokens_per_second: fact("speed", "per second", "clean tokens a second"),
+  positions_per_second: fact("speed", "per second", "positions a second"),
+  mfu: fact("speed", "share", "model FLOPs utilisation"),
+  step_seconds: fact("speed", "seconds", "time of a step"),
+  data_seconds: fact("speed", "seconds", "waiting for data"),
+  rss: fact("memory", "bytes", "process memory"),
+  device_memory: fact("memory", "bytes", "device memory, highest"),
+  live_tensors: fact("memory", "count", "live tensors"),
+  ranks: fact("distributed", "count", "ranks"),
+  communication_seconds: fact("distributed", "seconds", "communication"),
+  communication_share: fact("distributed", "share", "share of communication"),
+  step_seconds_max: fact("distributed", "seconds", "slowest rank's own work"),
+  step_seconds_min: fact("distributed", "seconds", "fastest rank's own work"),
+  slowest_rank: fact("distributed", "index", "slowest rank"),
+  straggler: fact("distributed", "share", "straggler: slowest over median"),
+};
 
 /** Every metric that a step of the library's own objectives can have. docs/metrics.md says what each one means. */
-export const METRICS: readonly MetricFacts[] = [
-  fact("train", "loss", "nats", "loss"),
-  fact("train", "grad_norm", "number", "gradient norm"),
-  fact("train", "lr", "number", "learning rate"),
-  fact("diffusion", "u_max", "share", "mask-ratio cap u_max"),
-  fact("diffusion", "masked_share", "share", "masked share"),
-  fact("diffusion", "masked_nll", "nats", "masked cross-entropy"),
-  fact("diffusion", "empty_blocks", "share", "blocks without a mask"),
-  fact("diffusion", "fallback_blocks", "share", "blocks with a forced mask"),
-  fact("speed", "tokens_per_second", "per second", "clean tokens a second"),
-  fact("speed", "positions_per_second", "per second", "positions a second"),
-  fact("speed", "mfu", "share", "model FLOPs utilisation"),
-  fact("speed", "step_seconds", "seconds", "time of a step"),
-  fact("speed", "data_seconds", "seconds", "waiting for data"),
-  fact("memory", "rss", "bytes", "process memory"),
-  fact("memory", "device_memory", "bytes", "device memory, highest"),
-  fact("memory", "live_tensors", "count", "live tensors"),
-  fact("distributed", "ranks", "count", "ranks"),
-  fact("distributed", "communication_seconds", "seconds", "communication"),
-  fact("distributed", "communication_share", "share", "share of communication"),
-  fact("distributed", "step_seconds_max", "seconds", "slowest rank's own work"),
-  fact("distributed", "step_seconds_min", "seconds", "fastest rank's own work"),
-  fact("distributed", "slowest_rank", "index", "slowest rank"),
-  fact("distributed", "straggler", "share", "straggler: slowest over median"),
-];
+export const METRICS: readonly MetricFacts[] = Object.entries(FACTS).map(([name, facts]) => ({ name, ...facts }));
 
 const byName = new Map(METRICS.map((facts) => [facts.name, facts]));
 
 /** What is known of a metric; an objective's own is a number under "train". */
 export function metricFacts(name: string): MetricFacts {
-  return byName.get(name) ?? fact("train", name, "number", name.replaceAll("_", " "));
+  return byName.get(name) ?? { name, ...fact("train", "number", name.replaceAll("_", " ")) };
 }
 
 /** A metric's name below its group, such as "speed/mfu". A name that has a group already stays. */

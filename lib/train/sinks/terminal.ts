@@ -46,7 +46,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
       loss === undefined ? "no loss" : `loss ${loss.toFixed(3)}`,
       `${duration(pace.secondsLeft(event, stages))} left`,
       `${compact(pace.tokensPerSecond)} tokens/s`,
-      `lr ${number(lr)}`,
+      `lr ${number(lr ?? 0)}`,
       ...(uMax !== undefined && uMax < 1 ? [`u_max ${uMax.toFixed(3)}`] : []),
       ...rankParts(event.metrics),
     ];
@@ -149,7 +149,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
 }
 
 /** Where several ranks train: what they wait for. */
-function rankParts({ communication_share: share, straggler, slowest_rank: rank }: StepEvent["metrics"]): string[] {
+function rankParts({ communication_share: share, straggler = 0, slowest_rank: rank }: StepEvent["metrics"]): string[] {
   return [
     ...(share !== undefined ? [`${(100 * share).toFixed(0)} % communication`] : []),
     ...(straggler > STRAGGLER && rank !== undefined ? [`rank ${rank} ${(100 * straggler).toFixed(0)} % behind`] : []),

@@ -1,8 +1,10 @@
+import { TrainError } from "../errors.js";
 import type { FailedEvent, TrainEvent } from "../events.js";
 import { groupedName } from "./metric-facts.js";
 import { runSettings } from "./run-summary.js";
 import type { Sink } from "./sink.js";
 import { findSdk } from "./wandb/find-sdk.js";
+import { OfflineRun } from "./wandb/offline-run.js";
 import { WorkerRun } from "./wandb/worker-run.js";
 
 /** A W&B run as far as the sink uses one. */
@@ -23,11 +25,20 @@ export interface WandbOptions {
   name?: string;
   /** Longest time in seconds that the end of training waits for what is still to be sent. Default 30. */
   finishSeconds?: number;
+  /**
+   * "online" sends everything as it comes. "offline" writes a folder for `wandb sync`, without a network, a key or the
+   * SDK. "disabled" does nothing. Default: WANDB_MODE, else "online".
+   */
+  mode?: WandbMode;
   /** Called with the run's address once W&B knows the run. */
   onUrl?: (url: string) => void;
+  /** Called with the folder of an offline run. */
+  onFolder?: (folder: string) => void;
   /** Another module with the interface of `@wandb/sdk`: a name, or the path of a file. */
   sdk?: string;
 }
+
+export type WandbMode = "online" | "offline" | "disabled";
 
 /** Training waits so long, once, to hear whether the key and the network are good. */
 const START_SECONDS = 10;
@@ -40,11 +51,12 @@ const START_SECONDS = 10;
  * whatever happens there is a warning here. The key is read from WANDB_API_KEY or .netrc. A run that goes on from a
  * checkpoint is a new run at W&B, because the SDK cannot go on with one; its settings name the step.
  *
- * @throws TrainError TRAIN_OPTIONS where `@wandb/sdk` is not installed
+ * @throws TrainError TRAIN_OPTIONS where `@wandb/sdk` is needed and not installed, or for an unknown mode
  */
 export function wandb(given: WandbOptions | WandbRun): Sink {
   const isRun = "log" in given;
-  const sdk = isRun ? undefined : findSdk(given.sdk);
+  const mode = isRun ? "online" : modeOf(given);
+  const sdk = isRun || mode !== "online" ? undefined : findSdk(given.sdk);
   let run: WandbRun | undefined = isRun ? given : undefined;
   let waiting: { step: number; data: Record<string, unknown> } | undefined;
   let exitCode = 0;
@@ -73,7 +85,11 @@ export function wandb(given: WandbOptions | WandbRun): Sink {
         case "start": {
           const config = { ...runSettings(event.run), ...(event.resumed && { resumed_at_step: globalStep }) };
           if (isRun) await given.config?.update(config);
-          else if (!run) {
+          else if (mode === "offline") {
+            const offline = new OfflineRun({ ...given, config });
+            run = offline;
+            given.onFolder?.(offline.folder);
+          } else if (mode === "online" && !run) {
             const worker = new WorkerRun(sdk as string, { ...given, config });
             run = worker;
             await worker.ready(START_SECONDS);
@@ -135,6 +151,18 @@ export function wandb(given: WandbOptions | WandbRun): Sink {
       }
     },
   };
+}
+
+/** W&B's own names of the modes, "dryrun" being an old one of "offline". */
+function modeOf({ mode }: WandbOptions): WandbMode {
+  const named = mode ?? (process.env.WANDB_MODE || "online");
+  if (named === "dryrun") return "offline";
+  if (named === "online" || named === "offline" || named === "disabled") return named;
+  const where = mode === undefined ? "WANDB_MODE" : "wandb: mode";
+  throw new TrainError(
+    "TRAIN_OPTIONS",
+    `${where} is ${JSON.stringify(named)}, allowed: "online", "offline", "disabled"`,
+  );
 }
 
 function grouped(metrics: Readonly<Record<string, number>>): Record<string, number> {

@@ -41,4 +41,4 @@ it("train takes sinks from flags and from a YAML file, and says what they need b
   const refused = train("--overwrite", "--wandb", "project");
   expect(refused.status).toBe(1);
   expect(refused.stderr).toBe("error: wandb: @wandb/sdk is not installed. Run: npm install @wandb/sdk graphql\n");
-}, 60_000);
+});

@@ -1,4 +1,4 @@
-import * as proto from "./protobuf.js";
+import * as proto from "../protobuf.js";
 
 /** What a TensorBoard Event can say here. Field numbers are those of TensorFlow's event.proto and summary.proto. */
 export type EventContent =

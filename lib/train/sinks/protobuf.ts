@@ -1,4 +1,4 @@
-/** The few kinds of protobuf fields that event files need, as bytes. Messages are fields one after the other. */
+/** The few kinds of protobuf fields that event files and W&B's files need, as bytes. Messages are fields one after the other. */
 
 const VARINT = 0;
 const FIXED64 = 1;
