@@ -21,7 +21,7 @@ const tokenizer = Tokenizer.fromPretrained(path);
 
 // Whole conversations are packed into rows without seeing each other. One to four end tokens follow each, so that the
 // model learns to end anywhere in a block (section 2 of the paper).
-const chats = prepareSftData({ paths: [process.env.CHATS ?? "examples/chats.jsonl"], length: 256 }, tokenizer);
+const chats = await prepareSftData({ paths: [process.env.CHATS ?? "examples/chats.jsonl"], length: 256 }, tokenizer);
 
 export const curriculum = new Curriculum([
   supervised({

@@ -9,6 +9,7 @@ export interface TrainOptions {
   seed?: number;
   resume?: boolean;
   overwrite?: boolean;
+  cacheDir?: string;
   quiet?: boolean;
   parallel?: ParallelOptions;
   tensorboard?: boolean;
@@ -38,6 +39,7 @@ export function trainCommand(): Command {
       "how the model lies over processes, e.g. shard=4,tensor=2; see docs/distributed.md",
       sizes,
     )
+    .option("--cache-dir <folder>", "keep tokens there; default: the file's, DIFFCODER_CACHE, or .cache/data")
     .option("--tensorboard", "write TensorBoard's event files, to OUT/tensorboard")
     .option("--tensorboard-dir <folder>", "the same, to this folder")
     .option("--wandb <project>", "send the run to Weights & Biases, with the key in WANDB_API_KEY; needs @wandb/sdk")

@@ -1,26 +1,29 @@
-import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { closeSync } from "node:fs";
+import { resolve } from "node:path";
+import { FileError, openRegularFile, readRegularFile } from "../files/regular-file.js";
 import { DataError } from "./errors.js";
-import { type Listing, listFiles, type Source, type SourceFile } from "./file-walk.js";
+import { formatOf, refuseFormat } from "./file-format.js";
+import { hasExtension, type Listing, listFiles, type Source, type SourceFile } from "./file-walk.js";
 import { chooseHeldOut, hashNumber, isRecordHeldOut } from "./held-out.js";
-import { readLines } from "./line-reader.js";
+import { isRecordFile, RECORD_EXTENSIONS, recordItems } from "./record-files.js";
 import { DEFAULT_LIMITS, isGeneratedName, reasonToSkip, type SkipLimits, type SkipReason } from "./skip-rules.js";
 
 /** Source code in the languages that any machine with Node and Python has. */
 export const CODE_EXTENSIONS: readonly string[] = [".py", ".js", ".mjs", ".cjs", ".ts", ".tsx", ".jsx"];
 
-/** Read as one JSON object a line, each with a text. */
-const RECORD_EXTENSIONS = new Set([".jsonl", ".ndjson"]);
+/** What a corpus takes from folders: source code, and files of records with a text each. */
+export const CORPUS_EXTENSIONS: readonly string[] = [...CODE_EXTENSIONS, ...RECORD_EXTENSIONS];
+
 /** Not source code: the rules for line lengths do not apply. */
 const PROSE_EXTENSIONS = new Set([".txt", ".md", ".rst"]);
 
 /** What text a corpus takes and what it leaves. */
 export interface CorpusOptions {
   readonly sources: readonly Source[];
-  /** Of files in folders, with the dot. Default CODE_EXTENSIONS. A file named as a source is taken whatever it is. */
+  /** Of files in folders, with the dot. Default CORPUS_EXTENSIONS. A file named as a source is taken whatever it is. */
   readonly extensions?: readonly string[];
-  /** Fields of a .jsonl record that may hold its text, the first present one counts. Default text, content, code. */
+  /** Fields of a record that may hold its text, the first present one counts. Default text, content, code. */
   readonly textFields?: readonly string[];
   readonly limits?: Partial<SkipLimits>;
   /** Share of the bytes held out. Default 0. */
@@ -35,7 +38,7 @@ export type Split = "train" | "heldOut";
 /** One text. */
 export interface CorpusDocument {
   readonly text: string;
-  /** The file's name within its source; with "#3" for the third record of a .jsonl file. */
+  /** The file's name within its source; with "#3" for the third record of a file. */
   readonly name: string;
   readonly extension: string;
   /** Length in UTF-8. */
@@ -82,13 +85,13 @@ export class Corpus {
   constructor(options: CorpusOptions) {
     this.#options = options;
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
-    const extensions = options.extensions ?? CODE_EXTENSIONS;
+    const extensions = options.extensions ?? CORPUS_EXTENSIONS;
     this.#listings = options.sources.map((source) => listFiles(source, extensions));
     const files = this.#listings.flatMap((listing) => listing.files);
     this.summary = this.#newSummary();
     if (files.length === 0) {
       const where = options.sources.map((source) => source.path).join(", ") || "no source";
-      const beside = this.summary.otherFiles > 0 ? ` (${this.summary.otherFiles} files have other extensions)` : "";
+      const beside = this.summary.otherFiles > 0 ? ` (${formatOthers(this.#listings)})` : "";
       throw new DataError("DATA_EMPTY", `no text in ${where}: no file ends in ${extensions.join(" ")}${beside}`);
     }
     const { heldOut = 0, seed = 0 } = options;
@@ -108,14 +111,14 @@ export class Corpus {
    *
    * @throws DataError DATA_EMPTY, after the last one, if there was none; the message says what was skipped and why
    */
-  *documents(): Generator<CorpusDocument> {
+  async *documents(): AsyncGenerator<CorpusDocument, void, void> {
     this.summary = this.#newSummary();
     const seen = new Set<string>();
     for (const [i, source] of this.#options.sources.entries()) {
       let bytes = 0;
       for (const file of this.#order(this.#listings[i].files, source)) {
         if (source.maxBytes !== undefined && bytes >= source.maxBytes) break;
-        for (const document of this.#read(file)) {
+        for await (const document of this.#read(file, resolve(source.path) === file.path)) {
           const key = createHash("sha256").update(document.text).digest("base64");
           if (seen.has(key)) {
             this.#skip("duplicate", document.name);
@@ -142,15 +145,19 @@ export class Corpus {
     return order.sort((a, b) => a.at - b.at).map(({ file }) => file);
   }
 
-  *#read(file: SourceFile): Generator<CorpusDocument> {
+  /** @param isNamed the file is a source itself, and not found in a folder */
+  async *#read(file: SourceFile, isNamed: boolean): AsyncGenerator<CorpusDocument, void, void> {
     if (isGeneratedName(file.name)) return this.#skip("generated", file.name);
-    if (RECORD_EXTENSIONS.has(file.extension)) return yield* this.#readRecords(file);
-    if (file.bytes > this.#limits.maxFileBytes) return this.#skip("too large", file.name);
+    if (isRecordFile(file.name)) return yield* this.#readRecords(file);
     let content: Buffer;
     try {
-      content = readFileSync(file.path);
-    } catch {
-      return this.#skip("unreadable", file.name);
+      const sniffed = isNamed || hasExtension(file.name, [".csv", ".tsv"]) ? textFormat(file.path) : "text";
+      if (sniffed !== "text") return yield* this.#readRecords(file);
+      if (file.bytes > this.#limits.maxFileBytes) return this.#skip("too large", file.name);
+      content = readRegularFile(file.path, this.#limits.maxFileBytes);
+    } catch (error) {
+      if (!(error instanceof FileError)) throw error;
+      return this.#skip(error.problem === "too large" ? "too large" : "unreadable", file.name);
     }
     const reason = reasonToSkip(content, this.#limits, PROSE_EXTENSIONS.has(file.extension));
     if (reason) return this.#skip(reason, file.name);
@@ -158,26 +165,22 @@ export class Corpus {
     yield this.#document(text, file.name, file.extension, this.#heldOut.has(file));
   }
 
-  *#readRecords(file: SourceFile): Generator<CorpusDocument> {
+  async *#readRecords(file: SourceFile): AsyncGenerator<CorpusDocument, void, void> {
     const { textFields = ["text", "content", "code"], heldOut = 0, seed = 0 } = this.#options;
-    let number = 0;
     try {
-      for (const line of readLines(file.path)) {
-        number++;
-        if (line.length === 0) continue;
+      for await (const { number, value, problem } of recordItems(file.path)) {
         const name = `${file.name}#${number}`;
-        const text = isUtf8(line)
-          ? textOfRecord(withoutMark(Buffer.from(line)).toString("utf8"), textFields)
-          : undefined;
-        if (text === undefined) this.#skip(isUtf8(line) ? "bad record" : "not UTF-8", name);
-        else {
-          const reason = reasonToSkip(Buffer.from(text), this.#limits, true);
-          if (reason) this.#skip(reason, name);
-          else yield this.#document(text, name, file.extension, isRecordHeldOut(text, heldOut, seed));
+        const text = textOfRecord(value, textFields);
+        if (text === undefined) {
+          this.#skip(problem === "not UTF-8" ? problem : "bad record", `${name}${fieldsOf(value, textFields)}`);
+          continue;
         }
+        const reason = reasonToSkip(Buffer.from(text), this.#limits, true);
+        if (reason) this.#skip(reason, name);
+        else yield this.#document(text, name, file.extension, isRecordHeldOut(text, heldOut, seed));
       }
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).syscall === undefined) throw error;
+      if (!(error instanceof DataError && error.cause instanceof FileError)) throw error;
       this.#skip("unreadable", file.name);
     }
   }
@@ -187,7 +190,7 @@ export class Corpus {
   }
 
   #mayBeHeldOut(file: SourceFile): boolean {
-    const isRecords = RECORD_EXTENSIONS.has(file.extension); // those are split record by record
+    const isRecords = isRecordFile(file.name); // those are split record by record
     return !isRecords && file.bytes > 0 && file.bytes <= this.#limits.maxFileBytes && !isGeneratedName(file.name);
   }
 
@@ -260,19 +263,46 @@ function formatSkipped(summary: CorpusSummary): string {
   return parts.join(", ") || "nothing";
 }
 
-function textOfRecord(line: string, fields: readonly string[]): string | undefined {
-  let record: unknown;
-  try {
-    record = JSON.parse(line);
-  } catch {
-    return undefined;
+/** "3 .csv, 1 .arrow": what else lies in the folders, the most first. */
+function formatOthers(listings: readonly Listing[]): string {
+  const counts: Record<string, number> = {};
+  for (const { otherExtensions } of listings) {
+    for (const [extension, count] of Object.entries(otherExtensions)) {
+      counts[extension] = (counts[extension] ?? 0) + count;
+    }
   }
+  const entries = Object.entries(counts).sort(([, a], [, b]) => b - a);
+  const shown = entries.slice(0, 6).map(([extension, count]) => `${count} ${extension}`);
+  return `others are there: ${shown.join(", ")}${entries.length > shown.length ? ", ..." : ""}`;
+}
+
+/** @throws DataError DATA_FORMAT, DATA_FILE for a file of a format that is not read; FileError */
+function textFormat(path: string): "text" | "records" {
+  const { descriptor } = openRegularFile(path);
+  try {
+    const format = formatOf(path, descriptor);
+    if (format === "text" || format === "binary data") return "text"; // the rules for text tell what is binary
+    if (format === "gzip" || format === "zstd" || format === "parquet") return "records";
+    throw refuseFormat(path, format);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+function textOfRecord(record: unknown, fields: readonly string[]): string | undefined {
   if (typeof record !== "object" || record === null) return undefined;
   for (const field of fields) {
     const value = (record as Record<string, unknown>)[field];
     if (typeof value === "string") return value;
   }
   return undefined;
+}
+
+/** What a record without a text has instead. */
+function fieldsOf(record: unknown, wanted: readonly string[]): string {
+  if (typeof record !== "object" || record === null || Array.isArray(record)) return "";
+  const found = Object.keys(record).slice(0, 12).join(", ") || "none";
+  return `: no ${wanted.join(", ")}; its fields: ${found.slice(0, 300)}`;
 }
 
 /** Without a byte order mark, which is no part of the text. */

@@ -2,6 +2,8 @@
 export type DataErrorCode =
   | "DATA_NOT_FOUND" // a path that does not exist
   | "DATA_EMPTY" // nothing usable where data was looked for
+  | "DATA_FILE" // a file that cannot be read: a pipe, damaged, changed meanwhile, a record too long
+  | "DATA_FORMAT" // a format or a form of records that is not read
   | "DATA_TOO_SMALL" // less text than one sample
   | "DATA_OPTIONS" // options that are wrong or contradict each other
   | "DATA_STORE" // a token store that is torn, of another version or cannot be written

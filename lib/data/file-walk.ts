@@ -1,5 +1,6 @@
 import { type Dirent, readdirSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename, extname, join, resolve, sep } from "node:path";
+import { kindOf } from "../files/regular-file.js";
 import { DataError } from "./errors.js";
 
 /** A folder or a file to take text from. */
@@ -30,6 +31,8 @@ export interface Listing {
   readonly unreadable: string[];
   /** How many files had another extension. */
   readonly otherFiles: number;
+  /** Those extensions, and how many files have each. */
+  readonly otherExtensions: Readonly<Record<string, number>>;
 }
 
 /** Folders that hold no source of their own; node_modules counts only where the source is no node_modules itself. */
@@ -41,21 +44,39 @@ export const EXCLUDED_FOLDERS: readonly string[] = [
   "venv",
 ];
 
+/** Whether a name ends in one of these extensions: ".jsonl", or ".jsonl.gz". */
+export function hasExtension(name: string, extensions: Iterable<string>): boolean {
+  const lower = name.toLowerCase();
+  for (const extension of extensions) if (lower.endsWith(extension.toLowerCase())) return true;
+  return false;
+}
+
 /**
  * Lists the files with one of `extensions` under a folder, hidden ones left out, ordered by name; or the one file that
  * the source is, whatever its extension. Links are followed, each folder once, so loops end.
  *
- * @throws DataError DATA_NOT_FOUND if the path does not exist or cannot be read
+ * @throws DataError DATA_NOT_FOUND if the path does not exist or cannot be read, DATA_FILE if it is a pipe or a device
  */
 export function listFiles(source: Source, extensions: readonly string[]): Listing {
   const root = resolve(source.path);
   const stats = statOrThrow(root);
-  if (!stats.isDirectory()) return { files: [describe(root, basename(root), stats)], unreadable: [], otherFiles: 0 };
+  if (!stats.isDirectory()) {
+    if (!stats.isFile()) {
+      const message = `cannot read ${root}: it is ${kindOf(stats)}, expected a regular file or a folder`;
+      throw new DataError("DATA_FILE", message);
+    }
+    return { files: [describe(root, basename(root), stats)], unreadable: [], otherFiles: 0, otherExtensions: {} };
+  }
   const excluded = new Set(source.exclude);
   const inPackages = root.split(sep).includes("node_modules");
   for (const name of EXCLUDED_FOLDERS) if (name !== "node_modules" || !inPackages) excluded.add(name);
-  const wanted = new Set(extensions);
-  const found = { files: [] as SourceFile[], unreadable: [] as string[], otherFiles: 0 };
+  const isWanted = (name: string) => hasExtension(name, extensions);
+  const found = {
+    files: [] as SourceFile[],
+    unreadable: [] as string[],
+    otherFiles: 0,
+    otherExtensions: {} as Record<string, number>,
+  };
   const seen = new Set<string>();
 
   const walk = (folder: string, prefix: string) => {
@@ -83,15 +104,19 @@ export function listFiles(source: Source, extensions: readonly string[]): Listin
     try {
       if (isLink) stats = statSync(path);
     } catch {
-      if (wanted.has(extname(name))) found.unreadable.push(name);
+      if (isWanted(name)) found.unreadable.push(name);
       return;
     }
     if ((stats ?? entry).isDirectory()) {
       if (!excluded.has(entry.name)) walk(path, name);
     } else if ((stats ?? entry).isFile()) {
-      if (!wanted.has(extname(name))) found.otherFiles++;
-      else add(path, name, stats);
-    }
+      if (isWanted(name)) add(path, name, stats);
+      else {
+        const extension = extname(name) || "no extension";
+        found.otherFiles++;
+        found.otherExtensions[extension] = (found.otherExtensions[extension] ?? 0) + 1;
+      }
+    } else if (isWanted(name)) found.unreadable.push(name); // a pipe, a socket or a device
   };
   const add = (path: string, name: string, known: Stats | undefined) => {
     try {

@@ -2,6 +2,7 @@ export { packBestFit, packSequentially } from "./best-fit.js";
 export { defaultCodeRoots } from "./code-roots.js";
 export {
   CODE_EXTENSIONS,
+  CORPUS_EXTENSIONS,
   Corpus,
   type CorpusDocument,
   type CorpusOptions,
@@ -33,10 +34,9 @@ export {
   readSftRecords,
   SftDataset,
   type SftOptions,
-  type SftRecord,
-  type SftSkipReason,
-  type SftSummary,
 } from "./sft.js";
+export { type ParsedRecord, parseSftRecord, type SftConversation, type SftRecord } from "./sft-record.js";
+export type { SftSkipReason, SftSummary } from "./sft-sampler.js";
 export { DEFAULT_LIMITS, type SkipLimits, type SkipReason } from "./skip-rules.js";
 export { TokenFile } from "./token-file.js";
 export { type PrepareProgress, TokenStore, type TokenStoreOptions } from "./token-store.js";

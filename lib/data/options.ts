@@ -1,8 +1,7 @@
 import * as z from "zod";
-import { CODE_EXTENSIONS } from "./corpus.js";
 import { DataError } from "./errors.js";
 
-const extension = z.string().regex(/^\.[^./\\]+$/, 'an extension with its dot, like ".py"');
+const extension = z.string().regex(/^(\.[^./\\]+)+$/, 'an extension with its dot, like ".py"');
 const bytes = z.int().positive();
 
 const fim = z.strictObject({
@@ -19,15 +18,15 @@ export const dataOptionsSchema = z.strictObject({
   extensions: z
     .array(extension)
     .min(1)
-    .default([...CODE_EXTENSIONS])
-    .describe("of the files to take from folders"),
+    .optional()
+    .describe("of the files to take from folders; default: source code, and files of records"),
   exclude: z.array(z.string().min(1)).readonly().default([]).describe("names of folders to leave out"),
   textFields: z
     .array(z.string().min(1))
     .min(1)
     .readonly()
     .default(["text", "content", "code"])
-    .describe("of .jsonl records"),
+    .describe("of records, the first that is there"),
   maxBytes: bytes.optional().describe("text to take from each path; default: all, 8 MB where paths is default"),
   maxFileBytes: bytes.default(1 << 20).describe("larger files are skipped"),
   maxLineBytes: bytes.default(1000).describe("files with a longer line are skipped as minified"),
@@ -40,12 +39,16 @@ export const dataOptionsSchema = z.strictObject({
   heldOut: z.number().min(0).max(0.5).default(0.02).describe("share of the text held out, whole packages or folders"),
   shuffle: z.boolean().default(true),
   seed: z.int().min(0).default(0).describe("of the order, the held-out split and FIM"),
-  cache: z.string().min(1).default(".cache/data").describe("folder that keeps the tokens"),
+  cache: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("folder that keeps the tokens; default: DIFFCODER_CACHE in the environment, or .cache/data"),
 });
 
 /** The options of supervised fine-tuning data, as written in a curriculum file. */
 export const sftDataOptionsSchema = z.strictObject({
-  paths: z.array(z.string().min(1)).min(1).readonly().describe(".jsonl files, or folders of them"),
+  paths: z.array(z.string().min(1)).min(1).readonly().describe("files of records, or folders of them"),
   length: z.int().min(2).describe("tokens of a row"),
   packing: z.enum(["best-fit", "sequential"]).default("best-fit"),
   documents: z.enum(["visible", "isolated"]).default("isolated"),
@@ -53,6 +56,7 @@ export const sftDataOptionsSchema = z.strictObject({
     .tuple([z.int().min(0), z.int().min(0)])
     .default([1, 4])
     .describe("how many follow a sample: [min, max]"),
+  ignore: z.array(z.string().min(1)).readonly().default([]).describe("fields of records to leave out"),
   shuffle: z.boolean().default(true),
   seed: z.int().min(0).default(0).describe("of the order and of the number of eos"),
 });

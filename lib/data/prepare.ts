@@ -15,7 +15,9 @@ import {
   type SftDataOptionsInput,
 } from "./options.js";
 import { PackedDataset } from "./packing.js";
-import { SftDataset, type SftSummary } from "./sft.js";
+import { SftDataset } from "./sft.js";
+import type { SftSummary } from "./sft-sampler.js";
+import { withCache } from "./token-cache.js";
 import { hashOf, type PrepareProgress, TokenStore } from "./token-store.js";
 
 /** A corpus ready to train on. */
@@ -32,9 +34,10 @@ export interface PreparedData {
 }
 
 /**
- * From folders to batches: lists the files, makes tokens of them (or finds them in the cache), packs and orders them.
+ * From folders to batches: lists the files, makes tokens of them (or finds them in the cache), packs and orders them. Where
+ * the cache cannot be written, a temporary folder takes its place, and the process is warned (DATA_CACHE).
  *
- * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY, DATA_TOO_SMALL, DATA_STORE
+ * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY, DATA_FILE, DATA_FORMAT, DATA_TOO_SMALL, DATA_STORE
  */
 export async function prepareData(
   input: DataOptionsInput,
@@ -46,10 +49,9 @@ export async function prepareData(
   const choices = corpusOptions(options);
   const corpus = new Corpus(choices);
   const name = hashOf([choices, tokenizer.hash, options.fim ?? null]).slice(0, 16);
-  const folder = join(options.cache, name);
-  const store = await firstOnMachine(() =>
-    TokenStore.prepare({ corpus, tokenizer, folder, choices, fim: options.fim, seed, ...context }),
-  );
+  const make = (cache: string) =>
+    TokenStore.prepare({ corpus, tokenizer, folder: join(cache, name), choices, fim: options.fim, seed, ...context });
+  const store = await firstOnMachine(() => withCache(options.cache, make));
   if (store.train.numTokens < length) {
     const found = `${store.train.numTokens} tokens in ${store.train.numDocuments} documents`;
     throw new DataError(
@@ -68,17 +70,17 @@ export async function prepareData(
 }
 
 /**
- * From .jsonl files of conversations or prompts and answers to batches.
+ * From files of conversations or prompts and answers to batches.
  *
- * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY; TokenizerError where a chat template is missing
+ * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY, DATA_FILE, DATA_FORMAT; TokenizerError where a chat template is missing
  */
-export function prepareSftData(
+export async function prepareSftData(
   input: SftDataOptionsInput,
   tokenizer: Tokenizer,
-): { train: SftDataset; loader: Loader; summary: SftSummary; options: SftDataOptions } {
+): Promise<{ train: SftDataset; loader: Loader; summary: SftSummary; options: SftDataOptions }> {
   const options = parseSftDataOptions(input);
   const { paths, shuffle, ...rest } = options;
-  const train = SftDataset.load(paths, { tokenizer, ...rest });
+  const train = await SftDataset.load(paths, { tokenizer, ...rest });
   const loader = new Loader(train, { seed: options.seed, shuffle });
   return { train, loader, summary: train.summary, options };
 }

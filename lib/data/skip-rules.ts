@@ -9,7 +9,7 @@ export type SkipReason =
   | "not UTF-8"
   | "minified" // very long lines or next to no white space
   | "generated" // by its name or by what it says of itself
-  | "bad record" // a line of a .jsonl file that is no object with a text
+  | "bad record" // no object with a text
   | "duplicate"; // the same text was met before
 
 /** The limits behind "too large" and "minified". */

@@ -1,7 +1,8 @@
 import { createHash, randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import * as z from "zod";
+import { readTextFile } from "../files/regular-file.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { Corpus, CorpusDocument, CorpusSummary, Split } from "./corpus.js";
 import { DataError } from "./errors.js";
@@ -105,7 +106,7 @@ export class TokenStore {
     const path = join(folder, "header.json");
     let header: z.infer<typeof headerSchema>;
     try {
-      header = headerSchema.parse(JSON.parse(readFileSync(path, "utf8")));
+      header = headerSchema.parse(JSON.parse(readTextFile(path)));
     } catch (cause) {
       throw new DataError("DATA_STORE", `${path} is missing, damaged or of another version`, { cause });
     }
@@ -142,7 +143,7 @@ async function writeStore(folder: string, key: StoreKey, options: TokenStoreOpti
   const progress = { documents: 0, bytes: 0, tokens: 0 };
   let pausedAt = performance.now();
   try {
-    for (const document of corpus.documents()) {
+    for await (const document of corpus.documents()) {
       const writer = writers[document.split];
       const ids = encode(document, writer.documents);
       writer.append(ids, document.bytes, document.name);

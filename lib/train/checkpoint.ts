@@ -8,6 +8,7 @@ export { restoreOptimizer, restoreWeights } from "./checkpoint/restore.js";
 export {
   CheckpointStore,
   type FoundCheckpoint,
+  holdsRun,
   listCheckpoints,
   readCheckpoint,
   shareOfFiles,

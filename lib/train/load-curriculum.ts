@@ -21,8 +21,12 @@ export interface LoadCurriculumOptions {
   seed?: number;
   /** A checkpoint to start from instead of the file's model. */
   model?: string;
+  /** Folder that keeps tokens. Files in TypeScript choose themselves; their default is DIFFCODER_CACHE. */
+  cache?: string;
   onProgress?: (progress: PrepareProgress) => void;
   signal?: AbortSignal;
+  /** Called when the file's own `out` is known, before any data is read. What it throws ends the loading. */
+  beforeData?: (file: { out?: string }) => void;
 }
 
 /** What a function in a curriculum file is called with. */
@@ -69,6 +73,7 @@ export async function loadCurriculum(path: string, options: LoadCurriculumOption
   }
   if (extension === ".yaml" || extension === ".yml") {
     const recipe = readRecipe(file);
+    options.beforeData?.({ out: recipe.out });
     await joinLaunched(parallelSchema.parse(recipe.parallel ?? {}));
     return buildRecipe(options.model === undefined ? recipe : { ...recipe, model: options.model }, options);
   }
@@ -89,6 +94,7 @@ async function fromExports(
     );
   }
   const settings = parseOptions(path, fileSettings, pickSettings(given), "TRAIN_FILE");
+  options.beforeData?.({ out: settings.out });
   const device = options.device ?? settings.device ?? world()?.device;
   const run = { ...settings, seed: options.seed ?? settings.seed, device };
   const context: CurriculumFileContext = { device: run.device, seed: run.seed, signal: options.signal };

@@ -51,7 +51,7 @@ const recordsSchema = z.strictObject({
   records: z
     .array(z.string().min(1))
     .min(1)
-    .describe(".jsonl files or folders of them: messages, or prompt and answer"),
+    .describe("files of records or folders of them: messages, or prompt and answer"),
   length: z.int().min(2).describe("tokens of a row"),
   packing: z.enum(["best-fit", "sequential"]).optional(),
   documents: z.enum(["visible", "isolated"]).optional(),
@@ -59,6 +59,7 @@ const recordsSchema = z.strictObject({
     .tuple([z.int().min(0), z.int().min(0)])
     .optional()
     .describe("fewest and most end tokens after a sample"),
+  ignore: z.array(z.string().min(1)).optional().describe("fields of records to leave out"),
   seed: z.int().min(0).optional(),
 });
 
@@ -109,6 +110,8 @@ export interface RecipeContext {
   seed?: number;
   onProgress?: (progress: PrepareProgress) => void;
   signal?: AbortSignal;
+  /** Folder that keeps tokens, over the recipe's own choice. */
+  cache?: string;
 }
 
 /**
@@ -184,13 +187,14 @@ async function openData(
   data: NonNullable<RecipeInput["data"]>,
   tokenizer: Tokenizer,
   seed: number,
-  { onProgress, signal }: RecipeContext,
+  { onProgress, signal, cache }: RecipeContext,
 ): Promise<StageData> {
   if ("records" in data) {
     const { records, ...options } = recordsSchema.parse(data);
-    return new Loader(SftDataset.load(records, { seed, ...options, tokenizer }), { seed: options.seed ?? seed });
+    return new Loader(await SftDataset.load(records, { seed, ...options, tokenizer }), { seed: options.seed ?? seed });
   }
-  return await prepareData({ seed, ...(data as DataOptionsInput) }, tokenizer, {
+  const chosen = { seed, ...(data as DataOptionsInput), ...(cache !== undefined && { cache }) };
+  return await prepareData(chosen, tokenizer, {
     onProgress,
     signal,
   });

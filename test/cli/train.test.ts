@@ -38,7 +38,9 @@ describe("train", () => {
     const again = stopped.stdout.match(/^To go on: +npx diffcoder (train .* --resume)$/m)?.[1];
     expect(again).toBe(`train ${recipe} --out ${out} --seed 5 --resume`);
 
-    expectExplained(await diffcoder(args), /run holds a run already: --resume goes on .* --overwrite .* --out FOLDER/);
+    const existing = await diffcoder(args);
+    expectExplained(existing, /run holds a run already: --resume goes on .* --overwrite .* --out FOLDER/);
+    expect(existing.stderr).not.toMatch(/^data/m); // before any data is read
     const last = stepsOf(out).at(-1)?.globalStep as number;
 
     const resumed = await diffcoder(again?.split(" ") ?? [], { interrupt });

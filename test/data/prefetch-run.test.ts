@@ -101,10 +101,10 @@ describe("dataWorkers", () => {
     expect(thrownBy(() => parseRecipe(recipe("0.5"), "a.yaml"))).toMatch(/dataWorkers/);
   });
 
-  it("serves prepared fine-tuning data, too", () => {
+  it("serves prepared fine-tuning data, too", async () => {
     const chat = JSON.stringify({ prompt: "a", answer: "b" });
     const folder = writeTree(temporaryFolder(), { "a.jsonl": `${chat}\n${chat}\n` });
-    const { loader } = prepareSftData({ paths: [folder], length: 16 }, tokenizer);
+    const { loader } = await prepareSftData({ paths: [folder], length: 16 }, tokenizer);
     expect(loader).toBeInstanceOf(Loader);
     expect(loader.describe()?.dataset.kind).toBe("sft");
   });

@@ -68,7 +68,7 @@ describe("prepareData", () => {
 });
 
 describe("prepareSftData", () => {
-  it("goes from files to batches", () => {
+  it("goes from files to batches", async () => {
     const records = [
       { prompt: "one plus one\n", answer: "2" },
       {
@@ -79,7 +79,7 @@ describe("prepareSftData", () => {
       },
     ];
     writeTree(root, { "sft.jsonl": records.map((record) => JSON.stringify(record)).join("\n") });
-    const { train, loader, summary } = prepareSftData(
+    const { train, loader, summary } = await prepareSftData(
       { paths: [join(root, "sft.jsonl")], length: 24, packing: "sequential" },
       tokenizer,
     );

@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { collate, packBestFit, packSequentially, SftDataset, type SftOptions } from "../../lib/data/index.js";
 import { checkBatch } from "../../lib/diffusion/batch.js";
 import { Tokenizer } from "../../lib/tokenizer/tokenizer.js";
-import { temporaryFolder, thrownBy, tokenizer } from "./helpers.js";
+import { rejectionOf, temporaryFolder, thrownBy, tokenizer } from "./helpers.js";
 
 const EOS = 2;
 const PAD = 1;
@@ -126,7 +126,7 @@ describe("SftDataset", () => {
     });
     const { examples } = dataset.summary;
     expect(examples["bad record"]?.[0]).toBe("test#5: not a JSON object in UTF-8");
-    expect(examples["bad record"]?.[1]).toMatch(/^test#6: neither messages nor prompt/);
+    expect(examples["bad record"]?.[1]).toMatch(/^test#6: neither messages nor conversations nor prompt/);
     expect(examples["refused by the chat template"]?.[0]).toMatch(/unknown role: robot/);
     const whole = Array.from({ length: dataset.numSamples }, (_, i) => dataset.sample(i)).find(
       (one) => one.tokens[63] !== PAD,
@@ -134,7 +134,7 @@ describe("SftDataset", () => {
     expect(whole?.lossMask?.[63]).toBe(1);
   });
 
-  it("reads files, under several names for prompt and answer", () => {
+  it("reads files, under several names for prompt and answer", async () => {
     const root = temporaryFolder();
     const lines = [
       '{"instruction": "a", "output": "b"}',
@@ -149,13 +149,12 @@ describe("SftDataset", () => {
       join(root, "y.jsonl"),
       Buffer.concat([Buffer.from('{"prompt":"'), Buffer.of(0xff), Buffer.from('"}')]),
     );
-    const dataset = SftDataset.load([root], { tokenizer, length: 32 });
+    const dataset = await SftDataset.load([root], { tokenizer, length: 32 });
     expect(dataset.summary).toMatchObject({ records: 5, samples: 2, skipped: { "bad record": 3 } });
     expect(dataset.summary.examples["bad record"]?.[0]).toMatch(/^x\.jsonl#4/);
-    expect(thrownBy(() => SftDataset.load([join(root, "none")], { tokenizer, length: 32 }))).toMatch(/^DATA_NOT_FOUND/);
-    expect(thrownBy(() => SftDataset.load([temporaryFolder()], { tokenizer, length: 32 }))).toMatch(
-      /^DATA_EMPTY no .jsonl/,
-    );
+    const options = { tokenizer, length: 32 };
+    expect(await rejectionOf(SftDataset.load([join(root, "none")], options))).toMatch(/^DATA_NOT_FOUND/);
+    expect(await rejectionOf(SftDataset.load([temporaryFolder()], options))).toMatch(/^DATA_EMPTY no file of records/);
   });
 
   it("refuses what cannot work, with the reason", () => {

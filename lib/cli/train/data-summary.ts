@@ -23,12 +23,15 @@ function summaryOf(data: unknown): CorpusSummary | SftSummary | undefined {
   return inner === undefined ? undefined : summaryOf(inner);
 }
 
-function formatSftSummary({ samples, rows, answerTokens, tokens, truncated, skipped, examples }: SftSummary): string {
+function formatSftSummary(summary: SftSummary): string {
+  const { samples, rows, answerTokens, tokens, truncated, unread, skipped, examples } = summary;
   const count = (value: number) => value.toLocaleString("en-US");
   const lines = [
     `${count(samples)} samples in ${count(rows)} rows, ${count(answerTokens)} of ${count(tokens)} tokens are answers`,
   ];
   if (truncated > 0) lines.push(`cut off at the end of a row: ${count(truncated)}`);
+  const fields = Object.entries(unread).map(([field, number]) => `${field} (${count(number)})`);
+  if (fields.length > 0) lines.push(`in no sample: the fields ${fields.join(", ")}`);
   const reasons = Object.entries(skipped).map(
     ([reason, number]) => `${count(number)} ${reason} (${examples[reason as keyof typeof examples]?.join(", ")})`,
   );

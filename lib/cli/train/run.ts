@@ -2,6 +2,7 @@ import { basename, extname, join, resolve } from "node:path";
 import colors from "picocolors";
 import { destroyProcessGroup, readLaunchEnvironment, world } from "../../distributed/index.js";
 import { StableDiffCoder } from "../../model/index.js";
+import { holdsRun } from "../../train/checkpoint.js";
 import {
   defaultSinks,
   loadCurriculum,
@@ -29,11 +30,14 @@ export async function train(file: string, options: TrainOptions): Promise<void> 
     const { device, model, seed } = options;
     const chosen = chosenSinks(options); // before anything is read: what they need may be missing
     if (!options.quiet) process.stderr.write(`reading ${file}\n`);
+    if (options.cacheDir !== undefined) process.env.DIFFCODER_CACHE = resolve(options.cacheDir);
     const job = await loadCurriculum(file, {
       device,
       model,
       seed,
       signal,
+      cache: options.cacheDir,
+      beforeData: isMain ? ({ out }) => refuseExistingRun(outOf(file, options, out), options) : undefined,
       onProgress: isMain ? progressLine() : undefined,
     });
     try {
@@ -54,7 +58,7 @@ async function run(
 ): Promise<void> {
   const { curriculum, model } = job;
   const { resume = false, overwrite = false, quiet = false } = options;
-  const out = resolve(options.out ?? job.run.out ?? join("runs", basename(file, extname(file))));
+  const out = outOf(file, options, job.run.out);
   const isMain = (world()?.rank ?? 0) === 0;
   const parallel = { ...job.run.parallel, ...options.parallel };
   const sinks = [...defaultSinks(out), ...(quiet ? [] : [terminal()]), ...chosen, ...(job.sinks ?? [])];
@@ -87,11 +91,25 @@ function chosenSinks(options: TrainOptions): Sink[] {
   ];
 }
 
+/** The run's folder: the command's, the file's, or one named after the file. */
+function outOf(file: string, options: TrainOptions, ofFile: string | undefined): string {
+  return resolve(options.out ?? ofFile ?? join("runs", basename(file, extname(file))));
+}
+
+/** Before data is prepared, which may take hours. The run looks again when it begins. */
+function refuseExistingRun(out: string, { resume, overwrite }: TrainOptions): void {
+  if (!resume && !overwrite && holdsRun(out)) throw runExists(out);
+}
+
 /** The library names its own options; here they are flags. */
 function inWordsOfTheCommand(error: unknown, out: string): unknown {
   if (!(error instanceof TrainError) || error.code !== "TRAIN_RUN_EXISTS") return error;
+  return runExists(out, error);
+}
+
+function runExists(out: string, cause?: unknown): CliError {
   const hint = "--resume goes on with it, --overwrite begins anew, --out FOLDER goes elsewhere";
-  return new CliError(`${shownPath(out)} holds a run already: ${hint}`, { cause: error });
+  return new CliError(`${shownPath(out)} holds a run already: ${hint}`, { cause });
 }
 
 /** All processes go together: the store is rank 0's. */
@@ -101,9 +119,9 @@ async function leave(): Promise<void> {
 }
 
 function sayStopped(file: string, options: TrainOptions): void {
-  const { out, model, device, seed, tensorboard, tensorboardDir, wandb, parallel } = options;
+  const { out, model, device, seed, cacheDir, tensorboard, tensorboardDir, wandb, parallel } = options;
   const given = {
-    ...{ "--out": out, "--model": model, "--device": device, "--seed": seed },
+    ...{ "--out": out, "--model": model, "--device": device, "--seed": seed, "--cache-dir": cacheDir },
     ...{ "--tensorboard-dir": tensorboardDir, "--wandb": wandb },
   };
   const flags = Object.entries(given).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]));

@@ -247,6 +247,11 @@ export function readCheckpoint(folder: string): FoundCheckpoint | UnreadableChec
   return { name, path, worldSize, ...facts };
 }
 
+/** Whether a folder holds a run that was saved. */
+export function holdsRun(run: string): boolean {
+  return checkpointNames(join(resolve(run), "checkpoints")).length > 0;
+}
+
 function checkpointNames(folder: string): string[] {
   if (!existsSync(folder)) return [];
   const entries = readdirSync(folder, { withFileTypes: true });

@@ -1,0 +1,113 @@
+import type { ChatMessage } from "../tokenizer/chat-template.js";
+import { asRecord, type JsonRecord, RecordError, readList } from "./record-value.js";
+
+/** Messages as a template takes them, and which of them are answers to learn. */
+interface Messages {
+  messages: ChatMessage[];
+  answers: boolean[];
+}
+
+/** Who speaks in ShareGPT's records, as LLaMA-Factory, axolotl and FastChat know them. */
+const SPEAKERS: Readonly<Record<string, string>> = {
+  ...{ human: "user", user: "user", prompter: "user" },
+  ...{ gpt: "assistant", assistant: "assistant", model: "assistant", chatgpt: "assistant", bing: "assistant" },
+  ...{ bard: "assistant", system: "system" },
+  ...{ tool: "tool", observation: "tool", function_response: "tool", tool_response: "tool" },
+};
+
+/**
+ * Messages with `role` and `content`; other fields (`tool_calls`, `name`, ...) go to the template. An assistant's message
+ * with `weight: 0` (OpenAI) or `train: false` (axolotl) is no answer to learn.
+ *
+ * @throws RecordError
+ */
+export function readMessages(value: unknown, key: string): Messages {
+  const list = listOf(value, key);
+  const answers: boolean[] = [];
+  const messages = list.map((each, i) => {
+    const at = `${key}[${i}]`;
+    const { weight, train, ...message } = objectAt(each, at);
+    if (typeof message.role !== "string") throw new RecordError("malformed", `${at}.role: expected a string`);
+    const calls = Array.isArray(message.tool_calls) && message.tool_calls.length > 0;
+    const content = contentOf(message.content ?? null, `${at}.content`, calls || message.function_call != null);
+    answers.push(message.role === "assistant" && counts(weight, train, at));
+    return { ...message, content } as ChatMessage;
+  });
+  return { messages, answers };
+}
+
+/**
+ * ShareGPT's turns with `from` and `value`. The value of a `function_call` is one call or a list of them in JSON.
+ *
+ * @throws RecordError
+ */
+export function readTurns(value: unknown, key: string): Messages {
+  const list = listOf(value, key);
+  const answers: boolean[] = [];
+  const messages = list.map((each, i): ChatMessage => {
+    const at = `${key}[${i}]`;
+    const { from, value: text, weight, train } = objectAt(each, at);
+    if (typeof from !== "string") throw new RecordError("malformed", `${at}.from: expected a string`);
+    if (typeof text !== "string") throw new RecordError("malformed", `${at}.value: expected a string`);
+    const role = from === "function_call" ? "assistant" : SPEAKERS[from.toLowerCase()];
+    if (role === undefined) {
+      const known = [...Object.keys(SPEAKERS), "function_call"].join(", ");
+      throw new RecordError("malformed", `${at}.from is '${from.slice(0, 40)}', allowed: ${known}`);
+    }
+    answers.push(role === "assistant" && counts(weight, train, at));
+    return from === "function_call"
+      ? { role, content: "", tool_calls: readCalls(text, `${at}.value`) }
+      : { role, content: text };
+  });
+  return { messages, answers };
+}
+
+function listOf(value: unknown, key: string): readonly unknown[] {
+  const list = readList(value, key);
+  if (list.length === 0) throw new RecordError("malformed", `${key}: expected at least one message`);
+  return list;
+}
+
+function objectAt(value: unknown, at: string): JsonRecord {
+  try {
+    return asRecord(value);
+  } catch {
+    throw new RecordError("malformed", `${at}: expected an object`);
+  }
+}
+
+/** Text, or parts of it; null where the message calls tools instead. Parts that are no text have no tokens here. */
+function contentOf(content: unknown, at: string, calls: boolean): unknown {
+  if (typeof content === "string") return content;
+  if (content === null && calls) return null;
+  if (!Array.isArray(content)) throw new RecordError("malformed", `${at}: expected a string or parts of text`);
+  for (const [i, part] of content.entries()) {
+    const { type, text } = objectAt(part, `${at}[${i}]`);
+    if (type !== "text" || typeof text !== "string") {
+      const found = typeof type === "string" ? `'${type.slice(0, 40)}'` : "none";
+      throw new RecordError("malformed", `${at}[${i}]: its type is ${found}, allowed: 'text'`);
+    }
+  }
+  return content;
+}
+
+function counts(weight: unknown, train: unknown, at: string): boolean {
+  if (weight !== undefined && weight !== null && weight !== 0 && weight !== 1) {
+    throw new RecordError("malformed", `${at}.weight: allowed are 0 and 1`);
+  }
+  return weight !== 0 && train !== false;
+}
+
+function readCalls(text: string, at: string): unknown[] {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new RecordError("malformed", `${at}: expected a function call in JSON`);
+  }
+  return (Array.isArray(value) ? value : [value]).map((call) => {
+    const { name, arguments: given } = objectAt(call, at);
+    if (typeof name !== "string") throw new RecordError("malformed", `${at}: the call has no name`);
+    return { type: "function", function: { name, arguments: given ?? {} } };
+  });
+}
