@@ -1,6 +1,4 @@
 import { readSync } from "node:fs";
-import { parquetMetadataAsync, parquetReadObjects } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
 import type { JsonItem } from "./json-items.js";
 
 /** Of the footer, and of one row group unpacked: both are in memory at a time. */
@@ -14,6 +12,8 @@ const MAX_GROUP_BYTES = 2 * 2 ** 30;
  * @throws Error where the file is damaged or too large a part of it would have to be in memory
  */
 export async function* parquetItems(descriptor: number, byteLength: number): AsyncGenerator<JsonItem, void, void> {
+  const { parquetMetadataAsync, parquetReadObjects } = await import("hyparquet"); // loaded where it is needed
+  const { compressors } = await import("hyparquet-compressors");
   const file = { byteLength, slice: (start: number, end = byteLength) => readBytes(descriptor, start, end) };
   const metadata = await guarded(async () => {
     const length = new DataView(readBytes(descriptor, byteLength - 8, byteLength)).getUint32(0, true);

@@ -1,5 +1,3 @@
-import { Decompress } from "fzstd";
-import xxhash from "xxhash-wasm";
 import type { ByteStream } from "./byte-stream.js";
 
 /** Memory that one frame may ask for; zstd's own tool takes no more either. */
@@ -11,6 +9,8 @@ const MAX_WINDOW = 128 * 2 ** 20;
  * @throws Error if the data is damaged, cut off or needs a dictionary or too much memory
  */
 export async function* unzstd(chunks: ByteStream): AsyncGenerator<Uint8Array, void, void> {
+  const { Decompress } = await import("fzstd"); // loaded where they are needed
+  const { default: xxhash } = await import("xxhash-wasm");
   const { create64 } = await xxhash();
   const input = new Input(chunks);
   while (!(await input.isAtEnd())) {
