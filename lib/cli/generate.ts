@@ -48,7 +48,7 @@ export function generateCommand(): Command {
     )
     .addOption(diffusionOnly("--shift", "the model was trained with the logit shift"))
     .option("-t, --temperature <t>", "randomness of the choice; 0: always the most likely token", real(0, 100), 0)
-    .option("--top-p <p>", "sample among the likeliest tokens of this joint probability", real(0.000001, 1), 1)
+    .option("--top-p <p>", "sample among the likeliest tokens of this joint probability", real(0, 1), 1)
     .option("--top-k <k>", "sample among the k likeliest tokens; 0: all", integer(0), 0)
     .option("--seed <n>", "of the sampling", integer(0), 0)
     .option("--autoregressive", "decode token by token with the same weights")

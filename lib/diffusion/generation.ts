@@ -7,7 +7,12 @@ const samplingFields = {
   maxTokens: z.number().int().min(1).describe("tokens to generate, exactly, unless a stop token comes first"),
   temperature: z.number().min(0).default(0).describe("0: the most likely token"),
   topK: z.number().int().min(0).default(0).describe("sample among the k most likely tokens; 0: all"),
-  topP: z.number().gt(0).max(1).default(1).describe("sample among the likeliest tokens of this joint probability"),
+  topP: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(1)
+    .describe("sample among the likeliest tokens of this joint probability; 0: the most likely"),
   minP: z
     .number()
     .min(0)

@@ -62,6 +62,7 @@ export {
 export type { Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { generateBlocks } from "./sampler.js";
 export { supervisedObjective } from "./supervised.js";
+export { diffusionTokenBounds, type TokenBounds, type TokenBoundsOptions } from "./token-bounds.js";
 export { type DrawKey, sampleToken, type TokenChoice, type TokenChoiceOptions } from "./token-choice.js";
 export {
   advanceWarmup,

@@ -116,11 +116,16 @@ export async function diffusionBound(
   return total.result();
 }
 
-function passesOver(
+/**
+ * The masks of a batch that an estimator asks for.
+ *
+ * @throws DiffusionError DIFFUSION_OPTIONS as {@link diffusionBound} does
+ */
+export function passesOver(
   batch: TokenBatch,
   blockSize: number,
   maskId: number,
-  options: DiffusionBoundOptions,
+  options: Pick<DiffusionBoundOptions, "estimator" | "passes" | "seed">,
 ): Iterable<MaskedPass> {
   const { estimator = "count", passes = 8, seed = 0 } = options;
   if (estimator === "exact") return allSubsets(batch, blockSize, maskId);

@@ -8,7 +8,7 @@ export interface TokenChoiceOptions {
   temperature: number;
   /** Only the k most likely tokens. 0: all. */
   topK: number;
-  /** Only the most likely tokens that together have this probability, at the temperature. 1: all. */
+  /** Only the most likely tokens that together have this probability, at the temperature. 1: all; 0: the most likely. */
   topP: number;
   /** Only tokens at least this times as likely as the likeliest, at the temperature. 0 or absent: all. */
   minP?: number;
@@ -143,7 +143,7 @@ function filterTokens(logits: Float32Array, options: Omit<TokenChoiceOptions, "s
   let total = 0;
   for (let i = 0; i < count; i++) total += Math.exp((logits[order[i]] - highest) / temperature);
   let covered = 0;
-  for (let i = 0; i < count && covered < topP * total; i++) {
+  for (let i = 0; i < count && (i === 0 || covered < topP * total); i++) {
     const relative = Math.exp((logits[order[i]] - highest) / temperature);
     if (relative < minP) break;
     allowed[order[i]] = 1;

@@ -17,7 +17,7 @@ import {
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
-import { checkRequest, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
+import { checkDiffusionScore, checkRequest, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
 import type { CoreReply } from "./protocol.js";
 import { Supervisor } from "./supervisor.js";
 import type {
@@ -206,6 +206,7 @@ export class Engine {
     if (tokens.length > facts.maxLength) {
       throw new EngineError("ENGINE_TOO_LONG", `${tokens.length} tokens exceed the ${facts.maxLength} of the model`);
     }
+    if (settings.mode === "diffusion") checkDiffusionScore(tokens, facts);
     const key = this.#nextKey++;
     let result: ScoreResult | undefined;
     const onScore = (scored: ScoreResult) => {

@@ -21,15 +21,24 @@ export const remaskSchema = z.strictObject({
   rounds: z.number().int().min(1).max(64).default(1).describe("passes of a block that may mask again"),
 });
 
+/** A signed integer of 64 bits: a number where it is a safe one, else a bigint. */
+const seedSchema = z.union([
+  z.number().int(),
+  z
+    .bigint()
+    .min(-(2n ** 63n))
+    .max(2n ** 63n - 1n),
+]);
+
 /** Options of one request: {@link Engine.generate}. */
 export const generateOptionsSchema = z.strictObject({
   mode: z.enum(["diffusion", "autoregressive"]).default("diffusion"),
   maxTokens: z.number().int().min(1).default(128).describe("tokens to generate, exactly, unless a stop comes first"),
   temperature: z.number().min(0).max(100).default(0).describe("0: the most likely token"),
-  topP: z.number().gt(0).max(1).default(1),
+  topP: z.number().min(0).max(1).default(1).describe("0: the most likely token"),
   topK: z.number().int().min(0).default(0).describe("0: all"),
   minP: z.number().min(0).max(1).default(0).describe("only tokens at least this times as likely as the likeliest"),
-  seed: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional().describe("by default a random one"),
+  seed: seedSchema.optional().describe("64 bits, signed; by default a random one"),
   presencePenalty: z.number().min(-2).max(2).default(0),
   frequencyPenalty: z.number().min(-2).max(2).default(0),
   repetitionPenalty: z.number().gt(0).max(10).default(1).describe("over prompt and output; 1: none"),
@@ -77,8 +86,14 @@ export const scoreOptionsSchema = z.strictObject({
   mode: z.enum(["autoregressive", "diffusion"]).default("autoregressive"),
   blockSize: z.number().int().min(1).max(1024).optional(),
   logprobs: z.number().int().min(0).max(20).default(0),
-  passes: z.number().int().min(2).max(1024).default(8).describe("random passes of the diffusion bound"),
-  seed: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).default(0),
+  passes: z
+    .number()
+    .int()
+    .min(2)
+    .max(1024)
+    .optional()
+    .describe("random masks of the bound; by default every mask up to block size 4, then 16"),
+  seed: seedSchema.default(0),
 });
 export type ScoreOptions = z.input<typeof scoreOptionsSchema>;
 export type ScoreSettings = z.output<typeof scoreOptionsSchema>;

@@ -111,6 +111,20 @@ export function checkRequest(
   }
 }
 
+/**
+ * Checks that the diffusion bound of a text can be computed.
+ *
+ * @throws EngineError ENGINE_OPTIONS, ENGINE_PROMPT
+ */
+export function checkDiffusionScore(tokens: Int32Array, { maskId }: ModelFacts): void {
+  if (maskId === null) {
+    fail("ENGINE_OPTIONS", "the model has no mask token: it can only be scored autoregressively, or give maskId");
+  }
+  const masked = tokens.indexOf(maskId);
+  if (masked >= 0)
+    fail("ENGINE_PROMPT", `text token ${masked} is the mask token ${maskId}, which the bound is made by`);
+}
+
 function fail(code: "ENGINE_PROMPT" | "ENGINE_TOO_LONG" | "ENGINE_OPTIONS", message: string): never {
   throw new EngineError(code, message);
 }

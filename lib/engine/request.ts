@@ -5,7 +5,7 @@ export interface EngineRequest {
   /** Unique among the requests of an engine. */
   key: number;
   prompt: Int32Array;
-  settings: GenerateSettings & { seed: number; blockSize: number };
+  settings: GenerateSettings & { seed: number | bigint; blockSize: number };
   /** Every id that ends the text. */
   stopIds: number[];
   /** Ids that are never chosen, besides the mask. */

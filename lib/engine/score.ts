@@ -1,13 +1,19 @@
-import { diffusionBound } from "../diffusion/likelihood.js";
+import { diffusionTokenBounds } from "../diffusion/token-bounds.js";
 import { causalPlan } from "../model/attention-plan.js";
 import type { Decoder } from "../model/decoder.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import type { ScoreSettings } from "./options.js";
+import { drawSeed } from "./seed.js";
 import type { ScoreResult, TopLogprob } from "./types.js";
 
 /** Rows of logits that exist at once. */
 const CHUNK = 256;
+
+/** Up to this block size the bound is summed over every mask: 15 passes for 4 tokens. */
+const MOST_EXACT = 4;
+/** Random passes beyond it. */
+const RANDOM_PASSES = 16;
 
 /** What a score needs to know besides the text. */
 export interface ScoreContext {
@@ -19,8 +25,8 @@ export interface ScoreContext {
 }
 
 /**
- * How likely the model finds a text: autoregressive, the logprob of each token given those before; diffusion, the bound
- * of Eq. 4.
+ * How likely the model finds a text: autoregressive, the logprob of each token given those before; diffusion, what each
+ * token adds to the bound of Eq. 4.
  */
 export async function score(
   model: Decoder,
@@ -29,19 +35,20 @@ export async function score(
   { textOf, maskId, shift, signal }: ScoreContext,
 ): Promise<ScoreResult> {
   if (settings.mode === "diffusion") {
-    const batch = { indices: [0], tokens, batch: 1, length: tokens.length };
-    const { blockSize, passes, seed } = settings;
-    const bound = await diffusionBound(model, [batch], {
-      blockSize,
-      passes,
-      seed,
-      maskId,
-      shift,
-      signal,
-      byteLength: () => 1,
-    });
-    const standardError = bound.standardError * bound.bytes * Math.LN2;
-    return { logprobs: [], nats: bound.nats, tokens: bound.tokens, standardError };
+    const { blockSize, logprobs: top } = settings;
+    const passes = settings.passes ?? (blockSize > MOST_EXACT ? RANDOM_PASSES : undefined);
+    const seed = drawSeed(settings.seed, 0);
+    const bounds = await diffusionTokenBounds(model, tokens, { blockSize, maskId, shift, passes, seed, top, signal });
+    const named = bounds.top?.map((each) => each?.map((one) => ({ ...one, text: textOf(one.id) })) ?? null);
+    return {
+      mode: "diffusion",
+      logprobs: bounds.logprobs,
+      ...(named && { topLogprobs: named }),
+      nats: bounds.nats,
+      tokens: Math.max(0, tokens.length - 1),
+      standardError: bounds.standardError,
+      passes: bounds.passes,
+    };
   }
   const logprobs: (number | null)[] = [null];
   const top: (TopLogprob[] | null)[] = [null];
@@ -66,11 +73,13 @@ export async function score(
   );
   const nats = logprobs.reduce<number>((sum, value) => sum - (value ?? 0), 0);
   return {
+    mode: "autoregressive",
     logprobs,
     ...(settings.logprobs > 0 && { topLogprobs: top }),
     nats,
     tokens: Math.max(0, tokens.length - 1),
     standardError: 0,
+    passes: 1,
   };
 }
 

@@ -4,6 +4,7 @@ import { RequestAdjustments } from "./adjustments.js";
 import type { ChoiceRow, RowChoice, RowSettings } from "./choice-rows.js";
 import type { PrefixNode } from "./page-pool.js";
 import type { EngineRequest } from "./request.js";
+import { drawSeed } from "./seed.js";
 import { SequenceOutput } from "./sequence-output.js";
 import type { CommittedToken, DoneEvent, EngineEvent } from "./types.js";
 
@@ -94,7 +95,10 @@ export class Sequence {
     const { temperature, topK, topP, minP, seed, logprobs } = settings;
     const entropy = this.#rule.usesEntropy ?? false;
     const forbidMask = !this.autoregressive;
-    this.#settings = { temperature, topK, topP, minP, seed: seed + index, logprobs, entropy, forbidMask };
+    // The likeliest token covers any share of the probability, but for the share 0 none is needed.
+    const share = Math.max(topP, Number.EPSILON);
+    const draws = { temperature, topK, topP: share, minP, seed: drawSeed(seed, index) };
+    this.#settings = { ...draws, logprobs, entropy, forbidMask };
     this.start = this.autoregressive ? this.firstNew : Math.floor(this.firstNew / B) * B;
     this.end = this.start;
     if (!this.autoregressive) this.#openBlock();

@@ -111,15 +111,22 @@ export interface Choice {
 }
 
 export interface ScoreResult {
-  /** Autoregressive: ln p of each token given those before; null for the first. */
+  mode: "autoregressive" | "diffusion";
+  /**
+   * null for the first token. Autoregressive: ln p of each token given those before. Diffusion: what each adds to the
+   * bound of Eq. 4, the mean of its ln p over the orders in which its block can be unmasked.
+   */
   logprobs: (number | null)[];
-  /** Per token the likeliest ones at its place, if asked for. */
+  /** Per token the likeliest ones at its place, if asked for; in mode "diffusion" by the same means. */
   topLogprobs?: (TopLogprob[] | null)[];
-  /** Negative sum of the logprobs; of mode "diffusion" the bound (Eq. 4), for which `logprobs` is empty. */
+  /** Negative sum of the logprobs: -ln p of the text; in mode "diffusion" its upper bound. */
   nats: number;
+  /** Tokens scored: all but the first. */
   tokens: number;
-  /** Of the bound's random masks; 0 for autoregressive scores. */
+  /** Of `nats`, from the bound's random masks; 0 where nothing is random. */
   standardError: number;
+  /** Passes of the model over the text. */
+  passes: number;
 }
 
 /** What the engine is doing and has done. Counters only grow, but start at 0 when the worker is started again. */

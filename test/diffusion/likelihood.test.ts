@@ -3,9 +3,11 @@ import {
   arBitsPerByte,
   type DiffusionBoundOptions,
   diffusionBound,
+  diffusionTokenBounds,
   type TokenBatch,
 } from "../../lib/diffusion/index.js";
 import { allSubsets, randomCounts, randomTimes } from "../../lib/diffusion/likelihood-passes.js";
+import { UncachedForward } from "../../lib/diffusion/sequence-forward.js";
 import { cachedPlan, type Decoder, KeyValueCache } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { MASK, randomBatch, readJson, tinyModel } from "./fixture.js";
@@ -146,3 +148,74 @@ describe("the estimate", () => {
     expect(Math.abs(cast.nats / exact.nats - 1)).toBeLessThan(0.05);
   });
 });
+
+describe("token by token", () => {
+  it.each(golden.filter(({ documents }) => documents.length === 2))(
+    "B $blockSize: the values add up to the bound",
+    async (c) => {
+      const { blockSize, shift } = c;
+      const tokens = Int32Array.from(c.tokens);
+      const bounds = await diffusionTokenBounds(model, tokens, { blockSize, shift, maskId: MASK, top: 3 });
+      expect(Math.abs(bounds.nats / c.bound - 1)).toBeLessThan(1e-6);
+      expect(bounds).toMatchObject({ standardError: 0, passes: 2 ** blockSize - 1 });
+      expect(bounds.logprobs[0]).toBeNull();
+      expect(bounds.top?.[0]).toBeNull();
+      bounds.logprobs.slice(1).forEach((logprob, i) => {
+        const top = bounds.top?.[i + 1] ?? [];
+        expect(top).toHaveLength(3);
+        expect(top[0].logprob).toBeGreaterThanOrEqual((logprob as number) - 1e-9);
+        for (const one of top) if (one.id === tokens[i + 1]) expect(one.logprob).toBeCloseTo(logprob as number, 9);
+      });
+    },
+  );
+
+  it("each is the mean over the orders in which its block can be unmasked", async () => {
+    const [tokens, blockSize] = [Int32Array.of(3, 9, 4, 7, 5, 8), 3];
+    const { logprobs } = await diffusionTokenBounds(model, tokens, { blockSize, maskId: MASK });
+    const blocks = [
+      [1, 2],
+      [3, 4, 5],
+    ];
+    // As the sampler sees a block: what is committed, masks, and the blocks before.
+    const reference = new UncachedForward(model, blockSize);
+    const logprobOf = (known: Int32Array, at: number, end: number) => {
+      using rows = reference.logits({ sequence: known, finished: 0, end, rows: [at] });
+      return torch.scope(() => (rows.to({ dtype: "float64" }).logSoftmax(1).tolist() as number[][])[0][tokens[at]]);
+    };
+    for (const block of blocks) {
+      const sums = new Map(block.map((at) => [at, 0]));
+      const orders = permutations(block);
+      for (const order of orders) {
+        const known = tokens.slice();
+        for (const at of block) known[at] = MASK;
+        for (const at of order) {
+          const logprob = logprobOf(known, at, block[block.length - 1] + 1);
+          sums.set(at, (sums.get(at) as number) + logprob / orders.length);
+          known[at] = tokens[at];
+        }
+      }
+      for (const [at, mean] of sums) expect(logprobs[at]).toBeCloseTo(mean, 5);
+    }
+  });
+
+  it("random masks give an estimate, with its standard error, and spans of places the same values", async () => {
+    const c = golden.find((each) => each.blockSize === 4 && each.documents.length === 2) as GoldenCase;
+    const options = { blockSize: 4, shift: c.shift, maskId: MASK, passes: 60, seed: 3 };
+    const bounds = await diffusionTokenBounds(model, Int32Array.from(c.tokens), options);
+    expect(bounds.passes).toBe(60);
+    expect(bounds.standardError).toBeGreaterThan(0);
+    expect(Math.abs(bounds.nats - c.bound)).toBeLessThan(5 * bounds.standardError);
+    const sum = bounds.logprobs.reduce<number>((total, each) => total + (each ?? 0), 0);
+    expect(sum).toBeCloseTo(-bounds.nats, 9);
+    await expect(diffusionTokenBounds(model, Int32Array.of(1, 2), { ...options, passes: 1 })).rejects.toMatchObject({
+      code: "DIFFUSION_OPTIONS",
+    });
+    const signal = AbortSignal.abort(new Error("enough"));
+    await expect(diffusionTokenBounds(model, Int32Array.of(1, 2), { ...options, signal })).rejects.toThrow("enough");
+  });
+});
+
+function permutations(items: readonly number[]): number[][] {
+  if (items.length === 0) return [[]];
+  return items.flatMap((first) => permutations(items.filter((each) => each !== first)).map((rest) => [first, ...rest]));
+}

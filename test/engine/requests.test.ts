@@ -157,16 +157,46 @@ describe("what a request can ask for", () => {
     expect(scored.tokens).toBe(15);
   });
 
-  it("a diffusion bound", async () => {
+  it("a diffusion bound, token by token", async () => {
     const tokens = randomPrompt(8, 40);
     const one = await engine.score(tokens, { mode: "diffusion", blockSize: 1 });
     const ar = await engine.score(tokens, { mode: "autoregressive" });
-    const wide = await engine.score(tokens, { mode: "diffusion", blockSize: 4, passes: 16 });
-    expect(one.tokens).toBe(39);
-    expect(wide.nats).toBeGreaterThan(0);
+    const exact = await engine.score(tokens, { mode: "diffusion", blockSize: 4, logprobs: 2 });
+    const wide = await engine.score(tokens, { mode: "diffusion", blockSize: 4, passes: 16, seed: -(2n ** 62n) });
+    expect(one).toMatchObject({ tokens: 39, passes: 1, standardError: 0 });
+    expect(ar).toMatchObject({ mode: "autoregressive", standardError: 0, passes: 1 });
+    expect(exact).toMatchObject({ mode: "diffusion", standardError: 0, passes: 15 });
+    expect(exact.logprobs).toHaveLength(40);
+    expect(exact.logprobs.reduce<number>((sum, each) => sum + (each ?? 0), 0)).toBeCloseTo(-exact.nats, 9);
+    expect(exact.topLogprobs?.[0]).toBeNull();
+    expect(exact.topLogprobs?.[7]).toHaveLength(2);
+    expect(exact.nats).not.toBeCloseTo(ar.nats, 2);
     expect(wide.standardError).toBeGreaterThan(0);
-    expect(ar.standardError).toBe(0);
-    expect(await engine.score(tokens, { mode: "diffusion", blockSize: 4, passes: 16 })).toEqual(wide);
+    expect(Math.abs(wide.nats - exact.nats)).toBeLessThan(5 * wide.standardError);
+    const again = { mode: "diffusion", blockSize: 4, passes: 16, seed: -(2n ** 62n) } as const;
+    expect(await engine.score(tokens, again)).toEqual(wide);
+    await expect(engine.score([...tokens, MASK], again)).rejects.toMatchObject({ code: "ENGINE_PROMPT" });
+  });
+
+  it("a seed of any 64 bits, its lowest ones included, and topP 0 as the likeliest token", async () => {
+    const prompt = randomPrompt(5, 6);
+    const text = async (seed: number | bigint, more = {}) =>
+      (await engine.complete(prompt, { maxTokens: 12, temperature: 1, seed, ...more }))[0].ids.join(" ");
+    const seeds = [0, 1, -1, 2n ** 53n, 2n ** 53n + 1n, 2n ** 63n - 1n, 2n ** 63n - 2n, -(2n ** 63n)];
+    const texts = await Promise.all(seeds.map((seed) => text(seed)));
+    expect(new Set(texts).size).toBe(seeds.length);
+    expect(await text(2n ** 63n - 1n)).toBe(texts[5]);
+    expect(await text(BigInt(1))).toBe(texts[1]);
+    // Choice i draws with seed + i, also across 2^53 and around 2^64.
+    const [, next] = await engine.complete(prompt, { maxTokens: 12, temperature: 1, seed: 2n ** 63n - 1n, n: 2 });
+    expect(next.ids.join(" ")).toBe(texts[7]);
+    const [, beyond] = await engine.complete(prompt, { maxTokens: 12, temperature: 1, seed: 2 ** 53 - 1, n: 2 });
+    expect(beyond.ids.join(" ")).toBe(texts[3]);
+    expect(await text(7, { topP: 0 })).toBe(await text(7, { temperature: 0 }));
+    expect(await text(8, { topP: 0, mode: "autoregressive" })).toBe(await text(9, { topK: 1, mode: "autoregressive" }));
+    for (const seed of [2n ** 63n, -(2n ** 63n) - 1n, 1.5, 2 ** 53]) {
+      await expect(text(seed)).rejects.toMatchObject({ code: "ENGINE_OPTIONS" });
+    }
   });
 
   it("logitBias forbids and forces tokens", async () => {

@@ -131,7 +131,8 @@ export class ScriptedEngine implements ServedEngine {
   async score(tokens: number[], options: ScoreOptions = {}): Promise<ScoreResult> {
     const logprobs = tokens.map((_, i) => (i === 0 ? null : -1));
     const top = options.logprobs ? { topLogprobs: tokens.map(() => null) } : {};
-    return { logprobs, ...top, nats: tokens.length - 1, tokens: tokens.length, standardError: 0 };
+    const nats = tokens.length - 1;
+    return { mode: "autoregressive", logprobs, ...top, nats, tokens: nats, standardError: 0, passes: 1 };
   }
 
   stats(): EngineStats {

@@ -1,0 +1,166 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
+import type { Decoder } from "../model/decoder.js";
+import type { Tensor } from "../torch/index.js";
+import * as torch from "../torch/index.js";
+import { blockDiffusionPlan } from "./attention-plan.js";
+import type { TokenBatch } from "./batch.js";
+import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
+import { passesOver } from "./likelihood.js";
+import type { MaskedPass } from "./likelihood-passes.js";
+import { uploadIntegers } from "./upload.js";
+
+/** What each token adds to the diffusion bound of a text. */
+export interface TokenBounds {
+  /**
+   * Per token the mean of ln p over the orders in which its block can be unmasked, null for the first, which is given.
+   * Their sum is the bound: the lower one of ln p(text), Eq. 4 with the integral done.
+   */
+  logprobs: (number | null)[];
+  /** Per token the ids with the highest such means, most likely first; only if asked for. */
+  top?: ({ id: number; logprob: number }[] | null)[];
+  /** Minus the sum of the logprobs: an upper bound of -ln p(text). */
+  nats: number;
+  /** Of `nats`, from the random masks; 0 where every mask was used. */
+  standardError: number;
+  /** Masks of each block that were used. */
+  passes: number;
+}
+
+export interface TokenBoundsOptions {
+  blockSize: number;
+  maskId: number;
+  /** Whether the model was trained with the logit shift. */
+  shift?: boolean;
+  /** Random passes, 2 at least; undefined: all 2^B - 1 masks of a block, for B up to 12. */
+  passes?: number;
+  /** Of random passes. */
+  seed?: number;
+  /** How many of the likeliest tokens to report at each place; default 0. */
+  top?: number;
+  signal?: AbortSignal;
+}
+
+/** Rows of logits that exist at once. */
+const CHUNK = 256;
+/** Means of ln p that exist at once, over places and vocabulary: 256 MiB in float64. */
+const MOST_MEANS = 2 ** 25;
+
+/**
+ * The diffusion bound of one text, token by token. A mask of m of a block's n tokens weighs 1 / (m C(n, m)), so that the
+ * masks which hold a token weigh 1 together: its value is a mean over masks, and over all orders of unmasking.
+ *
+ * @param tokens of one document, from its first
+ * @throws DiffusionError DIFFUSION_OPTIONS for fewer than two random passes, or all masks with B > 12; the signal's reason
+ */
+export async function diffusionTokenBounds(
+  model: Decoder,
+  tokens: Int32Array,
+  options: TokenBoundsOptions,
+): Promise<TokenBounds> {
+  const { blockSize, maskId, passes, seed, top = 0, signal } = options;
+  const { length } = tokens;
+  const batch: TokenBatch = { indices: [0], tokens, batch: 1, length };
+  const logprobs = new Float64Array(length);
+  const sums: number[] = [];
+  const likeliest: TokenBounds["top"] = [];
+  const { vocabSize } = model.config;
+  const span = top > 0 ? Math.max(1, Math.floor(MOST_MEANS / vocabSize)) : length;
+  for (let from = 0; from < length; from += span) {
+    const to = Math.min(length, from + span);
+    const { device } = model;
+    const means = top > 0 ? torch.zeros([to - from, vocabSize], { dtype: "float64", device }) : undefined;
+    try {
+      const estimator = passes === undefined ? "exact" : "count";
+      let number = 0;
+      for (const pass of passesOver(batch, blockSize, maskId, { estimator, passes, seed })) {
+        await nextTurn();
+        signal?.throwIfAborted();
+        const values = scorePass(model, batch, within(pass, from, to), options, means && { means, from });
+        for (const [at, value] of values) logprobs[at] += value;
+        sums[number] = (sums[number] ?? 0) + values.reduce((sum, [, value]) => sum + value, 0);
+        number++;
+      }
+      if (means) likeliest.push(...highest(means, top, passes ?? 1));
+    } finally {
+      means?.dispose();
+    }
+  }
+  const count = passes ?? 1;
+  const nats = -logprobs.reduce((sum, value) => sum + value, 0) / count;
+  return {
+    logprobs: Array.from(logprobs, (value, i) => (i === 0 ? null : value / count)),
+    ...(top > 0 && { top: likeliest.map((each, i) => (i === 0 ? null : each)) }),
+    nats,
+    standardError: passes === undefined ? 0 : standardError(sums, nats),
+    passes: sums.length,
+  };
+}
+
+/** The part of a pass whose masked tokens are in [from, to); what is masked stays masked. */
+function within({ noisy, positions, weights }: MaskedPass, from: number, to: number): MaskedPass {
+  const mine = [...positions.keys()].filter((k) => positions[k] >= from && positions[k] < to);
+  return {
+    noisy,
+    positions: Int32Array.from(mine, (k) => positions[k]),
+    weights: Float64Array.from(mine, (k) => weights[k]),
+  };
+}
+
+/** Weighted ln p of the masked tokens by position; those of all tokens are added to `into`. */
+function scorePass(
+  model: Decoder,
+  batch: TokenBatch,
+  { noisy, positions, weights }: MaskedPass,
+  { blockSize, shift = false }: TokenBoundsOptions,
+  into: { means: Tensor; from: number } | undefined,
+): [position: number, value: number][] {
+  if (positions.length === 0) return [];
+  const { device } = model;
+  const rows = shift ? shiftedRows(batch, positions, blockSize) : positions;
+  const targets = positions.map((at) => batch.tokens[at]);
+  const values: [number, number][] = [];
+  torch.scope(() =>
+    torch.noGrad(() => {
+      const [input, rowIds, targetIds, places] = uploadIntegers(
+        [noisyThenClean(batch, noisy), rows, targets, positions.map((at) => at - (into?.from ?? 0))],
+        device,
+      );
+      const seen = { rows: rowIds, rowIndices: rows, cleanQueries: shift, device };
+      const plan = blockDiffusionPlan(batch.length, blockSize, seen);
+      const hidden = model.forward(input.view([1, 2 * batch.length]), plan);
+      for (let at = 0; at < positions.length; at += CHUNK) {
+        const count = Math.min(CHUNK, positions.length - at);
+        torch.scope(() => {
+          const logits = model.logits(hidden.narrow(0, at, count));
+          const logp = logits.to({ dtype: "float64" }).logSoftmax(1);
+          const ids = targetIds.narrow(0, at, count).unsqueeze(1);
+          const picked = logp.gather(1, ids).toTypedArray() as Float64Array;
+          for (let i = 0; i < count; i++) values.push([positions[at + i], weights[at + i] * picked[i]]);
+          if (!into) return;
+          const factor = torch.tensor(weights.slice(at, at + count), { device }).unsqueeze(1);
+          into.means.indexAdd_(0, places.narrow(0, at, count), logp.mul(factor));
+        });
+      }
+    }),
+  );
+  return values;
+}
+
+function highest(means: Tensor, top: number, count: number): { id: number; logprob: number }[][] {
+  const k = Math.min(top, means.size(1));
+  const [values, ids] = torch.scope(() =>
+    (means.topk(k, 1) as [Tensor, Tensor]).map((tensor) => tensor.toTypedArray()),
+  );
+  return Array.from({ length: means.size(0) }, (_, row) =>
+    Array.from({ length: k }, (_, j) => ({
+      id: Number(ids[row * k + j]),
+      logprob: Number(values[row * k + j]) / count,
+    })),
+  );
+}
+
+/** Of the mean of the passes' sums. */
+function standardError(sums: readonly number[], nats: number): number {
+  const squares = sums.reduce((sum, each) => sum + (each + nats) ** 2, 0);
+  return Math.sqrt(squares / (sums.length - 1) / sums.length);
+}
