@@ -114,7 +114,7 @@ async function whole(
       into.stopReason = event.stopReason;
     }
   }
-  const dllm = { ...usage.toDllm(), ...(work.streamSteps && { steps }) };
+  const dllm = { ...usage.toDllm(), ...work.dialect.totals?.(), ...(work.streamSteps && { steps }) };
   const body = { ...work.dialect.response(choices, usage.toUsage()), dllm };
   noteIgnored(reply, work.ignored);
   return reply.send(body);

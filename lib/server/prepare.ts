@@ -6,7 +6,9 @@ import type { ServerContext } from "./context.js";
 import { ClientGone } from "./operations/lifetime.js";
 import type { PromptPool } from "./prompts/prompt-pool.js";
 import type { PromptAnswer } from "./prompts/tasks.js";
+import { contextLengthExceeded } from "./protocol/context-length.js";
 import { dllmOptions } from "./protocol/dllm.js";
+import { textOf } from "./protocol/messages.js";
 import type { ChatRequest, CompletionRequest } from "./protocol/requests.js";
 import type { TextEngine } from "./served-engine.js";
 
@@ -87,7 +89,7 @@ export function tokensToGenerate(
   { model: facts }: TextEngine,
   promptTokens: number,
   asked: number | null | undefined,
-  { param, fallback }: { param: string; fallback?: number },
+  { param, prompt, fallback }: { param: string; prompt: string; fallback?: number },
 ): number {
   const { maxLength } = facts;
   const limit = settings.maxTokensLimit ?? maxLength;
@@ -99,32 +101,35 @@ export function tokensToGenerate(
   const room = maxLength - promptTokens;
   const tokens = asked ?? Math.min(fallback ?? room, room, limit);
   if (tokens > room || (asked == null && room < 1)) {
-    const message =
-      `the model's context is ${maxLength} tokens; the prompt has ${promptTokens} ` +
-      `and ${param} asks for ${asked ?? 1} more`;
-    throw new ApiError("context_length_exceeded", message, { param });
+    const completionTokens = asked ?? Math.min(fallback ?? 1, limit);
+    throw contextLengthExceeded({ maxLength, promptTokens, completionTokens, prompt, completion: param });
   }
   return tokens;
+}
+
+/** The field that asks for tokens, and how many. */
+interface Completion {
+  param: string;
+  tokens: number;
 }
 
 /**
  * Ids of a text, unless it is certainly too long: then nothing is spent on it. The model's tokenizer runs in a thread
  * apart.
  *
+ * @param options.completion the field that asks for tokens, and how many
  * @throws ApiError context_length_exceeded, prompt_too_costly; ClientGone
  */
 export async function encodeText(
   context: ServerContext,
   engine: TextEngine,
   text: string,
-  { param, addSpecialTokens, signal }: { param: string; addSpecialTokens: boolean; signal?: AbortSignal },
+  options: { param: string; addSpecialTokens: boolean; completion?: Completion; signal?: AbortSignal },
 ): Promise<number[]> {
+  const { param, addSpecialTokens, completion, signal } = options;
   const { maxLength } = engine.model;
-  return idsOf(
-    await promptsOf(context).run({ kind: "encode", text, addSpecialTokens, maxLength }, signal),
-    maxLength,
-    param,
-  );
+  const answer = await promptsOf(context).run({ kind: "encode", text, addSpecialTokens, maxLength }, signal);
+  return idsOf(answer, maxLength, param, completion);
 }
 
 /** Text of ids. */
@@ -144,11 +149,12 @@ function promptsOf({ state: { prompts } }: ServerContext): PromptPool {
   return prompts;
 }
 
-function idsOf(answer: PromptAnswer, maxLength: number, param: string): number[] {
+function idsOf(answer: PromptAnswer, maxLength: number, prompt: string, completion?: Completion): number[] {
   if ("ids" in answer) return Array.from(answer.ids);
-  const atLeast = "atLeast" in answer ? answer.atLeast : 0;
-  const message = `${param}: the model's context is ${maxLength} tokens, and this text has at least ${atLeast}`;
-  throw new ApiError("context_length_exceeded", message, { param });
+  const promptTokens = "atLeast" in answer ? answer.atLeast : maxLength + 1;
+  const { param = prompt, tokens = 0 } = completion ?? {};
+  const counted = { maxLength, promptTokens, completionTokens: tokens, atLeast: true };
+  throw contextLengthExceeded({ ...counted, prompt, completion: param });
 }
 
 /** Ends with a response whose client is gone. */
@@ -169,8 +175,17 @@ export function checkIds({ model: facts }: TextEngine, ids: readonly number[], p
   throw new ApiError("invalid_value", message, { param });
 }
 
-/** @throws ApiError invalid_value when a request asks for more choices than one may */
-export function checkChoices({ settings }: ServerContext, prompts: number, n: number): void {
+/** @throws ApiError unsupported_parameter, invalid_value when a request asks for more choices than it gets or one may */
+export function checkChoices(
+  { settings }: ServerContext,
+  prompts: number,
+  n: number,
+  bestOf: number | null | undefined,
+): void {
+  if (bestOf != null && bestOf !== n) {
+    const message = `best_of is not supported but for as many choices as are given: n is ${n}, best_of ${bestOf}`;
+    throw new ApiError("unsupported_parameter", message, { param: "best_of" });
+  }
   if (prompts * n <= settings.maxChoices) return;
   const message = `${prompts} prompt${prompts > 1 ? "s" : ""} times n = ${n} are more than ${settings.maxChoices} choices`;
   throw new ApiError("invalid_value", message, { param: prompts > 1 ? "prompt" : "n" });
@@ -190,6 +205,7 @@ export async function encodeChat(
     addGenerationPrompt: boolean;
     variables?: Record<string, unknown>;
     addSpecialTokens?: boolean;
+    completion?: Completion;
     signal?: AbortSignal;
   },
 ): Promise<number[]> {
@@ -200,13 +216,14 @@ export async function encodeChat(
       { param: "messages" },
     );
   }
-  const { addGenerationPrompt, variables, addSpecialTokens = false, signal } = options;
-  const plain = messages.map(({ content, role, ...rest }): ChatMessage => {
-    const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text).join("");
+  const { addGenerationPrompt, variables, addSpecialTokens = false, completion, signal } = options;
+  const plain = messages.map((message): ChatMessage => {
+    const { content: _, role, ...rest } = message;
     // What newer clients call "developer" is what templates know as "system".
-    return { ...rest, role: role === "developer" ? "system" : role, content: text };
+    return { ...rest, role: role === "developer" ? "system" : role, content: textOf(message) };
   });
   const { maxLength } = engine.model;
   const task = { kind: "chat", messages: plain, options: { addGenerationPrompt, variables } } as const;
-  return idsOf(await promptsOf(context).run({ ...task, addSpecialTokens, maxLength }, signal), maxLength, "messages");
+  const answer = await promptsOf(context).run({ ...task, addSpecialTokens, maxLength }, signal);
+  return idsOf(answer, maxLength, "messages", completion);
 }

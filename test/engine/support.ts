@@ -70,7 +70,16 @@ export async function reference(
     shift,
   }: GenerateOptions & { shift?: boolean },
 ): Promise<{ ids: number[]; commits: number[][] }> {
-  const common = { maxTokens: maxTokens ?? 128, stopIds, temperature, topK, topP, minP, seed: Number(seed ?? 0), cache: false };
+  const common = {
+    maxTokens: maxTokens ?? 128,
+    stopIds,
+    temperature,
+    topK,
+    topP,
+    minP,
+    seed: Number(seed ?? 0),
+    cache: false,
+  };
   let ids: number[] = [];
   const commits: number[][] = [];
   if (mode === "autoregressive") {

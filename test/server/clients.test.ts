@@ -76,6 +76,38 @@ describe("the official openai client", () => {
     await expect(stranger.models.list()).rejects.toMatchObject({ status: 401, code: "invalid_api_key" });
   });
 
+  it("knows a context that is too short by its code and words", async () => {
+    const messages = [{ role: "user" as const, content: "word ".repeat(2000) }];
+    const refused = client.chat.completions.create({ model: "tiny", messages, max_tokens: 8 });
+    await expect(refused).rejects.toMatchObject({ status: 400, code: "context_length_exceeded", param: "messages" });
+    await expect(refused).rejects.toThrow(/^400 This model's maximum context length is 512 tokens\. However, you/);
+  });
+
+  it("gets bytes that are the text, and sends what it knows besides text", async () => {
+    const answer = await client.chat.completions.create({
+      model: "tiny",
+      messages: [
+        { role: "developer", content: [{ type: "text", text: "Be brief." }] },
+        { role: "user", content: "Sort.", name: "ann" },
+        { role: "assistant", content: [{ type: "refusal", refusal: "no" }] },
+        { role: "user", content: "Please." },
+      ],
+      max_completion_tokens: 12,
+      logprobs: true,
+      top_logprobs: 1,
+      seed: -1,
+      top_p: 0,
+      store: true,
+      verbosity: "low",
+      reasoning_effort: "low",
+      service_tier: "flex",
+      metadata: { run: "1" },
+    });
+    const [{ message, logprobs }] = answer.choices;
+    const bytes = (logprobs?.content ?? []).flatMap((token) => token.bytes ?? []);
+    expect(Buffer.from(bytes).toString("utf8")).toBe(message.content);
+  });
+
   it("tries again after 503, at the time it is told", async () => {
     const busy = new ScriptedEngine({ blockTime: 10, maxRunning: 1 });
     await using full = await start(busy, { maxQueue: 1 });

@@ -19,6 +19,19 @@ const complete = (body: object, init?: RequestInit) => served.post("/v1/completi
 const chat = (body: object) =>
   served.post("/v1/chat/completions", { messages: [{ role: "user", content: "Sort a list." }], ...body });
 
+/** What clients know an overflow by: LiteLLM and crewAI, LangChain's neighbours, coding agents that count. */
+const OVERFLOW_PATTERNS = [
+  /this model's maximum context length is/i,
+  /maximum context length is \d+ tokens/,
+  /reduce the length of the messages/i,
+  /^This model's maximum context length is (\d+) tokens\. However, you requested (at least )?(\d+) tokens \((\d+) in the messages, (\d+) in the completion\)\. Please reduce the length of the messages or completion\./,
+];
+
+/** Where tokens begin that are whole characters. */
+function offsetsOf(tokens: string[]): number[] {
+  return tokens.map((_, i) => [...tokens.slice(0, i).join("")].length);
+}
+
 /** What a stream of one choice says in all. */
 function joined(chunks: Json[], index = 0): string {
   const mine = chunks.flatMap((chunk) => chunk.choices).filter((choice: Json) => choice.index === index);
@@ -85,11 +98,22 @@ describe("/v1/completions", () => {
     expect([0, 1, 2].map((index) => joined(chunks, index))).toEqual(texts);
   });
 
-  it("scores the prompt with echo and max_tokens 0, as the engine does", async () => {
+  it.each([
+    ["autoregressive", { mode: "autoregressive" }, { mode: "autoregressive" }],
+    ["by the diffusion bound", { mode: "diffusion", block_size: 2 }, { mode: "diffusion", blockSize: 2 }],
+    ["by default as it generates, by diffusion", undefined, { mode: "diffusion" }],
+    ["with random masks of long blocks", { block_size: 8 }, { mode: "diffusion", blockSize: 8, seed: -3 }],
+  ] as const)("scores the prompt with echo and max_tokens 0, as the engine does: %s", async (_, dllm, options) => {
     const prompt = "def add(a, b):\n    return a + b\n";
     const ids = engine.tokenizer?.encode(prompt) ?? [];
-    const score = await engine.score(ids, { logprobs: 2 });
-    const { choices, usage } = await json(complete({ prompt, echo: true, max_tokens: 0, logprobs: 2 }));
+    const score = await engine.score(ids, { ...options, logprobs: 2 });
+    const body = { prompt, echo: true, max_tokens: 0, logprobs: 2, dllm, seed: -3 };
+    const { choices, usage, dllm: told } = await json(complete(body));
+    const { mode, nats, passes, standardError } = score;
+    expect(told.scores).toEqual([{ mode, nats, passes, standard_error: standardError }]);
+    const [opening] = await chunksOf(complete({ ...body, stream: true }));
+    expect(opening.dllm).toEqual({ index: 0, score: told.scores[0] });
+    expect(opening.choices[0].logprobs).toEqual(choices[0].logprobs);
     const { tokens, token_logprobs, top_logprobs, text_offset } = choices[0].logprobs;
     expect(choices[0].text).toBe(prompt);
     expect(tokens.join("")).toBe(prompt);
@@ -112,6 +136,7 @@ describe("/v1/completions", () => {
     const { tokens, token_logprobs } = whole.choices[0].logprobs;
     expect(tokens.join("")).toBe(whole.choices[0].text);
     expect(token_logprobs.slice(1).every((each: number) => each < 0)).toBe(true);
+    expect(whole.choices[0].logprobs.text_offset).toEqual(offsetsOf(tokens));
     expect(joined(await chunksOf(complete({ ...request, stream: true })))).toBe(whole.choices[0].text);
   });
 
@@ -285,8 +310,12 @@ describe("what is not honoured is refused", () => {
     [{ min_tokens: 5 }, "unsupported_parameter", "min_tokens"],
     [{ response_format: { type: "json_object" } }, "unsupported_parameter", "response_format"],
     [{ temperature: -1 }, "invalid_value", "temperature"],
-    [{ seed: 2 ** 60 }, "invalid_value", "seed"],
+    [{ best_of: 1, n: 2 }, "unsupported_parameter", "best_of"],
+    [{ best_of: "2" }, "invalid_value", "best_of"],
     [{ seed: 1.5 }, "invalid_value", "seed"],
+    [{ seed: "1" }, "invalid_value", "seed"],
+    [{ top_p: -0.1 }, "invalid_value", "top_p"],
+    [{ top_p: 1.1 }, "invalid_value", "top_p"],
     [{ logprobs: 21 }, "invalid_value", "logprobs"],
     [{ n: 65 }, "invalid_value", "n"],
     [{ max_tokens: 512 }, "context_length_exceeded", "max_tokens"],
@@ -312,11 +341,71 @@ describe("what is not honoured is refused", () => {
     expect((await json(response)).error).toMatchObject({ code: "context_length_exceeded", param: "prompt" });
   });
 
+  it("a context that is too short, in the words that clients know", async () => {
+    const ids = new Array(600).fill(7);
+    const long = Array.from({ length: 600 }, (_, i) => `word${i}`).join(" ");
+    const messages = [{ role: "user", content: long }];
+    const sent = [
+      [complete({ prompt: ids }), "prompt"],
+      [complete({ prompt: "x".repeat(1_000_000) }), "prompt"],
+      [complete({ prompt: ids, dllm: { edit: { start: 0, end: 2 } } }), "prompt"],
+      [complete({ prompt: ids, echo: true, max_tokens: 0, logprobs: 1 }), "prompt"],
+      [complete({ prompt: "x", suffix: long }), "prompt"],
+      [chat({ messages, max_tokens: 5 }), "messages"],
+      [chat({ messages: [{ role: "user", content: "x".repeat(1_000_000) }] }), "messages"],
+      [complete({ prompt: ids.slice(0, 500), max_tokens: 100 }), "max_tokens"],
+      [chat({ max_completion_tokens: 600 }), "max_completion_tokens"],
+    ] as const;
+    const messagesOf: string[] = [];
+    for (const [response, param] of sent) {
+      expect((await response).status).toBe(400);
+      const { error } = await json(response);
+      messagesOf.push(error.message);
+      expect(error).toMatchObject({ code: "context_length_exceeded", type: "invalid_request_error", param });
+      const { message } = error;
+      for (const known of OVERFLOW_PATTERNS) expect(message).toMatch(known);
+      expect(/prompt is too long: (at least )?\d+ tokens > 512 maximum/.test(message)).toBe(!param.startsWith("max_"));
+      // LangChain's own words, which it looks for in the message only.
+      expect(message).toMatch(/context_length_exceeded|prompt is too long/);
+    }
+    expect(messagesOf[7]).toBe(
+      "This model's maximum context length is 512 tokens. However, you requested 600 tokens (500 in the messages, 100 " +
+        "in the completion). Please reduce the length of the messages or completion. max_tokens: the prompt is too long " +
+        "to leave room for 100 tokens",
+    );
+  });
+
   it.each([
     [{ tools: [{ type: "function", function: { name: "f" } }] }, "unsupported_parameter", "tools"],
     [{ tool_choice: "required" }, "unsupported_parameter", "tool_choice"],
-    [{ reasoning_effort: "high" }, "unsupported_parameter", "reasoning_effort"],
-    [{ store: true }, "unsupported_parameter", "store"],
+    [{ functions: [{ name: "f" }] }, "unsupported_parameter", "functions"],
+    [{ function_call: { name: "f" } }, "unsupported_parameter", "function_call"],
+    [
+      { response_format: { type: "json_schema", json_schema: { name: "x" } } },
+      "unsupported_parameter",
+      "response_format",
+    ],
+    [{ modalities: ["text", "audio"] }, "unsupported_parameter", "modalities"],
+    [{ audio: { voice: "alloy", format: "mp3" } }, "unsupported_parameter", "audio"],
+    [{ web_search_options: {} }, "unsupported_parameter", "web_search_options"],
+    [{ moderation: { model: "omni" } }, "unsupported_parameter", "moderation"],
+    [{ best_of: 2 }, "unsupported_parameter", "best_of"],
+    [{ store: "yes" }, "invalid_value", "store"],
+    [{ metadata: { a: 1 } }, "invalid_value", "metadata.a"],
+    [
+      { stream: true, stream_options: { include_obfuscation: true } },
+      "invalid_value",
+      "stream_options.include_obfuscation",
+    ],
+    [{ messages: [{ role: "user" }] }, "invalid_value", "messages[0].content"],
+    [{ messages: [{ role: "user", content: [{ type: "text" }] }] }, "invalid_value", "messages[0].content"],
+    [
+      { messages: [{ role: "user", content: [{ type: "refusal", refusal: "no" }] }] },
+      "invalid_value",
+      "messages[0].content",
+    ],
+    [{ messages: [{ role: "user", content: "x", name: 1 }] }, "invalid_value", "messages[0].name"],
+    [{ messages: [{ role: "assistant", audio: { id: "a" } }] }, "invalid_value", "messages[0].audio"],
     [{ top_logprobs: 2 }, "invalid_value", "top_logprobs"],
     [{ messages: [] }, "invalid_value", "messages"],
     [{ messages: [{ role: "poet", content: "x" }] }, "invalid_value", "messages[0].role"],
@@ -330,8 +419,74 @@ describe("what is not honoured is refused", () => {
   it("unless it asks for nothing", async () => {
     const neutral = { best_of: 1, min_tokens: 0, response_format: { type: "text" }, suffix: null, user: "me" };
     expect((await complete({ prompt: "x", max_tokens: 1, ...neutral })).status).toBe(200);
-    const fields = { tools: [], tool_choice: "none", parallel_tool_calls: true, service_tier: "auto" };
+    expect((await complete({ prompt: "x", max_tokens: 1, n: 2, best_of: 2, logit_bias: null })).status).toBe(200);
+    const fields = { tools: [], tool_choice: "none", function_call: "auto", modalities: ["text"], audio: null };
     expect((await chat({ max_tokens: 1, ...fields })).status).toBe(200);
+  });
+
+  it("nor does a hint change the answer, or is named as unknown", async () => {
+    const hints = {
+      verbosity: "low",
+      reasoning_effort: "high",
+      store: true,
+      metadata: { run: "7" },
+      service_tier: "flex",
+      prompt_cache_key: "k",
+      prompt_cache_retention: "24h",
+      prompt_cache_options: { mode: "explicit" },
+      safety_identifier: "s",
+      parallel_tool_calls: false,
+      prediction: { type: "content", content: "def f(x):" },
+      user: "u".repeat(2000),
+    };
+    const plain = await json(chat({ max_tokens: 6 }));
+    const response = await chat({ max_tokens: 6, ...hints });
+    expect(response.headers.get("x-ignored-parameters")).toBeNull();
+    expect((await json(response)).choices).toEqual(plain.choices);
+    const none = Object.fromEntries(Object.keys(hints).map((name) => [name, null]));
+    expect((await chat({ max_tokens: 1, ...none })).status).toBe(200);
+  });
+
+  it("takes every kind of message, as its text", async () => {
+    const answer = async (messages: object[]) =>
+      (await json(served.post("/v1/chat/completions", { messages, max_tokens: 6 }))).choices;
+    const plain = await answer([
+      { role: "user", content: "Sort." },
+      { role: "assistant", content: "no" },
+      { role: "user", content: "Please." },
+    ]);
+    const text = { type: "text", text: "Sort.", cache_control: { type: "ephemeral" }, prompt_cache_breakpoint: {} };
+    const rich = (refused: object) => [
+      { role: "user", content: [text], name: "ann" },
+      { role: "assistant", function_call: null, tool_calls: null, audio: null, ...refused },
+      { role: "user", content: [{ type: "text", text: "Please." }] },
+    ];
+    expect(await answer(rich({ content: [{ type: "refusal", refusal: "no" }] }))).toEqual(plain);
+    expect(await answer(rich({ content: null, refusal: "no" }))).toEqual(plain);
+    expect(await answer(rich({ content: "no", refusal: null }))).toEqual(plain);
+  });
+
+  it("draws by every bit of a seed of 64, and by the likeliest token alone with top_p 0", async () => {
+    const text = async (seed: string, more = "") => {
+      const body = `{"prompt": "x =", "max_tokens": 12, "temperature": 1, "seed": ${seed}${more}}`;
+      const response = await complete(body as unknown as object);
+      const { choices, error } = await json(response);
+      expect(error).toBeUndefined();
+      return choices[0].text as string;
+    };
+    const seeds = ["-1", "9223372036854775807", "9223372036854775806", "-9223372036854775808", "9007199254740993"];
+    const texts = await Promise.all([...seeds, "9007199254740992", "0", "1"].map((seed) => text(seed)));
+    expect(new Set(texts).size).toBe(texts.length);
+    expect(await text("9223372036854775807 ")).toBe(texts[1]);
+    // Of equal keys the last counts, and one inside another object is not the request's.
+    const nested = ', "unknown": {"seed": 5}, "a\\"": "\\"seed\\": 3", "seed": 9223372036854775807';
+    expect(await text("3", nested)).toBe(texts[1]);
+    expect(await text("4", ', "top_p": 0')).toBe(await text("5", ', "temperature": 0'));
+    for (const wrong of ["9223372036854775808", "-9223372036854775809", "1e30", "1e999", "123456789012345678901234"]) {
+      const response = await complete(`{"prompt": "x", "seed": ${wrong}}` as unknown as object);
+      expect(response.status).toBe(400);
+      expect((await json(response)).error).toMatchObject({ code: "invalid_value", param: "seed" });
+    }
   });
 
   it("names fields that nobody knows, once in the log, or refuses them in strict mode", async () => {

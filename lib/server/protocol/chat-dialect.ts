@@ -1,17 +1,22 @@
 import type { CommittedToken } from "../../engine/index.js";
+import type { Tokenizer } from "../../model/index.js";
 import { type Dialect, finishReasonName, type Generated, type Head, type Piece } from "./dialect.js";
 import { finite } from "./steps.js";
+import { TokenPlaces } from "./token-places.js";
 import type { ApiUsage } from "./usage.js";
 
 export interface ChatOptions {
   logprobs: boolean;
   tokenIds: boolean;
+  tokenizer: Tokenizer;
 }
 
 /** /v1/chat/completions */
 export class ChatDialect implements Dialect {
   readonly #head: Head;
   readonly #options: ChatOptions;
+  /** By choice, where its next token is. */
+  readonly #places = new Map<number, TokenPlaces>();
 
   constructor(head: Head, options: ChatOptions) {
     this.#head = head;
@@ -31,7 +36,7 @@ export class ChatDialect implements Dialect {
     const choice = {
       index,
       delta: text === "" ? {} : { content: text },
-      logprobs: tokens.length > 0 ? this.#logprobs(tokens) : null,
+      logprobs: tokens.length > 0 ? this.#logprobs(index, tokens) : null,
       finish_reason: done ? finishReasonName(done.finishReason) : null,
       ...(done && { stop_reason: done.stopReason ?? null }),
       ...(this.#options.tokenIds && { token_ids: ids }),
@@ -47,7 +52,7 @@ export class ChatDialect implements Dialect {
     const written = choices.map(({ index, text, ids, tokens, finishReason, stopReason }) => ({
       index,
       message: { role: "assistant", content: text, refusal: null },
-      logprobs: this.#logprobs(tokens),
+      logprobs: this.#logprobs(index, tokens),
       finish_reason: finishReasonName(finishReason),
       stop_reason: stopReason ?? null,
       ...(this.#options.tokenIds && { token_ids: ids }),
@@ -60,16 +65,20 @@ export class ChatDialect implements Dialect {
     return { id, object, created, model, system_fingerprint, choices };
   }
 
-  #logprobs(tokens: readonly CommittedToken[]): object | null {
+  #logprobs(index: number, tokens: readonly CommittedToken[]): object | null {
     if (!this.#options.logprobs) return null;
-    const entry = ({ text, logprob }: { text: string; logprob: number }) => ({
+    const { tokenizer } = this.#options;
+    const places = this.#places.get(index) ?? new TokenPlaces(tokenizer);
+    this.#places.set(index, places);
+    const content = tokens.map(({ id, text, logprob, topLogprobs = [] }) => ({
       token: text,
       logprob: finite(logprob),
-      bytes: [...Buffer.from(text, "utf8")],
-    });
-    const content = tokens.map((token) => ({
-      ...entry(token),
-      top_logprobs: (token.topLogprobs ?? []).map(entry),
+      bytes: places.place(id).bytes,
+      top_logprobs: topLogprobs.map((each) => ({
+        token: each.text,
+        logprob: finite(each.logprob),
+        bytes: [...tokenizer.bytesOf(each.id)],
+      })),
     }));
     return { content, refusal: null };
   }

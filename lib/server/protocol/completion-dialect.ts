@@ -1,6 +1,8 @@
 import type { CommittedToken, ScoreResult } from "../../engine/index.js";
+import type { Tokenizer } from "../../model/index.js";
 import { type Dialect, finishReasonName, type Generated, type Head, type Piece } from "./dialect.js";
 import { finite } from "./steps.js";
+import { codePoints, TokenPlaces } from "./token-places.js";
 import type { ApiUsage } from "./usage.js";
 
 /** OpenAI's log-probabilities of /v1/completions. */
@@ -15,8 +17,8 @@ export interface CompletionLogprobs {
 export interface Echo {
   text: string;
   ids: number[];
-  /** The text of each token and its score, where logprobs are asked for. */
-  scored?: { texts: string[]; score: ScoreResult };
+  /** The text of each token, whether it is in the prompt's text, and the score, where logprobs are asked for. */
+  scored?: { texts: string[]; shown: boolean[]; score: ScoreResult };
 }
 
 export interface CompletionOptions {
@@ -26,14 +28,15 @@ export interface CompletionOptions {
   echo: readonly (Echo | undefined)[];
   n: number;
   tokenIds: boolean;
+  tokenizer: Tokenizer;
 }
 
 /** /v1/completions */
 export class CompletionDialect implements Dialect {
   readonly #head: Head;
   readonly #options: CompletionOptions;
-  /** Characters of each choice so far: where its next token begins. */
-  readonly #offsets = new Map<number, number>();
+  /** By choice, where its next token is. */
+  readonly #places = new Map<number, TokenPlaces>();
 
   constructor(head: Head, options: CompletionOptions) {
     this.#head = head;
@@ -47,8 +50,14 @@ export class CompletionDialect implements Dialect {
   opening(index: number): object | undefined {
     const echo = this.#echoOf(index);
     if (!echo) return undefined;
-    const choice = { index, text: echo.text, logprobs: this.#promptLogprobs(index, echo), finish_reason: null };
-    return this.#wrap([{ ...choice, ...(this.#options.tokenIds && { token_ids: echo.ids }) }]);
+    const choice = { index, text: echo.text, logprobs: this.#promptLogprobs(echo), finish_reason: null };
+    const chunk = this.#wrap([{ ...choice, ...(this.#options.tokenIds && { token_ids: echo.ids }) }]);
+    return echo.scored ? { ...chunk, dllm: { index, score: apiScore(echo.scored.score) } } : chunk;
+  }
+
+  totals(): object {
+    const scores = this.#options.echo.flatMap((echo) => (echo?.scored ? [apiScore(echo.scored.score)] : []));
+    return scores.length > 0 ? { scores } : {};
   }
 
   chunk({ index, text, ids, tokens, done }: Piece): object {
@@ -70,7 +79,7 @@ export class CompletionDialect implements Dialect {
   response(choices: readonly Generated[], usage: ApiUsage): object {
     const written = choices.map(({ index, text, ids, tokens, finishReason, stopReason }) => {
       const echo = this.#echoOf(index);
-      const before = echo && this.#promptLogprobs(index, echo);
+      const before = echo && this.#promptLogprobs(echo);
       const after = this.#logprobs(index, tokens);
       return {
         index,
@@ -100,16 +109,14 @@ export class CompletionDialect implements Dialect {
       tokens: tokens.map(({ text }) => text),
       token_logprobs: tokens.map(({ logprob }) => finite(logprob)),
       top_logprobs: top === 0 ? null : tokens.map((token) => topOf(token, token.topLogprobs ?? [])),
-      text_offset: this.#offsetsOf(
-        index,
-        tokens.map(({ text }) => text),
-      ),
+      text_offset: tokens.map(({ id }) => this.#placesOf(index).place(id).offset),
     };
   }
 
-  #promptLogprobs(index: number, { scored }: Echo): CompletionLogprobs | null {
+  #promptLogprobs({ ids, scored }: Echo): CompletionLogprobs | null {
     if (!scored || this.#options.logprobs === undefined) return null;
-    const { texts, score } = scored;
+    const { texts, shown, score } = scored;
+    const places = new TokenPlaces(this.#options.tokenizer);
     const tops = score.topLogprobs;
     return {
       tokens: texts,
@@ -121,20 +128,22 @@ export class CompletionDialect implements Dialect {
               const logprob = score.logprobs[i];
               return logprob === null ? null : topOf({ text, logprob }, tops?.[i] ?? []);
             }),
-      text_offset: this.#offsetsOf(index, texts),
+      text_offset: ids.map((id, i) => places.place(id, shown[i]).offset),
     };
   }
 
-  #offsetsOf(index: number, texts: readonly string[]): number[] {
-    let offset = this.#offsets.get(index) ?? 0;
-    const offsets = texts.map((text) => {
-      const at = offset;
-      offset += text.length;
-      return at;
-    });
-    this.#offsets.set(index, offset);
-    return offsets;
+  #placesOf(index: number): TokenPlaces {
+    const known = this.#places.get(index);
+    if (known) return known;
+    const places = new TokenPlaces(this.#options.tokenizer, codePoints(this.#echoOf(index)?.text ?? ""));
+    this.#places.set(index, places);
+    return places;
   }
+}
+
+/** How an echoed prompt was scored. */
+function apiScore({ mode, nats, standardError, passes }: ScoreResult): object {
+  return { mode, nats, standard_error: standardError, passes };
 }
 
 /** The likeliest tokens and the chosen one, by text. Of tokens that look alike the likelier one counts. */

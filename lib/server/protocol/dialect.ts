@@ -29,6 +29,8 @@ export interface Dialect {
   chunk(piece: Piece): object;
   /** The last chunk, of the usage. */
   usageChunk(usage: ApiUsage): object;
+  /** What the totals of the `dllm` object hold besides those of every request. */
+  totals?(): object;
   response(choices: readonly Generated[], usage: ApiUsage): object;
 }
 

@@ -1,22 +1,28 @@
 import * as z from "zod";
 import { dllmRequestSchema } from "./dllm.js";
 
+const MOST_SEED = 2n ** 63n - 1n;
+const LEAST_SEED = -(2n ** 63n);
+
+/** A signed integer of 64 bits; a bigint where a number would lose digits (see exact-seed.ts). */
+const seedSchema = z
+  .custom<number | bigint>(
+    (value) => Number.isSafeInteger(value) || (typeof value === "bigint" && value >= LEAST_SEED && value <= MOST_SEED),
+    { error: "expected a signed integer of 64 bits, written without a fraction or an exponent" },
+  )
+  .meta({ type: "integer", format: "int64" });
+
 /** Fields that both kinds of request have. Every one may also be null, which is as if it were not there. */
 export const samplingFields = {
   model: z.string().max(256).nullish().describe("one of /v1/models; default: the only one"),
   max_tokens: z.number().int().min(0).nullish(),
   temperature: z.number().min(0).max(100).nullish().describe("0: the most likely token; default: the server's"),
-  top_p: z.number().gt(0).max(1).nullish(),
+  top_p: z.number().min(0).max(1).nullish().describe("0: the most likely token"),
   top_k: z.number().int().min(-1).nullish().describe("0 or -1: all"),
   min_p: z.number().min(0).max(1).nullish(),
   n: z.number().int().min(1).max(128).nullish().describe("choices; choice i draws with seed + i"),
-  seed: z
-    .number()
-    .int()
-    .min(0)
-    .max(Number.MAX_SAFE_INTEGER)
-    .nullish()
-    .describe("equal seeds give equal texts, in any batch; default: a random one"),
+  best_of: z.number().int().nullish().describe("as many as n: no more are drawn than are given"),
+  seed: seedSchema.nullish().describe("equal seeds give equal texts, in any batch; default: a random one"),
   stop: z
     .union([z.string().max(1024), z.array(z.string().min(1).max(1024)).max(16)])
     .nullish()
@@ -36,7 +42,7 @@ export const samplingFields = {
     .strictObject({
       include_usage: z.boolean().nullish(),
       continuous_usage_stats: z.boolean().nullish(),
-      include_obfuscation: z.literal(false).nullish(),
+      include_obfuscation: z.literal(false, { error: "only false is supported: chunks are not padded" }).nullish(),
     })
     .nullish(),
   return_token_ids: z.boolean().nullish(),
@@ -47,7 +53,7 @@ export const samplingFields = {
     .max(256)
     .nullish()
     .describe("prefixes are found in the cache by requests of the same API key and salt only"),
-  user: z.string().max(1024).nullish().describe("has no effect"),
+  user: z.string().nullish().describe("has no effect"),
   dllm: dllmRequestSchema.nullish(),
 };
 
@@ -59,7 +65,6 @@ export interface Unsupported {
 
 /** Honouring none of these in silence: the text would not be what the client asked for. */
 export const unsupportedFields: Record<string, Unsupported> = {
-  best_of: { neutral: [1] },
   min_tokens: { neutral: [0] },
   include_stop_str_in_output: { neutral: [false] },
   skip_special_tokens: { neutral: [true] },
@@ -94,18 +99,12 @@ export const unsupportedChatFields: Record<string, Unsupported> = {
   ...unsupportedFields,
   tools: { neutral: [[]] },
   tool_choice: { neutral: ["none", "auto"] },
-  parallel_tool_calls: { neutral: [true, false] },
   functions: { neutral: [[]] },
   function_call: { neutral: ["none", "auto"] },
-  modalities: { neutral: [["text"]] },
+  modalities: { neutral: [["text"], []] },
   audio: {},
-  prediction: {},
-  reasoning_effort: { neutral: ["none"] },
   reasoning: {},
-  verbosity: { neutral: ["medium"] },
   web_search_options: {},
-  service_tier: { neutral: ["auto", "default"] },
-  store: { neutral: [false] },
   moderation: {},
   chat_template: {},
   continue_final_message: { neutral: [false] },

@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { samplingFields } from "./fields.js";
+import { messageSchema } from "./messages.js";
 import { idsSchema, promptSchema } from "./prompt.js";
 
 /** POST /v1/completions */
@@ -12,24 +13,31 @@ export const completionRequestSchema = z.object({
 });
 export type CompletionRequest = z.output<typeof completionRequestSchema>;
 
-const part = z.strictObject({ type: z.literal("text"), text: z.string() });
-const message = z.looseObject({
-  role: z.enum(["system", "developer", "user", "assistant", "tool"]),
-  content: z.union([z.string(), z.array(part)], { error: 'expected a string or parts of type "text"' }).nullish(),
-});
+/** What tells OpenAI's service more about a request and asks nothing of its text. */
+const hints = {
+  metadata: z.record(z.string(), z.string()).nullish().describe("has no effect"),
+  safety_identifier: z.string().nullish().describe("has no effect"),
+  prompt_cache_key: z.string().nullish().describe("has no effect: prefixes are found by their tokens"),
+  prompt_cache_options: z.looseObject({}).nullish().describe("has no effect"),
+  prompt_cache_retention: z.string().nullish().describe("has no effect"),
+  service_tier: z.string().nullish().describe("has no effect"),
+  store: z.boolean().nullish().describe("has no effect: nothing is stored"),
+  verbosity: z.string().nullish().describe("has no effect"),
+  reasoning_effort: z.string().nullish().describe("has no effect"),
+  parallel_tool_calls: z.boolean().nullish().describe("has no effect"),
+  prediction: z.looseObject({ type: z.string() }).nullish().describe("has no effect"),
+};
 
 /** POST /v1/chat/completions */
 export const chatRequestSchema = z.object({
   ...samplingFields,
-  messages: z.array(message).min(1).max(4096),
+  messages: z.array(messageSchema).min(1).max(4096),
   max_completion_tokens: z.number().int().min(0).nullish(),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.number().int().min(0).max(20).nullish(),
   add_generation_prompt: z.boolean().nullish(),
   chat_template_kwargs: z.record(z.string(), z.unknown()).nullish().describe("more variables for the template"),
-  metadata: z.record(z.string(), z.string()).nullish().describe("has no effect"),
-  safety_identifier: z.string().nullish().describe("has no effect"),
-  prompt_cache_key: z.string().nullish().describe("has no effect: prefixes are found by their tokens"),
+  ...hints,
 });
 export type ChatRequest = z.output<typeof chatRequestSchema>;
 
@@ -37,7 +45,7 @@ export type ChatRequest = z.output<typeof chatRequestSchema>;
 export const tokenizeRequestSchema = z.object({
   model: z.string().max(256).nullish(),
   prompt: z.string().nullish(),
-  messages: z.array(message).min(1).max(4096).nullish(),
+  messages: z.array(messageSchema).min(1).max(4096).nullish(),
   add_special_tokens: z.boolean().nullish(),
   add_generation_prompt: z.boolean().nullish(),
   chat_template_kwargs: z.record(z.string(), z.unknown()).nullish(),

@@ -39,9 +39,23 @@ const step = object(
   ["remasked"],
 );
 
-const dllm = object({ forwards: integer, denoising_steps: integer, tokens_per_forward: number, steps: array(step) }, [
-  "steps",
-]);
+const score = object({
+  mode: { enum: ["diffusion", "autoregressive"] },
+  nats: number,
+  standard_error: number,
+  passes: integer,
+});
+
+const dllm = object(
+  {
+    forwards: integer,
+    denoising_steps: integer,
+    tokens_per_forward: number,
+    scores: array(score),
+    steps: array(step),
+  },
+  ["scores", "steps"],
+);
 
 const head = (name: string) => ({
   id: string,

@@ -18,21 +18,22 @@ export function chatRoute(app: FastifyInstance, context: ServerContext): void {
     const { engine, request, ignored, model } = openRequest(context, http, chatRequestSchema, unsupportedChatFields);
     const streaming = checkStreamOptions(request);
     const n = request.n ?? 1;
-    checkChoices(context, 1, n);
+    checkChoices(context, 1, n, request.best_of);
     if (request.top_logprobs != null && request.top_logprobs > 0 && !request.logprobs) {
       throw new ApiError("invalid_value", "top_logprobs needs logprobs: true", { param: "top_logprobs" });
     }
+    const param = request.max_completion_tokens != null ? "max_completion_tokens" : "max_tokens";
+    const asked = request.max_completion_tokens ?? request.max_tokens;
     const ids = await encodeChat(context, engine, request.messages, {
       signal: clientSignal(reply),
       addGenerationPrompt: request.add_generation_prompt ?? true,
       variables: request.chat_template_kwargs ?? undefined,
       addSpecialTokens: request.add_special_tokens ?? false,
+      completion: { param, tokens: asked ?? 1 },
     });
     checkIds(engine, ids, "messages");
-    const param = request.max_completion_tokens != null ? "max_completion_tokens" : "max_tokens";
-    const asked = request.max_completion_tokens ?? request.max_tokens;
     if (asked === 0) throw new ApiError("invalid_value", `${param}: must be at least 1`, { param });
-    const maxTokens = tokensToGenerate(context, engine, ids.length, asked, { param });
+    const maxTokens = tokensToGenerate(context, engine, ids.length, asked, { param, prompt: "messages" });
     const options = {
       ...samplingOptions(context, engine, request),
       ...(request.logprobs && { logprobs: request.top_logprobs ?? 0 }),
@@ -42,6 +43,7 @@ export function chatRoute(app: FastifyInstance, context: ServerContext): void {
     const dialect = new ChatDialect(headOf(context, "chatcmpl", model), {
       logprobs: request.logprobs ?? false,
       tokenIds: request.return_token_ids ?? false,
+      tokenizer: engine.tokenizer,
     });
     const jobs = [{ prompt: ids, promptTokens: ids.length, options }];
     return answer(context, http, reply, { jobs, dialect, arrived, ignored, ...streaming });

@@ -14,6 +14,7 @@ import {
   tokensToGenerate,
 } from "../prepare.js";
 import { CompletionDialect, type Echo } from "../protocol/completion-dialect.js";
+import { contextLengthExceeded } from "../protocol/context-length.js";
 import { unsupportedFields } from "../protocol/fields.js";
 import { promptsOf } from "../protocol/prompt.js";
 import { type CompletionRequest, completionRequestSchema } from "../protocol/requests.js";
@@ -33,18 +34,19 @@ export function completionRoute(app: FastifyInstance, context: ServerContext): v
     const streaming = checkStreamOptions(request);
     const n = request.n ?? 1;
     const prompts = promptsOf(request.prompt);
-    checkChoices(context, prompts.length, n);
+    checkChoices(context, prompts.length, n, request.best_of);
     const client = clientSignal(reply);
     const jobs = await Promise.all(prompts.map((prompt) => jobOf(context, engine, request, prompt, n, client)));
     const echo: Echo[] = [];
     const prepare = async (run: ScoreRequestOptions) => {
-      if (request.echo) echo.push(...(await echoes(engine, request, jobs, run)));
+      if (request.echo) echo.push(...(await echoes(context, engine, request, jobs, run)));
     };
     const dialect = new CompletionDialect(headOf(context, "cmpl", model), {
       logprobs: request.logprobs ?? undefined,
       echo,
       n,
       tokenIds: request.return_token_ids ?? false,
+      tokenizer: engine.tokenizer,
     });
     return answer(context, http, reply, { jobs, dialect, arrived, ignored, prepare, ...streaming });
   });
@@ -65,9 +67,10 @@ async function jobOf(
     throw new ApiError("infilling_unsupported", message, { param: "suffix" });
   }
   // Infilling puts its own tokens around the prompt, which is then no beginning of a text.
+  const completion = { param: "max_tokens", tokens: request.max_tokens ?? DEFAULT_MAX_TOKENS };
   const addSpecialTokens = request.add_special_tokens ?? !infilling;
   const encode = (text: string, param: string, addSpecial: boolean) =>
-    encodeText(context, engine, text, { param, addSpecialTokens: addSpecial, signal });
+    encodeText(context, engine, text, { param, addSpecialTokens: addSpecial, completion, signal });
   let ids = typeof prompt === "string" ? await encode(prompt, "prompt", addSpecialTokens) : prompt;
   const { bosId } = engine.tokenizer;
   if (ids.length === 0 && !infilling && bosId !== undefined) ids = [bosId]; // the empty text: begin one
@@ -75,11 +78,17 @@ async function jobOf(
   const suffixIds = infilling ? await encode(suffix, "suffix", false) : undefined;
   const promptTokens = ids.length + (suffixIds ? suffixIds.length + 3 : 0);
   const edit = request.dllm?.edit;
+  const { maxLength } = engine.model;
+  if (edit && promptTokens > maxLength) {
+    const counted = { maxLength, promptTokens, completionTokens: 0 };
+    throw contextLengthExceeded({ ...counted, prompt: "prompt", completion: "dllm.edit" });
+  }
   const sampling = samplingOptions(context, engine, request);
   const maxTokens = edit
     ? edit.end - edit.start
     : tokensToGenerate(context, engine, promptTokens, request.max_tokens, {
         param: "max_tokens",
+        prompt: "prompt",
         fallback: DEFAULT_MAX_TOKENS,
       });
   if (maxTokens === 0 && !request.echo) {
@@ -97,6 +106,7 @@ async function jobOf(
 
 /** The prompts as they are sent back; scored where logprobs are asked for. */
 async function echoes(
+  context: ServerContext,
   engine: TextEngine,
   request: CompletionRequest,
   jobs: readonly Job[],
@@ -113,8 +123,32 @@ async function echoes(
       echo.push({ text, ids });
       continue;
     }
-    const score = await engine.score(ids, { logprobs: request.logprobs }, run);
-    echo.push({ text, ids, scored: { texts: ids.map((id) => tokenizer.decode([id])), score } });
+    const { dllm, seed, logprobs } = request;
+    const options = {
+      mode: dllm?.mode ?? "diffusion",
+      ...(dllm?.block_size != null && { blockSize: dllm.block_size }),
+      ...(seed != null && { seed }),
+      logprobs,
+    };
+    const score = await engine.score(ids, options, run);
+    const plain = { param: "prompt", addSpecialTokens: false, signal: run.signal };
+    const inner = typeof given === "string" ? await encodeText(context, engine, given, plain) : ids;
+    const texts = ids.map((id) => tokenizer.decode([id]));
+    echo.push({ text, ids, scored: { texts, shown: isIn(inner, ids), score } });
   }
   return echo;
+}
+
+/** Which ids are of the text itself; what the tokenizer puts around it is not part of it. */
+function isIn(inner: readonly number[], ids: readonly number[]): boolean[] {
+  const before = Math.max(0, startOf(inner, ids));
+  return ids.map((_, i) => i >= before && i < before + inner.length);
+}
+
+/** Where a sequence begins in a longer one; -1 if it is no part of it. */
+function startOf(inner: readonly number[], outer: readonly number[]): number {
+  for (let from = 0; from + inner.length <= outer.length; from++) {
+    if (inner.every((id, i) => outer[from + i] === id)) return from;
+  }
+  return -1;
 }
