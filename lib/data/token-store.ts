@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import * as z from "zod";
 import { readTextFile } from "../files/regular-file.js";
@@ -85,7 +85,7 @@ export class TokenStore {
     }
     const making = `${folder}.making-${process.pid}-${randomBytes(4).toString("hex")}`;
     try {
-      mkdirSync(making, { recursive: true });
+      makeFolder(making);
       await writeStore(making, key, options);
       moveInto(making, folder, () => TokenStore.#open(folder, key, true));
     } catch (error) {
@@ -189,7 +189,7 @@ function documentEncoder(options: TokenStoreOptions): (document: CorpusDocument,
 
 /** Moves a finished store to its place. Another process may have been quicker: then its store is as good. */
 function moveInto(made: string, folder: string, open: () => TokenStore): void {
-  mkdirSync(dirname(folder), { recursive: true });
+  makeFolder(dirname(folder));
   const old = `${made}-old`;
   try {
     if (existsSync(folder)) renameSync(folder, old);
@@ -202,6 +202,19 @@ function moveInto(made: string, folder: string, open: () => TokenStore): void {
     }
   } finally {
     removeFolder(old);
+  }
+}
+
+/** As mkdirSync with `recursive`, which never ends where a file system says ENOENT for what it cannot make, as /proc does. */
+function makeFolder(path: string): void {
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST" && statSync(path).isDirectory()) return;
+    if (code !== "ENOENT" || existsSync(dirname(path))) throw error;
+    makeFolder(dirname(path));
+    mkdirSync(path);
   }
 }
 
