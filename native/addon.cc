@@ -3,7 +3,7 @@
 
 namespace {
 
-Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+void initialize(napi_env env, napi_value exports) {
   using namespace diffcoder;
   auto owned = std::make_unique<Environment>();
   Environment* environment = owned.get();
@@ -17,6 +17,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   check(env, napi_create_typedarray(env, napi_float64_array, Environment::kScratchSize, buffer, 0, &scratch));
   check(env, napi_set_named_property(env, exports, "scratch", scratch));
   defineTensors(env, exports);
+  defineCollector(env, exports);
   defineIndexing(env, exports);
   defineOperators(env, exports);
   defineAutograd(env, exports);
@@ -27,9 +28,19 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   defineStores(env, exports);
   defineGroups(env, exports);
   defineCollectives(env, exports);
-  return exports;
 }
 
 }  // namespace
 
-NODE_API_MODULE(diffcoder, initialize)
+// Node calls this through C: no exception may leave. A worker that is ended here fails at any of its calls.
+NAPI_MODULE_INIT() {
+  try {
+    initialize(env, exports);
+  } catch (const diffcoder::JsException&) {
+    return nullptr;
+  } catch (const std::exception& e) {
+    napi_throw_error(env, "TORCH_LOAD", e.what());  // does nothing where no JavaScript runs any more
+    return nullptr;
+  }
+  return exports;
+}

@@ -7,6 +7,19 @@
 
 namespace diffcoder {
 
+void throwStatus(napi_env env) {
+  // First: any other call, even the question about a pending exception, takes the message away.
+  const napi_extended_error_info* info = nullptr;
+  napi_get_last_error_info(env, &info);
+  const napi_status status = info ? info->error_code : napi_generic_failure;
+  const std::string message = info && info->error_message ? info->error_message : "a call of Node-API failed";
+  bool pending = false;
+  napi_is_exception_pending(env, &pending);
+  // Of a thread that is being ended nothing is pending, but no JavaScript runs in it any more.
+  if (pending || status == napi_pending_exception || status == napi_closing) throw JsException();
+  throw CodedError("TORCH_ARGUMENT", message);
+}
+
 double Call::number(size_t i) const {
   double value = 0;
   if (i >= count || napi_get_value_double(env, values[i], &value) != napi_ok) {
@@ -93,6 +106,15 @@ napi_value Call::make(const std::string& text) const {
   napi_value value;
   check(env, napi_create_string_utf8(env, text.data(), text.size(), &value));
   return value;
+}
+
+napi_value Call::exact(int64_t value) const {
+  constexpr int64_t kLargest = int64_t{1} << 53;
+  if (value > kLargest || value < -kLargest) {
+    throw CodedError("TORCH_VALUE", "the integer " + std::to_string(value) +
+                                        kNotExact);
+  }
+  return make(static_cast<double>(value));
 }
 
 napi_value Call::handle(at::Tensor tensor) const {

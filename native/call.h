@@ -23,15 +23,14 @@ class JsException : public std::exception {
   const char* what() const noexcept override { return "a JavaScript callback threw"; }
 };
 
+// Throws what a failed call of Node-API means: the pending JavaScript exception, or an error that says what it said.
+void throwStatus(napi_env env);
+
 inline void check(napi_env env, napi_status status) {
-  if (status == napi_ok) return;
-  bool pending = false;
-  napi_is_exception_pending(env, &pending);
-  if (pending) throw JsException();
-  const napi_extended_error_info* info = nullptr;
-  napi_get_last_error_info(env, &info);
-  throw CodedError("TORCH_ARGUMENT", info && info->error_message ? info->error_message : "bad argument");
+  if (status != napi_ok) throwStatus(env);
 }
+
+constexpr const char* kNotExact = " has no exact JavaScript number: toTypedArray() gives bigints";
 
 class Call {
  public:
@@ -61,6 +60,7 @@ class Call {
   napi_value make(double value) const;
   napi_value make(bool value) const;
   napi_value make(const std::string& value) const;
+  napi_value exact(int64_t value) const;  // a number; TORCH_VALUE beyond 2^53, where it would be another one
   napi_value handle(at::Tensor tensor) const;  // null for an undefined tensor
   napi_value handles(std::vector<at::Tensor> tensors) const;
 
@@ -93,6 +93,7 @@ void define(napi_env env, napi_value exports, const char* name) {
 
 // One per file of exported functions.
 void defineTensors(napi_env env, napi_value exports);
+void defineCollector(napi_env env, napi_value exports);
 void defineIndexing(napi_env env, napi_value exports);
 void defineOperators(napi_env env, napi_value exports);
 void defineAutograd(napi_env env, napi_value exports);

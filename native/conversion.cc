@@ -227,7 +227,7 @@ napi_value fromIValue(const Call& call, c10::IValue value) {
   if (value.isTensor()) return call.handle(std::move(value).toTensor());
   if (value.isNone()) return call.null();
   if (value.isBool()) return call.make(value.toBool());
-  if (value.isInt()) return call.make(static_cast<double>(value.toInt()));
+  if (value.isInt()) return call.exact(value.toInt());
   if (value.isDouble()) return call.make(value.toDouble());
   if (value.isString()) return call.make(value.toStringRef());
   if (value.isTensorList()) return call.handles(std::move(value).toTensorVector());

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "call.h"
+#include "collector.h"
 #include "distributed/state.h"
 #include "operator_registry.h"
 
@@ -96,7 +97,8 @@ void JsThread::close() {
 }
 
 Environment::Environment()
-    : operators(std::make_unique<OperatorRegistry>()),
+    : collector(std::make_unique<Collector>()),
+      operators(std::make_unique<OperatorRegistry>()),
       distributed(std::make_unique<DistributedState>()),
       scratch(kScratchSize) {}
 

@@ -64,6 +64,7 @@ class JsThread {
   Job* answering_ = nullptr;  // of the JavaScript thread alone
 };
 
+class Collector;
 class CudaGraph;  // defined where CUDA is
 class OperatorRegistry;
 struct DistributedState;
@@ -81,6 +82,7 @@ struct Environment {
   HandleTable<at::Tensor> tensors;
   HandleTable<at::Generator> generators;
   HandleTable<std::shared_ptr<CudaGraph>> cudaGraphs;
+  std::unique_ptr<Collector> collector;
   std::unique_ptr<OperatorRegistry> operators;
   std::unique_ptr<DistributedState> distributed;
   // Shared with JavaScript as a Float64Array: shapes, strides and lists pass through it without allocation.

@@ -59,6 +59,8 @@ class HandleTable {
 
   size_t live() const { return live_; }
 
+  static uint32_t slotOf(double handle) { return static_cast<uint32_t>(static_cast<uint64_t>(handle) & 0xFFFFFF); }
+
   template <typename F>
   void forEach(F visit) const {
     for (const Entry& entry : slots_) {
@@ -74,8 +76,6 @@ class HandleTable {
     uint32_t generation = 0;
     bool live = false;
   };
-
-  static uint32_t slotOf(double handle) { return static_cast<uint32_t>(static_cast<uint64_t>(handle) & 0xFFFFFF); }
 
   Entry* lookup(double handle) {
     if (!(handle > 0) || handle > 9007199254740991.0) return nullptr;

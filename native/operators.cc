@@ -27,6 +27,7 @@ napi_value describe(const Call& call, uint32_t id, const Operator& op) {
     entry.Set("elementOptional", Napi::Boolean::New(env, type.elementOptional));
     entry.Set("keywordOnly", Napi::Boolean::New(env, argument.kwarg_only()));
     entry.Set("hasDefault", Napi::Boolean::New(env, argument.default_value().has_value()));
+    entry.Set("writes", Napi::Boolean::New(env, argument.alias_info() && argument.alias_info()->isWrite()));
     arguments.Set(static_cast<uint32_t>(i), entry);
   }
   result.Set("arguments", arguments);
@@ -34,6 +35,7 @@ napi_value describe(const Call& call, uint32_t id, const Operator& op) {
   for (size_t i = 0; i < schema.returns().size(); ++i) {
     const ArgumentType type = argumentType(schema.returns()[i].real_type());
     Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", Napi::String::New(env, schema.returns()[i].name()));
     entry.Set("kind", Napi::String::New(env, kindName(type.kind)));
     entry.Set("list", Napi::Boolean::New(env, type.list));
     entry.Set("writes", Napi::Number::New(env, op.written[i]));

@@ -10,6 +10,7 @@
 #include <unordered_set>
 
 #include "call.h"
+#include "collector.h"
 
 namespace diffcoder {
 
@@ -26,6 +27,12 @@ Bytes bytesArgument(const Call& call, size_t i) {
   if (i >= call.count ||
       napi_get_typedarray_info(call.env, call[i], &type, &bytes.size, &bytes.data, nullptr, nullptr) != napi_ok) {
     throw CodedError("TORCH_ARGUMENT", "expected a typed array");
+  }
+  napi_value buffer;
+  bool detached = false;
+  check(call.env, napi_get_typedarray_info(call.env, call[i], nullptr, nullptr, nullptr, &buffer, nullptr));
+  if (napi_is_detached_arraybuffer(call.env, buffer, &detached) == napi_ok && detached) {
+    throw CodedError("TORCH_VALUE", "the typed array's memory was transferred away");
   }
   switch (type) {
     case napi_int16_array:
@@ -74,10 +81,16 @@ void copyOut(const at::Tensor& contiguous, const Bytes& target) {
   if (target.size > 0) std::memcpy(target.data, contiguous.const_data_ptr(), target.size);
 }
 
+// The elements on the host as their memory has them, row-major: a negated or conjugated view keeps others.
+at::Tensor plain(const at::Tensor& tensor) {
+  return tensor.detach().to(at::kCPU).resolve_conj().resolve_neg().contiguous();
+}
+
 // (tensor, typedArray): copies the elements, in row-major order, into the array. Waits for the device.
 napi_value readInto(Call& call) {
   at::NoGradGuard guard;
-  copyOut(call.tensor(0).detach().to(at::kCPU).contiguous(), bytesArgument(call, 1));
+  const at::Tensor source = plain(call.tensor(0));
+  copyOut(source, bytesArgument(call, 1));
   return nullptr;
 }
 
@@ -126,7 +139,7 @@ napi_value readAsync(Call& call) {
   const at::Tensor source = call.tensor(0).detach();
   Napi::TypedArray array = Napi::Value(env, call[1]).As<Napi::TypedArray>();
   if (source.device().is_cpu()) {
-    copyOut(source.contiguous(), target);
+    copyOut(plain(source), target);
     auto deferred = Napi::Promise::Deferred::New(env);
     deferred.Resolve(array);
     return deferred.Promise();
@@ -150,7 +163,12 @@ napi_value item(Call& call) {
   }
   const at::Scalar scalar = tensor.item();
   if (scalar.isComplex()) throw CodedError("TORCH_VALUE", "a complex number cannot be converted to a number");
-  return call.make(scalar.toDouble());
+  if (scalar.isFloatingPoint()) return call.make(scalar.toDouble());
+  if (scalar.type() != at::kUInt64) return call.exact(scalar.toLong());
+  // The largest ones fit no int64.
+  const uint64_t value = scalar.toUInt64();
+  if (value > uint64_t{1} << 53) throw CodedError("TORCH_VALUE", "the integer " + std::to_string(value) + kNotExact);
+  return call.make(static_cast<double>(value));
 }
 
 // Writes the sizes to scratch and returns their number.
@@ -165,6 +183,12 @@ napi_value shape(Call& call) {
 
 napi_value strides(Call& call) {
   const at::Tensor& tensor = call.tensor(0);
+  if (tensor.layout() != at::kStrided) {
+    throw CodedError("TORCH_VALUE", std::string("a tensor of the layout ") +
+                                        (tensor.is_sparse() ? "sparse_coo" : "sparse_csr") + " has no strides");
+  }
+  if (static_cast<size_t>(tensor.dim()) > Environment::kScratchSize)
+    throw CodedError("TORCH_VALUE", "too many dimensions");
   double* scratch = call.environment->scratch.data();
   for (int64_t stride : tensor.strides()) *scratch++ = static_cast<double>(stride);
   return call.make(static_cast<double>(tensor.dim()));
@@ -200,7 +224,11 @@ napi_value resizeStorage(Call& call) {
 // Another handle of the same tensor.
 napi_value share(Call& call) { return call.handle(call.tensor(0)); }
 
-napi_value freeTensor(Call& call) { return call.make(call.environment->tensors.free(call.number(0))); }
+napi_value freeTensor(Call& call) {
+  const double handle = call.number(0);
+  call.environment->collector->forget(call.env, handle);
+  return call.make(call.environment->tensors.free(handle));
+}
 
 // (count): frees the handles in scratch.
 napi_value freeMany(Call& call) {

@@ -89,6 +89,14 @@ function splitTop(text: string): string[] {
   return parts;
 }
 
+/** Several results: an array, whose elements PyTorch gives names, too, where the schema has them. */
+function tuple(types: readonly string[], names: readonly (string | undefined)[]): string {
+  const known = names.map((name) => (name === undefined ? "" : camelCase(name)));
+  if (known.length !== types.length || known.includes("")) return `[${types.join(", ")}]`;
+  const fields = (separator: string) => types.map((type, i) => `${known[i]}: ${type}`).join(separator);
+  return `[${fields(", ")}] & { ${fields("; ")} }`;
+}
+
 function parseEntry(entry: Entry): Signature | null {
   const match = /^([\w]+)(?:\.(\w+))?\((.*)\) -> (.*)$/.exec(entry.func);
   if (!match) return null;
@@ -107,7 +115,7 @@ function parseEntry(entry: Entry): Signature | null {
     if (!parsed) return null;
     const type = typeOf(parsed[1]);
     if (type === null || (target === keywords && parsed[1].includes("!"))) return null; // no out= forms
-    target.push({ name: camelCase(parsed[2]), type, optional: parsed[3] !== undefined || parsed[1].endsWith("?") });
+    target.push({ name: camelCase(parsed[2]), type, optional: parsed[3] !== undefined });
   }
   const results =
     returns.startsWith("(") &&
@@ -118,12 +126,13 @@ function parseEntry(entry: Entry): Signature | null {
       : [typeOf(returns.replace(/\([a-z!|>* -]+\)/g, ""))];
   if (results.some((type) => type === null)) return null;
   const clean = results.map((type) => (type as string).replace(/^readonly /, "").replace("Scalar", "number"));
+  const resultNames = splitTop(returns.replace(/^\(|\)$/g, "")).map((item) => / (\w+)$/.exec(item)?.[1]);
   const variants = entry.variants ?? "function";
   return {
     base,
     positional,
     keywords,
-    returns: clean.length === 0 ? "void" : clean.length === 1 ? clean[0] : `[${clean.join(", ")}]`,
+    returns: clean.length === 0 ? "void" : clean.length === 1 ? clean[0] : tuple(clean, resultNames),
     inPlace: base.endsWith("_") && returns.includes("!"),
     isMethod: variants.includes("method"),
     isFunction: variants.includes("function"),
@@ -193,7 +202,12 @@ const handWritten = new Set([
   "index",
   "index_put",
   "index_put_",
+  "stft",
+  "unique_consecutive",
 ]);
+
+/** Functions that are written by hand, while the methods are the operator's. */
+const handWrittenFunctions = new Set(["where"]);
 
 function grouped(list: Signature[], asMethod: boolean): Map<string, string[]> {
   const groups = new Map<string, string[]>();
@@ -232,7 +246,7 @@ writeFileSync(join(folder, "methods.ts"), text);
 
 // --- functions: torch.* with nn's, and the namespaces
 const isFree = (s: Signature) =>
-  s.isFunction && !handWritten.has(s.base) && (s.module === "" || s.module === "nn") && !s.inPlace;
+  s.isFunction && !handWritten.has(s.base) && !handWrittenFunctions.has(s.base) && (s.module === "" || s.module === "nn") && !s.inPlace;
 const functions = grouped(signatures.filter(isFree), false);
 text = `${header}
 import type { Generator } from "../generator.js";

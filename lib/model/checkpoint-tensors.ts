@@ -37,7 +37,7 @@ const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string())
 
 /**
  * The tensors of a checkpoint, whatever wrote it: a Hugging Face folder (one file or several with an index), a training
- * checkpoint of one process, or the shards of several. Files are memory-mapped, and only when something of them is read.
+ * checkpoint of one process, or the shards of several. Files are opened only when something of them is read.
  */
 export class CheckpointTensors implements Disposable {
   readonly folder: string;
@@ -90,7 +90,7 @@ export class CheckpointTensors implements Disposable {
     throw new CheckpointError("CHECKPOINT_CORRUPT", `${this.folder} is not whole: ${problem}`);
   }
 
-  /** A whole stored tensor on the CPU: a view of the mapped file if it lies there in one piece. */
+  /** A whole stored tensor on the CPU, in memory of its own. */
   whole(kind: TensorKind, name: string): Tensor {
     const { dtype, shape, pieces } = this.#stored(kind, name);
     const [first] = pieces;
@@ -100,7 +100,7 @@ export class CheckpointTensors implements Disposable {
     return tensor;
   }
 
-  /** Closes the mapped files, so that what was read of them leaves memory. They are opened again when needed. */
+  /** Closes the files. They are opened again when needed. */
   release(): void {
     for (const file of this.#files.values()) file.dispose();
     this.#files.clear();

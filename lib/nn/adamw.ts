@@ -1,5 +1,6 @@
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { checkOptions } from "../torch/options.js";
 import { NnError } from "./errors.js";
 import { BucketedOptimizer, type ParameterGroup, type UpdateSlice } from "./optimizer.js";
 
@@ -29,6 +30,7 @@ export class AdamW extends BucketedOptimizer {
 
   /** @param parameters `model.namedParameters()`, or groups as from {@link decayGroups} */
   constructor(parameters: Iterable<readonly [string, Tensor]> | ParameterGroup[], options: AdamWOptions = {}) {
+    options = checkOptions("AdamW", options, ["betas", "eps", "weightDecay", "offload", "fused"]);
     const { betas = [0.9, 0.95], eps = 1e-8, weightDecay = 0.1, offload = false, fused = true } = options;
     for (const [i, beta] of betas.entries()) {
       if (!(beta >= 0 && beta < 1)) throw new NnError("NN_OPTIMIZER", `betas[${i}] must be in [0, 1), got ${beta}`);

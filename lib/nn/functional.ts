@@ -1,24 +1,37 @@
-import type { Tensor } from "../torch/index.js";
+import type { DTypeLike, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { checkArguments, checkOptions } from "../torch/options.js";
 
 /** silu(x) = x * sigmoid(x), any shape. */
-export function silu(x: Tensor): Tensor {
+export function silu(x: Tensor, ...more: never[]): Tensor {
+  checkArguments("silu", 1 + more.length, 1);
   return torch.silu(x);
 }
 
 /** GELU, exact or by tanh, any shape. */
-export function gelu(x: Tensor, { approximate = "none" }: { approximate?: "none" | "tanh" } = {}): Tensor {
-  return torch.gelu(x, { approximate });
+export function gelu(x: Tensor, options: { approximate?: "none" | "tanh" } = {}, ...more: never[]): Tensor {
+  checkArguments("gelu", 2 + more.length, 2);
+  options = checkOptions("gelu", options, ["approximate"]);
+  return torch.gelu(x, { approximate: options.approximate ?? "none" });
+}
+
+export interface SoftmaxOptions {
+  /** What x is converted to first. */
+  dtype?: DTypeLike;
 }
 
 /** Softmax over one dimension. */
-export function softmax(x: Tensor, dim = -1): Tensor {
-  return x.softmax(dim);
+export function softmax(x: Tensor, dim = -1, options: SoftmaxOptions = {}, ...more: never[]): Tensor {
+  checkArguments("softmax", 3 + more.length, 3);
+  options = checkOptions("softmax", options, ["dtype"]);
+  return x.softmax(dim, options.dtype);
 }
 
 /** Logarithm of the softmax over one dimension. */
-export function logSoftmax(x: Tensor, dim = -1): Tensor {
-  return x.logSoftmax(dim);
+export function logSoftmax(x: Tensor, dim = -1, options: SoftmaxOptions = {}, ...more: never[]): Tensor {
+  checkArguments("logSoftmax", 3 + more.length, 3);
+  options = checkOptions("logSoftmax", options, ["dtype"]);
+  return x.logSoftmax(dim, options.dtype);
 }
 
 /**
@@ -31,22 +44,68 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor 
   return torch.ops.diffcoder.linear(x, weight, bias ?? null) as Tensor;
 }
 
-/** Rows of a table: weight [n, d], ids int64 of any shape -> [..., d]. */
-export function embedding(weight: Tensor, ids: Tensor): Tensor {
-  return torch.embedding(weight, ids);
+export interface EmbeddingOptions {
+  /** The row that gets no gradient; negative ones count from the end. */
+  paddingIdx?: number;
+  /** Rows whose norm is larger are scaled down to it first, in the table itself. */
+  maxNorm?: number;
+  /** Of which norm; default 2. */
+  normType?: number;
+  /** Divides a row's gradient by how often it is taken. Default false. */
+  scaleGradByFreq?: boolean;
+  /** Makes the table's gradient sparse. Default false. */
+  sparse?: boolean;
 }
 
+/** Rows of a table: weight [n, d], ids int64 of any shape -> [..., d] (torch.nn.functional.embedding). */
+export function embedding(weight: Tensor, ids: Tensor, options?: EmbeddingOptions): Tensor {
+  if (options === undefined) return torch.embedding(weight, ids);
+  options = checkOptions("embedding", options, ["paddingIdx", "maxNorm", "normType", "scaleGradByFreq", "sparse"]);
+  const { paddingIdx, maxNorm, normType = 2, scaleGradByFreq = false, sparse = false } = options;
+  const rows = weight.size(0);
+  if (paddingIdx !== undefined && !(Number.isInteger(paddingIdx) && paddingIdx >= -rows && paddingIdx < rows))
+    throw new torch.TorchError("TORCH_VALUE", `embedding: paddingIdx ${paddingIdx} is no row of ${rows}`);
+  if (maxNorm !== undefined)
+    torch.noGrad(() => torch.ops.aten.embedding_renorm_(weight.detach(), ids.contiguous(), maxNorm, normType));
+  const padding = paddingIdx === undefined ? -1 : paddingIdx < 0 ? paddingIdx + rows : paddingIdx;
+  return torch.embedding(weight, ids, padding, scaleGradByFreq, sparse);
+}
+
+export interface CrossEntropyOptions {
+  /** Factors of the classes, [v]. */
+  weight?: Tensor | null;
+  /** Default "mean". */
+  reduction?: "none" | "mean" | "sum";
+  /** The class whose rows count for nothing. Default -100. */
+  ignoreIndex?: number;
+  /** From 0 to 1: how much of the target is spread over all classes. Default 0. */
+  labelSmoothing?: number;
+}
+
+const reductions = ["none", "mean", "sum"];
+
 /**
- * Cross-entropy of logits [n, v] and classes int64 [n] (torch.nn.functional.cross_entropy).
- * Prefer {@link linearCrossEntropy} for a language model's head: it never holds the logits.
+ * Cross-entropy of logits [n, v] (or [v], [n, v, d1, ...]) and classes int64 [n], or probabilities of the logits' shape
+ * (torch.nn.functional.cross_entropy). Prefer {@link linearCrossEntropy} for a language model's head: it never holds the
+ * logits.
+ * @throws TorchError TORCH_ARGUMENT for an option that there is not, or a reduction
  */
 export function crossEntropy(
   logits: Tensor,
   targets: Tensor,
-  { reduction = "mean", ignoreIndex = -100 }: { reduction?: "none" | "mean" | "sum"; ignoreIndex?: number } = {},
+  options: CrossEntropyOptions = {},
+  ...more: never[]
 ): Tensor {
-  const mode = { none: 0, mean: 1, sum: 2 }[reduction];
-  return torch.crossEntropyLoss(logits, targets, null, mode, ignoreIndex);
+  checkArguments("crossEntropy", 3 + more.length, 3);
+  options = checkOptions("crossEntropy", options, ["weight", "reduction", "ignoreIndex", "labelSmoothing"]);
+  const { weight = null, reduction = "mean", ignoreIndex = -100, labelSmoothing = 0 } = options;
+  const mode = reductions.indexOf(reduction);
+  if (mode < 0)
+    throw new torch.TorchError(
+      "TORCH_ARGUMENT",
+      `crossEntropy: reduction ${JSON.stringify(reduction)}: one of ${reductions.join(", ")}`,
+    );
+  return torch.crossEntropyLoss(logits, targets, weight, mode, ignoreIndex, labelSmoothing);
 }
 
 /**
@@ -59,8 +118,10 @@ export function linearCrossEntropy(
   hidden: Tensor,
   weight: Tensor,
   targets: Tensor,
-  { rowWeights, chunkSize = 1024 }: { rowWeights?: Tensor; chunkSize?: number } = {},
+  options: { rowWeights?: Tensor; chunkSize?: number } = {},
 ): { loss: Tensor; nll: Tensor } {
+  options = checkOptions("linearCrossEntropy", options, ["rowWeights", "chunkSize"]);
+  const { rowWeights, chunkSize = 1024 } = options;
   const [loss, nll] = torch.ops.diffcoder.linear_cross_entropy(
     hidden,
     weight,

@@ -1,5 +1,6 @@
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { checkOptions } from "../torch/options.js";
 import { NnError } from "./errors.js";
 
 function gradientsOf(parameters: Iterable<Tensor>): Tensor[] {
@@ -53,6 +54,7 @@ export function gradNorm(parameters: Iterable<Tensor>): Tensor {
 export function clipGradNorm(parameters: Iterable<Tensor>, maxNorm: number, options: { norm?: Tensor } = {}): Tensor {
   if (!(maxNorm > 0)) throw new NnError("NN_ARGUMENT", `clipGradNorm: maxNorm must be positive, got ${maxNorm}`);
   const list = [...parameters];
+  options = checkOptions("clipGradNorm", options, ["norm"]);
   const norm = options.norm ?? gradNorm(list);
   torch.scope(() =>
     torch.noGrad(() => {

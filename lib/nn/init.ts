@@ -1,5 +1,6 @@
 import type { Generator, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { checkOptions } from "../torch/options.js";
 import { NnError } from "./errors.js";
 
 /**
@@ -8,16 +9,20 @@ import { NnError } from "./errors.js";
  */
 export function normal_(
   tensor: Tensor,
-  { mean = 0, std = 1, generator }: { mean?: number; std?: number; generator?: Generator } = {},
+  options: { mean?: number; std?: number; generator?: Generator } = {},
 ): Tensor {
+  options = checkOptions("normal_", options, ["mean", "std", "generator"]);
+  const { mean = 0, std = 1, generator } = options;
   return fill(tensor, (host) => torch.ops.aten.normal_(host, mean, std, { generator }));
 }
 
 /** Fills a tensor with numbers of U(low, high), drawn on the CPU in float32 and then converted. */
 export function uniform_(
   tensor: Tensor,
-  { low = 0, high = 1, generator }: { low?: number; high?: number; generator?: Generator } = {},
+  options: { low?: number; high?: number; generator?: Generator } = {},
 ): Tensor {
+  options = checkOptions("uniform_", options, ["low", "high", "generator"]);
+  const { low = 0, high = 1, generator } = options;
   return fill(tensor, (host) => torch.ops.aten.uniform_(host, low, high, { generator }));
 }
 
@@ -25,10 +30,9 @@ export function uniform_(
  * PyTorch's default for linear layers: U(-1/sqrt(fanIn), 1/sqrt(fanIn)), which is kaiming_uniform_ with a = sqrt(5).
  * `fanIn` defaults to the last dimension.
  */
-export function linearUniform_(
-  tensor: Tensor,
-  { fanIn = tensor.size(-1), generator }: { fanIn?: number; generator?: Generator } = {},
-): Tensor {
+export function linearUniform_(tensor: Tensor, options: { fanIn?: number; generator?: Generator } = {}): Tensor {
+  options = checkOptions("linearUniform_", options, ["fanIn", "generator"]);
+  const { fanIn = tensor.size(-1), generator } = options;
   const bound = 1 / Math.sqrt(fanIn);
   return uniform_(tensor, { low: -bound, high: bound, generator });
 }

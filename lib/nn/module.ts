@@ -1,5 +1,6 @@
 import type { DTypeLike, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { checkOptions } from "../torch/options.js";
 import { type ShapeMismatch, StateDictError } from "./errors.js";
 
 /** Named tensors, as modules give and take them. */
@@ -56,7 +57,9 @@ export abstract class Module {
   }
 
   /** How many numbers the parameters hold; tied ones count once. */
-  numParameters({ trainableOnly = false }: { trainableOnly?: boolean } = {}): number {
+  numParameters(options: { trainableOnly?: boolean } = {}): number {
+    options = checkOptions("numParameters", options, ["trainableOnly"]);
+    const { trainableOnly = false } = options;
     let count = 0;
     for (const tensor of this.parameters()) {
       if (!trainableOnly || tensor.requiresGrad) count += tensor.numel();
@@ -76,7 +79,9 @@ export abstract class Module {
    * @param strict false: names missing or not known are left alone
    * @throws StateDictError naming every missing, unexpected and wrongly shaped tensor
    */
-  loadStateDict(state: StateDict, { strict = true }: { strict?: boolean } = {}): void {
+  loadStateDict(state: StateDict, options: { strict?: boolean } = {}): void {
+    options = checkOptions("loadStateDict", options, ["strict"]);
+    const { strict = true } = options;
     const own = this.stateDict();
     const missing = strict ? Object.keys(own).filter((name) => !(name in state)) : [];
     const unexpected = strict ? Object.keys(state).filter((name) => !(name in own)) : [];

@@ -1,5 +1,6 @@
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { checkOptions } from "../torch/options.js";
 import { NnError, type ShapeMismatch, StateDictError } from "./errors.js";
 import { type Module, sameShape } from "./module.js";
 
@@ -44,6 +45,7 @@ export function decayGroups(
   weightDecay: number,
   options: { embeddings?: boolean; decays?: (name: string, tensor: Tensor) => boolean } = {},
 ): ParameterGroup[] {
+  options = checkOptions("decayGroups", options, ["embeddings", "decays"]);
   const { embeddings = true } = options;
   const decays =
     options.decays ??

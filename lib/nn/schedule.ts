@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { checkOptions } from "../torch/options.js";
 import { NnError } from "./errors.js";
 
 /** What a schedule knows besides the step. */
@@ -56,7 +57,9 @@ export function constant(lr?: number): Schedule {
 }
 
 /** Rises linearly over `warmup` (default 0.01 of the stage), then stays: the first two phases of WSD. */
-export function warmupStable(lr: number, { warmup = 0.01 }: { warmup?: Duration } = {}): Schedule {
+export function warmupStable(lr: number, options: { warmup?: Duration } = {}): Schedule {
+  options = checkOptions("warmupStable", options, ["warmup"]);
+  const { warmup = 0.01 } = options;
   checkRate("warmupStable: lr", lr);
   checkDuration("warmupStable: warmup", warmup);
   return (step, { steps }) => lr * warmupShare(step, durationSteps(warmup, steps));
@@ -66,7 +69,9 @@ export function warmupStable(lr: number, { warmup = 0.01 }: { warmup?: Duration 
  * Falls from `from` (default: the rate the stage before ended with) to `min` over the whole stage: the last phase of
  * WSD, as a stage of its own. The last step is one short of `min`.
  */
-export function decayTo(min: number, { from, shape = "linear" }: { from?: number; shape?: DecayShape } = {}): Schedule {
+export function decayTo(min: number, options: { from?: number; shape?: DecayShape } = {}): Schedule {
+  options = checkOptions("decayTo", options, ["from", "shape"]);
+  const { from, shape = "linear" } = options;
   checkRate("decayTo: min", min);
   if (from !== undefined) checkRate("decayTo: from", from);
   return (step, context) => {
@@ -80,6 +85,7 @@ export function warmupStableDecay(
   lr: number,
   options: { warmup?: Duration; decay?: Duration; shape?: DecayShape; min?: number } = {},
 ): Schedule {
+  options = checkOptions("warmupStableDecay", options, ["warmup", "decay", "shape", "min"]);
   const { warmup = 0.01, decay = 0.2, shape = "linear", min = 0 } = options;
   checkRate("warmupStableDecay: lr", lr);
   checkRate("warmupStableDecay: min", min);
@@ -94,7 +100,9 @@ export function warmupStableDecay(
 }
 
 /** Rises over `warmup`, then falls to `min` along half a cosine over the rest of the stage. */
-export function cosine(lr: number, { warmup = 0.01, min = 0 }: { warmup?: Duration; min?: number } = {}): Schedule {
+export function cosine(lr: number, options: { warmup?: Duration; min?: number } = {}): Schedule {
+  options = checkOptions("cosine", options, ["warmup", "min"]);
+  const { warmup = 0.01, min = 0 } = options;
   checkRate("cosine: lr", lr);
   checkRate("cosine: min", min);
   checkDuration("cosine: warmup", warmup);

@@ -1,5 +1,6 @@
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { checkOptions } from "../torch/options.js";
 import { NnError } from "./errors.js";
 import { BucketedOptimizer, type ParameterGroup, type UpdateSlice } from "./optimizer.js";
 
@@ -20,6 +21,7 @@ export class SGD extends BucketedOptimizer {
 
   /** @param parameters `model.namedParameters()`, or groups as from {@link decayGroups} */
   constructor(parameters: Iterable<readonly [string, Tensor]> | ParameterGroup[], options: SGDOptions = {}) {
+    options = checkOptions("SGD", options, ["momentum", "nesterov", "weightDecay"]);
     const { momentum = 0, nesterov = false, weightDecay = 0 } = options;
     if (!(momentum >= 0)) throw new NnError("NN_OPTIMIZER", `momentum must not be negative, got ${momentum}`);
     if (nesterov && momentum === 0) throw new NnError("NN_OPTIMIZER", "nesterov needs a momentum");

@@ -50,6 +50,7 @@ function seenArray(array: readonly unknown[]): Seen {
   if (array.length === 0) return Seen.EmptyArray;
   let kind = Seen.Undefined;
   for (const item of array) {
+    if (Array.isArray(item)) return Seen.Other; // no operator takes lists of lists, which may hold themselves
     const one = seen(item);
     if (one === Seen.Tensor || one === Seen.Null) {
       if (kind === Seen.Undefined || kind === Seen.TensorArray || kind === Seen.OptionalTensorArray)
@@ -74,7 +75,7 @@ function seenArray(array: readonly unknown[]): Seen {
 
 /** Whether an argument of the schema takes a value of this kind. */
 export function accepts(argument: NativeArgument, kind: Seen): boolean {
-  if (kind === Seen.Undefined) return argument.hasDefault || argument.optional;
+  if (kind === Seen.Undefined) return argument.hasDefault;
   if (kind === Seen.Null) return argument.optional;
   if (argument.list) {
     if (kind === Seen.EmptyArray) return true;

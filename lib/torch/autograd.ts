@@ -1,7 +1,8 @@
 import { type DTypeLike, dtypeOfCode, dtypes, toDType } from "./dtype.js";
 import { guard, TorchError } from "./errors.js";
 import { native } from "./native.js";
-import { liveHandle, Tensor } from "./tensor.js";
+import { checkOptions } from "./options.js";
+import { liveHandle, type Tensor, wrap } from "./tensor.js";
 
 // Modes belong to the thread, not to a task: a function that awaits inside one would switch it for everybody else.
 function refusePromise(what: string, result: unknown): void {
@@ -66,6 +67,7 @@ export interface AutocastOptions {
  * parameters are cached until the outermost autocast ends.
  */
 export function autocast<T>(options: AutocastOptions, fn: () => T): T {
+  options = checkOptions("autocast", options, ["device", "dtype", "enabled"]);
   const device = options.device.split(":")[0];
   const dtype = toDType(options.dtype ?? "bfloat16");
   if (dtype !== "bfloat16" && dtype !== "float16")
@@ -104,6 +106,7 @@ export function grad(
   inputs: readonly Tensor[],
   options: GradOptions = {},
 ): (Tensor | null)[] {
+  options = checkOptions("grad", options, ["gradOutputs", "retainGraph", "createGraph", "allowUnused"]);
   const handles = guard("grad", () =>
     native.grad(
       outputs.map(liveHandle),
@@ -114,7 +117,7 @@ export function grad(
       options.allowUnused ?? false,
     ),
   );
-  return handles.map((handle) => (handle === null ? null : new Tensor(handle)));
+  return handles.map((handle) => (handle === null ? null : wrap(handle)));
 }
 
 /** torch.autograd.backward: backward of several tensors in one pass. */
@@ -123,6 +126,7 @@ export function backward(
   gradients: readonly (Tensor | null)[] = [],
   options: { retainGraph?: boolean; createGraph?: boolean } = {},
 ): void {
+  options = checkOptions("backward", options, ["retainGraph", "createGraph"]);
   guard("backward", () =>
     native.backward(
       tensors.map(liveHandle),

@@ -1,16 +1,17 @@
 import { type DType, dtypes } from "./dtype.js";
 import { asTorchError, TorchError } from "./errors.js";
 import { type Handle, native } from "./native.js";
-import { Tensor } from "./tensor.js";
+import { type Tensor, wrap } from "./tensor.js";
 
 let viewDtype: number | undefined;
 
 /** The tensor's elements as a flat uint8 tensor, row-major; a view if the tensor is contiguous. Records no gradient. */
 export function asBytes(tensor: Tensor): Tensor {
   viewDtype ??= native.overloads("aten::view").find(({ overload }) => overload === "dtype")?.id as number;
-  const flat = tensor.detach().contiguous().view([-1]);
+  const contiguous = tensor.detach().resolveConj().resolveNeg().contiguous();
+  const flat = contiguous.asStrided([tensor.numel()], [1]); // one element may have any stride
   try {
-    return new Tensor(native.call(viewDtype, flat.handle, dtypes.uint8.code) as Handle);
+    return wrap(native.call(viewDtype, flat.handle, dtypes.uint8.code) as Handle);
   } catch (error) {
     throw asTorchError(error, "asBytes");
   }

@@ -3,9 +3,10 @@ import { asTorchError, TorchError } from "./errors.js";
 import type { Generator } from "./generator.js";
 import { native } from "./native.js";
 import { operatorFunction } from "./operator-function.js";
-import type { Scalar } from "./scalar.js";
-import { Tensor } from "./tensor.js";
-import { flatten, naturalDType, type TensorData, toTypedArray } from "./tensor-data.js";
+import { checkOptions } from "./options.js";
+import type { Layout, MemoryFormat, Scalar } from "./scalar.js";
+import { type Tensor, wrap } from "./tensor.js";
+import { flatten, maxDims, naturalDType, type TensorData, toTypedArray } from "./tensor-data.js";
 
 /** Where and as what a tensor is made. */
 export interface TensorOptions {
@@ -18,29 +19,35 @@ export interface TensorOptions {
   pinMemory?: boolean;
 }
 
+const tensorOptionNames = ["dtype", "device", "requiresGrad", "pinMemory"];
+
 /** Copies a typed array into a tensor of the given shape. The dtype is the array's own, unless `dtype` asks for a conversion. */
 export function fromTypedArray(
   data: TypedArray,
   shape: readonly number[] = [data.length],
   options: TensorOptions = {},
 ): Tensor {
+  options = checkOptions("fromTypedArray", options, tensorOptionNames);
   const dtype = dtypeOf(data);
   return finish(upload(data, shape, dtype, options.pinMemory), options, dtype);
 }
 
 function upload(data: TypedArray, shape: readonly number[], dtype: DType, pinned = false): Tensor {
   let total = 1;
-  for (let i = 0; i < shape.length; i++) {
-    const size = shape[i];
+  const sizes = [...shape]; // read before scratch is written
+  if (sizes.length > maxDims)
+    throw new TorchError("TORCH_VALUE", `tensor: ${sizes.length} dimensions: a tensor has at most ${maxDims} dimensions here`);
+  for (let i = 0; i < sizes.length; i++) {
+    const size = sizes[i];
     if (!Number.isInteger(size) || size < 0)
       throw new TorchError("TORCH_VALUE", `tensor: size ${size} of dimension ${i}: sizes are integers from 0`);
     native.scratch[i] = size;
     total *= size;
   }
   if (total !== data.length)
-    throw new TorchError("TORCH_VALUE", `tensor: shape [${shape}] has ${total} elements, the data has ${data.length}`);
+    throw new TorchError("TORCH_VALUE", `tensor: shape [${sizes}] has ${total} elements, the data has ${data.length}`);
   try {
-    return new Tensor(native.fromBytes(data, shape.length, dtypes[dtype].code, pinned));
+    return wrap(native.fromBytes(data, sizes.length, dtypes[dtype].code, pinned));
   } catch (error) {
     throw asTorchError(error, "tensor");
   }
@@ -66,6 +73,7 @@ function finish(tensor: Tensor, options: TensorOptions, dtype: DType): Tensor {
  * for anything else than numbers
  */
 export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
+  options = checkOptions("tensor", options, tensorOptionNames);
   if (ArrayBuffer.isView(data)) return fromTypedArray(data as TypedArray, undefined, options);
   const { flat, shape } = flatten(data);
   const wanted = options.dtype === undefined ? naturalDType(flat) : toDType(options.dtype);
@@ -74,103 +82,143 @@ export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
   return finish(upload(toTypedArray(flat, direct), shape, direct, options.pinMemory), options, direct);
 }
 
-interface RandomOptions extends TensorOptions {
+/** What a function that fills a new tensor takes besides. */
+export interface CreationOptions extends TensorOptions {
+  /** The tensor to write into, which is returned. */
+  out?: Tensor;
+  layout?: Layout;
+}
+
+export interface RandomOptions extends CreationOptions {
+  generator?: Generator;
+}
+
+export interface LikeOptions extends TensorOptions {
+  layout?: Layout;
+  memoryFormat?: MemoryFormat;
+}
+
+export interface RandomLikeOptions extends LikeOptions {
   generator?: Generator;
 }
 
 type Factory = (...args: unknown[]) => Tensor;
 
-const make = (name: string) => operatorFunction<Factory>(`aten::${name}`);
+interface Creator {
+  /** The name in messages. */
+  name: string;
+  operator: Factory;
+  optionNames: readonly string[];
+}
 
-const operators = {
-  zeros: make("zeros"),
-  ones: make("ones"),
-  full: make("full"),
-  empty: make("empty"),
-  rand: make("rand"),
-  randn: make("randn"),
-  randint: make("randint"),
-  randperm: make("randperm"),
-  arange: make("arange"),
-  linspace: make("linspace"),
-  eye: make("eye"),
-  zerosLike: make("zeros_like"),
-  onesLike: make("ones_like"),
-  fullLike: make("full_like"),
-  emptyLike: make("empty_like"),
-  randLike: make("rand_like"),
-  randnLike: make("randn_like"),
+const filled = [...tensorOptionNames, "layout", "out"];
+const like = [...tensorOptionNames, "layout", "memoryFormat"];
+
+const creator = (name: string, operator: string, optionNames: readonly string[]): Creator => ({
+  name,
+  operator: operatorFunction<Factory>(`aten::${operator}`),
+  optionNames,
+});
+
+const creators = {
+  zeros: creator("zeros", "zeros", filled),
+  ones: creator("ones", "ones", filled),
+  full: creator("full", "full", filled),
+  empty: creator("empty", "empty", [...filled, "memoryFormat"]),
+  rand: creator("rand", "rand", [...filled, "generator"]),
+  randn: creator("randn", "randn", [...filled, "generator"]),
+  randint: creator("randint", "randint", [...filled, "generator"]),
+  randperm: creator("randperm", "randperm", [...filled, "generator"]),
+  arange: creator("arange", "arange", filled),
+  linspace: creator("linspace", "linspace", filled),
+  eye: creator("eye", "eye", filled),
+  zerosLike: creator("zerosLike", "zeros_like", like),
+  onesLike: creator("onesLike", "ones_like", like),
+  fullLike: creator("fullLike", "full_like", like),
+  emptyLike: creator("emptyLike", "empty_like", like),
+  randLike: creator("randLike", "rand_like", [...like, "generator"]),
+  randnLike: creator("randnLike", "randn_like", [...like, "generator"]),
 };
 
 /** The arguments with the options behind them, if there are any: libtorch's own defaults are the same. */
-function build(operator: Factory, args: unknown[], options: RandomOptions, dtype?: DTypeLike): Tensor {
-  const wanted = options.dtype ?? dtype;
-  const { device, pinMemory, generator } = options;
-  if (wanted ?? device ?? pinMemory ?? generator) {
-    const named: Record<string, unknown> = {};
-    if (wanted !== undefined) named.dtype = toDType(wanted);
-    if (device !== undefined) named.device = device;
-    if (pinMemory !== undefined) named.pin_memory = pinMemory;
-    if (generator !== undefined) named.generator = generator;
-    args.push(named);
+function build(
+  { name, operator, optionNames }: Creator,
+  args: unknown[],
+  options: RandomOptions & LikeOptions,
+  dtype?: DTypeLike,
+): Tensor {
+  options = checkOptions(name, options, optionNames);
+  const named: Record<string, unknown> = {};
+  let count = 0;
+  for (const option in options) {
+    const value = options[option as keyof RandomOptions];
+    if (value === undefined || value === null || option === "requiresGrad") continue;
+    named[option] = option === "dtype" ? toDType(value as DTypeLike) : value;
+    count++;
   }
+  // A tensor that is given has its dtype already.
+  if (dtype !== undefined && named.dtype === undefined && named.out === undefined) {
+    named.dtype = dtype;
+    count++;
+  }
+  if (count > 0) args.push(named);
   const result = operator(...args);
   return options.requiresGrad ? result.requiresGrad_() : result;
 }
 
 /** torch.zeros. Default float32. */
-export const zeros = (shape: readonly number[], options: TensorOptions = {}) =>
-  build(operators.zeros, [shape], options);
+export const zeros = (shape: readonly number[], options: CreationOptions = {}) =>
+  build(creators.zeros, [shape], options);
 /** torch.ones. Default float32. */
-export const ones = (shape: readonly number[], options: TensorOptions = {}) => build(operators.ones, [shape], options);
+export const ones = (shape: readonly number[], options: CreationOptions = {}) => build(creators.ones, [shape], options);
 /** torch.full. Default float32, also for an integral number; bool and int64 for a boolean and a bigint. */
-export const full = (shape: readonly number[], value: Scalar, options: TensorOptions = {}) =>
+export const full = (shape: readonly number[], value: Scalar, options: CreationOptions = {}) =>
   build(
-    operators.full,
+    creators.full,
     [shape, value],
     options,
     typeof value === "boolean" ? "bool" : typeof value === "bigint" ? "int64" : "float32",
   );
 /** torch.empty: memory as it is. Default float32. */
-export const empty = (shape: readonly number[], options: TensorOptions = {}) =>
-  build(operators.empty, [shape], options);
+export const empty = (shape: readonly number[], options: CreationOptions & { memoryFormat?: MemoryFormat } = {}) =>
+  build(creators.empty, [shape], options);
 /** torch.rand: uniform in [0, 1). */
-export const rand = (shape: readonly number[], options: RandomOptions = {}) => build(operators.rand, [shape], options);
+export const rand = (shape: readonly number[], options: RandomOptions = {}) => build(creators.rand, [shape], options);
 /** torch.randn: standard normal. */
 export const randn = (shape: readonly number[], options: RandomOptions = {}) =>
-  build(operators.randn, [shape], options);
+  build(creators.randn, [shape], options);
 /** torch.randint: integers in [low, high). Default int64. */
 export const randint = (low: number, high: number, shape: readonly number[], options: RandomOptions = {}) =>
-  build(operators.randint, [low, high, shape], options, "int64");
+  build(creators.randint, [low, high, shape], options, "int64");
 /** torch.randperm. Default int64. */
-export const randperm = (n: number, options: RandomOptions = {}) => build(operators.randperm, [n], options, "int64");
+export const randperm = (n: number, options: RandomOptions = {}) => build(creators.randperm, [n], options, "int64");
 /** torch.eye. */
-export const eye = (rows: number, columns: number = rows, options: TensorOptions = {}) =>
-  build(operators.eye, [rows, columns], options);
+export const eye = (rows: number, columns: number = rows, options: CreationOptions = {}) =>
+  build(creators.eye, [rows, columns], options);
 /** torch.linspace: `steps` values from start to end, both included. */
-export const linspace = (start: number, end: number, steps: number, options: TensorOptions = {}) =>
-  build(operators.linspace, [start, end, steps], options);
+export const linspace = (start: number, end: number, steps: number, options: CreationOptions = {}) =>
+  build(creators.linspace, [start, end, steps], options);
 
 /** torch.arange: `arange(end)`, `arange(start, end)`, `arange(start, end, step)`. int64 when all are integers, else float32. */
-export function arange(end: number, options?: TensorOptions): Tensor;
-export function arange(start: number, end: number, options?: TensorOptions): Tensor;
-export function arange(start: number, end: number, step: number, options?: TensorOptions): Tensor;
-export function arange(...args: (number | TensorOptions | undefined)[]): Tensor {
-  const numbers = args.filter((arg): arg is number => typeof arg === "number");
-  const options = (args.find((arg) => typeof arg === "object") ?? {}) as TensorOptions;
-  return build(operators.arange, numbers, options, numbers.every(Number.isInteger) ? "int64" : "float32");
+export function arange(end: number, options?: CreationOptions): Tensor;
+export function arange(start: number, end: number, options?: CreationOptions): Tensor;
+export function arange(start: number, end: number, step: number, options?: CreationOptions): Tensor;
+export function arange(...args: unknown[]): Tensor {
+  const last = args.length > 1 && typeof args.at(-1) !== "number" ? args.pop() : undefined;
+  const dtype = args.every((arg) => Number.isInteger(arg) || typeof arg === "bigint") ? "int64" : "float32";
+  return build(creators.arange, args, (last ?? {}) as CreationOptions, dtype);
 }
 
 /** torch.zeros_like: shape, dtype and device of another tensor. */
-export const zerosLike = (like: Tensor, options: TensorOptions = {}) => build(operators.zerosLike, [like], options);
+export const zerosLike = (like: Tensor, options: LikeOptions = {}) => build(creators.zerosLike, [like], options);
 /** torch.ones_like. */
-export const onesLike = (like: Tensor, options: TensorOptions = {}) => build(operators.onesLike, [like], options);
+export const onesLike = (like: Tensor, options: LikeOptions = {}) => build(creators.onesLike, [like], options);
 /** torch.full_like. */
-export const fullLike = (like: Tensor, value: Scalar, options: TensorOptions = {}) =>
-  build(operators.fullLike, [like, value], options);
+export const fullLike = (like: Tensor, value: Scalar, options: LikeOptions = {}) =>
+  build(creators.fullLike, [like, value], options);
 /** torch.empty_like. */
-export const emptyLike = (like: Tensor, options: TensorOptions = {}) => build(operators.emptyLike, [like], options);
+export const emptyLike = (like: Tensor, options: LikeOptions = {}) => build(creators.emptyLike, [like], options);
 /** torch.rand_like. */
-export const randLike = (like: Tensor, options: RandomOptions = {}) => build(operators.randLike, [like], options);
+export const randLike = (like: Tensor, options: RandomLikeOptions = {}) => build(creators.randLike, [like], options);
 /** torch.randn_like. */
-export const randnLike = (like: Tensor, options: RandomOptions = {}) => build(operators.randnLike, [like], options);
+export const randnLike = (like: Tensor, options: RandomLikeOptions = {}) => build(creators.randnLike, [like], options);

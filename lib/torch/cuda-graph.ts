@@ -1,5 +1,6 @@
 import { guard } from "./errors.js";
 import { native } from "./native.js";
+import { checkOptions } from "./options.js";
 import { keep, type Owned, ownedIn, release, scope } from "./scope.js";
 
 const collected = new FinalizationRegistry<number>((handle) => native.cudaGraphFree(handle));
@@ -25,7 +26,9 @@ export class CUDAGraph implements Disposable {
   #outputs: Owned[] = [];
 
   /** @throws TorchError TORCH_CUDA_UNAVAILABLE without a device or a CUDA build, TORCH_VALUE for a device that is not there */
-  constructor({ device = 0, pool = 0 }: CUDAGraphOptions = {}) {
+  constructor(options: CUDAGraphOptions = {}) {
+    options = checkOptions("cuda.CUDAGraph", options, ["device", "pool"]);
+    const { device = 0, pool = 0 } = options;
     this.#handle = guard("cuda.CUDAGraph", () => native.cudaGraphCreate(device, pool));
     collected.register(this, this.#handle, this);
   }

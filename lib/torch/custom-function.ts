@@ -2,7 +2,7 @@ import { withGradMode } from "./autograd.js";
 import { asTorchError, TorchError } from "./errors.js";
 import { type Handle, native } from "./native.js";
 import { scope } from "./scope.js";
-import { liveHandle, Tensor } from "./tensor.js";
+import { liveHandle, Tensor, wrap } from "./tensor.js";
 
 /** Carries tensors and values from a function's forward to its backward. */
 export class FunctionContext {
@@ -50,7 +50,7 @@ export function defineFunction<Inputs extends readonly unknown[], Output extends
     context.saved = [];
     const callback = (...handles: (Handle | null)[]) =>
       scope(() => {
-        const received = handles.map((handle) => (handle === null ? null : new Tensor(handle)));
+        const received = handles.map((handle) => (handle === null ? null : wrap(handle)));
         context.saved = received.slice(outputs.length) as Tensor[];
         try {
           const returned = definition.backward(context, ...received.slice(0, outputs.length));
@@ -68,7 +68,7 @@ export function defineFunction<Inputs extends readonly unknown[], Output extends
         saved.map(liveHandle),
         callback,
       );
-      const results = handles.map((handle) => new Tensor(handle));
+      const results = handles.map((handle) => wrap(handle));
       return (Array.isArray(forward) ? results : results[0]) as Output;
     } catch (error) {
       throw asTorchError(error, "defineFunction");

@@ -1,11 +1,16 @@
 import { guard } from "./errors.js";
 import { native } from "./native.js";
-import { Tensor } from "./tensor.js";
+import { checkOptions } from "./options.js";
+import { type Tensor, wrap } from "./tensor.js";
 
 const collected = new FinalizationRegistry<number>((handle) => native.freeGenerator(handle));
 
+const uncloneable = Symbol("a Generator, which no other thread knows: send getState().toTypedArray() instead:");
+
 /** A stream of random numbers of its own: torch.Generator. Random operators take it as `{ generator }`. */
 export class Generator implements Disposable {
+  /** A value that structuredClone and postMessage refuse. */
+  readonly uncloneable: unknown = uncloneable;
   handle: number;
   readonly device: string;
 
@@ -14,6 +19,7 @@ export class Generator implements Disposable {
    * @param options.device default "cpu"
    */
   constructor(options: { seed: number | bigint; device?: string }) {
+    options = checkOptions("Generator", options, ["seed", "device"]);
     this.device = options.device ?? "cpu";
     this.handle = guard("Generator", () => native.createGenerator(this.device, options.seed));
     collected.register(this, this.handle, this);
@@ -26,7 +32,7 @@ export class Generator implements Disposable {
 
   /** Where the stream is, as a uint8 tensor: torch.Generator.get_state. */
   getState(): Tensor {
-    return guard("Generator.getState", () => new Tensor(native.generatorState(this.handle)));
+    return guard("Generator.getState", () => wrap(native.generatorState(this.handle)));
   }
 
   /** Goes back to where {@link getState} was asked: torch.Generator.set_state. */

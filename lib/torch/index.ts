@@ -62,6 +62,7 @@ export type { Index } from "./indexing.js";
 export type { DispatcherFunction, OperatorNamespace } from "./ops.js";
 export { operatorNames, ops } from "./ops.js";
 export { Philox } from "./philox.js";
+export { type StftOptions, stft, type UniqueOptions, unique, uniqueConsecutive, where } from "./python-functions.js";
 export { openSafetensors, SafetensorsFile, saveSafetensors, type TensorInfo } from "./safetensors.js";
 export type { Layout, MemoryFormat, Scalar } from "./scalar.js";
 export { keep, openScope, type Scope, scope } from "./scope.js";

@@ -3,7 +3,7 @@ import { asTorchError, TorchError } from "./errors.js";
 import { native } from "./native.js";
 import type { Scalar } from "./scalar.js";
 import { Slice } from "./slice.js";
-import { Tensor } from "./tensor.js";
+import { Tensor, wrap } from "./tensor.js";
 
 /**
  * One position of an index: a number, a {@link slice}, null (a new dimension), "...", a boolean (a new dimension of size 1
@@ -27,8 +27,9 @@ const clip = (bound: number | null) =>
   bound === null ? Number.NaN : Math.max(-Number.MAX_SAFE_INTEGER, Math.min(Number.MAX_SAFE_INTEGER, bound));
 
 /** Writes the indices to scratch. */
-function encode(operator: string, indices: readonly Index[]): number {
+function encode(operator: string, given: readonly Index[]): number {
   const { scratch } = native;
+  const indices = [...given]; // read before scratch is written: a getter may call torch
   if (indices.length * width > scratch.length) throw new TorchError("TORCH_INDEX", `${operator}: too many indices`);
   for (let i = 0, at = 0; i < indices.length; i++, at += width) {
     const index = indices[i];
@@ -68,7 +69,7 @@ function encode(operator: string, indices: readonly Index[]): number {
 export function index(self: Tensor, indices: readonly Index[]): Tensor {
   const count = encode("index", indices);
   try {
-    return new Tensor(native.index(self.handle, count));
+    return wrap(native.index(self.handle, count));
   } catch (error) {
     throw asTorchError(error, "index", () => [self, ...indices].map(describe).join(", "));
   }

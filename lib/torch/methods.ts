@@ -1,13 +1,19 @@
 import { methodNames } from "./generated/methods.js";
 import { type Index, index, indexPut } from "./indexing.js";
+import { camelCase } from "./names.js";
 import { Operator } from "./operator.js";
 import type { Scalar } from "./scalar.js";
+import {
+  type ConsecutiveOptions,
+  type StftOptions,
+  stft,
+  type UniqueOptions,
+  unique,
+  uniqueConsecutive,
+} from "./python-functions.js";
 import { Tensor } from "./tensor.js";
 
 // Puts every public operator with a method form on Tensor.prototype, but for those that Tensor writes by hand.
-
-export const camelCase = (name: string) =>
-  name.replace(/(?<=[a-z0-9])_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 
 function method(operator: Operator) {
   return function (this: Tensor, ...args: unknown[]): unknown {
@@ -21,11 +27,34 @@ for (const name of methodNames.split(" ")) {
   const property = camelCase(name);
   if (Object.hasOwn(Tensor.prototype, property)) continue;
   Object.defineProperty(Tensor.prototype, property, {
-    value: method(new Operator(`aten::${name}`)),
+    value: method(new Operator(`aten::${name}`, { isMethod: true })),
     writable: true,
     configurable: true,
   });
 }
+
+// So do the functions that PyTorch has in Python.
+declare module "./tensor.js" {
+  interface Tensor {
+    /** [Tensor.stft](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.stft.html), centred as there. */
+    stft(nFft: number, options?: StftOptions): Tensor;
+    /** [Tensor.unique](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.unique.html) */
+    unique(options?: UniqueOptions & { returnInverse?: false; returnCounts?: false }): Tensor;
+    unique(options: UniqueOptions): Tensor[];
+    /** [Tensor.unique_consecutive](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.unique_consecutive.html) */
+    uniqueConsecutive(options?: ConsecutiveOptions & { returnInverse?: false; returnCounts?: false }): Tensor;
+    uniqueConsecutive(options: ConsecutiveOptions): Tensor[];
+  }
+}
+
+for (const [name, run] of Object.entries({ stft, unique, uniqueConsecutive }))
+  Object.defineProperty(Tensor.prototype, name, {
+    value(this: Tensor, ...args: unknown[]) {
+      return (run as (...args: unknown[]) => unknown)(this, ...args);
+    },
+    writable: true,
+    configurable: true,
+  });
 
 // Indexing needs operators, which need Tensor: it joins the prototype here.
 declare module "./tensor.js" {

@@ -31,6 +31,8 @@ export interface NativeArgument {
   elementOptional: boolean;
   keywordOnly: boolean;
   hasDefault: boolean;
+  /** Whether the operator writes into it. */
+  writes: boolean;
 }
 
 export interface NativeOverload {
@@ -38,8 +40,8 @@ export interface NativeOverload {
   overload: string;
   schema: string;
   arguments: NativeArgument[];
-  /** `writes`: the argument this result aliases and writes, or -1. */
-  returns: { kind: NativeArgument["kind"]; list: boolean; writes: number }[];
+  /** `name`: "" where the schema has none. `writes`: the argument this result aliases and writes, or -1. */
+  returns: { name: string; kind: NativeArgument["kind"]; list: boolean; writes: number }[];
 }
 
 /** The addon's functions, one line each; see native/ for what they do. */
@@ -63,6 +65,10 @@ export interface Native {
   share(tensor: Handle): Handle;
   free(tensor: Handle): boolean;
   freeMany(count: number): void;
+  watch(tensor: object, handle: Handle): true | undefined;
+  sweep(): number;
+  settle(): void;
+  watchedBytes(): number;
   memory(): void;
   overloads(name: string): NativeOverload[];
   operatorNames(): string[];
@@ -103,7 +109,7 @@ export interface Native {
   generatorState(generator: number): Handle;
   setGeneratorState(generator: number, state: Handle): void;
   manualSeed(seed: number | bigint): void;
-  mapFile(path: string): Handle;
+  readFile(descriptor: number, offset: number, dtypeCode: number, ndim: number): Handle;
   build(): { torch: string; cuda: boolean; cpuCapability: string; config: string };
   getNumThreads(): number;
   setNumThreads(threads: number): void;
@@ -132,8 +138,13 @@ function packageRoot(): string {
   return folder;
 }
 
+/** The addon's file. */
+export function addonPath(): string {
+  return resolve(process.env.DIFFCODER_ADDON ?? join(packageRoot(), "build", "Release", "diffcoder.node"));
+}
+
 function load(): Native {
-  const path = resolve(process.env.DIFFCODER_ADDON ?? join(packageRoot(), "build", "Release", "diffcoder.node"));
+  const path = addonPath();
   if (!existsSync(path)) {
     throw new TorchError(
       "TORCH_LOAD",

@@ -1,9 +1,10 @@
 import { Seen, seen } from "./argument-kinds.js";
 import { describe, isPlainObject } from "./describe.js";
 import { asTorchError, TorchError } from "./errors.js";
-import { native } from "./native.js";
+import { type NativeArgument, native } from "./native.js";
 import { Overload } from "./overload.js";
-import { Tensor } from "./tensor.js";
+import { parserOrder } from "./overload-order.js";
+import { Tensor, wrap } from "./tensor.js";
 
 // One operator of the dispatcher: picks the overload that takes the arguments, as PyTorch's argument parser does, and
 // calls it. The choice depends on the kinds and names of the arguments only, so it is made once per shape of call.
@@ -31,6 +32,8 @@ class CallShape {
   }
 }
 
+const isSelf = ({ name, kind, list }: NativeArgument) => name === "self" && kind === "Tensor" && !list;
+
 /** One operator by its qualified name, such as "aten::add". Its overloads are looked up at the first call. */
 export class Operator {
   readonly name: string;
@@ -42,14 +45,26 @@ export class Operator {
   #unary = -1;
   #binary = -1;
 
-  constructor(name: string) {
+  /** Whether it is called as a method: `self` first, wherever the schema has it. */
+  readonly #isMethod: boolean;
+
+  /** The only overload, where Python reaches no other. */
+  readonly #only: string | undefined;
+
+  constructor(name: string, { isMethod = false, only }: { isMethod?: boolean; only?: string } = {}) {
     this.name = name;
+    this.#only = only;
+    this.#isMethod = isMethod;
     this.#title = name.replace(/^aten::/, "");
   }
 
   get overloads(): readonly Overload[] {
     if (this.#overloads === null) {
-      this.#overloads = native.overloads(this.name).map((described) => new Overload(described));
+      const isMethod = this.#isMethod;
+      this.#overloads = parserOrder(native.overloads(this.name))
+        .filter((described) => !isMethod || described.arguments.some(isSelf))
+        .filter((described) => this.#only === undefined || described.overload === this.#only)
+        .map((described) => new Overload(described, isMethod));
       if (this.#overloads.length === 0) {
         this.#overloads = null;
         throw new TorchError(
@@ -72,7 +87,7 @@ export class Operator {
       return result;
     }
     try {
-      return new Tensor(native.call(this.#unary, self.handle) as number);
+      return wrap(native.call(this.#unary, self.handle) as number);
     } catch (error) {
       throw this.#explain(error, [self]);
     }
@@ -82,14 +97,21 @@ export class Operator {
     if (this.#binary < 0) {
       const result = this.call([self, other]);
       const { overload } = this.#shapes.after(Seen.Tensor).after(Seen.Tensor);
-      if (overload?.oneTensor) this.#binary = overload.id;
+      if (overload?.oneTensor && overload.order === null) this.#binary = overload.id;
       return result;
     }
     try {
-      return new Tensor(native.call(this.#binary, self.handle, other.handle) as number);
+      return wrap(native.call(this.#binary, self.handle, other.handle) as number);
     } catch (error) {
       throw this.#explain(error, [self, other]);
     }
+  }
+
+  /** The name of the overload that takes these arguments, without calling it. */
+  overloadFor(args: readonly unknown[]): string {
+    const last = args.at(-1);
+    const named = isPlainObject(last) ? last : null;
+    return this.#choose(new CallShape(), named === null ? args : args.slice(0, -1), named, args).name;
   }
 
   /** Calls the overload that takes these arguments; a plain object at the end names arguments. */
@@ -110,7 +132,7 @@ export class Operator {
       }
       const overload = shape.overload ?? this.#choose(shape, bound, named, args);
       const { places } = shape;
-      for (let i = 0; i < values.length; i++) {
+      for (let i = 0; i < places.length; i++) {
         while (bound.length < places[i]) bound.push(undefined);
         bound[places[i]] = values[i];
       }

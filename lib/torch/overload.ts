@@ -1,11 +1,11 @@
 import { accepts, Seen, seen } from "./argument-kinds.js";
 import { describe } from "./describe.js";
 import { dtypeCode } from "./dtype.js";
+import { TorchError } from "./errors.js";
 import { Generator } from "./generator.js";
+import { camelCase, snakeCase } from "./names.js";
 import { type NativeArgument, type NativeOverload, native } from "./native.js";
-import { liveHandle, Tensor } from "./tensor.js";
-
-const snakeCase = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+import { liveHandle, Tensor, wrap } from "./tensor.js";
 
 // How many numbers of native.scratch the lists of the current call have taken.
 let scratchUsed = 0;
@@ -22,13 +22,20 @@ function toNative(value: unknown, argument: NativeArgument): unknown {
   return value instanceof Generator ? value.handle : value;
 }
 
+/** The handle of a list's element; lists are read twice, and a proxy may have changed its mind. */
+function tensorHandle(item: unknown): number {
+  if (item !== null && !(item instanceof Tensor))
+    throw new TorchError("TORCH_ARGUMENT", "a list of tensors held something else when it was read again");
+  return liveHandle(item);
+}
+
 function listToNative(list: readonly unknown[], argument: NativeArgument): unknown {
   const { scratch } = native;
   const { kind } = argument;
   const begin = scratchUsed;
   if (kind === "Tensor") {
-    if (begin + list.length > scratch.length) return (list as (Tensor | null)[]).map(liveHandle);
-    for (let i = 0; i < list.length; i++) scratch[begin + i] = liveHandle(list[i] as Tensor | null);
+    if (begin + list.length > scratch.length) return list.map(tensorHandle);
+    for (let i = 0; i < list.length; i++) scratch[begin + i] = tensorHandle(list[i]);
   } else {
     if ((kind !== "int" && kind !== "float") || begin + list.length > scratch.length) return list;
     for (let i = 0; i < list.length; i++) {
@@ -41,27 +48,60 @@ function listToNative(list: readonly unknown[], argument: NativeArgument): unkno
   return list.length;
 }
 
+/** A copy as a plain array, without the caller's getters and proxies. */
+const listCopy = (list: readonly unknown[]): unknown[] => Array.prototype.slice.call(list);
+
+/** Several results: an array whose elements have names, too, as PyTorch's named tuples. */
+function resultsWithNames(names: readonly string[]): new (length: number) => unknown[] {
+  if (!names.every((name) => name !== "")) return Array;
+  class Results extends Array<unknown> {
+    static override get [Symbol.species]() {
+      return Array;
+    }
+  }
+  for (const [i, name] of names.entries())
+    Object.defineProperty(Results.prototype, camelCase(name), {
+      get(this: Results) {
+        return this[i];
+      },
+    });
+  return Results;
+}
+
 /** One overload of an operator: says whether arguments fit, and calls it. */
 export class Overload {
   readonly id: number;
+  /** The overload's own name, such as "dim" of "aten::max.dim". */
+  readonly name: string;
+  /** As they are given: a method has `self` before the others, wherever the schema has it. */
   readonly arguments: NativeArgument[];
   readonly schema: string;
   /** One new tensor: the commonest result, without looking further. */
   readonly oneTensor: boolean;
+  /** Where the schema has the arguments; null where it has them in this order. */
+  readonly order: readonly number[] | null;
   readonly #returns: NativeOverload["returns"];
+  readonly #Results: new (length: number) => unknown[];
   readonly #positional: number;
   readonly #index = new Map<string, number>();
 
-  constructor(described: NativeOverload) {
+  constructor(described: NativeOverload, isMethod = false) {
     this.id = described.id;
-    this.arguments = described.arguments;
+    this.name = described.overload;
+    const self = isMethod ? described.arguments.findIndex(({ name }) => name === "self") : 0;
+    this.order = self > 0 ? [self, ...described.arguments.keys()].filter((place, i) => i === 0 || place !== self) : null;
+    this.arguments = this.order?.map((place) => described.arguments[place]) ?? described.arguments;
     this.schema = described.schema;
     this.#returns = described.returns;
+    this.#Results = resultsWithNames(described.returns.map(({ name }) => name));
     const firstKeyword = this.arguments.findIndex((argument) => argument.keywordOnly);
     this.#positional = firstKeyword < 0 ? this.arguments.length : firstKeyword;
     const [first, ...more] = described.returns;
     this.oneTensor = first?.kind === "Tensor" && more.length === 0 && !first.list && first.writes < 0;
     for (const [i, argument] of this.arguments.entries()) this.#index.set(argument.name, i);
+    // Python's functions have another name for it.
+    if (this.#index.has("self") && !this.#index.has("input"))
+      this.#index.set("input", this.#index.get("self") as number);
   }
 
   /** Where the named arguments go, or what does not fit. */
@@ -89,22 +129,34 @@ export class Overload {
 
   call(args: readonly unknown[]): unknown {
     const converted: [number, ...unknown[]] = [this.id];
+    // The caller's lists are read before scratch is written: a getter in one of them may call torch.
+    for (let i = 0; i < args.length; i++) converted.push(Array.isArray(args[i]) ? listCopy(args[i] as unknown[]) : args[i]);
     scratchUsed = 0;
-    for (let i = 0; i < args.length; i++) converted.push(toNative(args[i], this.arguments[i]));
-    const result = native.call(...converted);
-    if (this.oneTensor) return result === null ? null : new Tensor(result as number);
+    for (let i = 0; i < args.length; i++) converted[i + 1] = toNative(converted[i + 1], this.arguments[i]);
+    const result = native.call(...(this.order === null ? converted : this.#inOrder(converted, this.order)));
+    if (this.oneTensor) return result === null ? null : wrap(result as number);
     const returns = this.#returns;
     if (returns.length === 0) return undefined;
     if (returns.length === 1) return this.#fromNative(result, 0, args);
-    return returns.map((_, i) => this.#fromNative(Array.isArray(result) ? result[i] : undefined, i, args));
+    const results = new this.#Results(returns.length);
+    for (let i = 0; i < returns.length; i++)
+      results[i] = this.#fromNative(Array.isArray(result) ? result[i] : undefined, i, args);
+    return results;
+  }
+
+  /** The arguments as the schema has them. Only `self` moves, which is no list: those in scratch keep their order. */
+  #inOrder(converted: [number, ...unknown[]], order: readonly number[]): [number, ...unknown[]] {
+    const sorted: [number, ...unknown[]] = [this.id];
+    for (let i = 1; i < converted.length; i++) sorted[order[i - 1] + 1] = converted[i];
+    return sorted;
   }
 
   /** What was written in place is the argument itself, of which the addon says nothing. */
   #fromNative(value: unknown, i: number, args: readonly unknown[]): unknown {
     const { kind, list, writes } = this.#returns[i];
-    if (writes >= 0) return args[writes];
+    if (writes >= 0) return args[this.order === null ? writes : this.order.indexOf(writes)];
     if (kind !== "Tensor" || value === null) return value;
-    if (!list) return new Tensor(value as number);
-    return (value as (number | null)[]).map((handle) => (handle === null ? null : new Tensor(handle)));
+    if (!list) return wrap(value as number);
+    return (value as (number | null)[]).map((handle) => (handle === null ? null : wrap(handle)));
   }
 }

@@ -20,8 +20,9 @@ export interface Header {
   metadata: Record<string, string>;
 }
 
-const size = z.number().int().nonnegative();
-const entrySchema = z.object({ dtype: z.string(), shape: z.array(size), data_offsets: z.tuple([size, size]) });
+/** More than libtorch's operators take. */
+const maxDims = 64;
+
 const metadataSchema = z.record(z.string(), z.string());
 
 // The order of the reference implementation, which writes the last ones first: so wider dtypes come first, and every
@@ -73,45 +74,64 @@ export function parseHeader(path: string, total: number, read: (begin: number, l
 }
 
 function parseJson(path: string, bytes: Uint8Array): [string, unknown][] {
-  let text: string;
+  // First: what nests too deep or repeats a name is refused before it takes memory or stack.
+  const written = countKeys(path, bytes);
   let json: unknown;
   try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    json = JSON.parse(text);
+    json = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
   } catch (cause) {
-    throw malformed(path, `its header is no JSON (${(cause as Error).message})`);
+    throw malformed(path, `its header is no JSON (${shorten((cause as Error).message)})`);
   }
   if (typeof json !== "object" || json === null || Array.isArray(json))
     throw malformed(path, "its header is no JSON object");
   const entries = Object.entries(json);
   // Of two equal keys JSON.parse keeps one without a word.
-  const written = countKeys(text);
   if (written !== entries.length) throw malformed(path, `${written - entries.length} names appear more than once`);
   return entries;
 }
 
-/** The keys of the outermost object of valid JSON, counting equal ones too. */
-function countKeys(json: string): number {
+const [quote, backslash, colon] = ['"', "\\", ":"].map((char) => char.charCodeAt(0));
+const opening = new Set(["{", "["].map((char) => char.charCodeAt(0)));
+const closing = new Set(["}", "]"].map((char) => char.charCodeAt(0)));
+
+/** The header, a tensor's entry, its shape. */
+const maxDepth = 3;
+
+/** The keys of the outermost object of JSON, counting equal ones too. Byte by byte, whatever its strings hold. */
+function countKeys(path: string, json: Uint8Array): number {
   let depth = 0;
   let keys = 0;
-  for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]:]/gs)) {
-    if (token === "{" || token === "[") depth++;
-    else if (token === "}" || token === "]") depth--;
-    else if (token === ":" && depth === 1) keys++;
+  for (let i = 0; i < json.length; i++) {
+    const byte = json[i];
+    if (byte === quote) {
+      for (i++; i < json.length && json[i] !== quote; i++) if (json[i] === backslash) i++;
+    } else if (byte === colon) {
+      if (depth === 1) keys++;
+    } else if (opening.has(byte)) {
+      if (++depth > maxDepth) throw malformed(path, `its header nests deeper than ${maxDepth} levels at byte ${i}`);
+    } else if (closing.has(byte)) depth--;
   }
   return keys;
 }
 
+const shorten = (text: string) => (text.length > 200 ? `${text.slice(0, 200)}…` : text);
+
+const isSize = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+
 function parseEntry(path: string, name: string, value: unknown, data: number): TensorInfo {
-  const shown = `tensor ${JSON.stringify(name)}`;
-  const entry = entrySchema.safeParse(value);
-  if (!entry.success) throw malformed(path, `${shown}: ${z.prettifyError(entry.error)}`);
-  const { shape } = entry.data;
-  const dtype = dtypeByFormat.get(entry.data.dtype);
-  if (dtype === undefined) throw malformed(path, `${shown} has the unknown dtype ${entry.data.dtype}`);
-  const [begin, end] = entry.data.data_offsets;
+  const refuse = (problem: string) => malformed(path, `tensor ${shorten(JSON.stringify(name))} ${problem}`);
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw refuse("is no object");
+  const { dtype: format, shape, data_offsets: offsets } = value as Record<string, unknown>;
+  if (typeof format !== "string") throw refuse("has a dtype that is no string");
+  const dtype = dtypeByFormat.get(format);
+  if (dtype === undefined) throw refuse(`has the unknown dtype ${shorten(format)}`);
+  if (!Array.isArray(shape) || !shape.every(isSize)) throw refuse("has a shape that is no list of sizes");
+  if (shape.length > maxDims) throw refuse(`has ${shape.length} dimensions, more than ${maxDims}`);
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize))
+    throw refuse("has data_offsets that are no two positions");
+  const [begin, end] = offsets;
   const bytes = bytesOf(dtype, shape);
-  if (end - begin !== bytes) throw malformed(path, `${shown} of ${bytes} bytes lies in ${end - begin}`);
+  if (end - begin !== bytes) throw refuse(`of ${bytes} bytes lies in ${end - begin}`);
   return { dtype, shape, begin: data + begin, end: data + end };
 }
 

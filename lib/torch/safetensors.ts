@@ -1,29 +1,75 @@
-import { closeSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
+import { closeSync, fstatSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
 import { threadId } from "node:worker_threads";
 import { openRegularFile } from "../files/regular-file.js";
+import { asBytes } from "./bytes.js";
 import { type DType, dtypes } from "./dtype.js";
-import { guard, TorchError } from "./errors.js";
+import { asTorchError, TorchError } from "./errors.js";
 import { native } from "./native.js";
 import { buildHeader, parseHeader, type TensorInfo } from "./safetensors-header.js";
-import { keep, scope } from "./scope.js";
-import { Tensor } from "./tensor.js";
+import { scope } from "./scope.js";
+import { type Tensor, wrap } from "./tensor.js";
 import { writeAll } from "./write-all.js";
 
 export type { TensorInfo } from "./safetensors-header.js";
 
-/** An open, memory-mapped safetensors file: bytes are read from disk when a tensor is used. */
+// A file that its owner forgot to dispose.
+const forgotten = new FinalizationRegistry<OpenFile>((file) => file.close());
+
+/** A file as it was when it was opened. */
+class OpenFile {
+  readonly path: string;
+  readonly size: number;
+  readonly #descriptor: number;
+  readonly #modified: bigint;
+  #closed = false;
+
+  constructor(path: string) {
+    this.path = path;
+    this.#descriptor = openRegularFile(path).descriptor;
+    const { size, mtimeNs } = fstatSync(this.#descriptor, { bigint: true });
+    this.size = Number(size);
+    this.#modified = mtimeNs;
+  }
+
+  /** The bytes from `begin` on as a tensor. Somebody may have written to the file meanwhile: then it holds other ones. */
+  tensor(begin: number, dtype: DType, shape: readonly number[]): Tensor {
+    if (this.#closed) throw new TorchError("TORCH_DISPOSED", `${this.path}: the file was closed`);
+    try {
+      for (const [i, size] of shape.entries()) native.scratch[i] = size;
+      const tensor = wrap(native.readFile(this.#descriptor, begin, dtypes[dtype].code, shape.length));
+      const { size, mtimeNs } = fstatSync(this.#descriptor, { bigint: true });
+      if (Number(size) === this.size && mtimeNs === this.#modified) return tensor;
+      tensor.dispose();
+      throw new TorchError(
+        "TORCH_IO",
+        `${this.path} was written to while it was open: it had ${this.size} bytes and has ${size}`,
+      );
+    } catch (error) {
+      throw asTorchError(error, this.path);
+    }
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    closeSync(this.#descriptor);
+  }
+}
+
+/** An open safetensors file: a tensor's bytes are read when it is asked for. */
 export class SafetensorsFile implements Disposable {
   readonly path: string;
   readonly metadata: Record<string, string>;
   readonly #infos: Map<string, TensorInfo>;
-  readonly #bytes: Tensor;
+  readonly #file: OpenFile;
 
   /** For {@link openSafetensors}. */
-  constructor(path: string, bytes: Tensor, infos: Map<string, TensorInfo>, metadata: Record<string, string>) {
-    this.path = path;
-    this.#bytes = bytes;
+  constructor(file: OpenFile, infos: Map<string, TensorInfo>, metadata: Record<string, string>) {
+    this.path = file.path;
+    this.#file = file;
     this.#infos = infos;
     this.metadata = metadata;
+    forgotten.register(this, file, this);
   }
 
   /** The tensors' names, in the order of their bytes. */
@@ -41,20 +87,19 @@ export class SafetensorsFile implements Disposable {
     return info;
   }
 
-  /** The tensor over the mapped file, on the CPU. Writing to it changes this process's copy, never the file. */
+  /**
+   * Reads a tensor, to the CPU. Each call reads it anew, into memory of its own.
+   * @throws TorchError TORCH_IO when the file was written to or cut since it was opened, TORCH_DISPOSED when it was closed
+   */
   get(name: string): Tensor {
-    const { dtype, shape, begin, end } = this.info(name);
-    return scope(() => {
-      let bytes = this.#bytes.narrow(0, begin, end - begin);
-      // A view in a wider dtype needs an aligned start; the format does not promise one.
-      if (begin % dtypes[dtype].itemSize !== 0) bytes = bytes.clone();
-      return viewAs(bytes, dtype).view(shape);
-    });
+    const { dtype, shape, begin } = this.info(name);
+    return this.#file.tensor(begin, dtype, shape);
   }
 
   /** Closes the file. Tensors taken from it stay valid. */
   dispose(): void {
-    this.#bytes.dispose();
+    forgotten.unregister(this);
+    this.#file.close();
   }
 
   [Symbol.dispose](): void {
@@ -62,35 +107,29 @@ export class SafetensorsFile implements Disposable {
   }
 }
 
-let viewDtype: number | undefined;
-
-/** The same bytes read as another dtype: torch.Tensor.view(dtype). */
-function viewAs(tensor: Tensor, dtype: DType): Tensor {
-  viewDtype ??= native.overloads("aten::view").find((overload) => overload.overload === "dtype")?.id as number;
-  const id = viewDtype;
-  return guard("view", () => new Tensor(native.call(id, tensor.handle, dtypes[dtype].code) as number));
-}
-
 /**
  * Opens a safetensors file, checking the header against the file's length: a truncated or overlapping one is refused.
- * The file must not shrink while it is open, as with any memory map.
  * @throws TorchError TORCH_FORMAT, or TORCH_IO when the file cannot be read
  */
 export function openSafetensors(path: string): SafetensorsFile {
-  return scope(() => {
-    requireRegularFile(path);
-    const bytes = guard("openSafetensors", () => new Tensor(native.mapFile(path)));
-    const read = (begin: number, length: number) => bytes.narrow(0, begin, length).toTypedArray() as Uint8Array;
-    const { infos, metadata } = parseHeader(path, bytes.numel(), read);
-    return new SafetensorsFile(path, keep(bytes), infos, metadata);
-  });
-}
-
-function requireRegularFile(path: string): void {
+  let file: OpenFile;
   try {
-    closeSync(openRegularFile(path).descriptor);
-  } catch (cause) {
-    throw new TorchError("TORCH_IO", `openSafetensors: ${path}: ${(cause as Error).message}`, { cause });
+    file = new OpenFile(path);
+  } catch (error) {
+    throw new TorchError("TORCH_IO", `openSafetensors: ${path}: ${(error as Error).message}`, {
+      operator: "openSafetensors",
+      cause: error,
+    });
+  }
+  try {
+    const opened = file;
+    const read = (begin: number, length: number) =>
+      scope(() => opened.tensor(begin, "uint8", [length]).toTypedArray() as Uint8Array);
+    const { infos, metadata } = parseHeader(path, file.size, read);
+    return new SafetensorsFile(file, infos, metadata);
+  } catch (error) {
+    file.close();
+    throw error;
   }
 }
 
@@ -135,7 +174,7 @@ export function saveSafetensors(
 function writeTensor(fd: number, tensor: Tensor): void {
   scope(() => {
     if (tensor.numel() === 0) return;
-    const flat = viewAs(tensor.detach().to("cpu").contiguous().view([-1]), "uint8");
+    const flat = asBytes(tensor.detach().to("cpu"));
     const total = flat.numel();
     for (let begin = 0; begin < total; begin += writeChunk) {
       const length = Math.min(writeChunk, total - begin);

@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { leaveToCollector } from "./collector.js";
 import { TorchError } from "./errors.js";
 import { type Handle, native } from "./native.js";
 
@@ -9,9 +10,6 @@ export interface Owned {
   /** The scope that frees it, or null: then the garbage collector does. */
   owner: Scope | null;
 }
-
-// Tensors outside every scope. A net only: V8 runs it late, and never inside a synchronous loop.
-const collected = new FinalizationRegistry<Handle>((handle) => native.free(handle));
 
 // The innermost synchronous scope. It is set and reset within one turn of the event loop, so tasks that interleave at
 // an `await` never see each other's; scopes of async functions are found through their asynchronous context instead.
@@ -155,7 +153,7 @@ export class Scope implements Disposable {
 function adopt(tensor: Owned, scope: Scope | null): void {
   tensor.owner = scope;
   if (scope !== null) scope.tensors.push(tensor);
-  else collected.register(tensor, tensor.handle, tensor);
+  else leaveToCollector(tensor, tensor.handle);
 }
 
 /** Registers a new tensor with the current scope. */
@@ -163,13 +161,12 @@ export function track(tensor: Owned): void {
   const scope = current !== null ? current : innermost();
   tensor.owner = scope;
   if (scope !== null) scope.tensors.push(tensor);
-  else collected.register(tensor, tensor.handle, tensor);
+  else leaveToCollector(tensor, tensor.handle);
 }
 
 /** Frees one tensor now. */
 export function release(tensor: Owned): void {
   if (tensor.handle === 0) return;
-  if (tensor.owner === null) collected.unregister(tensor);
   tensor.owner = null;
   native.free(tensor.handle);
   tensor.handle = 0;
@@ -177,7 +174,6 @@ export function release(tensor: Owned): void {
 
 function forEachTensor(value: unknown, visit: (tensor: Owned) => void, depth = 0): void {
   if (value === null || typeof value !== "object" || depth > 8) return;
-  // A tensor's copy by structuredClone has no methods: its number means nothing here.
   if ("handle" in value && "owner" in value && "dispose" in value) visit(value as Owned);
   else if (Array.isArray(value)) for (const item of value) forEachTensor(item, visit, depth + 1);
   else if (value instanceof Map || value instanceof Set)

@@ -4,6 +4,9 @@ import { TorchError } from "./errors.js";
 /** What a tensor can be made from. */
 export type TensorData = number | boolean | bigint | TypedArray | readonly TensorData[];
 
+/** More than any operator takes: what nests deeper holds itself, or is an attack. */
+export const maxDims = 64;
+
 type Element = number | boolean | bigint;
 
 const isList = (value: unknown): value is ArrayLike<unknown> => Array.isArray(value) || ArrayBuffer.isView(value);
@@ -11,7 +14,11 @@ const isList = (value: unknown): value is ArrayLike<unknown> => Array.isArray(va
 /** The elements in row-major order, and the shape of the nesting. Throws when it is ragged. */
 export function flatten(data: TensorData): { flat: Element[]; shape: number[] } {
   const shape: number[] = [];
-  for (let level: unknown = data; isList(level); level = level[0]) shape.push(level.length);
+  for (let level: unknown = data; isList(level); level = level[0]) {
+    if (shape.length === maxDims)
+      throw new TorchError("TORCH_VALUE", `tensor: the lists nest deeper than ${maxDims} dimensions`);
+    shape.push(level.length);
+  }
   const flat: Element[] = [];
   const visit = (value: unknown, depth: number): void => {
     if (isList(value) ? value.length !== shape[depth] : depth < shape.length) {

@@ -1,4 +1,5 @@
 import { inspect } from "node:util";
+import { describe, isPlainObject } from "./describe.js";
 import {
   allocate,
   type DType,
@@ -12,7 +13,11 @@ import {
 import { asTorchError, TorchError } from "./errors.js";
 import type { TensorMethods } from "./generated/methods.js";
 import { type Handle, native } from "./native.js";
+import { checkOptions } from "./options.js";
+import type { MemoryFormat } from "./scalar.js";
 import { type Owned, release, type Scope, track } from "./scope.js";
+
+const uncloneable: unknown = Symbol("a Tensor, which no other thread knows: send toTypedArray() and shape instead:");
 
 export type NestedNumbers = number | NestedNumbers[];
 
@@ -22,7 +27,17 @@ export interface ToOptions {
   device?: string;
   nonBlocking?: boolean;
   copy?: boolean;
+  memoryFormat?: MemoryFormat;
 }
+
+/** A dtype or a device, by name. */
+type Target = DTypeLike | (string & {});
+
+/** The options of {@link Tensor.to} beside what it converts to. */
+type ToHow = Omit<ToOptions, "dtype" | "device">;
+
+// What only the library knows: a number that anybody could pass would name somebody else's tensor.
+const byLibrary = Symbol("a handle of the addon");
 
 export interface Tensor extends TensorMethods {}
 
@@ -35,11 +50,18 @@ export interface Tensor extends TensorMethods {}
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the operators' methods are put on the prototype by methods.ts
 export class Tensor implements Disposable, Owned {
+  /** A value that structuredClone and postMessage refuse, which would make an object without methods of the tensor. */
+  readonly uncloneable = uncloneable;
   handle: Handle;
   owner: Scope | null = null;
 
-  /** For the library: takes over a handle of the addon. */
-  constructor(handle: Handle) {
+  /** For the library, which takes over a handle of the addon: see {@link wrap}. */
+  constructor(handle: Handle, key: typeof byLibrary) {
+    if (key !== byLibrary)
+      throw new TorchError(
+        "TORCH_ARGUMENT",
+        "new Tensor(...) is for the library: torch.tensor(data) makes a tensor of numbers, torch.empty(shape) one of a shape",
+      );
     this.handle = handle;
     track(this);
   }
@@ -135,7 +157,7 @@ export class Tensor implements Disposable, Owned {
   /** The gradient that backward() accumulated, or null. A new object each time, of the same tensor. */
   get grad(): Tensor | null {
     const handle = this.#ask("grad", native.getGrad);
-    return handle === null ? null : new Tensor(handle);
+    return handle === null ? null : wrap(handle);
   }
 
   set grad(gradient: Tensor | null) {
@@ -162,6 +184,7 @@ export class Tensor implements Disposable, Owned {
    * @param gradient needed when the tensor has more than one element
    */
   backward(gradient: Tensor | null = null, options: { retainGraph?: boolean; createGraph?: boolean } = {}): void {
+    options = checkOptions("backward", options, ["retainGraph", "createGraph"]);
     this.#ask("backward", () =>
       native.backward(
         [liveHandle(this)],
@@ -174,7 +197,10 @@ export class Tensor implements Disposable, Owned {
 
   // ---- values
 
-  /** The value of a tensor with one element. Waits for the device. bool gives 0 or 1. */
+  /**
+   * The value of a tensor with one element. Waits for the device. bool gives 0 or 1.
+   * @throws TorchError TORCH_VALUE for an integer beyond 2^53, which no number holds: {@link toTypedArray} gives bigints
+   */
   item(): number {
     return this.#ask("item", native.item);
   }
@@ -183,7 +209,7 @@ export class Tensor implements Disposable, Owned {
   async itemAsync(): Promise<number> {
     if (this.numel() !== 1) return this.item();
     const [value] = await this.toTypedArrayAsync();
-    return Number(value);
+    return exactNumber("itemAsync", value);
   }
 
   #readable(): { tensor: Tensor; array: TypedArray } {
@@ -215,29 +241,40 @@ export class Tensor implements Disposable, Owned {
     }
   }
 
-  /** The elements as nested arrays of numbers: torch.Tensor.tolist. int64 beyond 2^53 loses digits. */
+  /**
+   * The elements as nested arrays of numbers: torch.Tensor.tolist.
+   * @throws TorchError TORCH_VALUE for an integer beyond 2^53, which no number holds: {@link toTypedArray} gives bigints
+   */
   tolist(): NestedNumbers {
-    const shape = this.shape;
-    const flat = Array.from(this.toTypedArray() as ArrayLike<number | bigint>, Number);
-    let index = 0;
-    const build = (dim: number): NestedNumbers =>
-      dim === shape.length ? flat[index++] : Array.from({ length: shape[dim] }, () => build(dim + 1));
-    return build(0);
+    return nested(this.shape, this.toTypedArray(), (value) => exactNumber("tolist", value)) as NestedNumbers;
+  }
+
+  /** Refuses: JSON has no tensors. */
+  toJSON(): never {
+    throw new TorchError("TORCH_TYPE", "a Tensor has no JSON form: tolist() gives its numbers, saveSafetensors a file");
   }
 
   // ---- conversion
 
-  /** The tensor in another dtype or on another device; itself when nothing changes: torch.Tensor.to. */
-  to(target: DTypeLike | (string & {}) | ToOptions, options: Omit<ToOptions, "dtype" | "device"> = {}): Tensor {
-    const wanted: ToOptions =
-      typeof target === "string"
-        ? { ...options, ...(isDType(target) ? { dtype: target } : { device: target }) }
-        : target;
-    const dtype = wanted.dtype === undefined ? this.dtype : toDType(wanted.dtype);
+  /**
+   * The tensor in another dtype, on another device, or as another tensor is; itself when nothing changes: torch.Tensor.to.
+   *
+   * `to("float64")`, `to("cuda")`, `to("cuda", "float16")`, `to(other)`, `to({ dtype, device, nonBlocking, copy,
+   * memoryFormat })`. The first three take nonBlocking and copy as booleans, or options, behind.
+   * @throws TorchError TORCH_ARGUMENT for anything else
+   */
+  to(options: ToOptions): Tensor;
+  to(target: Target | Tensor, options?: ToHow): Tensor;
+  to(target: Target | Tensor, nonBlocking: boolean, copy?: boolean, options?: ToHow): Tensor;
+  to(device: string, dtype: DTypeLike, options?: ToHow): Tensor;
+  to(device: string, dtype: DTypeLike, nonBlocking: boolean, copy?: boolean, options?: ToHow): Tensor;
+  to(...args: unknown[]): Tensor {
+    const wanted = toTarget(args);
+    const dtype = wanted.dtype ?? this.dtype;
     const device = wanted.device ?? this.device;
     const same = dtype === this.dtype && canonicalDevice(device) === this.device;
-    if (same && !wanted.copy) return this;
-    return convert(this, dtype, device, wanted.nonBlocking ?? false, wanted.copy ?? false);
+    if (same && !wanted.copy && wanted.memoryFormat === undefined) return this;
+    return convert(this, dtype, device, wanted);
   }
 
   float(): Tensor {
@@ -278,7 +315,8 @@ export class Tensor implements Disposable, Owned {
   #values(): string {
     if (this.numel() > 64) return "";
     try {
-      return ` ${inspect(this.tolist(), { depth: 8, breakLength: 100 })}`;
+      const shown = (value: number | bigint) => (Number.isSafeInteger(Number(value)) ? Number(value) : value);
+      return ` ${inspect(nested(this.shape, this.toTypedArray(), shown), { depth: 8, breakLength: 100 })}`;
     } catch {
       return "";
     }
@@ -302,16 +340,91 @@ function canonicalDevice(device: string): string {
   return device === "cuda" ? `cuda:${native.cudaDeviceCount() > 0 ? native.cudaCurrentDevice() : 0}` : device;
 }
 
+interface ToTarget extends ToOptions {
+  dtype?: DType;
+}
+
+const toOptionNames = ["dtype", "device", "nonBlocking", "copy", "memoryFormat"] as const;
+
+/** The arguments of {@link Tensor.to}, as PyTorch reads them: what to convert to, two booleans, options. */
+function toTarget(args: readonly unknown[]): ToTarget {
+  const [first] = args;
+  if (args.length === 1 && typeof first === "string")
+    return isDType(first) ? { dtype: toDType(first) } : { device: first };
+  const refuse = (): never => {
+    throw new TorchError(
+      "TORCH_ARGUMENT",
+      `to: cannot take (${args.map(describe).join(", ")}): a dtype, a device, a device and a dtype, or a tensor, then ` +
+        `nonBlocking and copy; or an object of ${toOptionNames.join(", ")}`,
+    );
+  };
+  const target: ToTarget = {};
+  let at = 0;
+  if (first instanceof Tensor) {
+    target.dtype = first.dtype;
+    target.device = first.device;
+    at++;
+  } else if (typeof first === "string") {
+    if (isDType(first)) target.dtype = toDType(first);
+    else {
+      target.device = first;
+      if (isDType(args[1])) target.dtype = toDType(args[++at] as DTypeLike);
+    }
+    at++;
+  } else if (args.length !== 1) refuse();
+  if (typeof args[at] === "boolean") target.nonBlocking = args[at++] as boolean;
+  if (typeof args[at] === "boolean") target.copy = args[at++] as boolean;
+  if (args[at] === undefined && at === args.length - 1 && at > 0) return target;
+  if (at === args.length) return at > 0 ? target : refuse();
+  if (at !== args.length - 1 || !isPlainObject(args[at])) refuse();
+  const options = checkOptions("to", args[at] as ToOptions, toOptionNames);
+  for (const name of toOptionNames) {
+    if (options[name] === undefined || options[name] === null) continue;
+    if (target[name] !== undefined) refuse();
+    if (name === "dtype") target.dtype = toDType(options.dtype as DTypeLike);
+    else Object.assign(target, { [name]: options[name] });
+  }
+  return target;
+}
+
 let toCopy: number | undefined;
 
-function convert(tensor: Tensor, dtype: DType, device: string, nonBlocking: boolean, copy: boolean): Tensor {
+function convert(tensor: Tensor, dtype: DType, device: string, how: ToHow): Tensor {
   toCopy ??= native.overloads("aten::to").find((overload) => overload.overload === "dtype_layout")?.id;
   try {
-    // (self, dtype, layout, device, pin_memory, non_blocking, copy)
     const { code } = dtypes[dtype];
-    const handle = native.call(toCopy as number, tensor.handle, code, undefined, device, undefined, nonBlocking, copy);
-    return new Tensor(handle as Handle);
+    const { nonBlocking = false, copy = false, memoryFormat } = how;
+    // (self, dtype, layout, device, pin_memory, non_blocking, copy, memory_format)
+    const call = native.call as (...args: unknown[]) => Handle;
+    return wrap(
+      call(toCopy, tensor.handle, code, undefined, device, undefined, nonBlocking, copy, memoryFormat),
+    );
   } catch (error) {
     throw asTorchError(error, "to");
   }
+}
+
+/** A tensor of a handle that the addon gave. */
+export function wrap(handle: Handle): Tensor {
+  return new Tensor(handle, byLibrary);
+}
+
+function exactNumber(what: string, value: number | bigint): number {
+  const number = Number(value);
+  if (typeof value === "bigint" && BigInt(number) !== value)
+    throw new TorchError(
+      "TORCH_VALUE",
+      `${what}: the integer ${value} has no exact JavaScript number: toTypedArray() gives bigints`,
+    );
+  return number;
+}
+
+type Nested<T> = T | Nested<T>[];
+
+/** The elements in nested arrays. */
+function nested<T>(shape: readonly number[], flat: TypedArray, value: (element: number | bigint) => T): Nested<T> {
+  let index = 0;
+  const build = (dim: number): Nested<T> =>
+    dim === shape.length ? value(flat[index++]) : Array.from({ length: shape[dim] }, () => build(dim + 1));
+  return build(0);
 }

@@ -52,7 +52,10 @@ export function sgd(options: z.input<typeof sgdOptions> = {}): OptimizerConfig {
 /** Makes the optimiser that a choice describes, for all of a model's parameters. */
 export function makeOptimizer(choice: OptimizerChoice, model: Decoder): Optimizer {
   if (typeof choice === "function") return choice(model);
-  if (choice.type === "sgd") return new SGD(model.namedParameters(), choice);
-  const { weightDecay, decayEmbeddings } = choice;
-  return new AdamW(decayGroups(model, weightDecay, { embeddings: decayEmbeddings }), choice);
+  if (choice.type === "sgd") {
+    const { type: _, ...options } = choice;
+    return new SGD(model.namedParameters(), options);
+  }
+  const { type: _, decayEmbeddings, ...options } = choice;
+  return new AdamW(decayGroups(model, options.weightDecay, { embeddings: decayEmbeddings }), options);
 }

@@ -17,20 +17,21 @@ napi_value started(Call& call, c10::intrusive_ptr<c10d::Work> work, std::vector<
 }
 
 // Backends read and write the memory as it lies.
-at::Tensor dense(const Call& call, size_t i) {
-  const at::Tensor& tensor = call.tensor(i);
-  if (!tensor.is_contiguous()) throw CodedError("TORCH_VALUE", "a collective needs contiguous tensors");
+at::Tensor dense(const at::Tensor& tensor) {
+  if (!tensor.defined() || !tensor.is_contiguous()) {
+    throw CodedError("TORCH_VALUE", "a collective needs contiguous tensors");
+  }
+  if (tensor.is_conj() || tensor.is_neg()) {
+    throw CodedError("TORCH_VALUE", "a collective needs tensors as their memory has them: resolveConj().resolveNeg()");
+  }
   return tensor.detach();
 }
 
+at::Tensor dense(const Call& call, size_t i) { return dense(call.tensor(i)); }
+
 std::vector<at::Tensor> denseList(const Call& call, size_t i) {
   std::vector<at::Tensor> tensors = call.tensors(i);
-  for (at::Tensor& tensor : tensors) {
-    if (!tensor.defined() || !tensor.is_contiguous()) {
-      throw CodedError("TORCH_VALUE", "a collective needs contiguous tensors");
-    }
-    tensor = tensor.detach();
-  }
+  for (at::Tensor& tensor : tensors) tensor = dense(tensor);
   return tensors;
 }
 

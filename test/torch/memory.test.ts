@@ -1,6 +1,7 @@
 // Nothing leaks: in scopes at once, outside of them when the garbage collector gets to run, in worker threads at their end.
 import { describe, expect, it } from "vitest";
 import * as torch from "../../lib/torch/index.js";
+import { addonPath } from "../../lib/torch/native.js";
 import { runChild } from "./support.js";
 
 const lastLine = (output: string) => JSON.parse(output.trim().split("\n").at(-1) as string);
@@ -40,9 +41,28 @@ describe("in a process of its own", () => {
     const { status, output } = await runChild("collected.ts");
     expect(status, output).toBe(0);
     const { synchronous, left, kept } = lastLine(output);
-    expect(synchronous).toBe(20_000); // as documented: never within synchronous code
+    expect(synchronous).toBe(20_000); // small ones stay until a task ends
     expect(left).toBeLessThan(1_000);
     expect(kept).toEqual([1, 1]);
+  });
+
+  it("a synchronous loop outside every scope does not fill the memory", { timeout: 240_000 }, async () => {
+    const { status, output } = await runChild("pressure.ts");
+    expect(status, output).toBe(0);
+    const { megabytes, tensors, kept } = lastLine(output);
+    expect(megabytes).toBeLessThan(2000); // of 6000 that the loop makes
+    expect(tensors).toBeLessThan(400);
+    expect(kept).toBe(2 ** 20);
+  });
+
+  // DIFFCODER_TERMINATIONS=1000 for the long version.
+  const terminations = Number(process.env.DIFFCODER_TERMINATIONS ?? 60);
+  it(`${terminations} workers end while they load the addon`, { timeout: 60_000 + terminations * 2000 }, async () => {
+    const { status, signal, output } = await runChild("terminations.ts", [addonPath(), String(terminations)]);
+    expect([status, signal], output).toEqual([0, null]);
+    const { ended, loaded } = lastLine(output);
+    expect(ended).toBe(terminations);
+    expect(loaded).toBeLessThan(terminations);
   });
 
   it("workers compute on their own, and can be stopped anywhere", { timeout: 120_000 }, async () => {

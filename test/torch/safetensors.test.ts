@@ -1,4 +1,5 @@
 // Files of Python's safetensors and ours are the same bytes; broken ones are refused, whatever is broken.
+import { execFileSync } from "node:child_process";
 import {
   closeSync,
   existsSync,
@@ -7,9 +8,11 @@ import {
   readdirSync,
   readFileSync,
   statSync,
+  truncateSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
@@ -164,7 +167,7 @@ describe("round trips", () => {
   });
 });
 
-describe("the mapped file", () => {
+describe("the open file", () => {
   it("tensors outlive it, and writing to them does not touch it", () => {
     torch.scope(() => {
       const path = fresh();
@@ -189,7 +192,7 @@ describe("the mapped file", () => {
     torch.scope(() => expect(file.get("x").tolist()).toEqual([1, 1]));
   });
 
-  it("of 200 MB costs no memory until it is read", () => {
+  it("of 200 MB costs no memory until it is read, and little when it ends early", () => {
     const path = fresh();
     const elements = 50 * 2 ** 20;
     const header = Buffer.from(
@@ -200,15 +203,44 @@ describe("the mapped file", () => {
     prefix.writeBigUInt64LE(BigInt(header.length));
     writeSync(fd, Buffer.concat([prefix, header]));
     ftruncateSync(fd, 8 + header.length + elements * 4);
-    closeSync(fd);
     const before = process.memoryUsage().rss;
     torch.scope(() => {
       using file = torch.openSafetensors(path);
-      const big = file.get("big");
-      expect(big.numel()).toBe(elements);
-      expect(big.index(elements - 1).item()).toBe(0);
       expect(process.memoryUsage().rss - before).toBeLessThan(30 * 2 ** 20);
+      ftruncateSync(fd, 100);
+      expect(() => file.get("big")).toThrowError(torchError("TORCH_IO", /truncated while it was open/));
     });
+    closeSync(fd);
+  });
+
+  it("shrinks or changes while it is open: an error, and what was read stays", () => {
+    torch.scope(() => {
+      const path = fresh();
+      const tensors = { x: torch.ones([1000]), y: torch.zeros([1000]) };
+      torch.saveSafetensors(path, tensors);
+      const whole = readFileSync(path);
+      using file = torch.openSafetensors(path);
+      const x = file.get("x");
+      const y = file.get("y");
+      for (const length of [0, 8, 100, whole.length - 4000, whole.length - 1]) {
+        truncateSync(path, length);
+        expect(() => file.get("x")).toThrowError(torchError("TORCH_IO"));
+        expect(() => file.get("y")).toThrowError(torchError("TORCH_IO"));
+        writeFileSync(path, whole);
+      }
+      expect(() => file.get("x")).toThrowError(torchError("TORCH_IO", /written to while it was open/));
+      expect([x.sum().item(), y.sum().item()]).toEqual([1000, 0]);
+      using again = torch.openSafetensors(path);
+      torch.saveSafetensors(path, { x: torch.zeros([1]) }); // renamed over it: another file
+      expect(again.get("x").sum().item()).toBe(1000);
+    });
+  });
+
+  it.runIf(process.platform === "linux")("is no FIFO, device or folder", () => {
+    const fifo = fresh();
+    execFileSync("mkfifo", [fifo]);
+    for (const path of [fifo, "/dev/zero", "/dev/null", tmpdir()])
+      expect(() => torch.openSafetensors(path)).toThrowError(torchError("TORCH_IO"));
   });
 
   it("misaligned tensors are read all the same", () => {
@@ -286,6 +318,11 @@ describe("broken files are TORCH_FORMAT", () => {
     ["the same bytes twice", { a: entry("U8", [2], [0, 2]), b: entry("U8", [2], [0, 2]) }, 2, /starts at byte/],
     ["metadata that is no map", { __metadata__: 5 }, 0, /__metadata__/],
     ["metadata with a number", { __metadata__: { a: 1 } }, 0, /__metadata__/],
+    ["65 dimensions", { a: entry("U8", new Array(65).fill(1), [0, 1]) }, 1, /65 dimensions/],
+    ["5000 dimensions", { a: entry("U8", new Array(5000).fill(1), [0, 1]) }, 1, /5000 dimensions/],
+    ["lists that nest deep", `{"a":${"[".repeat(5_000_000)}`, 0, /nests deeper/],
+    ["a string of 16 MB", `{"${"x".repeat(16_000_000)}":5}`, 0, /is no object/],
+    ["a string of escapes, without an end", `{"${"\\\\".repeat(4_000_000)}`, 0, /no JSON/],
     [
       "a name twice",
       '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
@@ -347,10 +384,10 @@ describe("broken files are TORCH_FORMAT", () => {
 
   it("what cannot be opened is TORCH_IO", () => {
     expect(() => open(join(folder, "none"))).toThrowError(
-      torchError("TORCH_IO", /none: No such file/, "openSafetensors"),
+      torchError("TORCH_IO", /none: there is no such file/, "openSafetensors"),
     );
-    expect(() => open(folder)).toThrowError(torchError("TORCH_IO", /not a regular file/));
-    expect(() => open("/dev/null")).toThrowError(torchError("TORCH_IO", /not a regular file/));
+    expect(() => open(folder)).toThrowError(torchError("TORCH_IO", /expected a regular file/));
+    expect(() => open("/dev/null")).toThrowError(torchError("TORCH_IO", /expected a regular file/));
     expect(() => open(fileURLToPath(import.meta.url))).toThrowError(torchError("TORCH_FORMAT"));
     using file = torch.openSafetensors(golden);
     expect(() => file.get("none")).toThrowError(torchError("TORCH_FORMAT", /has no tensor "none"/));

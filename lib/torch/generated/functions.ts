@@ -112,7 +112,7 @@ export const amin: {
 } = operatorFunction("aten::amin");
 /** [torch.aminmax](https://docs.pytorch.org/docs/stable/generated/torch.aminmax.html) */
 export const aminmax: {
-  (self: Tensor, options?: { dim?: number | null; keepdim?: boolean }): [Tensor, Tensor];
+  (self: Tensor, options?: { dim?: number | null; keepdim?: boolean }): [min: Tensor, max: Tensor] & { min: Tensor; max: Tensor };
 } = operatorFunction("aten::aminmax");
 /** [torch.angle](https://docs.pytorch.org/docs/stable/generated/torch.angle.html) */
 export const angle: {
@@ -236,7 +236,7 @@ export const bartlettWindow: {
 } = operatorFunction("aten::bartlett_window");
 /** [torch.batch_norm](https://docs.pytorch.org/docs/stable/generated/torch.batch_norm.html) */
 export const batchNorm: {
-  (input: Tensor, weight: Tensor | null | undefined, bias: Tensor | null | undefined, runningMean: Tensor | null | undefined, runningVar: Tensor | null | undefined, training: boolean, momentum: number, eps: number, cudnnEnabled: boolean): Tensor;
+  (input: Tensor, weight: Tensor | null, bias: Tensor | null, runningMean: Tensor | null, runningVar: Tensor | null, training: boolean, momentum: number, eps: number, cudnnEnabled: boolean): Tensor;
 } = operatorFunction("aten::batch_norm");
 /** [torch.bernoulli](https://docs.pytorch.org/docs/stable/generated/torch.bernoulli.html) */
 export const bernoulli: {
@@ -445,7 +445,7 @@ export const conv3d: {
 } = operatorFunction("aten::conv3d");
 /** [torch.conv_depthwise3d](https://docs.pytorch.org/docs/stable/generated/torch.conv_depthwise3d.html) */
 export const convDepthwise3d: {
-  (self: Tensor, weight: Tensor, kernelSize: number | readonly number[], bias: Tensor | null | undefined, stride: number | readonly number[], padding: number | readonly number[], dilation: number | readonly number[]): Tensor;
+  (self: Tensor, weight: Tensor, kernelSize: number | readonly number[], bias: Tensor | null, stride: number | readonly number[], padding: number | readonly number[], dilation: number | readonly number[]): Tensor;
 } = operatorFunction("aten::conv_depthwise3d");
 /** [torch.conv_tbc](https://docs.pytorch.org/docs/stable/generated/torch.conv_tbc.html) */
 export const convTbc: {
@@ -465,11 +465,11 @@ export const convTranspose3d: {
 } = operatorFunction("aten::conv_transpose3d");
 /** [torch.convolution](https://docs.pytorch.org/docs/stable/generated/torch.convolution.html) */
 export const convolution: {
-  (input: Tensor, weight: Tensor, bias: Tensor | null | undefined, stride: readonly number[], padding: readonly number[], dilation: readonly number[], transposed: boolean, outputPadding: readonly number[], groups: number): Tensor;
+  (input: Tensor, weight: Tensor, bias: Tensor | null, stride: readonly number[], padding: readonly number[], dilation: readonly number[], transposed: boolean, outputPadding: readonly number[], groups: number): Tensor;
 } = operatorFunction("aten::convolution");
 /** [torch.convolution_overrideable](https://docs.pytorch.org/docs/stable/generated/torch.convolution_overrideable.html) */
 export const convolutionOverrideable: {
-  (input: Tensor, weight: Tensor, bias: Tensor | null | undefined, stride: readonly number[], padding: readonly number[], dilation: readonly number[], transposed: boolean, outputPadding: readonly number[], groups: number): Tensor;
+  (input: Tensor, weight: Tensor, bias: Tensor | null, stride: readonly number[], padding: readonly number[], dilation: readonly number[], transposed: boolean, outputPadding: readonly number[], groups: number): Tensor;
 } = operatorFunction("aten::convolution_overrideable");
 /** [torch.copy](https://docs.pytorch.org/docs/stable/generated/torch.copy.html) */
 export const copy: {
@@ -524,11 +524,11 @@ export const ctcLoss: {
 } = operatorFunction("aten::ctc_loss");
 /** [torch.cummax](https://docs.pytorch.org/docs/stable/generated/torch.cummax.html) */
 export const cummax: {
-  (self: Tensor, dim: number): [Tensor, Tensor];
+  (self: Tensor, dim: number): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
 } = operatorFunction("aten::cummax");
 /** [torch.cummin](https://docs.pytorch.org/docs/stable/generated/torch.cummin.html) */
 export const cummin: {
-  (self: Tensor, dim: number): [Tensor, Tensor];
+  (self: Tensor, dim: number): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
 } = operatorFunction("aten::cummin");
 /** [torch.cumprod](https://docs.pytorch.org/docs/stable/generated/torch.cumprod.html) */
 export const cumprod: {
@@ -590,16 +590,16 @@ export const dist: {
 /** [torch.div](https://docs.pytorch.org/docs/stable/generated/torch.div.html) */
 export const div: {
   (self: Tensor, other: Tensor): Tensor;
-  (self: Tensor, other: Tensor, options?: { roundingMode?: string | null }): Tensor;
+  (self: Tensor, other: Tensor, options: { roundingMode: string | null }): Tensor;
   (self: Tensor, other: Scalar): Tensor;
-  (self: Tensor, other: Scalar, options?: { roundingMode?: string | null }): Tensor;
+  (self: Tensor, other: Scalar, options: { roundingMode: string | null }): Tensor;
 } = operatorFunction("aten::div");
 /** [torch.divide](https://docs.pytorch.org/docs/stable/generated/torch.divide.html) */
 export const divide: {
   (self: Tensor, other: Tensor): Tensor;
   (self: Tensor, other: Scalar): Tensor;
-  (self: Tensor, other: Tensor, options?: { roundingMode?: string | null }): Tensor;
-  (self: Tensor, other: Scalar, options?: { roundingMode?: string | null }): Tensor;
+  (self: Tensor, other: Tensor, options: { roundingMode: string | null }): Tensor;
+  (self: Tensor, other: Scalar, options: { roundingMode: string | null }): Tensor;
 } = operatorFunction("aten::divide");
 /** [torch.dot](https://docs.pytorch.org/docs/stable/generated/torch.dot.html) */
 export const dot: {
@@ -633,7 +633,7 @@ export const embedding: {
 /** [torch.embedding_bag](https://docs.pytorch.org/docs/stable/generated/torch.embedding_bag.html) */
 export const embeddingBag: {
   (weight: Tensor, indices: Tensor, offsets: Tensor, scaleGradByFreq?: boolean, mode?: number, sparse?: boolean, perSampleWeights?: Tensor | null, includeLastOffset?: boolean): [Tensor, Tensor, Tensor, Tensor];
-  (weight: Tensor, indices: Tensor, offsets: Tensor, scaleGradByFreq: boolean, mode: number, sparse: boolean, perSampleWeights: Tensor | null | undefined, includeLastOffset: boolean, paddingIdx?: number | null): [Tensor, Tensor, Tensor, Tensor];
+  (weight: Tensor, indices: Tensor, offsets: Tensor, scaleGradByFreq: boolean, mode: number, sparse: boolean, perSampleWeights: Tensor | null, includeLastOffset: boolean, paddingIdx: number | null): [Tensor, Tensor, Tensor, Tensor];
 } = operatorFunction("aten::embedding_bag");
 /** [torch.eq](https://docs.pytorch.org/docs/stable/generated/torch.eq.html) */
 export const eq: {
@@ -747,7 +747,7 @@ export const fractionalMaxPool3d: {
 } = operatorFunction("aten::fractional_max_pool3d");
 /** [torch.frexp](https://docs.pytorch.org/docs/stable/generated/torch.frexp.html) */
 export const frexp: {
-  (self: Tensor): [Tensor, Tensor];
+  (self: Tensor): [mantissa: Tensor, exponent: Tensor] & { mantissa: Tensor; exponent: Tensor };
 } = operatorFunction("aten::frexp");
 /** [torch.frobenius_norm](https://docs.pytorch.org/docs/stable/generated/torch.frobenius_norm.html) */
 export const frobeniusNorm: {
@@ -772,7 +772,7 @@ export const gelu: {
 } = operatorFunction("aten::gelu");
 /** [torch.geqrf](https://docs.pytorch.org/docs/stable/generated/torch.geqrf.html) */
 export const geqrf: {
-  (self: Tensor): [Tensor, Tensor];
+  (self: Tensor): [a: Tensor, tau: Tensor] & { a: Tensor; tau: Tensor };
 } = operatorFunction("aten::geqrf");
 /** [torch.ger](https://docs.pytorch.org/docs/stable/generated/torch.ger.html) */
 export const ger: {
@@ -865,14 +865,14 @@ export const histc: {
 } = operatorFunction("aten::histc");
 /** [torch.histogram](https://docs.pytorch.org/docs/stable/generated/torch.histogram.html) */
 export const histogram: {
-  (self: Tensor, bins: Tensor, options?: { weight?: Tensor | null; density?: boolean }): [Tensor, Tensor];
-  (self: Tensor, bins?: number, options?: { range?: readonly number[] | null; weight?: Tensor | null; density?: boolean }): [Tensor, Tensor];
+  (self: Tensor, bins: Tensor, options?: { weight?: Tensor | null; density?: boolean }): [hist: Tensor, binEdges: Tensor] & { hist: Tensor; binEdges: Tensor };
+  (self: Tensor, bins?: number, options?: { range?: readonly number[] | null; weight?: Tensor | null; density?: boolean }): [hist: Tensor, binEdges: Tensor] & { hist: Tensor; binEdges: Tensor };
 } = operatorFunction("aten::histogram");
 /** [torch.histogramdd](https://docs.pytorch.org/docs/stable/generated/torch.histogramdd.html) */
 export const histogramdd: {
-  (self: Tensor, bins: readonly number[], range?: readonly number[] | null, weight?: Tensor | null, density?: boolean): [Tensor, Tensor[]];
-  (self: Tensor, bins: number, range?: readonly number[] | null, weight?: Tensor | null, density?: boolean): [Tensor, Tensor[]];
-  (self: Tensor, bins: readonly Tensor[], range?: readonly number[] | null, weight?: Tensor | null, density?: boolean): [Tensor, Tensor[]];
+  (self: Tensor, bins: readonly number[], range?: readonly number[] | null, weight?: Tensor | null, density?: boolean): [hist: Tensor, binEdges: Tensor[]] & { hist: Tensor; binEdges: Tensor[] };
+  (self: Tensor, bins: number, range?: readonly number[] | null, weight?: Tensor | null, density?: boolean): [hist: Tensor, binEdges: Tensor[]] & { hist: Tensor; binEdges: Tensor[] };
+  (self: Tensor, bins: readonly Tensor[], range?: readonly number[] | null, weight?: Tensor | null, density?: boolean): [hist: Tensor, binEdges: Tensor[]] & { hist: Tensor; binEdges: Tensor[] };
 } = operatorFunction("aten::histogramdd");
 /** [torch.hsplit](https://docs.pytorch.org/docs/stable/generated/torch.hsplit.html) */
 export const hsplit: {
@@ -938,7 +938,7 @@ export const inner: {
 } = operatorFunction("aten::inner");
 /** [torch.instance_norm](https://docs.pytorch.org/docs/stable/generated/torch.instance_norm.html) */
 export const instanceNorm: {
-  (input: Tensor, weight: Tensor | null | undefined, bias: Tensor | null | undefined, runningMean: Tensor | null | undefined, runningVar: Tensor | null | undefined, useInputStats: boolean, momentum: number, eps: number, cudnnEnabled: boolean): Tensor;
+  (input: Tensor, weight: Tensor | null, bias: Tensor | null, runningMean: Tensor | null, runningVar: Tensor | null, useInputStats: boolean, momentum: number, eps: number, cudnnEnabled: boolean): Tensor;
 } = operatorFunction("aten::instance_norm");
 /** [torch.inverse](https://docs.pytorch.org/docs/stable/generated/torch.inverse.html) */
 export const inverse: {
@@ -1030,7 +1030,7 @@ export const kron: {
 } = operatorFunction("aten::kron");
 /** [torch.kthvalue](https://docs.pytorch.org/docs/stable/generated/torch.kthvalue.html) */
 export const kthvalue: {
-  (self: Tensor, k: number, dim?: number, keepdim?: boolean): [Tensor, Tensor];
+  (self: Tensor, k: number, dim?: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
 } = operatorFunction("aten::kthvalue");
 /** [torch.l1_loss](https://docs.pytorch.org/docs/stable/generated/torch.l1_loss.html) */
 export const l1Loss: {
@@ -1162,7 +1162,7 @@ export const luSolve: {
 } = operatorFunction("aten::lu_solve");
 /** [torch.lu_unpack](https://docs.pytorch.org/docs/stable/generated/torch.lu_unpack.html) */
 export const luUnpack: {
-  (LU_data: Tensor, LU_pivots: Tensor, unpackData?: boolean, unpackPivots?: boolean): [Tensor, Tensor, Tensor];
+  (LU_data: Tensor, LU_pivots: Tensor, unpackData?: boolean, unpackPivots?: boolean): [P: Tensor, L: Tensor, U: Tensor] & { P: Tensor; L: Tensor; U: Tensor };
 } = operatorFunction("aten::lu_unpack");
 /** [torch.margin_ranking_loss](https://docs.pytorch.org/docs/stable/generated/torch.margin_ranking_loss.html) */
 export const marginRankingLoss: {
@@ -1195,7 +1195,7 @@ export const matrixPower: {
 } = operatorFunction("aten::matrix_power");
 /** [torch.max](https://docs.pytorch.org/docs/stable/generated/torch.max.html) */
 export const max: {
-  (self: Tensor, dim: number, keepdim?: boolean): [Tensor, Tensor];
+  (self: Tensor, dim: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   (self: Tensor): Tensor;
   (self: Tensor, other: Tensor): Tensor;
 } = operatorFunction("aten::max");
@@ -1226,12 +1226,12 @@ export const maximum: {
 /** [torch.mean](https://docs.pytorch.org/docs/stable/generated/torch.mean.html) */
 export const mean: {
   (self: Tensor, options?: { dtype?: DTypeLike | null }): Tensor;
-  (self: Tensor, dim?: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
+  (self: Tensor, dim: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
 } = operatorFunction("aten::mean");
 /** [torch.median](https://docs.pytorch.org/docs/stable/generated/torch.median.html) */
 export const median: {
   (self: Tensor): Tensor;
-  (self: Tensor, dim: number, keepdim?: boolean): [Tensor, Tensor];
+  (self: Tensor, dim: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
 } = operatorFunction("aten::median");
 /** [torch.meshgrid](https://docs.pytorch.org/docs/stable/generated/torch.meshgrid.html) */
 export const meshgrid: {
@@ -1240,7 +1240,7 @@ export const meshgrid: {
 } = operatorFunction("aten::meshgrid");
 /** [torch.min](https://docs.pytorch.org/docs/stable/generated/torch.min.html) */
 export const min: {
-  (self: Tensor, dim: number, keepdim?: boolean): [Tensor, Tensor];
+  (self: Tensor, dim: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   (self: Tensor): Tensor;
   (self: Tensor, other: Tensor): Tensor;
 } = operatorFunction("aten::min");
@@ -1259,7 +1259,7 @@ export const mm: {
 } = operatorFunction("aten::mm");
 /** [torch.mode](https://docs.pytorch.org/docs/stable/generated/torch.mode.html) */
 export const mode: {
-  (self: Tensor, dim?: number, keepdim?: boolean): [Tensor, Tensor];
+  (self: Tensor, dim?: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
 } = operatorFunction("aten::mode");
 /** [torch.moveaxis](https://docs.pytorch.org/docs/stable/generated/torch.moveaxis.html) */
 export const moveaxis: {
@@ -1320,7 +1320,7 @@ export const nanmean: {
 /** [torch.nanmedian](https://docs.pytorch.org/docs/stable/generated/torch.nanmedian.html) */
 export const nanmedian: {
   (self: Tensor): Tensor;
-  (self: Tensor, dim: number, keepdim?: boolean): [Tensor, Tensor];
+  (self: Tensor, dim: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
 } = operatorFunction("aten::nanmedian");
 /** [torch.nanquantile](https://docs.pytorch.org/docs/stable/generated/torch.nanquantile.html) */
 export const nanquantile: {
@@ -1379,10 +1379,10 @@ export const nonzeroStatic: {
 } = operatorFunction("aten::nonzero_static");
 /** [torch.norm](https://docs.pytorch.org/docs/stable/generated/torch.norm.html) */
 export const norm: {
-  (self: Tensor, p?: Scalar | null, options?: { dtype: DTypeLike }): Tensor;
+  (self: Tensor, p: Scalar | null, options: { dtype: DTypeLike }): Tensor;
   (self: Tensor, p?: Scalar): Tensor;
-  (self: Tensor, p: Scalar | null | undefined, dim: number | readonly number[], keepdim: boolean, options: { dtype: DTypeLike }): Tensor;
-  (self: Tensor, p: Scalar | null | undefined, dim: number | readonly number[], keepdim?: boolean): Tensor;
+  (self: Tensor, p: Scalar | null, dim: number | readonly number[], keepdim: boolean, options: { dtype: DTypeLike }): Tensor;
+  (self: Tensor, p: Scalar | null, dim: number | readonly number[], keepdim?: boolean): Tensor;
 } = operatorFunction("aten::norm");
 /** [torch.norm_except_dim](https://docs.pytorch.org/docs/stable/generated/torch.norm_except_dim.html) */
 export const normExceptDim: {
@@ -1498,7 +1498,7 @@ export const put: {
 } = operatorFunction("aten::put");
 /** [torch.qr](https://docs.pytorch.org/docs/stable/generated/torch.qr.html) */
 export const qr: {
-  (self: Tensor, some?: boolean): [Tensor, Tensor];
+  (self: Tensor, some?: boolean): [Q: Tensor, R: Tensor] & { Q: Tensor; R: Tensor };
 } = operatorFunction("aten::qr");
 /** [torch.quantile](https://docs.pytorch.org/docs/stable/generated/torch.quantile.html) */
 export const quantile: {
@@ -1512,11 +1512,11 @@ export const rad2deg: {
 /** [torch.randint_like](https://docs.pytorch.org/docs/stable/generated/torch.randint_like.html) */
 export const randintLike: {
   (self: Tensor, high: number, options?: { dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
-  (self: Tensor, high: number, options?: { generator?: Generator | null; dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
+  (self: Tensor, high: number, options: { generator: Generator | null; dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
   (self: Tensor, high: Tensor, options?: { dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
-  (self: Tensor, high: Tensor, options?: { generator?: Generator | null; dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
+  (self: Tensor, high: Tensor, options: { generator: Generator | null; dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
   (self: Tensor, low: number, high: number, options?: { dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
-  (self: Tensor, low: number, high: number, options?: { generator?: Generator | null; dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
+  (self: Tensor, low: number, high: number, options: { generator: Generator | null; dtype?: DTypeLike | null; layout?: Layout | null; device?: string | null; pinMemory?: boolean | null; memoryFormat?: MemoryFormat | null }): Tensor;
 } = operatorFunction("aten::randint_like");
 /** [torch.range](https://docs.pytorch.org/docs/stable/generated/torch.range.html) */
 export const range: {
@@ -1715,7 +1715,7 @@ export const sliceScatter: {
 } = operatorFunction("aten::slice_scatter");
 /** [torch.slogdet](https://docs.pytorch.org/docs/stable/generated/torch.slogdet.html) */
 export const slogdet: {
-  (self: Tensor): [Tensor, Tensor];
+  (self: Tensor): [sign: Tensor, logabsdet: Tensor] & { sign: Tensor; logabsdet: Tensor };
 } = operatorFunction("aten::slogdet");
 /** [torch.smm](https://docs.pytorch.org/docs/stable/generated/torch.smm.html) */
 export const smm: {
@@ -1743,8 +1743,8 @@ export const softshrink: {
 } = operatorFunction("aten::softshrink");
 /** [torch.sort](https://docs.pytorch.org/docs/stable/generated/torch.sort.html) */
 export const sort: {
-  (self: Tensor, dim?: number, descending?: boolean): [Tensor, Tensor];
-  (self: Tensor, options?: { stable?: boolean | null; dim?: number; descending?: boolean }): [Tensor, Tensor];
+  (self: Tensor, dim?: number, descending?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
+  (self: Tensor, options: { stable: boolean | null; dim?: number; descending?: boolean }): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
 } = operatorFunction("aten::sort");
 /** [torch.split](https://docs.pytorch.org/docs/stable/generated/torch.split.html) */
 export const split: {
@@ -1776,20 +1776,15 @@ export const stack: {
 /** [torch.std](https://docs.pytorch.org/docs/stable/generated/torch.std.html) */
 export const std: {
   (self: Tensor, unbiased?: boolean): Tensor;
-  (self: Tensor, dim?: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): Tensor;
+  (self: Tensor, dim: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): Tensor;
   (self: Tensor, dim?: number | readonly number[] | null, options?: { correction?: Scalar | null; keepdim?: boolean }): Tensor;
 } = operatorFunction("aten::std");
 /** [torch.std_mean](https://docs.pytorch.org/docs/stable/generated/torch.std_mean.html) */
 export const stdMean: {
   (self: Tensor, unbiased?: boolean): [Tensor, Tensor];
-  (self: Tensor, dim?: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): [Tensor, Tensor];
+  (self: Tensor, dim: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): [Tensor, Tensor];
   (self: Tensor, dim?: number | readonly number[] | null, options?: { correction?: Scalar | null; keepdim?: boolean }): [Tensor, Tensor];
 } = operatorFunction("aten::std_mean");
-/** [torch.stft](https://docs.pytorch.org/docs/stable/generated/torch.stft.html) */
-export const stft: {
-  (self: Tensor, nFft: number, hopLength?: number | null, winLength?: number | null, window?: Tensor | null, normalized?: boolean, onesided?: boolean | null, returnComplex?: boolean | null, alignToWindow?: boolean | null): Tensor;
-  (self: Tensor, nFft: number, hopLength?: number | null, winLength?: number | null, window?: Tensor | null, center?: boolean, padMode?: string, normalized?: boolean, onesided?: boolean | null, returnComplex?: boolean | null, alignToWindow?: boolean | null): Tensor;
-} = operatorFunction("aten::stft");
 /** [torch.sub](https://docs.pytorch.org/docs/stable/generated/torch.sub.html) */
 export const sub: {
   (self: Tensor, other: Tensor, options?: { alpha?: Scalar }): Tensor;
@@ -1803,11 +1798,11 @@ export const subtract: {
 /** [torch.sum](https://docs.pytorch.org/docs/stable/generated/torch.sum.html) */
 export const sum: {
   (self: Tensor, options?: { dtype?: DTypeLike | null }): Tensor;
-  (self: Tensor, dim?: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
+  (self: Tensor, dim: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
 } = operatorFunction("aten::sum");
 /** [torch.svd](https://docs.pytorch.org/docs/stable/generated/torch.svd.html) */
 export const svd: {
-  (self: Tensor, some?: boolean, computeUv?: boolean): [Tensor, Tensor, Tensor];
+  (self: Tensor, some?: boolean, computeUv?: boolean): [U: Tensor, S: Tensor, V: Tensor] & { U: Tensor; S: Tensor; V: Tensor };
 } = operatorFunction("aten::svd");
 /** [torch.swapaxes](https://docs.pytorch.org/docs/stable/generated/torch.swapaxes.html) */
 export const swapaxes: {
@@ -1857,7 +1852,7 @@ export const tile: {
 } = operatorFunction("aten::tile");
 /** [torch.topk](https://docs.pytorch.org/docs/stable/generated/torch.topk.html) */
 export const topk: {
-  (self: Tensor, k: number, dim?: number, largest?: boolean, sorted?: boolean): [Tensor, Tensor];
+  (self: Tensor, k: number, dim?: number, largest?: boolean, sorted?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
 } = operatorFunction("aten::topk");
 /** [torch.trace](https://docs.pytorch.org/docs/stable/generated/torch.trace.html) */
 export const trace: {
@@ -1879,7 +1874,7 @@ export const trapz: {
 } = operatorFunction("aten::trapz");
 /** [torch.triangular_solve](https://docs.pytorch.org/docs/stable/generated/torch.triangular_solve.html) */
 export const triangularSolve: {
-  (self: Tensor, A: Tensor, upper?: boolean, transpose?: boolean, unitriangular?: boolean): [Tensor, Tensor];
+  (self: Tensor, A: Tensor, upper?: boolean, transpose?: boolean, unitriangular?: boolean): [solution: Tensor, clonedCoefficient: Tensor] & { solution: Tensor; clonedCoefficient: Tensor };
 } = operatorFunction("aten::triangular_solve");
 /** [torch.tril](https://docs.pytorch.org/docs/stable/generated/torch.tril.html) */
 export const tril: {
@@ -1918,10 +1913,6 @@ export const unbind: {
 export const unflatten: {
   (self: Tensor, dim: number, sizes: readonly number[]): Tensor;
 } = operatorFunction("aten::unflatten");
-/** [torch.unique_consecutive](https://docs.pytorch.org/docs/stable/generated/torch.unique_consecutive.html) */
-export const uniqueConsecutive: {
-  (self: Tensor, returnInverse?: boolean, returnCounts?: boolean, dim?: number | null): [Tensor, Tensor, Tensor];
-} = operatorFunction("aten::unique_consecutive");
 /** [torch.unique_dim](https://docs.pytorch.org/docs/stable/generated/torch.unique_dim.html) */
 export const uniqueDim: {
   (self: Tensor, dim: number, sorted?: boolean, returnInverse?: boolean, returnCounts?: boolean): [Tensor, Tensor, Tensor];
@@ -1936,37 +1927,37 @@ export const unsqueeze: {
 } = operatorFunction("aten::unsqueeze");
 /** [torch.upsample_bicubic2d](https://docs.pytorch.org/docs/stable/generated/torch.upsample_bicubic2d.html) */
 export const upsampleBicubic2d: {
-  (input: Tensor, outputSize: readonly number[] | null | undefined, alignCorners: boolean, scaleFactors?: readonly number[] | null): Tensor;
+  (input: Tensor, outputSize: readonly number[] | null, alignCorners: boolean, scaleFactors: readonly number[] | null): Tensor;
   (self: Tensor, outputSize: number | readonly number[], alignCorners: boolean, scalesH?: number | null, scalesW?: number | null): Tensor;
 } = operatorFunction("aten::upsample_bicubic2d");
 /** [torch.upsample_bilinear2d](https://docs.pytorch.org/docs/stable/generated/torch.upsample_bilinear2d.html) */
 export const upsampleBilinear2d: {
-  (input: Tensor, outputSize: readonly number[] | null | undefined, alignCorners: boolean, scaleFactors?: readonly number[] | null): Tensor;
+  (input: Tensor, outputSize: readonly number[] | null, alignCorners: boolean, scaleFactors: readonly number[] | null): Tensor;
   (self: Tensor, outputSize: number | readonly number[], alignCorners: boolean, scalesH?: number | null, scalesW?: number | null): Tensor;
 } = operatorFunction("aten::upsample_bilinear2d");
 /** [torch.upsample_linear1d](https://docs.pytorch.org/docs/stable/generated/torch.upsample_linear1d.html) */
 export const upsampleLinear1d: {
-  (input: Tensor, outputSize: readonly number[] | null | undefined, alignCorners: boolean, scaleFactors?: readonly number[] | null): Tensor;
+  (input: Tensor, outputSize: readonly number[] | null, alignCorners: boolean, scaleFactors: readonly number[] | null): Tensor;
   (self: Tensor, outputSize: number | readonly number[], alignCorners: boolean, scales?: number | null): Tensor;
 } = operatorFunction("aten::upsample_linear1d");
 /** [torch.upsample_nearest1d](https://docs.pytorch.org/docs/stable/generated/torch.upsample_nearest1d.html) */
 export const upsampleNearest1d: {
-  (input: Tensor, outputSize?: readonly number[] | null, scaleFactors?: readonly number[] | null): Tensor;
+  (input: Tensor, outputSize: readonly number[] | null, scaleFactors: readonly number[] | null): Tensor;
   (self: Tensor, outputSize: number | readonly number[], scales?: number | null): Tensor;
 } = operatorFunction("aten::upsample_nearest1d");
 /** [torch.upsample_nearest2d](https://docs.pytorch.org/docs/stable/generated/torch.upsample_nearest2d.html) */
 export const upsampleNearest2d: {
-  (input: Tensor, outputSize?: readonly number[] | null, scaleFactors?: readonly number[] | null): Tensor;
+  (input: Tensor, outputSize: readonly number[] | null, scaleFactors: readonly number[] | null): Tensor;
   (self: Tensor, outputSize: number | readonly number[], scalesH?: number | null, scalesW?: number | null): Tensor;
 } = operatorFunction("aten::upsample_nearest2d");
 /** [torch.upsample_nearest3d](https://docs.pytorch.org/docs/stable/generated/torch.upsample_nearest3d.html) */
 export const upsampleNearest3d: {
-  (input: Tensor, outputSize?: readonly number[] | null, scaleFactors?: readonly number[] | null): Tensor;
+  (input: Tensor, outputSize: readonly number[] | null, scaleFactors: readonly number[] | null): Tensor;
   (self: Tensor, outputSize: number | readonly number[], scalesD?: number | null, scalesH?: number | null, scalesW?: number | null): Tensor;
 } = operatorFunction("aten::upsample_nearest3d");
 /** [torch.upsample_trilinear3d](https://docs.pytorch.org/docs/stable/generated/torch.upsample_trilinear3d.html) */
 export const upsampleTrilinear3d: {
-  (input: Tensor, outputSize: readonly number[] | null | undefined, alignCorners: boolean, scaleFactors?: readonly number[] | null): Tensor;
+  (input: Tensor, outputSize: readonly number[] | null, alignCorners: boolean, scaleFactors: readonly number[] | null): Tensor;
   (self: Tensor, outputSize: number | readonly number[], alignCorners: boolean, scalesD?: number | null, scalesH?: number | null, scalesW?: number | null): Tensor;
 } = operatorFunction("aten::upsample_trilinear3d");
 /** [torch.vander](https://docs.pytorch.org/docs/stable/generated/torch.vander.html) */
@@ -1976,14 +1967,14 @@ export const vander: {
 /** [torch.var](https://docs.pytorch.org/docs/stable/generated/torch.var.html) */
 const var_: {
   (self: Tensor, unbiased?: boolean): Tensor;
-  (self: Tensor, dim?: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): Tensor;
+  (self: Tensor, dim: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): Tensor;
   (self: Tensor, dim?: number | readonly number[] | null, options?: { correction?: Scalar | null; keepdim?: boolean }): Tensor;
 } = operatorFunction("aten::var");
 export { var_ as var };
 /** [torch.var_mean](https://docs.pytorch.org/docs/stable/generated/torch.var_mean.html) */
 export const varMean: {
   (self: Tensor, unbiased?: boolean): [Tensor, Tensor];
-  (self: Tensor, dim?: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): [Tensor, Tensor];
+  (self: Tensor, dim: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): [Tensor, Tensor];
   (self: Tensor, dim?: number | readonly number[] | null, options?: { correction?: Scalar | null; keepdim?: boolean }): [Tensor, Tensor];
 } = operatorFunction("aten::var_mean");
 /** [torch.vdot](https://docs.pytorch.org/docs/stable/generated/torch.vdot.html) */
@@ -2007,14 +1998,6 @@ export const vsplit: {
 export const vstack: {
   (tensors: readonly Tensor[]): Tensor;
 } = operatorFunction("aten::vstack");
-/** [torch.where](https://docs.pytorch.org/docs/stable/generated/torch.where.html) */
-export const where: {
-  (condition: Tensor, self: Tensor, other: Tensor): Tensor;
-  (condition: Tensor, self: Scalar, other: Tensor): Tensor;
-  (condition: Tensor, self: Tensor, other: Scalar): Tensor;
-  (condition: Tensor, self: Scalar, other: Scalar): Tensor;
-  (condition: Tensor): Tensor[];
-} = operatorFunction("aten::where");
 /** [torch.xlogy](https://docs.pytorch.org/docs/stable/generated/torch.xlogy.html) */
 export const xlogy: {
   (self: Tensor, other: Tensor): Tensor;

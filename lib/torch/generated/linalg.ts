@@ -15,7 +15,7 @@ export const cholesky: {
 } = operatorFunction("aten::linalg_cholesky");
 /** [torch.linalg.cholesky_ex](https://docs.pytorch.org/docs/stable/generated/torch.linalg.cholesky_ex.html) */
 export const choleskyEx: {
-  (self: Tensor, options?: { upper?: boolean; checkErrors?: boolean }): [Tensor, Tensor];
+  (self: Tensor, options?: { upper?: boolean; checkErrors?: boolean }): [L: Tensor, info: Tensor] & { L: Tensor; info: Tensor };
 } = operatorFunction("aten::linalg_cholesky_ex");
 /** [torch.linalg.cond](https://docs.pytorch.org/docs/stable/generated/torch.linalg.cond.html) */
 export const cond: {
@@ -36,11 +36,11 @@ export const diagonal: {
 } = operatorFunction("aten::linalg_diagonal");
 /** [torch.linalg.eig](https://docs.pytorch.org/docs/stable/generated/torch.linalg.eig.html) */
 export const eig: {
-  (self: Tensor): [Tensor, Tensor];
+  (self: Tensor): [eigenvalues: Tensor, eigenvectors: Tensor] & { eigenvalues: Tensor; eigenvectors: Tensor };
 } = operatorFunction("aten::linalg_eig");
 /** [torch.linalg.eigh](https://docs.pytorch.org/docs/stable/generated/torch.linalg.eigh.html) */
 export const eigh: {
-  (self: Tensor, UPLO?: string): [Tensor, Tensor];
+  (self: Tensor, UPLO?: string): [eigenvalues: Tensor, eigenvectors: Tensor] & { eigenvalues: Tensor; eigenvectors: Tensor };
 } = operatorFunction("aten::linalg_eigh");
 /** [torch.linalg.eigvals](https://docs.pytorch.org/docs/stable/generated/torch.linalg.eigvals.html) */
 export const eigvals: {
@@ -60,15 +60,15 @@ export const inv: {
 } = operatorFunction("aten::linalg_inv");
 /** [torch.linalg.inv_ex](https://docs.pytorch.org/docs/stable/generated/torch.linalg.inv_ex.html) */
 export const invEx: {
-  (A: Tensor, options?: { checkErrors?: boolean }): [Tensor, Tensor];
+  (A: Tensor, options?: { checkErrors?: boolean }): [inverse: Tensor, info: Tensor] & { inverse: Tensor; info: Tensor };
 } = operatorFunction("aten::linalg_inv_ex");
 /** [torch.linalg.ldl_factor](https://docs.pytorch.org/docs/stable/generated/torch.linalg.ldl_factor.html) */
 export const ldlFactor: {
-  (self: Tensor, options?: { hermitian?: boolean }): [Tensor, Tensor];
+  (self: Tensor, options?: { hermitian?: boolean }): [LD: Tensor, pivots: Tensor] & { LD: Tensor; pivots: Tensor };
 } = operatorFunction("aten::linalg_ldl_factor");
 /** [torch.linalg.ldl_factor_ex](https://docs.pytorch.org/docs/stable/generated/torch.linalg.ldl_factor_ex.html) */
 export const ldlFactorEx: {
-  (self: Tensor, options?: { hermitian?: boolean; checkErrors?: boolean }): [Tensor, Tensor, Tensor];
+  (self: Tensor, options?: { hermitian?: boolean; checkErrors?: boolean }): [LD: Tensor, pivots: Tensor, info: Tensor] & { LD: Tensor; pivots: Tensor; info: Tensor };
 } = operatorFunction("aten::linalg_ldl_factor_ex");
 /** [torch.linalg.ldl_solve](https://docs.pytorch.org/docs/stable/generated/torch.linalg.ldl_solve.html) */
 export const ldlSolve: {
@@ -76,19 +76,19 @@ export const ldlSolve: {
 } = operatorFunction("aten::linalg_ldl_solve");
 /** [torch.linalg.lstsq](https://docs.pytorch.org/docs/stable/generated/torch.linalg.lstsq.html) */
 export const lstsq: {
-  (self: Tensor, b: Tensor, rcond?: number | null, options?: { driver?: string | null }): [Tensor, Tensor, Tensor, Tensor];
+  (self: Tensor, b: Tensor, rcond?: number | null, options?: { driver?: string | null }): [solution: Tensor, residuals: Tensor, rank: Tensor, singularValues: Tensor] & { solution: Tensor; residuals: Tensor; rank: Tensor; singularValues: Tensor };
 } = operatorFunction("aten::linalg_lstsq");
 /** [torch.linalg.lu](https://docs.pytorch.org/docs/stable/generated/torch.linalg.lu.html) */
 export const lu: {
-  (A: Tensor, options?: { pivot?: boolean }): [Tensor, Tensor, Tensor];
+  (A: Tensor, options?: { pivot?: boolean }): [P: Tensor, L: Tensor, U: Tensor] & { P: Tensor; L: Tensor; U: Tensor };
 } = operatorFunction("aten::linalg_lu");
 /** [torch.linalg.lu_factor](https://docs.pytorch.org/docs/stable/generated/torch.linalg.lu_factor.html) */
 export const luFactor: {
-  (A: Tensor, options?: { pivot?: boolean }): [Tensor, Tensor];
+  (A: Tensor, options?: { pivot?: boolean }): [LU: Tensor, pivots: Tensor] & { LU: Tensor; pivots: Tensor };
 } = operatorFunction("aten::linalg_lu_factor");
 /** [torch.linalg.lu_factor_ex](https://docs.pytorch.org/docs/stable/generated/torch.linalg.lu_factor_ex.html) */
 export const luFactorEx: {
-  (A: Tensor, options?: { pivot?: boolean; checkErrors?: boolean }): [Tensor, Tensor, Tensor];
+  (A: Tensor, options?: { pivot?: boolean; checkErrors?: boolean }): [LU: Tensor, pivots: Tensor, info: Tensor] & { LU: Tensor; pivots: Tensor; info: Tensor };
 } = operatorFunction("aten::linalg_lu_factor_ex");
 /** [torch.linalg.lu_solve](https://docs.pytorch.org/docs/stable/generated/torch.linalg.lu_solve.html) */
 export const luSolve: {
@@ -136,11 +136,11 @@ export const pinv: {
 } = operatorFunction("aten::linalg_pinv");
 /** [torch.linalg.qr](https://docs.pytorch.org/docs/stable/generated/torch.linalg.qr.html) */
 export const qr: {
-  (A: Tensor, mode?: string): [Tensor, Tensor];
+  (A: Tensor, mode?: string): [Q: Tensor, R: Tensor] & { Q: Tensor; R: Tensor };
 } = operatorFunction("aten::linalg_qr");
 /** [torch.linalg.slogdet](https://docs.pytorch.org/docs/stable/generated/torch.linalg.slogdet.html) */
 export const slogdet: {
-  (A: Tensor): [Tensor, Tensor];
+  (A: Tensor): [sign: Tensor, logabsdet: Tensor] & { sign: Tensor; logabsdet: Tensor };
 } = operatorFunction("aten::linalg_slogdet");
 /** [torch.linalg.solve](https://docs.pytorch.org/docs/stable/generated/torch.linalg.solve.html) */
 export const solve: {
@@ -148,7 +148,7 @@ export const solve: {
 } = operatorFunction("aten::linalg_solve");
 /** [torch.linalg.solve_ex](https://docs.pytorch.org/docs/stable/generated/torch.linalg.solve_ex.html) */
 export const solveEx: {
-  (A: Tensor, B: Tensor, options?: { left?: boolean; checkErrors?: boolean }): [Tensor, Tensor];
+  (A: Tensor, B: Tensor, options?: { left?: boolean; checkErrors?: boolean }): [result: Tensor, info: Tensor] & { result: Tensor; info: Tensor };
 } = operatorFunction("aten::linalg_solve_ex");
 /** [torch.linalg.solve_triangular](https://docs.pytorch.org/docs/stable/generated/torch.linalg.solve_triangular.html) */
 export const solveTriangular: {
@@ -156,7 +156,7 @@ export const solveTriangular: {
 } = operatorFunction("aten::linalg_solve_triangular");
 /** [torch.linalg.svd](https://docs.pytorch.org/docs/stable/generated/torch.linalg.svd.html) */
 export const svd: {
-  (A: Tensor, fullMatrices?: boolean, options?: { driver?: string | null }): [Tensor, Tensor, Tensor];
+  (A: Tensor, fullMatrices?: boolean, options?: { driver?: string | null }): [U: Tensor, S: Tensor, Vh: Tensor] & { U: Tensor; S: Tensor; Vh: Tensor };
 } = operatorFunction("aten::linalg_svd");
 /** [torch.linalg.svdvals](https://docs.pytorch.org/docs/stable/generated/torch.linalg.svdvals.html) */
 export const svdvals: {

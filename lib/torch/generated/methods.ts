@@ -68,7 +68,7 @@ export interface TensorMethods {
   /** [Tensor.amin](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.amin.html) */
   amin(dim?: number | readonly number[], keepdim?: boolean): Tensor;
   /** [Tensor.aminmax](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.aminmax.html) */
-  aminmax(options?: { dim?: number | null; keepdim?: boolean }): [Tensor, Tensor];
+  aminmax(options?: { dim?: number | null; keepdim?: boolean }): [min: Tensor, max: Tensor] & { min: Tensor; max: Tensor };
   /** [Tensor.angle](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.angle.html) */
   angle(): Tensor;
   /** [Tensor.any](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.any.html) */
@@ -264,9 +264,9 @@ export interface TensorMethods {
   /** [Tensor.cross](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.cross.html) */
   cross(other: Tensor, dim?: number | null): Tensor;
   /** [Tensor.cummax](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.cummax.html) */
-  cummax(dim: number): [Tensor, Tensor];
+  cummax(dim: number): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   /** [Tensor.cummin](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.cummin.html) */
-  cummin(dim: number): [Tensor, Tensor];
+  cummin(dim: number): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   /** [Tensor.cumprod](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.cumprod.html) */
   cumprod(dim: number, options?: { dtype?: DTypeLike | null }): Tensor;
   /** [Tensor.cumprod_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.cumprod_.html) */
@@ -307,24 +307,24 @@ export interface TensorMethods {
   dist(other: Tensor, p?: Scalar): Tensor;
   /** [Tensor.div](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.div.html) */
   div(other: Tensor): Tensor;
-  div(other: Tensor, options?: { roundingMode?: string | null }): Tensor;
+  div(other: Tensor, options: { roundingMode: string | null }): Tensor;
   div(other: Scalar): Tensor;
-  div(other: Scalar, options?: { roundingMode?: string | null }): Tensor;
+  div(other: Scalar, options: { roundingMode: string | null }): Tensor;
   /** [Tensor.div_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.div_.html) */
   div_(other: Tensor): this;
-  div_(other: Tensor, options?: { roundingMode?: string | null }): this;
+  div_(other: Tensor, options: { roundingMode: string | null }): this;
   div_(other: Scalar): this;
-  div_(other: Scalar, options?: { roundingMode?: string | null }): this;
+  div_(other: Scalar, options: { roundingMode: string | null }): this;
   /** [Tensor.divide](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.divide.html) */
   divide(other: Tensor): Tensor;
   divide(other: Scalar): Tensor;
-  divide(other: Tensor, options?: { roundingMode?: string | null }): Tensor;
-  divide(other: Scalar, options?: { roundingMode?: string | null }): Tensor;
+  divide(other: Tensor, options: { roundingMode: string | null }): Tensor;
+  divide(other: Scalar, options: { roundingMode: string | null }): Tensor;
   /** [Tensor.divide_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.divide_.html) */
   divide_(other: Tensor): this;
   divide_(other: Scalar): this;
-  divide_(other: Tensor, options?: { roundingMode?: string | null }): this;
-  divide_(other: Scalar, options?: { roundingMode?: string | null }): this;
+  divide_(other: Tensor, options: { roundingMode: string | null }): this;
+  divide_(other: Scalar, options: { roundingMode: string | null }): this;
   /** [Tensor.dot](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.dot.html) */
   dot(tensor: Tensor): Tensor;
   /** [Tensor.dsplit](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.dsplit.html) */
@@ -416,7 +416,7 @@ export interface TensorMethods {
   /** [Tensor.frac_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.frac_.html) */
   frac_(): this;
   /** [Tensor.frexp](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.frexp.html) */
-  frexp(): [Tensor, Tensor];
+  frexp(): [mantissa: Tensor, exponent: Tensor] & { mantissa: Tensor; exponent: Tensor };
   /** [Tensor.gather](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.gather.html) */
   gather(dim: number, index: Tensor, options?: { sparseGrad?: boolean }): Tensor;
   /** [Tensor.gcd](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.gcd.html) */
@@ -432,7 +432,7 @@ export interface TensorMethods {
   /** [Tensor.geometric_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.geometric_.html) */
   geometric_(p: number, options?: { generator?: Generator | null }): this;
   /** [Tensor.geqrf](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.geqrf.html) */
-  geqrf(): [Tensor, Tensor];
+  geqrf(): [a: Tensor, tau: Tensor] & { a: Tensor; tau: Tensor };
   /** [Tensor.ger](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.ger.html) */
   ger(vec2: Tensor): Tensor;
   /** [Tensor.get_device](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.get_device.html) */
@@ -466,8 +466,8 @@ export interface TensorMethods {
   /** [Tensor.histc](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.histc.html) */
   histc(bins?: number, min?: Scalar, max?: Scalar): Tensor;
   /** [Tensor.histogram](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.histogram.html) */
-  histogram(bins: Tensor, options?: { weight?: Tensor | null; density?: boolean }): [Tensor, Tensor];
-  histogram(bins?: number, options?: { range?: readonly number[] | null; weight?: Tensor | null; density?: boolean }): [Tensor, Tensor];
+  histogram(bins: Tensor, options?: { weight?: Tensor | null; density?: boolean }): [hist: Tensor, binEdges: Tensor] & { hist: Tensor; binEdges: Tensor };
+  histogram(bins?: number, options?: { range?: readonly number[] | null; weight?: Tensor | null; density?: boolean }): [hist: Tensor, binEdges: Tensor] & { hist: Tensor; binEdges: Tensor };
   /** [Tensor.hsplit](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.hsplit.html) */
   hsplit(sections: number): Tensor[];
   hsplit(indices: readonly number[]): Tensor[];
@@ -548,7 +548,7 @@ export interface TensorMethods {
   /** [Tensor.kron](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.kron.html) */
   kron(other: Tensor): Tensor;
   /** [Tensor.kthvalue](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.kthvalue.html) */
-  kthvalue(k: number, dim?: number, keepdim?: boolean): [Tensor, Tensor];
+  kthvalue(k: number, dim?: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   /** [Tensor.lcm](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.lcm.html) */
   lcm(other: Tensor): Tensor;
   /** [Tensor.lcm_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.lcm_.html) */
@@ -668,19 +668,19 @@ export interface TensorMethods {
   /** [Tensor.matrix_power](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.matrix_power.html) */
   matrixPower(n: number): Tensor;
   /** [Tensor.max](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.max.html) */
-  max(dim: number, keepdim?: boolean): [Tensor, Tensor];
+  max(dim: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   max(): Tensor;
   max(other: Tensor): Tensor;
   /** [Tensor.maximum](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.maximum.html) */
   maximum(other: Tensor): Tensor;
   /** [Tensor.mean](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.mean.html) */
   mean(options?: { dtype?: DTypeLike | null }): Tensor;
-  mean(dim?: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
+  mean(dim: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
   /** [Tensor.median](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.median.html) */
   median(): Tensor;
-  median(dim: number, keepdim?: boolean): [Tensor, Tensor];
+  median(dim: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   /** [Tensor.min](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.min.html) */
-  min(dim: number, keepdim?: boolean): [Tensor, Tensor];
+  min(dim: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   min(): Tensor;
   min(other: Tensor): Tensor;
   /** [Tensor.minimum](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.minimum.html) */
@@ -688,7 +688,7 @@ export interface TensorMethods {
   /** [Tensor.mm](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.mm.html) */
   mm(mat2: Tensor): Tensor;
   /** [Tensor.mode](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.mode.html) */
-  mode(dim?: number, keepdim?: boolean): [Tensor, Tensor];
+  mode(dim?: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   /** [Tensor.moveaxis](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.moveaxis.html) */
   moveaxis(source: readonly number[], destination: readonly number[]): Tensor;
   moveaxis(source: number, destination: number): Tensor;
@@ -725,7 +725,7 @@ export interface TensorMethods {
   nanmean(dim?: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
   /** [Tensor.nanmedian](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.nanmedian.html) */
   nanmedian(): Tensor;
-  nanmedian(dim: number, keepdim?: boolean): [Tensor, Tensor];
+  nanmedian(dim: number, keepdim?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   /** [Tensor.nanquantile](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.nanquantile.html) */
   nanquantile(q: Tensor, dim?: number | null, keepdim?: boolean, options?: { interpolation?: string }): Tensor;
   nanquantile(q: number, dim?: number | null, keepdim?: boolean, options?: { interpolation?: string }): Tensor;
@@ -767,10 +767,10 @@ export interface TensorMethods {
   /** [Tensor.nonzero_static](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.nonzero_static.html) */
   nonzeroStatic(options: { size: number; fillValue?: number }): Tensor;
   /** [Tensor.norm](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.norm.html) */
-  norm(p?: Scalar | null, options?: { dtype: DTypeLike }): Tensor;
+  norm(p: Scalar | null, options: { dtype: DTypeLike }): Tensor;
   norm(p?: Scalar): Tensor;
-  norm(p: Scalar | null | undefined, dim: number | readonly number[], keepdim: boolean, options: { dtype: DTypeLike }): Tensor;
-  norm(p: Scalar | null | undefined, dim: number | readonly number[], keepdim?: boolean): Tensor;
+  norm(p: Scalar | null, dim: number | readonly number[], keepdim: boolean, options: { dtype: DTypeLike }): Tensor;
+  norm(p: Scalar | null, dim: number | readonly number[], keepdim?: boolean): Tensor;
   /** [Tensor.normal_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.normal_.html) */
   normal_(mean?: number, std?: number, options?: { generator?: Generator | null }): this;
   /** [Tensor.not_equal](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.not_equal.html) */
@@ -815,7 +815,7 @@ export interface TensorMethods {
   /** [Tensor.put_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.put_.html) */
   put_(index: Tensor, source: Tensor, accumulate?: boolean): this;
   /** [Tensor.qr](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.qr.html) */
-  qr(some?: boolean): [Tensor, Tensor];
+  qr(some?: boolean): [Q: Tensor, R: Tensor] & { Q: Tensor; R: Tensor };
   /** [Tensor.quantile](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.quantile.html) */
   quantile(q: Tensor, dim?: number | null, keepdim?: boolean, options?: { interpolation?: string }): Tensor;
   quantile(q: number, dim?: number | null, keepdim?: boolean, options?: { interpolation?: string }): Tensor;
@@ -824,7 +824,7 @@ export interface TensorMethods {
   /** [Tensor.rad2deg_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.rad2deg_.html) */
   rad2deg_(): this;
   /** [Tensor.random_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.random_.html) */
-  random_(from: number, to?: number | null, options?: { generator?: Generator | null }): this;
+  random_(from: number, to: number | null, options?: { generator?: Generator | null }): this;
   random_(to: number, options?: { generator?: Generator | null }): this;
   random_(options?: { generator?: Generator | null }): this;
   /** [Tensor.ravel](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.ravel.html) */
@@ -933,14 +933,14 @@ export interface TensorMethods {
   /** [Tensor.slice_scatter](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.slice_scatter.html) */
   sliceScatter(src: Tensor, dim?: number, start?: number | null, end?: number | null, step?: number): Tensor;
   /** [Tensor.slogdet](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.slogdet.html) */
-  slogdet(): [Tensor, Tensor];
+  slogdet(): [sign: Tensor, logabsdet: Tensor] & { sign: Tensor; logabsdet: Tensor };
   /** [Tensor.smm](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.smm.html) */
   smm(mat2: Tensor): Tensor;
   /** [Tensor.softmax](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.softmax.html) */
   softmax(dim: number, dtype?: DTypeLike | null): Tensor;
   /** [Tensor.sort](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.sort.html) */
-  sort(dim?: number, descending?: boolean): [Tensor, Tensor];
-  sort(options?: { stable?: boolean | null; dim?: number; descending?: boolean }): [Tensor, Tensor];
+  sort(dim?: number, descending?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
+  sort(options: { stable: boolean | null; dim?: number; descending?: boolean }): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   /** [Tensor.split](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.split.html) */
   split(splitSize: number, dim?: number): Tensor[];
   split(splitSize: readonly number[], dim?: number): Tensor[];
@@ -964,11 +964,8 @@ export interface TensorMethods {
   squeeze_(dim: readonly number[]): this;
   /** [Tensor.std](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.std.html) */
   std(unbiased?: boolean): Tensor;
-  std(dim?: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): Tensor;
+  std(dim: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): Tensor;
   std(dim?: number | readonly number[] | null, options?: { correction?: Scalar | null; keepdim?: boolean }): Tensor;
-  /** [Tensor.stft](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.stft.html) */
-  stft(nFft: number, hopLength?: number | null, winLength?: number | null, window?: Tensor | null, normalized?: boolean, onesided?: boolean | null, returnComplex?: boolean | null, alignToWindow?: boolean | null): Tensor;
-  stft(nFft: number, hopLength?: number | null, winLength?: number | null, window?: Tensor | null, center?: boolean, padMode?: string, normalized?: boolean, onesided?: boolean | null, returnComplex?: boolean | null, alignToWindow?: boolean | null): Tensor;
   /** [Tensor.storage_offset](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.storage_offset.html) */
   storageOffset(): number;
   /** [Tensor.sub](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.sub.html) */
@@ -985,11 +982,11 @@ export interface TensorMethods {
   subtract_(other: Scalar, alpha?: Scalar): this;
   /** [Tensor.sum](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.sum.html) */
   sum(options?: { dtype?: DTypeLike | null }): Tensor;
-  sum(dim?: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
+  sum(dim: number | readonly number[] | null, keepdim?: boolean, options?: { dtype?: DTypeLike | null }): Tensor;
   /** [Tensor.sum_to_size](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.sum_to_size.html) */
   sumToSize(size: readonly number[]): Tensor;
   /** [Tensor.svd](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.svd.html) */
-  svd(some?: boolean, computeUv?: boolean): [Tensor, Tensor, Tensor];
+  svd(some?: boolean, computeUv?: boolean): [U: Tensor, S: Tensor, V: Tensor] & { U: Tensor; S: Tensor; V: Tensor };
   /** [Tensor.swapaxes](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.swapaxes.html) */
   swapaxes(axis0: number, axis1: number): Tensor;
   /** [Tensor.swapaxes_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.swapaxes_.html) */
@@ -1023,7 +1020,7 @@ export interface TensorMethods {
   /** [Tensor.to_dense](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.to_dense.html) */
   toDense(dtype?: DTypeLike | null, options?: { maskedGrad?: boolean | null }): Tensor;
   /** [Tensor.topk](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.topk.html) */
-  topk(k: number, dim?: number, largest?: boolean, sorted?: boolean): [Tensor, Tensor];
+  topk(k: number, dim?: number, largest?: boolean, sorted?: boolean): [values: Tensor, indices: Tensor] & { values: Tensor; indices: Tensor };
   /** [Tensor.trace](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.trace.html) */
   trace(): Tensor;
   /** [Tensor.transpose](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.transpose.html) */
@@ -1031,7 +1028,7 @@ export interface TensorMethods {
   /** [Tensor.transpose_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.transpose_.html) */
   transpose_(dim0: number, dim1: number): this;
   /** [Tensor.triangular_solve](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.triangular_solve.html) */
-  triangularSolve(A: Tensor, upper?: boolean, transpose?: boolean, unitriangular?: boolean): [Tensor, Tensor];
+  triangularSolve(A: Tensor, upper?: boolean, transpose?: boolean, unitriangular?: boolean): [solution: Tensor, clonedCoefficient: Tensor] & { solution: Tensor; clonedCoefficient: Tensor };
   /** [Tensor.tril](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.tril.html) */
   tril(diagonal?: number): Tensor;
   /** [Tensor.tril_](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.tril_.html) */
@@ -1066,7 +1063,7 @@ export interface TensorMethods {
   unsqueeze_(dim: number): this;
   /** [Tensor.var](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.var.html) */
   var(unbiased?: boolean): Tensor;
-  var(dim?: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): Tensor;
+  var(dim: number | readonly number[] | null, unbiased?: boolean, keepdim?: boolean): Tensor;
   var(dim?: number | readonly number[] | null, options?: { correction?: Scalar | null; keepdim?: boolean }): Tensor;
   /** [Tensor.vdot](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.vdot.html) */
   vdot(other: Tensor): Tensor;
@@ -1127,9 +1124,9 @@ export const methodNames =
   "resize_as_ resolve_conj resolve_neg roll rot90 round round_ rsqrt rsqrt_ scatter scatter_ scatter_add " +
   "scatter_add_ scatter_reduce scatter_reduce_ select select_scatter sgn sgn_ sigmoid sigmoid_ sign sign_ signbit " +
   "sin sin_ sinc sinc_ sinh sinh_ slice slice_inverse slice_scatter slogdet smm softmax " +
-  "sort split split_with_sizes sqrt sqrt_ square square_ squeeze squeeze_ std stft storage_offset " +
-  "sub sub_ subtract subtract_ sum sum_to_size svd swapaxes swapaxes_ swapdims swapdims_ t " +
-  "t_ take take_along_dim tan tan_ tanh tanh_ tensor_split tile to_dense topk trace " +
-  "transpose transpose_ triangular_solve tril tril_ triu triu_ true_divide true_divide_ trunc trunc_ type_as " +
-  "unbind unflatten unfold uniform_ unsqueeze unsqueeze_ var vdot view view_as vsplit where " +
-  "xlogy xlogy_ zero_";
+  "sort split split_with_sizes sqrt sqrt_ square square_ squeeze squeeze_ std storage_offset sub " +
+  "sub_ subtract subtract_ sum sum_to_size svd swapaxes swapaxes_ swapdims swapdims_ t t_ " +
+  "take take_along_dim tan tan_ tanh tanh_ tensor_split tile to_dense topk trace transpose " +
+  "transpose_ triangular_solve tril tril_ triu triu_ true_divide true_divide_ trunc trunc_ type_as unbind " +
+  "unflatten unfold uniform_ unsqueeze unsqueeze_ var vdot view view_as vsplit where xlogy " +
+  "xlogy_ zero_";

@@ -1,0 +1,181 @@
+import { full } from "./creation.js";
+import { TorchError } from "./errors.js";
+import { operatorFunction } from "./operator-function.js";
+import { checkArguments, checkOptions } from "./options.js";
+import type { Scalar } from "./scalar.js";
+import { Tensor } from "./tensor.js";
+
+// Functions that PyTorch writes in Python (torch/functional.py): they do more than the operator of the same name.
+
+/** Named arguments of {@link stft}. */
+export interface StftOptions {
+  /** Default: a quarter of nFft. */
+  hopLength?: number | null;
+  /** Default: nFft. */
+  winLength?: number | null;
+  /** [winLength]; default ones. */
+  window?: Tensor | null;
+  /** Whether a frame lies around its time, the signal being padded on both sides; else it begins there. Default true. */
+  center?: boolean;
+  /** How the signal is padded: "reflect" (default), "constant", "replicate", "circular". */
+  padMode?: string;
+  /** Default false. */
+  normalized?: boolean;
+  /** Only half of the spectrum; default true for a real signal. */
+  onesided?: boolean | null;
+  /** Must be given for a real signal and window. */
+  returnComplex?: boolean | null;
+  /** Only without `center`. */
+  alignToWindow?: boolean | null;
+}
+
+/** [torch.stft](https://docs.pytorch.org/docs/stable/generated/torch.stft.html): centred, where the operator is not. */
+export const stft: {
+  (input: Tensor, nFft: number, options?: StftOptions): Tensor;
+  (
+    input: Tensor,
+    nFft: number,
+    hopLength: number | null | undefined,
+    winLength?: number | null,
+    window?: Tensor | null,
+    center?: boolean,
+    padMode?: string,
+    normalized?: boolean,
+    onesided?: boolean | null,
+    returnComplex?: boolean | null,
+    alignToWindow?: boolean | null,
+  ): Tensor;
+} = operatorFunction("aten::stft", "center");
+
+/** What {@link unique} gives besides the values. */
+export interface UniqueOptions {
+  /** In order; always, for {@link uniqueConsecutive} never. Default true. */
+  sorted?: boolean;
+  /** For each element, where its value is. */
+  returnInverse?: boolean;
+  /** How often each value appears. */
+  returnCounts?: boolean;
+  /** The slices along a dimension instead of the elements. */
+  dim?: number | null;
+}
+
+/** What {@link uniqueConsecutive} gives besides the values. */
+export type ConsecutiveOptions = Omit<UniqueOptions, "sorted">;
+
+type Three = [values: Tensor, inverse: Tensor, counts: Tensor];
+
+const uniqueAll = operatorFunction<(x: Tensor, sorted: boolean, inverse: boolean, counts: boolean) => Three>(
+  "aten::_unique2",
+);
+const uniqueDim = operatorFunction<
+  (x: Tensor, dim: number, sorted: boolean, inverse: boolean, counts: boolean) => Three
+>("aten::unique_dim");
+const consecutiveAll = operatorFunction<
+  (x: Tensor, inverse: boolean, counts: boolean, dim: number | null) => Three
+>("aten::unique_consecutive");
+const consecutiveDim = operatorFunction<(x: Tensor, dim: number, inverse: boolean, counts: boolean) => Three>(
+  "aten::unique_dim_consecutive",
+);
+
+/** What was asked for: the values alone, or a list of them with the others. */
+function chosen([values, inverse, counts]: Three, { returnInverse, returnCounts }: UniqueOptions): Tensor | Tensor[] {
+  if (!returnInverse) inverse.dispose();
+  if (!returnCounts) counts.dispose();
+  if (!returnInverse && !returnCounts) return values;
+  return [values, ...(returnInverse ? [inverse] : []), ...(returnCounts ? [counts] : [])];
+}
+
+/** The options of a call, which Python also takes by position. */
+function uniqueOptions(what: string, names: readonly (keyof UniqueOptions)[], args: readonly unknown[]): UniqueOptions {
+  const last = args.at(-1);
+  const isNamed = typeof last === "object" && last !== null;
+  const positional = isNamed ? args.slice(0, -1) : args;
+  checkArguments(what, positional.length, names.length);
+  const named = isNamed ? checkOptions(what, last as UniqueOptions, names) : {};
+  const options: Record<string, unknown> = { ...named };
+  for (const [i, value] of positional.entries()) {
+    if (value === undefined) continue;
+    if (named[names[i]] !== undefined) throw new TorchError("TORCH_ARGUMENT", `${what}: '${names[i]}' is given twice`);
+    options[names[i]] = value;
+  }
+  for (const name of names) {
+    const value = options[name];
+    if (value === undefined || (name === "dim" ? value === null || Number.isInteger(value) : typeof value === "boolean"))
+      continue;
+    throw new TorchError("TORCH_ARGUMENT", `${what}: '${name}' cannot be ${String(value)}`);
+  }
+  return options;
+}
+
+/**
+ * [torch.unique](https://docs.pytorch.org/docs/stable/generated/torch.unique.html): the values alone, or a list of them and
+ * what else was asked for.
+ */
+export function unique(input: Tensor, options?: UniqueOptions & { returnInverse?: false; returnCounts?: false }): Tensor;
+export function unique(input: Tensor, options: UniqueOptions): Tensor[];
+export function unique(
+  input: Tensor,
+  sorted: boolean,
+  returnInverse?: boolean,
+  returnCounts?: boolean,
+  dim?: number | null,
+): Tensor | Tensor[];
+export function unique(input: Tensor, ...args: unknown[]): Tensor | Tensor[] {
+  const options = uniqueOptions("unique", ["sorted", "returnInverse", "returnCounts", "dim"], args);
+  const { sorted = true, returnInverse = false, returnCounts = false, dim } = options;
+  const all =
+    typeof dim === "number"
+      ? uniqueDim(input, dim, sorted, returnInverse, returnCounts)
+      : uniqueAll(input, sorted, returnInverse, returnCounts);
+  return chosen(all, options);
+}
+
+/**
+ * [torch.unique_consecutive](https://docs.pytorch.org/docs/stable/generated/torch.unique_consecutive.html): without
+ * repetitions of neighbours. The values alone, or a list of them and what else was asked for.
+ */
+export function uniqueConsecutive(
+  input: Tensor,
+  options?: ConsecutiveOptions & { returnInverse?: false; returnCounts?: false },
+): Tensor;
+export function uniqueConsecutive(input: Tensor, options: ConsecutiveOptions): Tensor[];
+export function uniqueConsecutive(
+  input: Tensor,
+  returnInverse: boolean,
+  returnCounts?: boolean,
+  dim?: number | null,
+): Tensor | Tensor[];
+export function uniqueConsecutive(input: Tensor, ...args: unknown[]): Tensor | Tensor[] {
+  const options = uniqueOptions("uniqueConsecutive", ["returnInverse", "returnCounts", "dim"], args);
+  const { returnInverse = false, returnCounts = false, dim } = options;
+  const all =
+    typeof dim === "number"
+      ? consecutiveDim(input, dim, returnInverse, returnCounts)
+      : consecutiveAll(input, returnInverse, returnCounts, null);
+  return chosen(all, options);
+}
+
+const whereOperator = operatorFunction<(...args: unknown[]) => Tensor | Tensor[]>("aten::where");
+
+const isScalar = (value: unknown): value is Scalar =>
+  typeof value === "number" || typeof value === "boolean" || typeof value === "bigint";
+
+/**
+ * [torch.where](https://docs.pytorch.org/docs/stable/generated/torch.where.html). With two numbers no tensor says the dtype:
+ * it is float32, as for {@link full}; bool for booleans, int64 for bigints.
+ */
+export function where(condition: Tensor): Tensor[];
+export function where(condition: Tensor, input: Tensor | Scalar, other: Tensor | Scalar): Tensor;
+export function where(condition: Tensor, input: Tensor | Scalar, other: Tensor | Scalar, options: { out: Tensor }): Tensor;
+export function where(...args: unknown[]): Tensor | Tensor[] {
+  const [condition, input, other, ...more] = args;
+  if (!(condition instanceof Tensor && isScalar(input) && isScalar(other))) return whereOperator(...args);
+  const kinds = [typeof input, typeof other];
+  const dtype = kinds.includes("number") ? "float32" : kinds.includes("bigint") ? "int64" : "bool";
+  const values = [input, other].map((value) => full([], value, { dtype, device: condition.device }));
+  try {
+    return whereOperator(condition, ...values, ...more);
+  } finally {
+    for (const value of values) value.dispose();
+  }
+}
