@@ -111,8 +111,7 @@ napi_value Call::make(const std::string& text) const {
 napi_value Call::exact(int64_t value) const {
   constexpr int64_t kLargest = int64_t{1} << 53;
   if (value > kLargest || value < -kLargest) {
-    throw CodedError("TORCH_VALUE", "the integer " + std::to_string(value) +
-                                        kNotExact);
+    throw CodedError("TORCH_VALUE", "the integer " + std::to_string(value) + kNotExact);
   }
   return make(static_cast<double>(value));
 }

@@ -60,7 +60,7 @@ class Call {
   napi_value make(double value) const;
   napi_value make(bool value) const;
   napi_value make(const std::string& value) const;
-  napi_value exact(int64_t value) const;  // a number; TORCH_VALUE beyond 2^53, where it would be another one
+  napi_value exact(int64_t value) const;       // a number; TORCH_VALUE beyond 2^53, where it would be another one
   napi_value handle(at::Tensor tensor) const;  // null for an undefined tensor
   napi_value handles(std::vector<at::Tensor> tensors) const;
 

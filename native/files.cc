@@ -44,7 +44,8 @@ napi_value readFile(Call& call) {
   // In parallel: much of the time is the system's, which finds pages for the new memory.
   at::parallel_for(0, (size + kChunk - 1) / kChunk, 1, [&](int64_t begin, int64_t end) {
     const int64_t from = begin * kChunk;
-    readAt(fd, data + from, static_cast<size_t>(std::min(end * kChunk, size) - from), offset + static_cast<size_t>(from));
+    readAt(fd, data + from, static_cast<size_t>(std::min(end * kChunk, size) - from),
+           offset + static_cast<size_t>(from));
   });
   return call.handle(std::move(tensor));
 }

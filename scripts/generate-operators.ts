@@ -246,7 +246,11 @@ writeFileSync(join(folder, "methods.ts"), text);
 
 // --- functions: torch.* with nn's, and the namespaces
 const isFree = (s: Signature) =>
-  s.isFunction && !handWritten.has(s.base) && !handWrittenFunctions.has(s.base) && (s.module === "" || s.module === "nn") && !s.inPlace;
+  s.isFunction &&
+  !handWritten.has(s.base) &&
+  !handWrittenFunctions.has(s.base) &&
+  (s.module === "" || s.module === "nn") &&
+  !s.inPlace;
 const functions = grouped(signatures.filter(isFree), false);
 text = `${header}
 import type { Generator } from "../generator.js";

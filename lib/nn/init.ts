@@ -7,20 +7,14 @@ import { NnError } from "./errors.js";
  * Fills a tensor with numbers of N(mean, std^2), drawn on the CPU in float32 and then converted: the same generator
  * gives the same weights on every device. Meta tensors are left alone.
  */
-export function normal_(
-  tensor: Tensor,
-  options: { mean?: number; std?: number; generator?: Generator } = {},
-): Tensor {
+export function normal_(tensor: Tensor, options: { mean?: number; std?: number; generator?: Generator } = {}): Tensor {
   options = checkOptions("normal_", options, ["mean", "std", "generator"]);
   const { mean = 0, std = 1, generator } = options;
   return fill(tensor, (host) => torch.ops.aten.normal_(host, mean, std, { generator }));
 }
 
 /** Fills a tensor with numbers of U(low, high), drawn on the CPU in float32 and then converted. */
-export function uniform_(
-  tensor: Tensor,
-  options: { low?: number; high?: number; generator?: Generator } = {},
-): Tensor {
+export function uniform_(tensor: Tensor, options: { low?: number; high?: number; generator?: Generator } = {}): Tensor {
   options = checkOptions("uniform_", options, ["low", "high", "generator"]);
   const { low = 0, high = 1, generator } = options;
   return fill(tensor, (host) => torch.ops.aten.uniform_(host, low, high, { generator }));

@@ -6,9 +6,7 @@ import { type Handle, native } from "./native.js";
 // object is gone: between tasks, after V8 has collected garbage, and in the middle of a task when they take so much memory
 // that garbage must be collected now. V8 alone would see objects of a few bytes each, and no reason to hurry.
 
-interface CollectGarbage {
-  (options?: { type: "minor" }): void;
-}
+type CollectGarbage = (options?: { type: "minor" }) => void;
 
 let collectGarbage: CollectGarbage | undefined;
 

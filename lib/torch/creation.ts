@@ -36,7 +36,10 @@ function upload(data: TypedArray, shape: readonly number[], dtype: DType, pinned
   let total = 1;
   const sizes = [...shape]; // read before scratch is written
   if (sizes.length > maxDims)
-    throw new TorchError("TORCH_VALUE", `tensor: ${sizes.length} dimensions: a tensor has at most ${maxDims} dimensions here`);
+    throw new TorchError(
+      "TORCH_VALUE",
+      `tensor: ${sizes.length} dimensions: a tensor has at most ${maxDims} dimensions here`,
+    );
   for (let i = 0; i < sizes.length; i++) {
     const size = sizes[i];
     if (!Number.isInteger(size) || size < 0)
@@ -185,8 +188,7 @@ export const empty = (shape: readonly number[], options: CreationOptions & { mem
 /** torch.rand: uniform in [0, 1). */
 export const rand = (shape: readonly number[], options: RandomOptions = {}) => build(creators.rand, [shape], options);
 /** torch.randn: standard normal. */
-export const randn = (shape: readonly number[], options: RandomOptions = {}) =>
-  build(creators.randn, [shape], options);
+export const randn = (shape: readonly number[], options: RandomOptions = {}) => build(creators.randn, [shape], options);
 /** torch.randint: integers in [low, high). Default int64. */
 export const randint = (low: number, high: number, shape: readonly number[], options: RandomOptions = {}) =>
   build(creators.randint, [low, high, shape], options, "int64");

@@ -34,5 +34,7 @@ function describeAt(value: unknown, depth: number): string {
   if (typeof value === "object" && value !== null) return value.constructor?.name ?? "an object";
   if (typeof value === "function") return "a function";
   if (typeof value !== "string") return String(value);
-  return value.length > 80 ? `${JSON.stringify(value.slice(0, 80))}… of ${value.length} characters` : JSON.stringify(value);
+  return value.length > 80
+    ? `${JSON.stringify(value.slice(0, 80))}… of ${value.length} characters`
+    : JSON.stringify(value);
 }

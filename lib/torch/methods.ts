@@ -2,7 +2,6 @@ import { methodNames } from "./generated/methods.js";
 import { type Index, index, indexPut } from "./indexing.js";
 import { camelCase } from "./names.js";
 import { Operator } from "./operator.js";
-import type { Scalar } from "./scalar.js";
 import {
   type ConsecutiveOptions,
   type StftOptions,
@@ -11,6 +10,7 @@ import {
   unique,
   uniqueConsecutive,
 } from "./python-functions.js";
+import type { Scalar } from "./scalar.js";
 import { Tensor } from "./tensor.js";
 
 // Puts every public operator with a method form on Tensor.prototype, but for those that Tensor writes by hand.

@@ -4,7 +4,7 @@ import { asTorchError, TorchError } from "./errors.js";
 import { type NativeArgument, native } from "./native.js";
 import { Overload } from "./overload.js";
 import { parserOrder } from "./overload-order.js";
-import { Tensor, wrap } from "./tensor.js";
+import { type Tensor, wrap } from "./tensor.js";
 
 // One operator of the dispatcher: picks the overload that takes the arguments, as PyTorch's argument parser does, and
 // calls it. The choice depends on the kinds and names of the arguments only, so it is made once per shape of call.

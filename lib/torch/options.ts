@@ -17,8 +17,7 @@ export function checkOptions<T extends object>(what: string, options: T, allowed
     const ours = camelCase(name);
     if (!allowed.includes(ours))
       throw new TorchError("TORCH_ARGUMENT", `${what}: unknown option '${name}': one of ${allowed.join(", ")}`);
-    if (given[ours] !== undefined)
-      throw new TorchError("TORCH_ARGUMENT", `${what}: '${ours}' is given twice`);
+    if (given[ours] !== undefined) throw new TorchError("TORCH_ARGUMENT", `${what}: '${ours}' is given twice`);
     renamed ??= { ...given };
     renamed[ours] = given[name];
     delete renamed[name];

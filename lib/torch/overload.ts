@@ -81,7 +81,9 @@ export class Overload {
   /** Where the schema has the arguments; null where it has them in this order. */
   readonly order: readonly number[] | null;
   readonly #returns: NativeOverload["returns"];
-  readonly #Results: new (length: number) => unknown[];
+  readonly #Results: new (
+    length: number,
+  ) => unknown[];
   readonly #positional: number;
   readonly #index = new Map<string, number>();
 
@@ -89,7 +91,8 @@ export class Overload {
     this.id = described.id;
     this.name = described.overload;
     const self = isMethod ? described.arguments.findIndex(({ name }) => name === "self") : 0;
-    this.order = self > 0 ? [self, ...described.arguments.keys()].filter((place, i) => i === 0 || place !== self) : null;
+    this.order =
+      self > 0 ? [self, ...described.arguments.keys()].filter((place, i) => i === 0 || place !== self) : null;
     this.arguments = this.order?.map((place) => described.arguments[place]) ?? described.arguments;
     this.schema = described.schema;
     this.#returns = described.returns;
@@ -130,7 +133,8 @@ export class Overload {
   call(args: readonly unknown[]): unknown {
     const converted: [number, ...unknown[]] = [this.id];
     // The caller's lists are read before scratch is written: a getter in one of them may call torch.
-    for (let i = 0; i < args.length; i++) converted.push(Array.isArray(args[i]) ? listCopy(args[i] as unknown[]) : args[i]);
+    for (let i = 0; i < args.length; i++)
+      converted.push(Array.isArray(args[i]) ? listCopy(args[i] as unknown[]) : args[i]);
     scratchUsed = 0;
     for (let i = 0; i < args.length; i++) converted[i + 1] = toNative(converted[i + 1], this.arguments[i]);
     const result = native.call(...(this.order === null ? converted : this.#inOrder(converted, this.order)));

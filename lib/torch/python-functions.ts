@@ -64,18 +64,20 @@ export type ConsecutiveOptions = Omit<UniqueOptions, "sorted">;
 
 type Three = [values: Tensor, inverse: Tensor, counts: Tensor];
 
-const uniqueAll = operatorFunction<(x: Tensor, sorted: boolean, inverse: boolean, counts: boolean) => Three>(
-  "aten::_unique2",
-);
-const uniqueDim = operatorFunction<
-  (x: Tensor, dim: number, sorted: boolean, inverse: boolean, counts: boolean) => Three
->("aten::unique_dim");
-const consecutiveAll = operatorFunction<
-  (x: Tensor, inverse: boolean, counts: boolean, dim: number | null) => Three
->("aten::unique_consecutive");
-const consecutiveDim = operatorFunction<(x: Tensor, dim: number, inverse: boolean, counts: boolean) => Three>(
-  "aten::unique_dim_consecutive",
-);
+const uniqueAll =
+  operatorFunction<(x: Tensor, sorted: boolean, inverse: boolean, counts: boolean) => Three>("aten::_unique2");
+const uniqueDim =
+  operatorFunction<(x: Tensor, dim: number, sorted: boolean, inverse: boolean, counts: boolean) => Three>(
+    "aten::unique_dim",
+  );
+const consecutiveAll =
+  operatorFunction<(x: Tensor, inverse: boolean, counts: boolean, dim: number | null) => Three>(
+    "aten::unique_consecutive",
+  );
+const consecutiveDim =
+  operatorFunction<(x: Tensor, dim: number, inverse: boolean, counts: boolean) => Three>(
+    "aten::unique_dim_consecutive",
+  );
 
 /** What was asked for: the values alone, or a list of them with the others. */
 function chosen([values, inverse, counts]: Three, { returnInverse, returnCounts }: UniqueOptions): Tensor | Tensor[] {
@@ -100,7 +102,10 @@ function uniqueOptions(what: string, names: readonly (keyof UniqueOptions)[], ar
   }
   for (const name of names) {
     const value = options[name];
-    if (value === undefined || (name === "dim" ? value === null || Number.isInteger(value) : typeof value === "boolean"))
+    if (
+      value === undefined ||
+      (name === "dim" ? value === null || Number.isInteger(value) : typeof value === "boolean")
+    )
       continue;
     throw new TorchError("TORCH_ARGUMENT", `${what}: '${name}' cannot be ${String(value)}`);
   }
@@ -111,7 +116,10 @@ function uniqueOptions(what: string, names: readonly (keyof UniqueOptions)[], ar
  * [torch.unique](https://docs.pytorch.org/docs/stable/generated/torch.unique.html): the values alone, or a list of them and
  * what else was asked for.
  */
-export function unique(input: Tensor, options?: UniqueOptions & { returnInverse?: false; returnCounts?: false }): Tensor;
+export function unique(
+  input: Tensor,
+  options?: UniqueOptions & { returnInverse?: false; returnCounts?: false },
+): Tensor;
 export function unique(input: Tensor, options: UniqueOptions): Tensor[];
 export function unique(
   input: Tensor,
@@ -166,7 +174,12 @@ const isScalar = (value: unknown): value is Scalar =>
  */
 export function where(condition: Tensor): Tensor[];
 export function where(condition: Tensor, input: Tensor | Scalar, other: Tensor | Scalar): Tensor;
-export function where(condition: Tensor, input: Tensor | Scalar, other: Tensor | Scalar, options: { out: Tensor }): Tensor;
+export function where(
+  condition: Tensor,
+  input: Tensor | Scalar,
+  other: Tensor | Scalar,
+  options: { out: Tensor },
+): Tensor;
 export function where(...args: unknown[]): Tensor | Tensor[] {
   const [condition, input, other, ...more] = args;
   if (!(condition instanceof Tensor && isScalar(input) && isScalar(other))) return whereOperator(...args);

@@ -396,9 +396,7 @@ function convert(tensor: Tensor, dtype: DType, device: string, how: ToHow): Tens
     const { nonBlocking = false, copy = false, memoryFormat } = how;
     // (self, dtype, layout, device, pin_memory, non_blocking, copy, memory_format)
     const call = native.call as (...args: unknown[]) => Handle;
-    return wrap(
-      call(toCopy, tensor.handle, code, undefined, device, undefined, nonBlocking, copy, memoryFormat),
-    );
+    return wrap(call(toCopy, tensor.handle, code, undefined, device, undefined, nonBlocking, copy, memoryFormat));
   } catch (error) {
     throw asTorchError(error, "to");
   }

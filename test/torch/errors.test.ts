@@ -274,7 +274,7 @@ const examples: Example[] = [
   {
     code: "TORCH_IO",
     operator: "openSafetensors",
-    says: [/No such file/],
+    says: [/there is no such file/],
     call: () => torch.openSafetensors(join(folder, "none")),
   },
 ];

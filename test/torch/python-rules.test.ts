@@ -2,8 +2,8 @@
 // silently another, and no argument that ends the process.
 import { describe, expect, it } from "vitest";
 import * as nn from "../../lib/nn/index.js";
-import * as torch from "../../lib/torch/index.js";
 import { asBytes } from "../../lib/torch/bytes.js";
+import * as torch from "../../lib/torch/index.js";
 import { torchError } from "./support.js";
 
 // biome-ignore lint/suspicious/noExplicitAny: calls that the types refuse
@@ -23,7 +23,12 @@ describe("the overload", () => {
     const out = torch.empty([0]);
     expect(untyped.bernoulli(torch.zeros([1000]), { out })).toBe(out);
     expect(out.sum().item()).toBe(0);
-    expect(untyped.bernoulli(torch.zeros([1000]), 1).sum().item()).toBe(1000);
+    expect(
+      untyped
+        .bernoulli(torch.zeros([1000]), 1)
+        .sum()
+        .item(),
+    ).toBe(1000);
   });
 
   inScope("methods whose schema has self elsewhere: where, polygamma", () => {
@@ -31,8 +36,18 @@ describe("the overload", () => {
     const c = torch.tensor([false, true, true]);
     const y = torch.tensor([false, false, true]);
     expect(a.where(c, y).tolist()).toEqual([0, 0, 0]);
-    expect(torch.ones([2]).where(torch.tensor([true, false]), torch.zeros([2])).tolist()).toEqual([1, 0]);
-    expect(torch.ones([2]).where(torch.tensor([true, false]), 7).tolist()).toEqual([1, 7]);
+    expect(
+      torch
+        .ones([2])
+        .where(torch.tensor([true, false]), torch.zeros([2]))
+        .tolist(),
+    ).toEqual([1, 0]);
+    expect(
+      torch
+        .ones([2])
+        .where(torch.tensor([true, false]), 7)
+        .tolist(),
+    ).toEqual([1, 7]);
     const x = torch.ones([1]);
     expect(x.polygamma(1).item()).toBeCloseTo(1.6449, 4);
     expect(x.polygamma_(1)).toBe(x);
@@ -106,16 +121,29 @@ describe("options", () => {
     ["sum", () => untyped.sum(torch.ones([1]), { dtipe: "int64" })],
     ["stft", () => untyped.stft(torch.ones([100]), 10, { returnComplex: true, centre: true })],
     ["uniqueConsecutive", () => untyped.uniqueConsecutive(torch.ones([1]), { returnIndex: true })],
-    ["scaledDotProductAttention", () => untyped.scaledDotProductAttention(torch.ones([1, 1]), torch.ones([1, 1]), torch.ones([1, 1]), { causal: true })],
+    [
+      "scaledDotProductAttention",
+      () =>
+        untyped.scaledDotProductAttention(torch.ones([1, 1]), torch.ones([1, 1]), torch.ones([1, 1]), { causal: true }),
+    ],
     ["backward", () => untyped.ones([1], { requiresGrad: true }).sum().backward(null, { retain: true })],
     ["grad", () => untyped.grad([torch.ones([1])], [torch.ones([1])], { allow: true })],
     ["autocast", () => untyped.autocast({ device: "cpu", dtyp: "bfloat16" }, () => 1)],
     ["Generator", () => new untyped.Generator({ seed: 1, devise: "cpu" })],
-    ["crossEntropy", () => nn.functional.crossEntropy(torch.ones([1, 2]), torch.tensor([0n]), { ignoreIndx: 0 } as never)],
-    ["crossEntropy's reduction", () => nn.functional.crossEntropy(torch.ones([1, 2]), torch.tensor([0n]), { reduction: "men" as never })],
+    [
+      "crossEntropy",
+      () => nn.functional.crossEntropy(torch.ones([1, 2]), torch.tensor([0n]), { ignoreIndx: 0 } as never),
+    ],
+    [
+      "crossEntropy's reduction",
+      () => nn.functional.crossEntropy(torch.ones([1, 2]), torch.tensor([0n]), { reduction: "men" as never }),
+    ],
     ["gelu", () => nn.functional.gelu(torch.ones([1]), { approx: "tanh" } as never)],
     ["embedding", () => nn.functional.embedding(torch.ones([1, 1]), torch.tensor([0n]), { padding: 0 } as never)],
-    ["softmax by position", () => (nn.functional.softmax as (...args: unknown[]) => unknown)(torch.ones([1]), 0, 3, "float64")],
+    [
+      "softmax by position",
+      () => (nn.functional.softmax as (...args: unknown[]) => unknown)(torch.ones([1]), 0, 3, "float64"),
+    ],
     ["AdamW", () => new nn.AdamW([["w", torch.ones([1], { requiresGrad: true })]], { lr: 1e-3 } as never)],
     ["SGD", () => new nn.SGD([["w", torch.ones([1], { requiresGrad: true })]], { dampening: 0.5 } as never)],
     ["a schedule", () => nn.warmupStable(1, { warmpu: 1 } as never)],
@@ -126,7 +154,14 @@ describe("options", () => {
   inScope("PyTorch's spelling is taken, too", () => {
     expect(untyped.zeros([1], { requires_grad: true }).requiresGrad).toBe(true);
     expect(untyped.ones([1]).to({ dtype: "int64", non_blocking: true }).dtype).toBe("int64");
-    const loss = nn.functional.crossEntropy(torch.tensor([[1, 2, 3], [3, 2, 1]]), torch.tensor([0n, 1n]), { ignore_index: 0 } as never);
+    const loss = nn.functional.crossEntropy(
+      torch.tensor([
+        [1, 2, 3],
+        [3, 2, 1],
+      ]),
+      torch.tensor([0n, 1n]),
+      { ignore_index: 0 } as never,
+    );
     expect(loss.item()).toBeCloseTo(1.4076, 4);
   });
 
@@ -157,8 +192,17 @@ describe("options", () => {
     expect(loss({ ignoreIndex: 0 })).toBeCloseTo(1.4076, 4);
     expect(loss({ weight: torch.tensor([1, 0, 0]) })).toBeCloseTo(2.4076, 4);
     expect(loss({ reduction: "sum" })).toBeCloseTo(3.8152, 4);
-    const table = torch.tensor([[3, 4], [0, 1]], { requiresGrad: true });
-    nn.functional.embedding(table, torch.tensor([0n, 1n, 1n]), { paddingIdx: -2, scaleGradByFreq: true }).sum().backward();
+    const table = torch.tensor(
+      [
+        [3, 4],
+        [0, 1],
+      ],
+      { requiresGrad: true },
+    );
+    nn.functional
+      .embedding(table, torch.tensor([0n, 1n, 1n]), { paddingIdx: -2, scaleGradByFreq: true })
+      .sum()
+      .backward();
     expect(table.grad?.tolist()).toEqual([
       [0, 0],
       [1, 1],
@@ -240,7 +284,9 @@ describe("values", () => {
 describe("arguments that ended the process, or could", () => {
   it("new Tensor", () => {
     for (const data of [[1, 2, 3], 5, undefined, "x"])
-      expect(() => new (torch.Tensor as unknown as new (data: unknown) => unknown)(data)).toThrowError(refused(/torch\.tensor/));
+      expect(() => new (torch.Tensor as unknown as new (data: unknown) => unknown)(data)).toThrowError(
+        refused(/torch\.tensor/),
+      );
   });
 
   inScope("lists that hold themselves", () => {
@@ -262,7 +308,9 @@ describe("arguments that ended the process, or could", () => {
     expect(() => untyped.tensor(deep)).toThrowError(torchError("TORCH_VALUE", /64/));
     expect(() => untyped.ones([1]).view(deep)).toThrowError(refused());
     expect(() => untyped.ones([1]).view(new Array(2 ** 31))).toThrowError(refused());
-    expect(() => untyped.fromTypedArray(Float32Array.of(1), new Array(5000).fill(1))).toThrowError(torchError("TORCH_VALUE"));
+    expect(() => untyped.fromTypedArray(Float32Array.of(1), new Array(5000).fill(1))).toThrowError(
+      torchError("TORCH_VALUE"),
+    );
   });
 
   inScope("strides beyond what scratch holds, and of sparse tensors", () => {
@@ -292,7 +340,9 @@ describe("arguments that ended the process, or could", () => {
 
   inScope("proxies that change their minds", () => {
     let reads = 0;
-    const list = new Proxy([1, 1], { get: (target, key) => (key === "0" && ++reads > 2 ? "x" : Reflect.get(target, key)) });
+    const list = new Proxy([1, 1], {
+      get: (target, key) => (key === "0" && ++reads > 2 ? "x" : Reflect.get(target, key)),
+    });
     expect(() => {
       for (let i = 0; i < 4; i++) torch.ones([1]).view(list);
     }).toThrowError(expect.objectContaining({ name: "TorchError" }));
