@@ -187,13 +187,21 @@ export function scheduleFrom(config: ScheduleConfig): Schedule {
   switch (config.type) {
     case "constant":
       return constant(config.lr);
-    case "warmup-stable":
-      return warmupStable(config.lr, config);
-    case "decay-to":
-      return decayTo(config.min, config);
-    case "warmup-stable-decay":
-      return warmupStableDecay(config.lr, config);
-    case "cosine":
-      return cosine(config.lr, config);
+    case "warmup-stable": {
+      const { type: _, lr, ...options } = config;
+      return warmupStable(lr, options);
+    }
+    case "decay-to": {
+      const { type: _, min, ...options } = config;
+      return decayTo(min, options);
+    }
+    case "warmup-stable-decay": {
+      const { type: _, lr, ...options } = config;
+      return warmupStableDecay(lr, options);
+    }
+    case "cosine": {
+      const { type: _, lr, ...options } = config;
+      return cosine(lr, options);
+    }
   }
 }
