@@ -1,4 +1,9 @@
-import type { ChatMessage, ChatTemplate } from "../tokenizer/chat-template.js";
+import {
+  type ChatMessage,
+  type ChatRenderOptions,
+  type ChatTemplate,
+  withoutNulls,
+} from "../tokenizer/chat-template.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import { TokenizerError } from "../tokenizer/tokenizer-error.js";
 import { Philox } from "../torch/philox.js";
@@ -39,18 +44,19 @@ export function encodeSftRecord(record: SftRecord, index: number, options: SftEn
 
 function samplesOf(record: SftRecord, tokenizer: Tokenizer): { ids: number[]; mask: number[] }[] {
   if ("messages" in record) {
-    const template = record.plain ? templateOf(tokenizer) : tokenizer.chatTemplate;
-    if (template === undefined && record.plain) return [encodePair(record.plain, tokenizer)];
-    const texts = conversationPieces(record, template ?? tokenizer.chatTemplate);
+    const { render, plain } = record;
+    const template = plain ? templateOf(tokenizer, render) : tokenizer.chatTemplateFor(render);
+    if (template === undefined && plain) return [encodePair(plain, tokenizer)];
+    const texts = conversationPieces(record, template ?? tokenizer.chatTemplateFor(render));
     return texts.map((pieces) => encodePieces(pieces, tokenizer));
   }
   return [encodePair(record, tokenizer)];
 }
 
 /** The tokenizer's template; undefined where it has none. One that does not parse is an error. */
-function templateOf(tokenizer: Tokenizer): ChatTemplate | undefined {
+function templateOf(tokenizer: Tokenizer, render: ChatRenderOptions): ChatTemplate | undefined {
   try {
-    return tokenizer.chatTemplate;
+    return tokenizer.chatTemplateFor(render);
   } catch (error) {
     if (error instanceof TokenizerError && error.code === "CHAT_TEMPLATE_MISSING") return undefined;
     throw error;
@@ -81,11 +87,15 @@ function startTokens(text: string, tokenizer: Tokenizer): number[] {
 }
 
 /**
- * The texts of a conversation, cut into what the model answers and what it is given. Each answer begins where the
- * generation prompt ends: training sees the very cut that the model meets when it answers.
+ * The texts of a conversation, cut into what the model answers and what it is given: by the template's tag `generation`
+ * where it has one, as in transformers' assistant mask. Else each answer begins where the generation prompt ends: training
+ * sees the very cut that the model meets when it answers.
  */
 function conversationPieces({ messages, answers, render }: SftConversation, template: ChatTemplate): Piece[][] {
-  const given = shapeContent(messages, template.source);
+  const given = withoutNulls(shapeContent(messages, template.source));
+  const countAll = messages.every(({ role }, i) => answers[i] === (role === "assistant"));
+  // The template's own marks are exact, and hold where it writes earlier turns differently.
+  if (template.marksAnswers && countAll) return [template.segments(given, render)];
   const write = (count: number, addGenerationPrompt: boolean) =>
     template.render(given.slice(0, count), { ...render, addGenerationPrompt });
   const turns = answers.flatMap((counts, i) => (counts ? [i] : []));

@@ -100,7 +100,7 @@ export class SftSampler {
   #noteUnread({ record, unread }: ParsedRecord, tokenizer: Tokenizer): void {
     const counts = this.summary.unread;
     const written = "messages" in record && tokenizer.hasChatTemplate;
-    const fields = written ? unwrittenFields(record, tokenizer.chatTemplate) : [];
+    const fields = written ? unwrittenFields(record, tokenizer.chatTemplateFor(record.render)) : [];
     for (const field of [...unread, ...fields]) counts[field] = (counts[field] ?? 0) + 1;
   }
 

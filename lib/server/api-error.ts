@@ -6,6 +6,8 @@ export const API_CODES = {
   unsupported_parameter: [400, "invalid_request_error"],
   context_length_exceeded: [400, "invalid_request_error"],
   chat_template_missing: [400, "invalid_request_error"],
+  chat_template_invalid: [400, "invalid_request_error"],
+  chat_template_unsupported: [400, "invalid_request_error"],
   chat_template_failed: [400, "invalid_request_error"],
   prompt_too_costly: [400, "invalid_request_error"],
   infilling_unsupported: [400, "invalid_request_error"],

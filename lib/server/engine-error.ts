@@ -1,5 +1,5 @@
 import { EngineError, type EngineErrorCode } from "../engine/index.js";
-import { TokenizerError } from "../model/index.js";
+import { TokenizerError, type TokenizerErrorCode } from "../model/index.js";
 import { type ApiCode, ApiError } from "./api-error.js";
 
 /** Of an error whose `details` name no limit of {@link LIMITS}. */
@@ -29,6 +29,14 @@ const PASSING: ReadonlySet<ApiCode> = new Set([
   "engine_unavailable",
 ]);
 
+/** What a client is told of the model's chat template. */
+const TEMPLATE_CODES: Partial<Record<TokenizerErrorCode, ApiCode>> = {
+  CHAT_TEMPLATE_MISSING: "chat_template_missing",
+  CHAT_TEMPLATE_INVALID: "chat_template_invalid",
+  CHAT_TEMPLATE_UNSUPPORTED: "chat_template_unsupported",
+  CHAT_TEMPLATE_FAILED: "chat_template_failed",
+};
+
 /** What a client is told of an error; anything not foreseen is an internal error, without its details. */
 export function toApiError(error: unknown, retryAfter: () => number): ApiError {
   if (error instanceof ApiError) return error;
@@ -49,9 +57,8 @@ export function toApiError(error: unknown, retryAfter: () => number): ApiError {
   }
   if (error instanceof TokenizerError) {
     const message = error.message;
-    if (error.code === "CHAT_TEMPLATE_FAILED") {
-      return new ApiError("chat_template_failed", message, { cause: error, param: "messages" });
-    }
+    const code = TEMPLATE_CODES[error.code];
+    if (code) return new ApiError(code, message, { cause: error, param: "messages" });
     if (error.code === "TOKENIZER_ID") return new ApiError("invalid_value", message, { cause: error, param: "tokens" });
   }
   return new ApiError("internal_error", "the server failed at this request", { cause: error });

@@ -195,7 +195,7 @@ export function checkChoices(
  * A conversation as ids, by the model's own template.
  *
  * @throws ApiError chat_template_missing, context_length_exceeded, prompt_too_costly; TokenizerError
- *   CHAT_TEMPLATE_FAILED; ClientGone
+ *   CHAT_TEMPLATE_FAILED, CHAT_TEMPLATE_INVALID, CHAT_TEMPLATE_UNSUPPORTED; ClientGone
  */
 export async function encodeChat(
   context: ServerContext,

@@ -7,7 +7,8 @@ export type TokenizerErrorCode =
   | "TOKENIZER_ID" // an id that is no token id
   | "CHAT_TEMPLATE_MISSING" // a conversation without a template to write it with
   | "CHAT_TEMPLATE_INVALID" // a template that does not parse
-  | "CHAT_TEMPLATE_FAILED"; // a template that refused or cannot take these messages
+  | "CHAT_TEMPLATE_UNSUPPORTED" // a template that uses a part of Jinja that is left out
+  | "CHAT_TEMPLATE_FAILED"; // a template that refused or cannot take these messages, or exceeds a limit
 
 /** Every error of the tokenizer and the chat template. `code` is stable, `message` names the file or the value. */
 export class TokenizerError extends Error {

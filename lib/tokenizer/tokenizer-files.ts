@@ -4,6 +4,7 @@ import { join } from "node:path";
 import * as z from "zod";
 import { parseJsonText } from "../files/json-text.js";
 import { FileError, readTextFile } from "../files/regular-file.js";
+import { additionalTemplates, CHAT_TEMPLATE_DIR, readChatTemplates } from "./chat-template-files.js";
 import { missingFolder, tokenizerFolder } from "./local-folder.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
@@ -61,8 +62,8 @@ export interface TokenizerFiles {
   readonly specialTokensMap: JsonObject;
   /** config.json of the model under generation_config.json: both name token ids. {} if absent. */
   readonly generation: JsonObject;
-  /** chat_template.jinja, or the template in tokenizer_config.json; of several, the one named "default". */
-  readonly chatTemplate: string | undefined;
+  /** Chat templates by name; empty if there is none. */
+  readonly chatTemplates: ReadonlyMap<string, string>;
   /** SHA-256 (hex) over what decides the ids that a text gets. */
   readonly hash: string;
 }
@@ -96,7 +97,7 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
     config,
     specialTokensMap: readObject(join(dir, "special_tokens_map.json")),
     generation: { ...readObject(join(dir, "config.json")), ...readObject(join(dir, "generation_config.json")) },
-    chatTemplate: readChatTemplate(dir, config),
+    chatTemplates: readTemplates(dir, config),
     hash,
   };
 }
@@ -106,7 +107,10 @@ export function copyTokenizerFiles(from: string, to: string): string[] {
   mkdirSync(to, { recursive: true });
   const names = TOKENIZER_FILES.filter((name) => existsSync(join(from, name)));
   for (const name of names) copyFileSync(join(from, name), join(to, name));
-  return names;
+  const templates = additionalTemplates(from).map((name) => join(CHAT_TEMPLATE_DIR, name));
+  if (templates.length > 0) mkdirSync(join(to, CHAT_TEMPLATE_DIR), { recursive: true });
+  for (const name of templates) copyFileSync(join(from, name), join(to, name));
+  return [...names, ...templates];
 }
 
 /** tokenizer_config.json may list added tokens that tokenizer.json lacks; transformers adds them, so we do. */
@@ -122,17 +126,10 @@ function addMissingTokens(tokenizer: TokenizerJson, config: JsonObject, path: st
   return { ...tokenizer, added_tokens: [...tokenizer.added_tokens, ...missing] };
 }
 
-function readChatTemplate(dir: string, config: JsonObject): string | undefined {
-  const path = join(dir, "chat_template.jinja");
-  if (existsSync(path)) return readText(path);
-  const given = config.chat_template;
-  if (given === undefined || given === null) return undefined;
-  if (typeof given === "string") return given;
-  const named = z.array(z.object({ name: z.string(), template: z.string() })).safeParse(given);
-  if (!named.success || named.data.length === 0) {
-    throw invalid(join(dir, "tokenizer_config.json"), "chat_template must be a string or a list of {name, template}");
-  }
-  return (named.data.find((one) => one.name === "default") ?? named.data[0]).template;
+function readTemplates(dir: string, config: JsonObject): ReadonlyMap<string, string> {
+  const templates = readChatTemplates(dir, config, readText);
+  if (templates) return templates;
+  throw invalid(join(dir, "tokenizer_config.json"), "chat_template must be a string or a list of {name, template}");
 }
 
 function readObject(path: string): JsonObject {

@@ -1,5 +1,5 @@
 import { AddedTokenSplitter, type ByteLevelEncoder, bytesOfToken } from "./byte-level.js";
-import { type ChatMessage, type ChatRenderOptions, ChatTemplate } from "./chat-template.js";
+import { type ChatMessage, type ChatRenderOptions, ChatTemplate, withoutNulls } from "./chat-template.js";
 import { type LibraryTokenizer, openEncoder, openLibrary } from "./library-tokenizer.js";
 import {
   findSpecialTokens,
@@ -24,6 +24,12 @@ export interface EncodeOptions {
 export interface DecodeOptions {
   /** Leave bos, eos, mask and the like out. Default false. */
   skipSpecialTokens?: boolean;
+}
+
+/** How a conversation is written. */
+export interface ChatOptions extends ChatRenderOptions {
+  /** The name of a template, where the files hold several. Default as transformers chooses. */
+  template?: string;
 }
 
 /** What is chosen when a tokenizer is loaded. */
@@ -68,7 +74,7 @@ export class Tokenizer {
   readonly #around: { before: number[]; after: number[] };
   readonly #bytes: (Uint8Array | undefined)[] = [];
   #plainLibrary: LibraryTokenizer | undefined;
-  #chat: ChatTemplate | undefined;
+  readonly #chats = new Map<string, ChatTemplate>();
 
   private constructor(files: TokenizerFiles, options: TokenizerOptions) {
     this.#files = files;
@@ -246,19 +252,44 @@ export class Tokenizer {
   }
 
   /**
-   * The template that writes a conversation as text.
+   * The template that writes a conversation as text: of several, the one named "default".
    *
-   * @throws TokenizerError CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_INVALID
+   * @throws as {@link chatTemplateFor}
    */
   get chatTemplate(): ChatTemplate {
-    if (this.#chat) return this.#chat;
-    const { chatTemplate: source } = this.#files;
-    if (source === undefined) {
+    return this.chatTemplateFor();
+  }
+
+  /** The names of the chat templates that the files hold. */
+  get chatTemplateNames(): string[] {
+    return [...this.#files.chatTemplates.keys()];
+  }
+
+  /**
+   * The template that transformers would choose: the one that is named; else, where there are tools, "tool_use" if there is
+   * one; else "default".
+   *
+   * @throws TokenizerError CHAT_TEMPLATE_MISSING (there is none, or none of that name; the message lists the names),
+   * CHAT_TEMPLATE_INVALID, CHAT_TEMPLATE_UNSUPPORTED
+   */
+  chatTemplateFor(options: { tools?: readonly unknown[] | null; template?: string } = {}): ChatTemplate {
+    const { chatTemplates } = this.#files;
+    if (chatTemplates.size === 0) {
       const looked = "neither chat_template.jinja nor chat_template in tokenizer_config.json";
       throw new TokenizerError(
         "CHAT_TEMPLATE_MISSING",
         `the tokenizer at ${this.dir} has no chat template (${looked})`,
       );
+    }
+    const hasTools = options.tools !== undefined && options.tools !== null && chatTemplates.has("tool_use");
+    const name = options.template ?? (hasTools ? "tool_use" : "default");
+    const known = this.#chats.get(name);
+    if (known) return known;
+    const source = chatTemplates.get(name);
+    if (source === undefined) {
+      const names = this.chatTemplateNames.sort().join(", ");
+      const message = `the tokenizer at ${this.dir} has no chat template named "${name}"; it has ${names}`;
+      throw new TokenizerError("CHAT_TEMPLATE_MISSING", message);
     }
     const token = (role: SpecialTokenRole) => {
       const id = this.#ids[role];
@@ -270,22 +301,29 @@ export class Tokenizer {
       pad_token: token("pad"),
       unk_token: token("unk"),
     };
-    this.#chat = new ChatTemplate(source, names);
-    return this.#chat;
+    const template = new ChatTemplate(source, names);
+    this.#chats.set(name, template);
+    return template;
   }
 
-  /** Whether there is a template that can be used. */
+  /** Whether the files hold a chat template. One that does not parse counts: using it is the error. */
   get hasChatTemplate(): boolean {
-    try {
-      return this.chatTemplate !== undefined;
-    } catch {
-      return false;
-    }
+    return this.#files.chatTemplates.size > 0;
   }
 
-  /** The ids of a conversation written by the chat template. Throws as chatTemplate and ChatTemplate.render do. */
-  encodeChat(messages: readonly ChatMessage[], options: ChatRenderOptions = {}): number[] {
-    return this.encode(this.chatTemplate.render(messages, options), { addSpecialTokens: false });
+  /**
+   * A conversation as one text, as transformers' apply_chat_template writes it: by the template for its tools, without the
+   * fields that are null.
+   *
+   * @throws as {@link chatTemplateFor} and ChatTemplate.render do
+   */
+  renderChat(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
+    return this.chatTemplateFor(options).render(withoutNulls(messages), options);
+  }
+
+  /** The ids of what renderChat() writes; throws as it does. */
+  encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): number[] {
+    return this.encode(this.renderChat(messages, options), { addSpecialTokens: false });
   }
 
   #libraryFor(parseSpecialTokens: boolean): LibraryTokenizer {

@@ -1,5 +1,9 @@
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
+import { toApiError } from "../../lib/server/engine-error.js";
 import { PromptPool } from "../../lib/server/prompts/prompt-pool.js";
 import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { TOKENIZER } from "../cli/support.js";
@@ -58,6 +62,37 @@ describe("prompts in threads", () => {
     expect(threads.givenUp).toBe(1);
     expect(await threads.run(encode("afterwards"))).toHaveProperty("ids");
   }, 120_000);
+
+  it.each([
+    ["{% if %}", "CHAT_TEMPLATE_INVALID", "chat_template_invalid", "(line 1 of the template)"],
+    ["{{ 'a' | random }}", "CHAT_TEMPLATE_UNSUPPORTED", "chat_template_unsupported", "the filter random"],
+    ["{{ raise_exception('no') }}", "CHAT_TEMPLATE_FAILED", "chat_template_failed", "the chat template failed: no"],
+    [
+      "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+      "CHAT_TEMPLATE_FAILED",
+      "chat_template_failed",
+      "too many steps",
+    ],
+  ])(
+    "by the template %s are refused with its fault",
+    async (template, code, apiCode, words) => {
+      const folder = mkdtempSync(join(tmpdir(), "prompts-"));
+      cpSync(TOKENIZER, folder, { recursive: true });
+      writeFileSync(join(folder, "chat_template.jinja"), template);
+      const broken = Tokenizer.fromPretrained(folder);
+      expect(broken.hasChatTemplate).toBe(true);
+      const threads = new PromptPool({ dir: folder, hash: broken.hash, options: {} }, { timeout: 60 });
+      pools.push(threads);
+      const task = { kind: "chat", options: {}, addSpecialTokens: false, maxLength: 512 } as const;
+      const error = await threads
+        .run({ ...task, messages: [{ role: "user", content: "hi" }] })
+        .catch((thrown) => thrown);
+      expect(error).toMatchObject({ code, message: expect.stringContaining(words) });
+      expect(toApiError(error, () => 1)).toMatchObject({ code: apiCode, status: 400 });
+      rmSync(folder, { recursive: true });
+    },
+    60_000,
+  );
 
   it("of a client that is gone are not begun", async () => {
     const threads = pool(60);

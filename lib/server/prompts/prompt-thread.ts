@@ -30,7 +30,7 @@ function work(task: PromptTask): PromptAnswer {
     case "encode":
       return encode(task.text, task.addSpecialTokens, task.maxLength);
     case "chat": {
-      const text = tokenizer.chatTemplate.render(task.messages, task.options);
+      const text = tokenizer.renderChat(task.messages, task.options);
       return encode(text, task.addSpecialTokens, task.maxLength);
     }
     case "decode":

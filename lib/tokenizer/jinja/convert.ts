@@ -1,0 +1,71 @@
+import { LimitExceeded, typeError } from "./errors.js";
+import { allocate } from "./meter.js";
+import { Dict, type Value } from "./values.js";
+
+/** A number that Python reads as a float although it is whole: JSON's 1.0, which a JavaScript number cannot tell from 1. */
+export class Float {
+  constructor(readonly value: number) {}
+
+  /** Written as JSON, it is a plain number. */
+  toJSON(): number {
+    return this.value;
+  }
+}
+
+/** Values may be nested this deeply. */
+const MAX_DEPTH = 200;
+
+/**
+ * A JavaScript value as templates see it: objects are dicts, arrays lists, null is None, whole numbers are ints (up to
+ * 2^53; beyond, JSON's text is lost and the number is a float), undefined fields are left out.
+ *
+ * @throws PyError TypeError for functions, symbols and the like
+ */
+export function fromJs(value: unknown, depth = 0): Value {
+  if (value === null || typeof value === "boolean" || typeof value === "bigint") return value;
+  if (typeof value === "string") {
+    allocate(value.length);
+    return value;
+  }
+  if (typeof value === "number") return Number.isSafeInteger(value) && !Object.is(value, -0) ? BigInt(value) : value;
+  if (typeof value !== "object") throw typeError(`a ${typeof value} cannot be handed to a template`);
+  if (value instanceof Float) return value.value;
+  if (depth > MAX_DEPTH) throw new LimitExceeded(`what it is given is nested too deeply (over ${MAX_DEPTH} levels)`);
+  if (Array.isArray(value)) {
+    allocate(value.length);
+    return value.map((item) => (item === undefined ? null : fromJs(item, depth + 1)));
+  }
+  const entries = value instanceof Map ? [...value] : Object.entries(value);
+  const dict = new Dict();
+  for (const [key, item] of entries) if (item !== undefined) dict.set(fromJs(key), fromJs(item, depth + 1));
+  return dict;
+}
+
+/** Numbers that JSON.parse changes: with a point, an exponent or many digits. */
+const INEXACT = /-?\d+(?:\.\d+(?:[eE][-+]?\d+)?|[eE][-+]?\d+)|-?\d{16,}|-0/;
+const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
+const MARK = "\u0000number:";
+
+/**
+ * JSON.parse() for what templates are to see: 1.0 stays a float (as a Float) and long ints stay exact (as bigints), as
+ * Python's json reads them. Other numbers are numbers.
+ *
+ * @throws SyntaxError as JSON.parse does
+ */
+export function parseJson(text: string): unknown {
+  const plain: unknown = JSON.parse(text);
+  if (!INEXACT.test(text)) return plain;
+  // The text is valid JSON, so that strings and numbers are its only tokens with digits.
+  const marked = text.replace(TOKEN, (token) => {
+    if (token.startsWith('"'))
+      return token.includes("\\u0000number:") ? token.replaceAll("\\u0000", "\\u0000\\u0000") : token;
+    return INEXACT.test(token) ? JSON.stringify(MARK + token) : token;
+  });
+  return JSON.parse(marked, (_, value: unknown) => {
+    if (typeof value !== "string" || !value.startsWith("\u0000")) return value;
+    if (!value.startsWith(MARK)) return value.replaceAll("\u0000\u0000number:", MARK);
+    const number = value.slice(MARK.length);
+    if (!/[.eE]/.test(number)) return number === "-0" ? 0 : BigInt(number);
+    return Number.isInteger(Number(number)) ? new Float(Number(number)) : Number(number);
+  });
+}

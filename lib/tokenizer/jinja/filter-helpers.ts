@@ -1,0 +1,61 @@
+import { getItem } from "./access.js";
+import { type Bound, signature } from "./calls.js";
+import { UnsupportedFeature } from "./errors.js";
+import type { Filter } from "./filters.js";
+import { str } from "./text.js";
+import { type Kwargs, Markup, textOf, truthy, Undefined, type Value } from "./values.js";
+
+/** A filter with its parameters beyond the value: `"width? first?"`. */
+export function filter(
+  name: string,
+  parameters: string,
+  body: (value: Value, ...args: Bound) => Value,
+): [string, Filter] {
+  const bind = signature(name, parameters);
+  return [name, (value: Value, args: readonly Value[], kwargs: Kwargs) => body(value, ...bind(args, kwargs))];
+}
+
+/** A filter that is left out. */
+export function leftOut(name: string): [string, Filter] {
+  return [
+    name,
+    () => {
+      throw new UnsupportedFeature(`the filter ${name}`);
+    },
+  ];
+}
+
+/** The value as text, marked safe if it was, by a function on its text. */
+export function softText(value: Value, change: (text: string) => string): Value {
+  return value instanceof Markup ? new Markup(change(value.text)) : change(str(value));
+}
+
+export function flag(value: Value | undefined, otherwise: boolean): boolean {
+  return value === undefined ? otherwise : truthy(value);
+}
+
+/** A lookup by "a.b.0" or an index, as filters take for `attribute`. */
+export function attributeGetter(attribute: Value | undefined, otherwise: Value = null): (item: Value) => Value {
+  const parts = attributeParts(attribute ?? null);
+  return (item) => {
+    let value = item;
+    for (const part of parts) {
+      value = getItem(value, part);
+      if (otherwise !== null && value instanceof Undefined) value = otherwise;
+    }
+    return value;
+  };
+}
+
+function attributeParts(attribute: Value): Value[] {
+  if (attribute === null) return [];
+  const text = textOf(attribute);
+  if (text === undefined) return [attribute];
+  return text.split(".").map((part) => (/^[0-9]+$/.test(part) ? BigInt(part) : part));
+}
+
+/** Strings in lower case, all else as it is: how filters compare unless told otherwise. */
+export function ignoreCase(value: Value): Value {
+  const text = textOf(value);
+  return text === undefined ? value : text.toLowerCase();
+}
