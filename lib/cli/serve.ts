@@ -125,7 +125,7 @@ export function serveCommand(): Command {
       option("--upload-timeout <s>", "longest time to send a request").argParser(seconds).default(30),
       option("--upload-limit <size>", "bytes of all requests that are not over; more get 503 (64 KiB of each are free)")
         .argParser(size)
-        .default(128 * 2 ** 20, "128MiB"),
+        .default(64 * 2 ** 20, "64MiB"),
       option("--prompt-timeout <s>", "longest time to read a prompt by the model's template and tokenizer; 0: for ever")
         .argParser(seconds)
         .default(10),

@@ -86,7 +86,7 @@ export class EngineCore {
         },
         onEnd: (request, outcome) => this.#scored(request, outcome),
       },
-      settings,
+      { queueTimeout: settings.queueTimeout, isBatchBusy: () => this.#loop !== undefined },
     );
     const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
     const texts: string[] = [];

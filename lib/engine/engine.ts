@@ -214,7 +214,14 @@ export class Engine {
     };
     const queue = this.#open(key, 1, tokens.length, { signal, onScore });
     this.#supervisor.post({ kind: "score", request: { key, tokens, settings, arrival: Date.now() } });
-    for await (const { type } of queue) if (type === "start") onStart?.();
+    // The worker may be in a pass: who gives up does not wait for its word.
+    const leave = () => void queue.return();
+    signal?.addEventListener("abort", leave, { once: true });
+    try {
+      for await (const { type } of queue) if (type === "start") onStart?.();
+    } finally {
+      signal?.removeEventListener("abort", leave);
+    }
     if (result) return result;
     signal?.throwIfAborted();
     throw new EngineError("ENGINE_INTERNAL", "the score ended without a result");

@@ -21,22 +21,27 @@ export interface ScoreListener {
 
 /**
  * Scores texts one after the other, a pass at a turn of the event loop: passes of the batch come between, and so does the
- * order to stop.
+ * order to stop. While the batch has work, it gets as much time as the scores.
  */
 export class ScoreQueue {
   readonly #score: (request: ScoreRequest, signal: AbortSignal) => Promise<ScoreResult>;
   readonly #listener: ScoreListener;
   readonly #queueTimeout: number | undefined;
+  readonly #isBatchBusy: () => boolean;
   readonly #waiting = new Map<number, ScoreRequest>();
   #running: { request: ScoreRequest; controller: AbortController } | undefined;
   #loop: Promise<void> | undefined;
 
-  /** @param options.queueTimeout seconds that a request may wait */
+  /**
+   * @param options.queueTimeout seconds that a request may wait
+   * @param options.isBatchBusy whether others have work for the model, too
+   */
   constructor(
     score: (request: ScoreRequest, signal: AbortSignal) => Promise<ScoreResult>,
     listener: ScoreListener,
-    { queueTimeout }: { queueTimeout?: number },
+    { queueTimeout, isBatchBusy }: { queueTimeout?: number; isBatchBusy: () => boolean },
   ) {
+    this.#isBatchBusy = isBatchBusy;
     this.#score = score;
     this.#listener = listener;
     this.#queueTimeout = queueTimeout;
@@ -83,7 +88,10 @@ export class ScoreQueue {
         const [request] = this.#waiting.values();
         if (!request) return;
         this.#waiting.delete(request.key);
+        const began = performance.now();
         await this.#work(request);
+        const ended = performance.now();
+        while (this.#isBatchBusy() && performance.now() - ended < ended - began) await nextTurn();
       }
     } finally {
       this.#loop = undefined;

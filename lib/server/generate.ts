@@ -1,4 +1,5 @@
 import type { OutgoingHttpHeaders } from "node:http";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ScoreRequestOptions } from "../engine/index.js";
 import { cacheSaltOf, type ServerContext } from "./context.js";
@@ -65,6 +66,7 @@ export async function answer(
     usage,
   });
   try {
+    if (work.prepare) await seeWhoLeft();
     await work.prepare?.({ signal: lifetime.signal, onStart: () => lifetime.began() });
     return work.stream
       ? await streamed(context, reply, work, events, lifetime, usage)
@@ -85,6 +87,15 @@ export async function answer(
     lifetime.dispose();
     ticket.leave();
   }
+}
+
+/**
+ * A client that sent its request and left at once is known to be gone when its socket is read again: on the turn of the
+ * event loop after this one. Nothing need be begun for it.
+ */
+async function seeWhoLeft(): Promise<void> {
+  await nextTurn();
+  await nextTurn();
 }
 
 async function whole(

@@ -62,7 +62,7 @@ export const serverOptionsSchema = z.strictObject({
     .int()
     .min(1024)
     .max(2 ** 40)
-    .default(128 * 2 ** 20)
+    .default(64 * 2 ** 20)
     .describe("bytes of the bodies of all requests that are not over, 64 KiB of each not counted"),
   headerLimit: z
     .number()

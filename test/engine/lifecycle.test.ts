@@ -206,7 +206,7 @@ describe.each([true, "process"] as const)("in a worker (thread: %s)", (thread) =
     expect(turns).toBeGreaterThan(0);
     expect(engine.model.hasTokenizer).toBe(true);
     expect(await engine.score("def f(x):")).toEqual(await local.score("def f(x):"));
-    expect(engine.stats()).toMatchObject({ state: "ready", running: 0, counters: { requests: 1 } });
+    expect(engine.stats()).toMatchObject({ state: "ready", running: 0, counters: { requests: 2, scores: 1 } });
     await Promise.all([engine.close(), local.close()]);
   });
 });

@@ -28,7 +28,7 @@ let sent = 0;
 
 beforeAll(async () => {
   engine = await smallEngine();
-  served = await start(engine, { requestTimeout: 20 });
+  served = await start(engine, { requestTimeout: 600 });
 });
 afterAll(async () => {
   await served.server.close({ drain: 0 });
