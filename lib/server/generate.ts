@@ -66,7 +66,7 @@ export async function answer(
     usage,
   });
   try {
-    if (work.prepare) await seeWhoLeft();
+    if (work.prepare && (await hasLeft(request))) lifetime.end(new ClientGone("the client has closed the connection"));
     await work.prepare?.({ signal: lifetime.signal, onStart: () => lifetime.began() });
     return work.stream
       ? await streamed(context, reply, work, events, lifetime, usage)
@@ -91,11 +91,13 @@ export async function answer(
 
 /**
  * A client that sent its request and left at once is known to be gone when its socket is read again: on the turn of the
- * event loop after this one. Nothing need be begun for it.
+ * event loop after this one. Nothing need be begun for it. (The response hears of it only when the socket is closed, turns
+ * later.)
  */
-async function seeWhoLeft(): Promise<void> {
+async function hasLeft({ raw: { socket } }: FastifyRequest): Promise<boolean> {
   await nextTurn();
   await nextTurn();
+  return socket.readableEnded || socket.destroyed;
 }
 
 async function whole(

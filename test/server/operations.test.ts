@@ -93,9 +93,12 @@ describe("API keys", () => {
 
 describe("a full queue", () => {
   it("is answered with 503 and the time after which to try again", async () => {
-    const engine = new ScriptedEngine({ blockTime: 10, maxRunning: 1 });
+    const engine = new ScriptedEngine({ blockTime: 200, maxRunning: 1 });
     await using served = await start(engine, { maxQueue: 2 });
-    const taken = Array.from({ length: 3 }, () => served.post("/v1/completions", { prompt: "x", max_tokens: 60 }));
+    const send = () => served.post("/v1/completions", { prompt: "x", max_tokens: 60 });
+    const taken = [send()];
+    await until(() => engine.running === 1, "the first to run"); // until then it waits, too
+    taken.push(send(), send());
     await until(() => engine.running === 1 && engine.waiting === 2, "a full queue");
     const refused = await served.post("/v1/completions", LONG);
     expect(refused.status).toBe(503);
@@ -107,10 +110,10 @@ describe("a full queue", () => {
     expect((await served.post("/v1/completions", { prompt: "x", max_tokens: 4 })).status).toBe(200);
     const metrics = await (await fetch(`${served.url}/metrics`)).text();
     expect(metrics).toMatch(/admission_rejections_total\{reason="queue_full",.*\} 2/);
-  });
+  }, 60_000);
 
   it("counts prompt tokens, too", async () => {
-    const engine = new ScriptedEngine({ blockTime: 10, maxRunning: 1 });
+    const engine = new ScriptedEngine({ blockTime: 100, maxRunning: 1 });
     await using served = await start(engine, { maxQueueTokens: 100 });
     const prompt = Array.from({ length: 80 }, () => 7);
     const running = served.post("/v1/completions", { prompt, max_tokens: 80 });

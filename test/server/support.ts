@@ -78,7 +78,7 @@ export async function chunksOf(response: Response | Promise<Response>): Promise<
 }
 
 /** Waits until something holds. */
-export async function until(holds: () => boolean | Promise<boolean>, what: string, seconds = 5): Promise<void> {
+export async function until(holds: () => boolean | Promise<boolean>, what: string, seconds = 30): Promise<void> {
   const end = performance.now() + seconds * 1000;
   while (!(await holds())) {
     if (performance.now() > end) throw new Error(`${what}: not within ${seconds} s`);
