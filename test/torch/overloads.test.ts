@@ -1,4 +1,4 @@
-// The overload that Python's torch calls, or none, and the same values: thousands of argument lists, right and wrong ones
+// The overload that Python's torch calls, or none, and the same values: hundreds of argument lists, right and wrong ones
 // (scripts/fixtures/torch_overloads.py).
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
@@ -122,7 +122,7 @@ it(`calls what Python calls: ${cases.length} argument lists`, { timeout: 300_000
     else if (verdict !== "refused") problems.push(`${JSON.stringify(one.slice(0, 4))}: ${verdict}`);
   }
   expect(problems).toEqual([]);
-  expect(cases.length).toBeGreaterThan(100);
+  expect(cases.length).toBeGreaterThan(600);
   expect(same / cases.length, "the same as Python, the rest refused").toBeGreaterThan(0.9);
-  expect(succeeded).toBeGreaterThan(50);
+  expect(succeeded).toBeGreaterThan(300);
 });
