@@ -89,11 +89,11 @@ class Window {
   /** Goes to the next byte that is no white space and gives it; undefined at the end. */
   async skipSpace(): Promise<number | undefined> {
     do {
-      for (; this.#start < this.#end; this.#start++) {
-        const byte = this.#buffer[this.#start];
-        if (byte > 0x20) return byte;
-        if (byte === NEWLINE) this.newlines++;
-      }
+      const [bytes, end] = [this.#buffer, this.#end];
+      let at = this.#start;
+      for (; at < end && bytes[at] <= 0x20; at++) if (bytes[at] === NEWLINE) this.newlines++;
+      this.#start = at;
+      if (at < end) return bytes[at];
     } while (await this.#more());
     return undefined;
   }
@@ -119,8 +119,9 @@ class Window {
     let inString = false;
     let isEscaped = false;
     for (let at = 0; ; ) {
-      for (; this.#start + at < this.#end; at++) {
-        const byte = this.#buffer[this.#start + at];
+      const bytes = this.#buffer.subarray(this.#start, this.#end);
+      for (; at < bytes.length; at++) {
+        const byte = bytes[at];
         if (inString) {
           if (isEscaped) isEscaped = false;
           else if (byte === BACKSLASH) isEscaped = true;

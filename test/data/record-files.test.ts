@@ -213,8 +213,8 @@ describe("hostile files", () => {
   });
 
   it("a decompression bomb ends early", async () => {
-    for (const byte of ["\n", "[", "a"]) {
-      const bomb = gzipSync(Buffer.alloc(2 ** 27, byte));
+    for (const byte of ["\n", "a"]) {
+      const bomb = gzipSync(Buffer.alloc(2 ** 26 + 2 ** 22, byte));
       expect(await refusal("bomb.jsonl.gz", bomb)).toMatch(/^DATA_FILE .*decompression bomb/);
     }
   });
