@@ -5,6 +5,8 @@ export interface TokenText {
   /** Whether text is the plain concatenation of the tokens' bytes (byte-level BPE). */
   readonly isByteLevel: boolean;
   isSpecial(id: number): boolean;
+  /** Whether the text of an id at the end may change with the ids that follow (bytes that are tokens of their own). */
+  mayChange(id: number): boolean;
   rawBytesOf(id: number): Uint8Array;
   decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string;
 }
@@ -56,7 +58,9 @@ export class StreamDecoder {
   }
 
   #pushWindow(ids: readonly number[]): string {
-    this.#pending.push(...ids);
+    for (const id of ids) this.#pending.push(id);
+    const last = this.#pending.findLast((id) => !(this.#skipSpecial && this.#tokenizer.isSpecial(id)));
+    if (last !== undefined && this.#tokenizer.mayChange(last)) return "";
     const text = this.#window(this.#pending);
     if (text.endsWith("\ufffd") || text.length <= this.#given) return "";
     const piece = text.slice(this.#given);

@@ -2,7 +2,8 @@
 export type TokenizerErrorCode =
   | "TOKENIZER_FILE_MISSING" // no tokenizer.json where one was looked for
   | "TOKENIZER_FILE_INVALID" // not JSON, or JSON of another kind
-  | "TOKENIZER_UNSUPPORTED" // a part of tokenizer.json that the library does not know
+  | "TOKENIZER_UNSUPPORTED" // a part of tokenizer.json that is not known to give the ids of Rust's tokenizers
+  | "TOKENIZER_TEXT" // a text with a character that has no token, where there is no unknown token
   | "TOKENIZER_TOKEN_MISSING" // a special token that is needed is not in the vocabulary
   | "TOKENIZER_ID" // an id that is no token id
   | "CHAT_TEMPLATE_MISSING" // a conversation without a template to write it with

@@ -4,7 +4,9 @@ import { join } from "node:path";
 import * as z from "zod";
 import { parseJsonText } from "../files/json-text.js";
 import { FileError, readTextFile } from "../files/regular-file.js";
+import type { AddedToken } from "./added-tokens.js";
 import { additionalTemplates, CHAT_TEMPLATE_DIR, readChatTemplates } from "./chat-template-files.js";
+import { isWellFormed } from "./component.js";
 import { missingFolder, tokenizerFolder } from "./local-folder.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
@@ -20,34 +22,47 @@ export const TOKENIZER_FILES = [
   "tokenizer.model",
 ] as const;
 
-const addedToken = z.looseObject({
-  id: z.int().min(0),
-  content: z.string(),
-  special: z.boolean().optional(),
-  single_word: z.boolean().optional(),
-  lstrip: z.boolean().optional(),
-  rstrip: z.boolean().optional(),
-  normalized: z.boolean().optional(),
+const tokenContent = { content: z.string().refine(isWellFormed, "not a Unicode text: half a surrogate pair") };
+
+/** As Rust reads it: every setting has to be there. */
+const addedToken = z.object({
+  id: z
+    .int()
+    .min(0)
+    .max(2 ** 32 - 1),
+  ...tokenContent,
+  single_word: z.boolean(),
+  lstrip: z.boolean(),
+  rstrip: z.boolean(),
+  normalized: z.boolean(),
+  special: z.boolean(),
 });
+
+/** As transformers reads it, with its defaults. */
+const configToken = z
+  .object({
+    ...tokenContent,
+    single_word: z.boolean().default(false),
+    lstrip: z.boolean().default(false),
+    rstrip: z.boolean().default(false),
+    normalized: z.boolean().optional(),
+    special: z.boolean().default(false),
+  })
+  .transform((token) => ({ ...token, normalized: token.normalized ?? !token.special }));
+
+const component = z.looseObject({ type: z.string() }).nullable().default(null);
 
 const tokenizerJson = z.looseObject({
-  model: z.looseObject({
-    type: z.string().optional(),
-    vocab: z.union([z.record(z.string(), z.int()), z.array(z.any())]),
-  }),
-  added_tokens: z
-    .array(addedToken)
-    .nullish()
-    .transform((tokens) => tokens ?? []),
-  normalizer: z.looseObject({ type: z.string() }).nullable().default(null),
-  pre_tokenizer: z.looseObject({ type: z.string() }).nullable().default(null),
-  post_processor: z.looseObject({ type: z.string() }).nullable().default(null),
-  decoder: z.looseObject({ type: z.string() }).nullable().default(null),
+  version: z.literal("1.0").optional(),
+  model: z.custom<JsonObject>(isObject, "an object is needed"),
+  added_tokens: z.array(addedToken).default([]),
+  normalizer: component,
+  pre_tokenizer: component,
+  post_processor: component,
+  decoder: component,
 });
 
-/** A token that is cut out of the text before anything else, as tokenizer.json writes it. */
-export type AddedToken = z.infer<typeof addedToken>;
-/** The content of tokenizer.json, checked as far as we read it ourselves. */
+/** The content of tokenizer.json; its parts are checked where they are opened. */
 export type TokenizerJson = z.infer<typeof tokenizerJson>;
 /** An object read from one of the smaller files. */
 export type JsonObject = Record<string, unknown>;
@@ -56,6 +71,8 @@ export type JsonObject = Record<string, unknown>;
 export interface TokenizerFiles {
   readonly dir: string;
   readonly tokenizer: TokenizerJson;
+  /** Tokens that tokenizer_config.json adds to those of tokenizer.json. */
+  readonly moreTokens: readonly AddedToken[];
   /** tokenizer_config.json, {} if absent. */
   readonly config: JsonObject;
   /** special_tokens_map.json, {} if absent. */
@@ -89,11 +106,12 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
   const parsed = tokenizerJson.safeParse(parseJson(text, path));
   if (!parsed.success) throw invalid(path, z.prettifyError(parsed.error));
   const config = readObject(join(dir, "tokenizer_config.json"));
-  const tokenizer = addMissingTokens(parsed.data, config, join(dir, "tokenizer_config.json"));
-  const hash = createHash("sha256").update(text).update(JSON.stringify(tokenizer.added_tokens)).digest("hex");
+  const moreTokens = readMoreTokens(parsed.data, config, join(dir, "tokenizer_config.json"));
+  const hash = createHash("sha256").update(text).update(JSON.stringify(moreTokens)).digest("hex");
   return {
     dir,
-    tokenizer,
+    tokenizer: parsed.data,
+    moreTokens,
     config,
     specialTokensMap: readObject(join(dir, "special_tokens_map.json")),
     generation: { ...readObject(join(dir, "config.json")), ...readObject(join(dir, "generation_config.json")) },
@@ -113,17 +131,21 @@ export function copyTokenizerFiles(from: string, to: string): string[] {
   return [...names, ...templates];
 }
 
-/** tokenizer_config.json may list added tokens that tokenizer.json lacks; transformers adds them, so we do. */
-function addMissingTokens(tokenizer: TokenizerJson, config: JsonObject, path: string): TokenizerJson {
-  const listed = config.added_tokens_decoder;
-  if (listed === undefined) return tokenizer;
-  const parsed = z.record(z.string().regex(/^\d+$/), z.looseObject({ content: z.string() })).safeParse(listed);
+/** tokenizer_config.json may list added tokens that tokenizer.json lacks or has otherwise; transformers adds them. */
+function readMoreTokens(tokenizer: TokenizerJson, config: JsonObject, path: string): AddedToken[] {
+  const listed = config.added_tokens_decoder ?? {};
+  const parsed = z.record(z.string().regex(/^\d+$/), configToken).safeParse(listed);
   if (!parsed.success) throw invalid(path, `added_tokens_decoder: ${z.prettifyError(parsed.error)}`);
-  const known = new Set(tokenizer.added_tokens.map((token) => token.content));
-  const missing = Object.entries(parsed.data)
-    .filter(([, token]) => !known.has(token.content))
-    .map(([id, token]) => addedToken.parse({ ...token, id: Number(id) }));
-  return { ...tokenizer, added_tokens: [...tokenizer.added_tokens, ...missing] };
+  const known = new Set(tokenizer.added_tokens.map(({ id: _, ...token }) => keyOf(token)));
+  return Object.entries(parsed.data)
+    .sort(([a], [b]) => Number(a) - Number(b))
+    .map(([, token]) => token)
+    .filter((token) => !known.has(keyOf(token)));
+}
+
+function keyOf(token: AddedToken): string {
+  const { content, single_word, lstrip, rstrip, normalized, special } = token;
+  return JSON.stringify([content, single_word, lstrip, rstrip, normalized, special]);
 }
 
 function readTemplates(dir: string, config: JsonObject): ReadonlyMap<string, string> {
@@ -135,8 +157,8 @@ function readTemplates(dir: string, config: JsonObject): ReadonlyMap<string, str
 function readObject(path: string): JsonObject {
   if (!existsSync(path)) return {};
   const value = parseJson(readText(path), path);
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalid(path, "not a JSON object");
-  return value as JsonObject;
+  if (!isObject(value)) throw invalid(path, "not a JSON object");
+  return value;
 }
 
 function readText(path: string): string {
@@ -155,6 +177,10 @@ function parseJson(text: string, path: string): unknown {
   } catch (cause) {
     throw invalid(path, `broken JSON (${text.length} characters): ${(cause as Error).message}`, cause);
   }
+}
+
+function isObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function invalid(path: string, what: string, cause?: unknown): TokenizerError {

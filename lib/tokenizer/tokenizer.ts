@@ -1,6 +1,8 @@
-import { AddedTokenSplitter, type ByteLevelEncoder, bytesOfToken } from "./byte-level.js";
+import { bytesOfToken } from "./byte-level.js";
 import { type ChatMessage, type ChatRenderOptions, ChatTemplate, withoutNulls } from "./chat-template.js";
-import { type LibraryTokenizer, openEncoder, openLibrary } from "./library-tokenizer.js";
+import { ComponentError } from "./component.js";
+import { byteOfFallback } from "./decoders.js";
+import { Pipeline } from "./pipeline.js";
 import {
   findSpecialTokens,
   missingToken,
@@ -46,9 +48,9 @@ export interface FimTokens {
 }
 
 /**
- * A tokenizer in the Hugging Face layout (tokenizer.json and its companions), on @huggingface/tokenizers. Byte-level BPE
- * (Seed-Coder, Qwen, Llama 3, GPT-2) is encoded through a cache of words and decoded by bytes, other kinds by the
- * library alone; the ids are the same.
+ * A tokenizer in the Hugging Face layout (tokenizer.json and its companions). Ids and texts are those of Hugging Face's
+ * own library (Rust's tokenizers); what is not known to give them is refused when the files are read. Truncation and
+ * padding in tokenizer.json are left out, as transformers does where it is not asked for them.
  */
 export class Tokenizer {
   /** The folder it was read from. */
@@ -65,15 +67,10 @@ export class Tokenizer {
   readonly isByteLevel: boolean;
 
   readonly #files: TokenizerFiles;
-  readonly #library: LibraryTokenizer;
+  readonly #pipeline: Pipeline;
   readonly #ids: SpecialTokenIds;
   readonly #special: ReadonlySet<number>;
-  readonly #encoder: ByteLevelEncoder | undefined;
-  readonly #allAdded: AddedTokenSplitter;
-  readonly #plainAdded: AddedTokenSplitter;
-  readonly #around: { before: number[]; after: number[] };
-  readonly #bytes: (Uint8Array | undefined)[] = [];
-  #plainLibrary: LibraryTokenizer | undefined;
+  readonly #bytes = new Map<number, Uint8Array>();
   readonly #chats = new Map<string, ChatTemplate>();
 
   private constructor(files: TokenizerFiles, options: TokenizerOptions) {
@@ -81,9 +78,8 @@ export class Tokenizer {
     this.options = options;
     this.dir = files.dir;
     this.hash = files.hash;
-    const { added_tokens: added } = files.tokenizer;
-    this.#library = openLibrary(files, added);
-    this.vocabSize = this.#library.model.vocab.length;
+    this.#pipeline = openPipeline(files);
+    this.vocabSize = this.#pipeline.vocabSize;
     this.isByteLevel = files.tokenizer.decoder?.type === "ByteLevel";
     const tokenToId = (token: string) => this.tokenToId(token);
     const { config, specialTokensMap, generation } = files;
@@ -93,12 +89,9 @@ export class Tokenizer {
     this.eosIds = found.eosIds;
     // As in Python, FIM tokens count as special only where tokenizer.json says so (Qwen's does not).
     const { bos, pad, mask, unk } = found.ids;
+    const added = [...this.#pipeline.added.tokens];
     const roles = [bos, pad, mask, unk, ...found.eosIds].filter((id) => id !== undefined);
-    this.#special = new Set([...added.filter((token) => token.special).map((token) => token.id), ...roles]);
-    this.#encoder = openEncoder(files, this.#library);
-    this.#allAdded = new AddedTokenSplitter(added);
-    this.#plainAdded = new AddedTokenSplitter(added.filter((token) => !token.special));
-    this.#around = this.#findAround();
+    this.#special = new Set([...added.filter(([, token]) => token.special).map(([id]) => id), ...roles]);
   }
 
   /**
@@ -160,30 +153,22 @@ export class Tokenizer {
 
   /** The id of a token as tokenizer.json writes it, undefined if there is none. */
   tokenToId(token: string): number | undefined {
-    return this.#library.model.tokens_to_ids.get(token);
+    return this.#pipeline.tokenToId(token);
   }
 
   /** The token with an id as tokenizer.json writes it, undefined if there is none. */
   idToToken(id: number): string | undefined {
-    return this.#library.model.vocab[id];
+    return this.#pipeline.idToToken(id);
   }
 
-  /** The ids of a text. Lone surrogates become U+FFFD, as in any UTF-8. */
+  /**
+   * The ids of a text. Lone surrogates become U+FFFD, as in any UTF-8.
+   *
+   * @throws TokenizerError TOKENIZER_TEXT for a character that has no token, where there is no unknown token either
+   */
   encode(text: string, options: EncodeOptions = {}): number[] {
     const { addSpecialTokens = true, parseSpecialTokens = true } = options;
-    if (!this.#encoder)
-      return this.#libraryFor(parseSpecialTokens).encode(text, { add_special_tokens: addSpecialTokens }).ids;
-    const encoder = this.#encoder;
-    const { normalizer } = this.#library;
-    const ids: number[] = addSpecialTokens ? [...this.#around.before] : [];
-    const splitter = parseSpecialTokens ? this.#allAdded : this.#plainAdded;
-    splitter.split(
-      text,
-      (plain) => encoder.encode(normalizer ? normalizer(plain) : plain, ids),
-      (id) => ids.push(id),
-    );
-    if (addSpecialTokens) ids.push(...this.#around.after);
-    return ids;
+    return this.#pipeline.encode(text, { addSpecialTokens, parseSpecialTokens });
   }
 
   /** As encode(), as a typed array. */
@@ -199,26 +184,18 @@ export class Tokenizer {
    */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
     const skip = options.skipSpecialTokens ?? false;
-    const kept: number[] = [];
+    const tokens: string[] = [];
     for (const id of ids) {
       checkId(id);
-      if (this.#library.model.vocab[id] !== undefined && !(skip && this.#special.has(id))) kept.push(id);
+      const token = this.#pipeline.decodedToken(id);
+      if (token !== undefined && !(skip && this.#special.has(id))) tokens.push(token);
     }
-    if (kept.length === 0) return "";
-    if (!this.isByteLevel) {
-      // The library would tidy spaces before punctuation by default and so change code.
-      return this.#library.decode(kept, { skip_special_tokens: skip, clean_up_tokenization_spaces: false });
-    }
-    let length = 0;
-    for (const id of kept) length += this.rawBytesOf(id).length;
-    const bytes = new Uint8Array(length);
-    let end = 0;
-    for (const id of kept) {
-      const part = this.rawBytesOf(id);
-      bytes.set(part, end);
-      end += part.length;
-    }
-    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+    return tokens.length === 0 ? "" : this.#pipeline.decoder(tokens).join("");
+  }
+
+  /** Whether the text of an id at the end may change with the ids that follow: what a stream has to hold back. */
+  mayChange(id: number): boolean {
+    return this.#pipeline.mayChange(id);
   }
 
   /** A decoder for ids that arrive one by one; it never gives half a character. */
@@ -237,12 +214,12 @@ export class Tokenizer {
   /** As bytesOf(), but special tokens give the bytes of their names. Not to be changed by the caller. */
   rawBytesOf(id: number): Uint8Array {
     checkId(id);
-    const known = this.#bytes[id];
+    const known = this.#bytes.get(id);
     if (known) return known;
-    const token = this.#library.model.vocab[id];
+    const token = this.#pipeline.decodedToken(id);
     let bytes: Uint8Array = NO_BYTES;
     if (token !== undefined) bytes = this.isByteLevel ? bytesOfToken(token) : bytesOfSentencePiece(token);
-    this.#bytes[id] = bytes;
+    this.#bytes.set(id, bytes);
     return bytes;
   }
 
@@ -325,21 +302,15 @@ export class Tokenizer {
   encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): number[] {
     return this.encode(this.renderChat(messages, options), { addSpecialTokens: false });
   }
+}
 
-  #libraryFor(parseSpecialTokens: boolean): LibraryTokenizer {
-    if (parseSpecialTokens) return this.#library;
-    const plain = this.#files.tokenizer.added_tokens.filter((token) => !token.special);
-    this.#plainLibrary ??= openLibrary(this.#files, plain);
-    return this.#plainLibrary;
-  }
-
-  /** What the post-processor puts around a text, seen on a text of one token. */
-  #findAround(): { before: number[]; after: number[] } {
-    const inner = "\u0000";
-    const tokens = this.#library.post_processor?.([inner], null, true).tokens ?? [inner];
-    const at = tokens.indexOf(inner);
-    const ids = (names: string[]) => names.map((name) => this.tokenToId(name)).filter((id) => id !== undefined);
-    return { before: ids(tokens.slice(0, at)), after: ids(tokens.slice(at + 1)) };
+/** @throws TokenizerError TOKENIZER_FILE_INVALID, TOKENIZER_UNSUPPORTED */
+function openPipeline(files: TokenizerFiles): Pipeline {
+  try {
+    return new Pipeline(files.tokenizer, files.moreTokens);
+  } catch (cause) {
+    if (!(cause instanceof ComponentError)) throw cause;
+    throw new TokenizerError(cause.code, `${files.dir}/tokenizer.json: ${cause.message}`, { cause });
   }
 }
 
@@ -347,8 +318,8 @@ const NO_BYTES: Uint8Array = new Uint8Array(0);
 
 /** SentencePiece with byte fallback (Llama 2): "▁" is a space, "<0x0A>" a byte. */
 function bytesOfSentencePiece(token: string): Uint8Array {
-  const byte = /^<0x([0-9A-F]{2})>$/.exec(token);
-  return byte ? Uint8Array.of(Number.parseInt(byte[1], 16)) : Buffer.from(token.replaceAll("▁", " "), "utf8");
+  const byte = byteOfFallback(token);
+  return byte === undefined ? Buffer.from(token.replaceAll("▁", " "), "utf8") : Uint8Array.of(byte);
 }
 
 function checkId(id: number): void {

@@ -2,7 +2,6 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFi
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import * as huggingface from "@huggingface/tokenizers";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { ChatMessage } from "../../lib/tokenizer/chat-template.js";
@@ -37,13 +36,10 @@ describe.each(["code", ...KINDS])("%s agrees with Python", (kind) => {
 
   it("decodes, special tokens kept and skipped", () => {
     for (const { text, ids, decoded, skipped } of fixture.cases) {
-      if (kind === "llama2" && text.includes("\ufeff")) continue; // the library drops a byte order mark made of bytes
       const all = decoded ?? text;
       expect(tokenizer.decode(ids), JSON.stringify(text)).toBe(all);
       expect(tokenizer.decode(ids, { skipSpecialTokens: true }), JSON.stringify(text)).toBe(skipped ?? all);
     }
-    // Python gives U+FFFD for every byte of a broken run, the library for the bad ones; text never holds such a run.
-    if (kind === "llama2") return;
     for (const { ids, decoded } of fixture.broken) expect(tokenizer.decode(ids), ids.join()).toBe(decoded);
   });
 
@@ -91,37 +87,8 @@ describe.each(["code", "qwen"])("%s agrees with transformers", (kind) => {
   });
 });
 
-describe.each(["code", "gpt2", "llama3", "qwen", "deepseek"])("the fast encoder for %s", (kind) => {
-  const dir = kind === "code" ? ASSET : path(`fixtures/tokenizer/${kind}`);
-  const tokenizer = Tokenizer.fromPretrained(dir);
-  const load = (name: string) => JSON.parse(readFileSync(join(dir, name), "utf8"));
-  const library = new huggingface.Tokenizer(load("tokenizer.json"), load("tokenizer_config.json"));
-
-  it("gives the library's ids for any text", () => {
-    const pieces = fc.constantFrom(
-      "    ",
-      "\n",
-      "\r\n",
-      "\t\t",
-      "return ",
-      "snake_case",
-      "12345",
-      "<|im_end|>",
-      "'ll",
-      "()=>{",
-      "a".repeat(70),
-    );
-    fc.assert(
-      fc.property(fc.array(fc.oneof(anyText(20), pieces), { maxLength: 12 }), (parts) => {
-        // The library's byte level takes U+FEFF for white space and U+0085 for none, as JavaScript does and Rust does not.
-        const text = parts.join("").replace(/[\u0085\ufeff]/g, "");
-        expect(tokenizer.encode(text)).toEqual(library.encode(text).ids);
-      }),
-      { numRuns: 200 },
-    );
-    const source = readFileSync(path("tokenizer/tokenizer.test.ts"), "utf8");
-    expect(tokenizer.encode(source)).toEqual(library.encode(source).ids);
-  });
+describe.each(["code", "gpt2", "llama3", "qwen", "deepseek"])("white space for %s", (kind) => {
+  const tokenizer = Tokenizer.fromPretrained(kind === "code" ? ASSET : path(`fixtures/tokenizer/${kind}`));
 
   it("gives Rust's ids where JavaScript's white space is another", () => {
     // tokenizers 0.23: Tokenizer.from_file(...).encode(text, add_special_tokens=False).ids
@@ -270,7 +237,7 @@ describe("files", () => {
       /^TOKENIZER_FILE_INVALID .*torn.tokenizer.json: broken JSON/,
     );
     const strange = folder("strange", (to) =>
-      writeFileSync(join(to, "tokenizer.json"), '{"model": {"vocab": {"a": "b"}}}'),
+      writeFileSync(join(to, "tokenizer.json"), '{"model": {"vocab": {"a": "b"}, "merges": []}}'),
     );
     expect(codeOf(() => Tokenizer.fromPretrained(strange))).toMatch(/INVALID .*strange.*model\.vocab/s);
     const list = folder("list", (to) => writeFileSync(join(to, "tokenizer_config.json"), "[]"));

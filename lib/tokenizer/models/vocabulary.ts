@@ -1,0 +1,64 @@
+import { invalid, isWellFormed, unsupported } from "../component.js";
+
+/** Ids beyond this are not taken: what is sized by the highest id would have to be huge. */
+export const HIGHEST_ID: number = 2 ** 24 - 1;
+
+/** The tokens of a model by id and the other way round. */
+export class Vocabulary {
+  readonly #idOf: ReadonlyMap<string, number>;
+  readonly #tokenOf = new Map<number, string>();
+  /** -1 for none. */
+  readonly highestId: number;
+
+  /** @throws ComponentError TOKENIZER_FILE_INVALID, TOKENIZER_UNSUPPORTED: ids that are none, two tokens with one id */
+  constructor(entries: Iterable<readonly [token: string, id: unknown]>, place: string) {
+    const idOf = new Map<string, number>();
+    let highest = -1;
+    for (const [token, id] of entries) {
+      const at = `${place} ${JSON.stringify(token.slice(0, 100))}`;
+      if (!isTokenId(id))
+        throw invalid(at, `${JSON.stringify(id)} is not a token id (an integer from 0 to 4294967295)`);
+      if (id > HIGHEST_ID) throw unsupported(at, `the id ${id} is too high (at most ${HIGHEST_ID})`);
+      if (!isWellFormed(token)) throw invalid(at, "not a Unicode text: half a surrogate pair");
+      const other = this.#tokenOf.get(id);
+      if (other !== undefined) throw invalid(at, `its id ${id} is that of ${JSON.stringify(other)}, too`);
+      idOf.set(token, id);
+      this.#tokenOf.set(id, token);
+      if (id > highest) highest = id;
+    }
+    this.#idOf = idOf;
+    this.highestId = highest;
+  }
+
+  static read(json: unknown, place: string): Vocabulary {
+    if (typeof json !== "object" || json === null || Array.isArray(json)) throw invalid(place, "an object is needed");
+    return new Vocabulary(Object.entries(json), place);
+  }
+
+  get size(): number {
+    return this.#tokenOf.size;
+  }
+
+  idOf(token: string): number | undefined {
+    return this.#idOf.get(token);
+  }
+
+  tokenOf(id: number): string | undefined {
+    return this.#tokenOf.get(id);
+  }
+
+  /** The ids of "<0x0A>" and the like for a text's bytes, undefined if one has none. */
+  byteIds(text: string): number[] | undefined {
+    const ids: number[] = [];
+    for (const byte of Buffer.from(text, "utf8")) {
+      const id = this.#idOf.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+      if (id === undefined) return undefined;
+      ids.push(id);
+    }
+    return ids;
+  }
+}
+
+export function isTokenId(id: unknown): id is number {
+  return Number.isSafeInteger(id) && (id as number) >= 0 && (id as number) < 2 ** 32;
+}
