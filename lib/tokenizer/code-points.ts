@@ -96,7 +96,9 @@ export class CodePointSet {
     // Texts have no half surrogate pairs, and classes with them are slow.
     const { ranges } = this.and(NO_SURROGATE);
     if (ranges.length === 1 && ranges[0][0] === ranges[0][1]) return escaped(ranges[0][0]);
-    const parts = ranges.map(([first, last]) => (first === last ? escaped(first) : `${escaped(first)}-${escaped(last)}`));
+    const parts = ranges.map(([first, last]) =>
+      first === last ? escaped(first) : `${escaped(first)}-${escaped(last)}`,
+    );
     return `[${parts.join("")}]`;
   }
 }

@@ -106,7 +106,9 @@ describe("a hostile tokenizer.json", () => {
 
   it("of nothing but brackets, or one long string, is an error", () => {
     expect(load("[".repeat(99_000_000))).toMatch(/^TOKENIZER_FILE_INVALID .*levels of nesting/);
-    expect(load(`{"model":${'{"a":'.repeat(600)}1${"}".repeat(600)}}`)).toMatch(/^TOKENIZER_FILE_INVALID .*levels of nesting/);
+    expect(load(`{"model":${'{"a":'.repeat(600)}1${"}".repeat(600)}}`)).toMatch(
+      /^TOKENIZER_FILE_INVALID .*levels of nesting/,
+    );
     expect(load(`"${"a".repeat(16_000_000)}`)).toMatch(/^TOKENIZER_FILE_INVALID /);
     expect(load(json({ model: { ...bpe, vocab: { ["a".repeat(16_000_000)]: 0 } } }))).toMatch(
       /^TOKENIZER_FILE_INVALID /,

@@ -223,7 +223,7 @@ describe("files", () => {
 
   it("give clear errors", () => {
     expect(codeOf(() => Tokenizer.fromPretrained(join(dir, "none")))).toMatch(
-      /^TOKENIZER_FILE_MISSING .*no such folder/,
+      /^TOKENIZER_FILE_MISSING .*none does not exist/,
     );
     mkdirSync(join(dir, "empty"));
     expect(codeOf(() => Tokenizer.fromPretrained(join(dir, "empty")))).toMatch(
