@@ -67,7 +67,7 @@ async function* run(
   if (out !== undefined) mkdirSync(out, { recursive: true });
   const isMain = joined === undefined || joined.rank === 0;
   using _deterministic = settings.deterministic ? enforceDeterminism(planned, device ?? model.device) : undefined;
-  using _lock = out === undefined || !isMain ? undefined : RunLock.acquire(out, { restarted });
+  using _lock = out === undefined || !isMain ? undefined : await RunLock.acquire(out, { restarted });
   await using sinks = new Sinks(isMain ? (chosen ?? (out === undefined ? [] : defaultSinks(out))) : []);
   if (device !== undefined && !sameDevice(device, model.device)) model.to({ device });
   const gatherDtype = gatherDtypeOf(settings, planned);

@@ -1,5 +1,5 @@
-import { spawn } from "node:child_process";
-import { existsSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -59,7 +59,56 @@ describe("two set-ups at once", () => {
   });
 });
 
+/** How often each of four processes takes the lock: DIFFCODER_LOCK_RACES=1000 for the long version. */
+const TURNS = Math.ceil(Number(process.env.DIFFCODER_LOCK_RACES ?? 100) / 4);
+
+/** A process that takes the lock again and again, each time after it put one there that a killed process left. */
+function racer(folder: string, gone: number) {
+  const script = `
+    import { closeSync, openSync, rmSync, writeFileSync } from "node:fs";
+    import { hostname } from "node:os";
+    import { withLock } from ${JSON.stringify(module)};
+    const path = ${JSON.stringify(join(folder, "lock"))};
+    const mark = ${JSON.stringify(join(folder, "inside"))};
+    let together = 0;
+    for (let turn = 0; turn < ${TURNS}; turn++) {
+      try {
+        writeFileSync(path, JSON.stringify({ pid: ${gone}, host: hostname() }), { flag: "wx" });
+      } catch {}
+      await withLock(path, async () => {
+        try {
+          closeSync(openSync(mark, "wx"));
+          await new Promise((resolve) => setImmediate(resolve));
+          rmSync(mark);
+        } catch {
+          together++;
+        }
+      }, { poll: 1 });
+    }
+    process.exitCode = together > 0 ? 1 : 0;`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", script], {
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  return new Promise<number | null>((resolve) => child.on("close", resolve));
+}
+
 describe("a lock that was left", () => {
+  it(`is taken over by one of four processes, ${TURNS} times each`, async () => {
+    const folder = scratchFolder();
+    const gone = spawnSync(process.execPath, ["-e", ""]).pid;
+    const codes = await Promise.all(Array.from({ length: 4 }, () => racer(folder, gone)));
+    expect(codes).toEqual([0, 0, 0, 0]);
+    expect(readdirSync(folder)).toEqual([]);
+  }, 300_000);
+
+  it("by a process that was killed while it took one over stops nobody", async () => {
+    const folder = scratchFolder();
+    const gone = JSON.stringify({ pid: spawnSync(process.execPath, ["-e", ""]).pid, host: hostname() });
+    for (const name of ["lock", "lock.guard", "lock.guard.guard"]) writeFileSync(join(folder, name), gone);
+    expect(await withLock(join(folder, "lock"), async () => "mine", { poll: 20 })).toBe("mine");
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
   it("by a killed process is taken over at once", async () => {
     const folder = scratchFolder();
     const killed = holder(folder, "killed", 60_000);
