@@ -51,9 +51,23 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit();
 });
 
+// With nothing left to wait for Node ends in silence, with exit code 0, though the command did not come to its end. Whoever
+// waits for a user's promise says so itself, see lib/train/user-code.ts.
+let isOver = false;
+const reportStuck = () => {
+  if (isOver || process.listenerCount("beforeExit") > 1) return;
+  const what = "the command waits for something that never comes: nothing is left in the process that could end it";
+  process.stderr.write(`${colors.red("error:")} ${what}\n`);
+  process.exitCode = 1;
+};
+process.on("beforeExit", reportStuck);
+
 diffcoder()
   .parseAsync(process.argv)
   .catch((error: unknown) => {
     process.stderr.write(`${colors.red("error:")} ${describeError(error)}\n`);
     process.exitCode = 1;
+  })
+  .finally(() => {
+    isOver = true;
   });

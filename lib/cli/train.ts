@@ -43,7 +43,7 @@ export function trainCommand(): Command {
     .option("--tensorboard", "write TensorBoard's event files, to OUT/tensorboard")
     .option("--tensorboard-dir <folder>", "the same, to this folder")
     .option("--wandb <project>", "send the run to Weights & Biases, with the key in WANDB_API_KEY; needs @wandb/sdk")
-    .option("-q, --quiet", "show no progress; errors and what to do next are still printed")
+    .option("-q, --quiet", "show no progress; warnings, errors and what to do next are still printed")
     .action(async (curriculum: string, options: TrainOptions) => {
       const { train } = await import("./train/run.js");
       await train(curriculum, options);

@@ -78,14 +78,10 @@ export interface Batch {
  */
 export function collate(dataset: Dataset, samples: readonly number[], indices: readonly number[]): Batch {
   const { length } = dataset;
-  const rows = samples.map((index) => dataset.sample(index));
+  const rows = samples.map((index) => checkedSample(dataset.sample(index), index, length));
   const tokens = new Int32Array(rows.length * length);
   const documents: number[] = [];
   for (const [row, sample] of rows.entries()) {
-    if (sample.tokens.length !== length) {
-      const message = `sample ${samples[row]} has ${sample.tokens.length} tokens, the dataset's length is ${length}`;
-      throw new DataError("DATA_RANGE", message);
-    }
     tokens.set(sample.tokens, row * length);
     for (const start of sample.starts ?? [0]) documents.push(row * length + start);
   }
@@ -100,6 +96,38 @@ export function collate(dataset: Dataset, samples: readonly number[], indices: r
     ...(rows.some((sample) => sample.lossMask) && { lossMask: collateMasks(rows, length) }),
     samples: [...samples],
   };
+}
+
+/** A user's dataset gives whatever it gives; typed arrays would take most of it and make other numbers of it. */
+function checkedSample(sample: Sample, index: number, length: number): Sample {
+  const fail = (what: string, code: "DATA_SAMPLE" | "DATA_RANGE" = "DATA_SAMPLE") =>
+    new DataError(code, `sample ${index} ${what}`);
+  const given: unknown = sample;
+  if (typeof given !== "object" || given === null) throw fail(`is ${String(given)}, expected { tokens }`);
+  if ("then" in given) throw fail("is a promise: sample() must give its result at once");
+  const { tokens, starts, lossMask } = sample;
+  const list: unknown = tokens;
+  const isList = Array.isArray(list) || (ArrayBuffer.isView(list) && "length" in list);
+  if (!isList) throw fail(`has tokens that are ${list === null ? "null" : typeof list}, expected an Int32Array`);
+  if (tokens.length !== length)
+    throw fail(`has ${tokens.length} tokens, the dataset's length is ${length}`, "DATA_RANGE");
+  if (!(list instanceof Int32Array)) {
+    const at = Array.from(list as ArrayLike<unknown>).findIndex((id) => !isInt32(id));
+    if (at >= 0) throw fail(`has the token ${String((list as unknown[])[at])} at ${at}, expected integers of 32 bits`);
+  }
+  if (starts !== undefined) {
+    const isRising = Array.isArray(starts) && starts[0] === 0 && starts.every((at, i) => i === 0 || at > starts[i - 1]);
+    if (!isRising || !starts.every((at) => Number.isInteger(at) && at < length)) {
+      throw fail(`has starts [${String(starts)}], expected rising positions from 0 to below ${length}`);
+    }
+  }
+  if (lossMask === undefined || lossMask?.length === length) return sample;
+  const what = (lossMask as Uint8Array | null)?.length ?? "no";
+  throw fail(`has a lossMask of ${what} entries, expected one for each of ${length} tokens`);
+}
+
+function isInt32(id: unknown): boolean {
+  return typeof id === "number" && id === (id | 0);
 }
 
 function collateMasks(rows: readonly Sample[], length: number): Uint8Array {

@@ -5,6 +5,7 @@
 export { DataParallel, type DataParallelOptions } from "./data-parallel/data-parallel.js";
 export { copyToGroup, gatherFromGroup, reduceFromGroup, scatterToGroup } from "./differentiable.js";
 export { DistributedError, type DistributedErrorCode } from "./errors.js";
+export { type ExchangePlace, exchangeOverStore, type Fingerprint, requireAlike } from "./exchange.js";
 export { DEFAULT_MASTER_PORT, type LaunchEnvironment, readLaunchEnvironment } from "./launch-environment.js";
 export { DeviceMesh } from "./mesh.js";
 export { explainFailure } from "./post-mortem.js";

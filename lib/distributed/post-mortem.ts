@@ -28,6 +28,7 @@ async function explain(world: World, error: unknown): Promise<unknown> {
   try {
     if (!isFollow) {
       store.set(`failed/${rank}`, String(error instanceof Error ? error.message : error));
+      store.set("failed", String(rank)); // for whoever looks for any
       return error;
     }
     store.set(`alive/${rank}`, "1");

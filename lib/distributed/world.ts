@@ -1,5 +1,7 @@
 import * as torch from "../torch/index.js";
+import { packageVersion } from "../torch/package-version.js";
 import { DistributedError } from "./errors.js";
+import { requireAlike } from "./exchange.js";
 import { type LaunchEnvironment, readLaunchEnvironment } from "./launch-environment.js";
 import { c10d } from "./native.js";
 import { type Backend, ProcessGroup } from "./process-group.js";
@@ -50,7 +52,7 @@ export function world(): World | undefined {
  * meet, unless the launcher does. With NCCL the process takes the CUDA device of its local rank.
  *
  * @throws DistributedError DISTRIBUTED_ENVIRONMENT when no launcher set this process's rank, DISTRIBUTED_STATE when it
- *   joined already, DISTRIBUTED_TIMEOUT naming the ranks that did not come
+ *   joined already or processes differ in backend or version, DISTRIBUTED_TIMEOUT naming the ranks that did not come
  */
 export async function initProcessGroup(options: InitOptions = {}): Promise<World> {
   if (current) throw new DistributedError("DISTRIBUTED_STATE", "initProcessGroup was called already");
@@ -74,6 +76,9 @@ export async function initProcessGroup(options: InitOptions = {}): Promise<World
   const store = new PrefixStore(storeIsHosted ? `diffcoder/${restartCount}/${attempt}` : "diffcoder", base);
   let control: ProcessGroup | undefined;
   try {
+    // Processes with other backends or libraries would wait for each other in their first collective, or compute other things.
+    const own = { backend, "stable-diffcoder": packageVersion(), libtorch: torch.build().torch };
+    await requireAlike({ store, rank, size, timeout }, "joining", `joining as rank ${rank} of ${size}`, own);
     control = await ProcessGroup.create(store, rank, size, { backend: "gloo", timeout, name: "control" });
     const group = await ProcessGroup.create(store, rank, size, { backend, timeout, name: "world", device });
     current = { rank, size, localRank, environment, device, store, group, control };

@@ -14,7 +14,17 @@ export interface ScheduleContext {
  * A learning-rate schedule: the rate of optimiser step `step` (from 0) of a stage. Any such function will do; it must
  * be pure, because a resumed run asks again.
  */
-export type Schedule = (step: number, context: ScheduleContext) => number;
+export interface Schedule {
+  (step: number, context: ScheduleContext): number;
+  /** What would be wrong, or odd, about it in a stage of so many steps. */
+  check?(steps: number): ScheduleProblem;
+}
+
+/** `error`: the rate would jump; `warning`: a part of the schedule is never reached. */
+export interface ScheduleProblem {
+  error?: string;
+  warning?: string;
+}
 
 /** How a decay falls: straight, along half a cosine, or as 1 - sqrt (fast first). */
 export type DecayShape = "linear" | "cosine" | "sqrt";
@@ -62,7 +72,8 @@ export function warmupStable(lr: number, options: { warmup?: Duration } = {}): S
   const { warmup = 0.01 } = options;
   checkRate("warmupStable: lr", lr);
   checkDuration("warmupStable: warmup", warmup);
-  return (step, { steps }) => lr * warmupShare(step, durationSteps(warmup, steps));
+  const rate: Schedule = (step, { steps }) => lr * warmupShare(step, durationSteps(warmup, steps));
+  return Object.assign(rate, { check: (steps: number) => checkWarmup(durationSteps(warmup, steps), steps, lr) });
 }
 
 /**
@@ -91,12 +102,29 @@ export function warmupStableDecay(
   checkRate("warmupStableDecay: min", min);
   checkDuration("warmupStableDecay: warmup", warmup);
   checkDuration("warmupStableDecay: decay", decay);
-  return (step, { steps }) => {
+  const rate: Schedule = (step, { steps }) => {
     const fall = durationSteps(decay, steps);
     const start = steps - fall;
     if (step < start) return lr * warmupShare(step, durationSteps(warmup, steps));
     return min + (lr - min) * decayShare(shape, (step - start) / Math.max(1, fall));
   };
+  const check = (steps: number): ScheduleProblem => {
+    const [rise, fall] = [durationSteps(warmup, steps), durationSteps(decay, steps)];
+    if (rise + fall > steps && rise > 0) {
+      return {
+        error: `warmup (${rise} steps) and decay (${fall}) are longer than the stage's ${steps}: the rate would jump`,
+      };
+    }
+    if (fall > steps)
+      return { warning: `its decay takes ${fall} steps, the stage has ${steps}: it begins below ${lr}` };
+    return decay === 1 && steps > 1 ? { warning: "decay: 1 is one step, not the whole stage; shares are below 1" } : {};
+  };
+  return Object.assign(rate, { check });
+}
+
+function checkWarmup(rise: number, steps: number, lr: number): ScheduleProblem {
+  if (rise <= steps) return {};
+  return { warning: `its warmup takes ${rise} steps, the stage has ${steps}: the rate never reaches ${lr}` };
 }
 
 /** Rises over `warmup`, then falls to `min` along half a cosine over the rest of the stage. */
@@ -106,16 +134,18 @@ export function cosine(lr: number, options: { warmup?: Duration; min?: number } 
   checkRate("cosine: lr", lr);
   checkRate("cosine: min", min);
   checkDuration("cosine: warmup", warmup);
-  return (step, { steps }) => {
+  const rate: Schedule = (step, { steps }) => {
     const rise = durationSteps(warmup, steps);
     if (step < rise) return lr * warmupShare(step, rise);
     return min + (lr - min) * decayShare("cosine", (step - rise) / Math.max(1, steps - rise));
   };
+  return Object.assign(rate, { check: (steps: number) => checkWarmup(durationSteps(warmup, steps), steps, lr) });
 }
 
 /** Another schedule times a factor. */
 export function scaled(schedule: Schedule, factor: number): Schedule {
-  return (step, context) => factor * schedule(step, context);
+  const rate: Schedule = (step, context) => factor * schedule(step, context);
+  return Object.assign(rate, { check: (steps: number) => schedule.check?.(steps) ?? {} });
 }
 
 /**
@@ -128,7 +158,7 @@ export function chain(...parts: [schedule: Schedule, duration?: Duration][]): Sc
     if (duration !== undefined) checkDuration(`chain: duration of part ${i}`, duration);
     else if (i < parts.length - 1) throw new NnError("NN_SCHEDULE", `chain: part ${i} needs a duration`);
   }
-  return (step, context) => {
+  const rate: Schedule = (step, context) => {
     let start = 0;
     let { previous } = context;
     for (const [i, [schedule, duration]] of parts.entries()) {
@@ -142,6 +172,21 @@ export function chain(...parts: [schedule: Schedule, duration?: Duration][]): Sc
     }
     throw new NnError("NN_SCHEDULE", "chain: unreachable");
   };
+  const check = (steps: number): ScheduleProblem => {
+    let start = 0;
+    let first: ScheduleProblem = {};
+    for (const [i, [schedule, duration]] of parts.entries()) {
+      const rest = steps - start;
+      if (rest <= 0) return { warning: `part ${i} of the chain begins at step ${start}, the stage has ${steps}` };
+      const length = duration === undefined ? rest : Math.min(rest, durationSteps(duration, steps));
+      const { error, warning } = schedule.check?.(length) ?? {};
+      if (error !== undefined) return { error: `part ${i} of the chain: ${error}` };
+      if (warning !== undefined) first = { warning: `part ${i} of the chain: ${warning}`, ...first };
+      start += length;
+    }
+    return first;
+  };
+  return Object.assign(rate, { check });
 }
 
 function startRate(name: string, given: number | undefined, { previous }: ScheduleContext): number {

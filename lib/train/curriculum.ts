@@ -3,11 +3,14 @@ import { join } from "node:path";
 import { explainFailure, type World } from "../distributed/index.js";
 import { type Decoder, StableDiffCoder } from "../model/index.js";
 import { type MeshShape, meshShape, ParallelModel } from "../parallel/index.js";
+import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import { enforceDeterminism } from "./determinism.js";
 import { TrainError } from "./errors.js";
-import type { FailedEvent, TrainEvent } from "./events.js";
+import type { FailedEvent, TrainEvent, WarningEvent } from "./events.js";
+import { requireSameRun } from "./fingerprint.js";
 import { joinLaunched } from "./join.js";
+import { LIMITS } from "./limits.js";
 import { parseOptions } from "./options.js";
 import { type PlannedStage, planStages } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
@@ -18,6 +21,7 @@ import { jsonl } from "./sinks/jsonl.js";
 import { report } from "./sinks/report.js";
 import type { Sink } from "./sinks/sink.js";
 import type { Stage } from "./stage.js";
+import { settled } from "./user-code.js";
 
 /** Stages that a model goes through one after the other. */
 export class Curriculum {
@@ -64,10 +68,11 @@ async function* run(
   const { model, out, sinks: chosen, device = joined?.device } = settings;
   const restarted = joined !== undefined && joined.environment.restartCount > 0;
   settings.resume ||= restarted;
+  if (joined) await requireSameRun(joined, planned, settings);
   if (out !== undefined) mkdirSync(out, { recursive: true });
   const isMain = joined === undefined || joined.rank === 0;
   using _deterministic = settings.deterministic ? enforceDeterminism(planned, device ?? model.device) : undefined;
-  using _lock = out === undefined || !isMain ? undefined : await RunLock.acquire(out, { restarted });
+  using lock = out === undefined || !isMain ? undefined : await RunLock.acquire(out, { restarted });
   await using sinks = new Sinks(isMain ? (chosen ?? (out === undefined ? [] : defaultSinks(out))) : []);
   if (device !== undefined && !sameDevice(device, model.device)) model.to({ device });
   const gatherDtype = gatherDtypeOf(settings, planned);
@@ -77,7 +82,18 @@ async function* run(
   let failed = false;
   try {
     session = new Session(planned, settings, parallel);
+    let checked = Number.NEGATIVE_INFINITY;
     for await (const event of session.events()) {
+      // A look at the disk with every step would be many where steps are short.
+      const isDue = event.type !== "step" || performance.now() - checked > FOLDER_CHECK_MILLISECONDS;
+      if (lock && isDue) {
+        checked = performance.now();
+        const moved = await restoreFolder(lock, settings, session, sinks);
+        if (moved) {
+          await sinks.write(moved);
+          yield moved;
+        }
+      }
       const problem = await sinks.write(event);
       yield event;
       if (!problem) continue;
@@ -94,6 +110,36 @@ async function* run(
     if (failed) parallel.abort();
     else await parallel.dispose();
   }
+}
+
+/** How often the run's folder is looked for while steps are short. */
+const FOLDER_CHECK_MILLISECONDS = 1000;
+
+/**
+ * Makes the run's folder again if it was removed or renamed. Sinks write their files again by themselves.
+ *
+ * @returns a warning, if it was
+ * @throws TrainError TRAIN_RUN_LOCKED where another run has the folder by now, in which nothing more is written then
+ */
+async function restoreFolder(
+  lock: RunLock,
+  { out }: RunSettings,
+  session: Session,
+  sinks: Sinks,
+): Promise<WarningEvent | undefined> {
+  if (lock.isInPlace) return undefined;
+  try {
+    await lock.restore();
+  } catch (error) {
+    session.abandonFolder();
+    sinks.abandon();
+    const message = `${out} was removed or renamed while training, and cannot be made again: ${messageOf(error)}`;
+    throw new TrainError("TRAIN_RUN_LOCKED", message, { cause: error });
+  }
+  session.saveSoon();
+  const message = `${out} was removed or renamed while training: it is made again, with its metrics`;
+  const rest = "checkpoints of before are not in it; another one is saved now";
+  return { type: "warning", globalStep: session.globalStep, code: "RUN_FOLDER", message: `${message}; ${rest}` };
 }
 
 function decoderOf(model: RunSettings["model"]): Decoder {
@@ -116,8 +162,15 @@ function gatherDtypeOf({ parallel, model }: RunSettings, planned: readonly Plann
 /** Every process must have something to do in every micro-batch: they meet in each. */
 function checkShares(planned: readonly PlannedStage[], { replicate, shard }: MeshShape): void {
   const size = replicate * shard;
-  for (const { stage } of planned) {
+  for (const { stage, facts } of planned) {
+    const { length } = facts;
     const least = size * stage.accumulation;
+    const tokens = Math.ceil(stage.batchSize / least) * length;
+    if (tokens > LIMITS.microBatchTokens) {
+      const size = `batchSize ${stage.batchSize} of ${length} tokens, in ${least} micro-batches`;
+      const most = `at most ${LIMITS.microBatchTokens} tokens a micro-batch are possible: raise accumulation`;
+      throw new TrainError("TRAIN_OPTIONS", `stage '${stage.name}': ${size}, is ${tokens} tokens each; ${most}`);
+    }
     if (stage.batchSize >= least) continue;
     const message = `stage '${stage.name}': batchSize ${stage.batchSize} is less than ${size} data-parallel processes`;
     throw new TrainError(
@@ -147,35 +200,55 @@ export function defaultSinks(out: string): Sink[] {
   return [jsonl(join(out, "metrics.jsonl")), report(join(out, "report.html"))];
 }
 
+/** Seconds that a sink may take for an event. One that takes longer is not asked again. */
+const SINK_PATIENCE = 60;
+
 /** Hands events to sinks. One that fails is no reason to lose a run. */
 class Sinks implements AsyncDisposable {
   readonly #sinks: readonly Sink[];
   readonly #warned = new Set<Sink>();
+  readonly #stuck = new Set<Sink>();
 
   constructor(sinks: readonly Sink[]) {
     this.#sinks = sinks;
+  }
+
+  /** They get nothing more, not even their end: what they would write to is another run's. */
+  abandon(): void {
+    for (const sink of this.#sinks) this.#stuck.add(sink);
   }
 
   /** @returns a warning when a sink fails for the first time */
   async write(event: TrainEvent | FailedEvent): Promise<TrainEvent | undefined> {
     let warning: TrainEvent | undefined;
     for (const sink of this.#sinks) {
+      if (this.#stuck.has(sink)) continue;
       try {
-        await sink.write(event);
+        await this.#settled(sink, sink.write(event));
       } catch (error) {
         if (this.#warned.has(sink)) continue;
         this.#warned.add(sink);
-        const message = `cannot write to ${sink.name}: ${(error as Error).message}`;
+        const message = `cannot write to ${sink.name}: ${messageOf(error)}`;
         warning = { type: "warning", globalStep: event.globalStep, code: "SINK", message };
       }
     }
     return warning;
   }
 
+  /** Waits for a sink, but not for ever. */
+  #settled(sink: Sink, work: void | Promise<void> | undefined): Promise<void> {
+    const failure = (problem: string) => {
+      this.#stuck.add(sink);
+      return new Error(`${problem}. It gets no more events`);
+    };
+    return settled(work ?? undefined, failure, SINK_PATIENCE);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     for (const sink of this.#sinks) {
+      if (this.#stuck.has(sink)) continue;
       try {
-        await sink.close?.();
+        await this.#settled(sink, sink.close?.());
       } catch {
         // It was warned about when it failed first; at the end there is nobody left to tell.
       }

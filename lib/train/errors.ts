@@ -7,7 +7,9 @@ export type TrainErrorCode =
   | "TRAIN_RESUME_MISMATCH" // the checkpoint is of another model, curriculum or seed
   | "TRAIN_CHECKPOINT_CORRUPT" // no checkpoint of the run is whole
   | "TRAIN_CHECKPOINT_WRITE" // a checkpoint could not be written, and that ends the run
-  | "TRAIN_OBJECTIVE" // an objective that gives back something unusable
+  | "TRAIN_OBJECTIVE" // an objective that fails or gives back something unusable
+  | "TRAIN_DATA" // data that cannot be read, or that the model or the stage cannot use
+  | "TRAIN_HOOK" // an evaluation or a sampling hook that fails or gives back something unusable
   | "TRAIN_NOT_FINITE"; // too many steps with a loss or gradients that are no numbers
 
 /** Every error of lib/train. `code` is stable, `message` names the file, the key or the value. */

@@ -124,7 +124,7 @@ export interface CheckpointEvent extends Position {
 export interface WarningEvent {
   type: "warning";
   globalStep: number;
-  code: "CHECKPOINT_CORRUPT" | "CHECKPOINT_WRITE" | "STEP_SKIPPED" | "SINK";
+  code: "CHECKPOINT_CORRUPT" | "CHECKPOINT_WRITE" | "DATA" | "RUN_FOLDER" | "SINK" | "STAGE" | "STEP_SKIPPED";
   message: string;
 }
 

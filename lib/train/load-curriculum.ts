@@ -14,6 +14,7 @@ import { parseOptions } from "./options.js";
 import { buildRecipe, readRecipe } from "./recipe.js";
 import { runSettingsSchema } from "./run-options.js";
 import type { Stage } from "./stage.js";
+import { settled } from "./user-code.js";
 
 /** What the caller decides over the file's own choice. */
 export interface LoadCurriculumOptions {
@@ -78,7 +79,8 @@ export async function loadCurriculum(path: string, options: LoadCurriculumOption
     return buildRecipe(options.model === undefined ? recipe : { ...recipe, model: options.model }, options);
   }
   await joinLaunched(parallelSchema.parse({})); // whatever the file makes may already ask who else there is
-  return await fromExports(path, await importFile(file), options);
+  const exports = await settled(importFile(file), neverSettles(path, "an await at its top level"));
+  return await fromExports(path, exports, options);
 }
 
 async function fromExports(
@@ -98,12 +100,12 @@ async function fromExports(
   const device = options.device ?? settings.device ?? world()?.device;
   const run = { ...settings, seed: options.seed ?? settings.seed, device };
   const context: CurriculumFileContext = { device: run.device, seed: run.seed, signal: options.signal };
-  const stages = await make(given.curriculum, context);
+  const stages = await make(given.curriculum, context, neverSettles(path, "`curriculum`"));
   if (!(stages instanceof Curriculum) && !Array.isArray(stages)) {
     throw new TrainError("TRAIN_FILE", `${path}: curriculum is neither a Curriculum nor a list of stages`);
   }
   const curriculum = stages instanceof Curriculum ? stages : new Curriculum(stages);
-  const named = options.model ?? (await make(given.model, context));
+  const named = options.model ?? (await make(given.model, context, neverSettles(path, "`model`")));
   if (named === undefined) {
     const hint = 'write export const model = await StableDiffCoder.fromPretrained("...")';
     throw new TrainError("TRAIN_FILE", `${path} exports no model: ${hint}`);
@@ -130,6 +132,14 @@ function pickSettings(given: Record<string, unknown>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(given).filter(([key]) => key in fileSettings.shape));
 }
 
-async function make(value: unknown, context: CurriculumFileContext): Promise<unknown> {
-  return typeof value === "function" ? await value(context) : await value;
+async function make(
+  value: unknown,
+  context: CurriculumFileContext,
+  failure: (problem: string) => Error,
+): Promise<unknown> {
+  return await settled(typeof value === "function" ? (value(context) as unknown) : value, failure);
+}
+
+function neverSettles(path: string, what: string): (problem: string) => Error {
+  return (problem) => new TrainError("TRAIN_FILE", `${path}: ${what}: ${problem}`);
 }

@@ -4,6 +4,13 @@ import { flopsPerToken, peakFlops } from "./flops.js";
 import type { PlannedStage } from "./plan.js";
 import type { StepResult } from "./trainer.js";
 
+/** The names that {@link Meter} gives: no objective's metric may take one's place. */
+export const OWN_METRICS: ReadonlySet<string> = new Set([
+  ...["loss", "grad_norm", "lr", "step_seconds", "data_seconds", "tokens_per_second", "positions_per_second", "mfu"],
+  ...["live_tensors", "rss", "device_memory", "ranks", "communication_seconds", "communication_share"],
+  ...["step_seconds_min", "step_seconds_max", "slowest_rank", "straggler"],
+]);
+
 /** How the processes of a run keep pace. Seconds are those of a process's own work, without waiting for others. */
 function overRanks({ perRank, seconds, communicationSeconds }: StepResult): Record<string, number> {
   const sorted = [...perRank].sort((a, b) => a.seconds - b.seconds);

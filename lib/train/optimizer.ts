@@ -1,6 +1,8 @@
 import * as z from "zod";
 import type { Decoder } from "../model/index.js";
 import { AdamW, decayGroups, type Optimizer, SGD } from "../nn/index.js";
+import { TrainError } from "./errors.js";
+import { failureOf } from "./user-code.js";
 
 /** Makes the optimiser of a stage. For what {@link adamw} and {@link sgd} do not offer. */
 export type OptimizerFactory = (model: Decoder) => Optimizer;
@@ -49,13 +51,32 @@ export function sgd(options: z.input<typeof sgdOptions> = {}): OptimizerConfig {
   return { type: "sgd", ...sgdOptions.parse(options) };
 }
 
-/** Makes the optimiser that a choice describes, for all of a model's parameters. */
-export function makeOptimizer(choice: OptimizerChoice, model: Decoder): Optimizer {
-  if (typeof choice === "function") return choice(model);
+/**
+ * Makes the optimiser that a choice describes, for all of a model's parameters.
+ *
+ * @param stage named in the message
+ * @throws TrainError TRAIN_OPTIONS for a function that makes none
+ */
+export function makeOptimizer(choice: OptimizerChoice, model: Decoder, stage: string): Optimizer {
+  if (typeof choice === "function") return ownOptimizer(choice, model, `stage '${stage}': its optimizer function`);
   if (choice.type === "sgd") {
     const { type: _, ...options } = choice;
     return new SGD(model.namedParameters(), options);
   }
   const { type: _, decayEmbeddings, ...options } = choice;
   return new AdamW(decayGroups(model, options.weightDecay, { embeddings: decayEmbeddings }), options);
+}
+
+const OPTIMIZER_METHODS = ["step", "zeroGrad", "stateDict", "loadStateDict", "dispose"] as const;
+
+function ownOptimizer(make: OptimizerFactory, model: Decoder, where: string): Optimizer {
+  let made: Optimizer;
+  try {
+    made = make(model);
+  } catch (error) {
+    throw failureOf("TRAIN_OPTIONS", where, error);
+  }
+  const missing = OPTIMIZER_METHODS.filter((name) => typeof (made as Partial<Optimizer> | null)?.[name] !== "function");
+  if (missing.length === 0) return made;
+  throw new TrainError("TRAIN_OPTIONS", `${where} gives what is no Optimizer: it has no ${missing.join(", ")}`);
 }

@@ -3,9 +3,11 @@ import { Loader } from "../data/index.js";
 import type { DecoderConfig } from "../model/index.js";
 import { TrainError } from "./errors.js";
 import type { StageFacts } from "./events.js";
+import { LIMITS } from "./limits.js";
 import { adamw, type OptimizerChoice } from "./optimizer.js";
 import { parseOptions } from "./options.js";
 import type { Stage, StageData, StageEnd } from "./stage.js";
+import { failureOf } from "./user-code.js";
 
 /** A stage with everything about it worked out that can be before it runs. */
 export interface PlannedStage {
@@ -23,6 +25,8 @@ export interface PlannedStage {
   readonly optimizerFrom: number;
   readonly optimizer: OptimizerChoice;
   readonly facts: StageFacts;
+  /** What is odd about it, for people. */
+  readonly warnings: readonly string[];
 }
 
 // A schedule is asked for its rates at this many steps when the stage's length is not known yet.
@@ -46,11 +50,17 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
     }
     const loader = loaders[source];
     const { length, numSamples } = loader.dataset;
+    if (!Number.isInteger(length) || length < 1 || length > LIMITS.length) {
+      fail(stage, `its data has ${length} tokens a sequence, expected an integer from 1 to ${LIMITS.length}`);
+    }
     if (config && length > config.maxPositionEmbeddings) {
       fail(stage, `its data has ${length} tokens a sequence, the model takes ${config.maxPositionEmbeddings}`);
     }
     const tokensPerStep = stage.batchSize * length;
     const steps = stepsOf(stage.end, stage.batchSize, tokensPerStep, numSamples);
+    if (steps !== null && steps > LIMITS.steps) {
+      fail(stage, `${JSON.stringify(stage.end)} are ${steps} steps, at most ${LIMITS.steps} are possible`);
+    }
     if (stage.optimizer !== undefined) optimizerFrom = index;
     return {
       stage,
@@ -70,10 +80,24 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
         length,
         positionsPerToken: stage.positionsPerToken,
       },
+      warnings: oddities(stage, steps),
     };
   });
   checkRates(planned);
   return planned;
+}
+
+/**
+ * What a stage of so many steps would do that nobody wants.
+ *
+ * @throws TrainError TRAIN_OPTIONS for a schedule that does not fit into the stage
+ */
+function oddities(stage: Stage, steps: number | null): string[] {
+  if (steps === null) return [];
+  const { error, warning } = stage.schedule?.check?.(steps) ?? {};
+  if (error !== undefined) fail(stage, `its learning rate's schedule: ${error}`);
+  const own = warning === undefined ? [] : [`its learning rate's schedule: ${warning}`];
+  return [...own, ...(stage.check?.(steps) ?? [])].map((text) => `stage '${stage.name}': ${text}`);
 }
 
 function loaderOf(data: StageData, seed: number): Loader {
@@ -94,13 +118,13 @@ const literalSchema = z.looseObject({
   objective: z.custom((value) => typeof value === "function", { error: "expected a function" }),
   data: z.custom((value) => typeof value === "object" && value !== null, { error: "expected data" }),
   end: z.union([
-    z.strictObject({ steps: z.int().min(1) }),
+    z.strictObject({ steps: z.int().min(1).max(LIMITS.steps) }),
     z.strictObject({ tokens: z.number().positive() }),
     z.strictObject({ epochs: z.number().positive() }),
-    z.strictObject({ minutes: z.number().positive() }),
+    z.strictObject({ minutes: z.number().positive().max(LIMITS.minutes) }),
   ]),
-  batchSize: z.int().min(1),
-  accumulation: z.int().min(1),
+  batchSize: z.int().min(1).max(LIMITS.batchSize),
+  accumulation: z.int().min(1).max(LIMITS.accumulation),
   positionsPerToken: z.number().positive(),
 });
 
@@ -153,8 +177,15 @@ function checkRates(planned: readonly PlannedStage[]): void {
  * @throws TrainError TRAIN_OPTIONS when a user's schedule gives no rate
  */
 export function rateAt(stage: Stage, step: number, context: { steps: number; previous?: number }): number {
-  const rate = stage.schedule ? stage.schedule(step, context) : (context.previous as number);
-  if (!(rate >= 0 && Number.isFinite(rate))) fail(stage, `its schedule gives ${rate} at step ${step}`);
+  let rate: number;
+  try {
+    rate = stage.schedule ? stage.schedule(step, context) : (context.previous as number);
+  } catch (error) {
+    throw failureOf("TRAIN_OPTIONS", `stage '${stage.name}': its learning rate's schedule, at step ${step}`, error);
+  }
+  if (typeof rate !== "number" || !(rate >= 0 && Number.isFinite(rate))) {
+    fail(stage, `its schedule gives ${String(rate)} at step ${step}`);
+  }
   return rate;
 }
 

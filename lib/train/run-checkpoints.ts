@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { performance } from "node:perf_hooks";
 import { type LocalTensor, wholeTensor } from "../distributed/index.js";
 import { stepCheckpoint } from "../model/checkpoint-layout.js";
@@ -36,6 +37,8 @@ export class RunCheckpoints {
   #path: string | undefined;
   /** The last one could not be written, and the consumer was told. */
   #lost = false;
+  /** One is wanted as soon as can be. */
+  #wanted = false;
 
   constructor(settings: RunSettings, parallel: ParallelModel) {
     const { out, keepLast } = settings;
@@ -101,9 +104,20 @@ export class RunCheckpoints {
 
   /** Whether one is due when so many steps are done. */
   isDue(globalStep: number): boolean {
+    if (this.#wanted) return true;
     const { steps, minutes } = this.#settings.checkpointEvery;
     if (steps !== undefined && globalStep % steps === 0) return true;
     return minutes !== undefined && performance.now() - this.#saved.at >= minutes * 60_000;
+  }
+
+  /** Has one saved with the next step: those of before are gone. On rank 0, whose word counts. */
+  want(): void {
+    this.#wanted = true;
+  }
+
+  /** The folder is another run's now: nothing more is written there. */
+  abandon(): void {
+    this.#lost = true;
   }
 
   /** Begins to save; with `saving: "sync"` waits until it is done. One that is under way still is waited for first. */
@@ -113,6 +127,7 @@ export class RunCheckpoints {
     name = stepCheckpoint(state.progress.globalStep),
   ): CheckpointEvents {
     if (!this.#saver) return;
+    this.#wanted = false;
     yield* this.drain();
     const { model, saving } = this.#settings;
     const tokenizer = model instanceof StableDiffCoder && model.hasTokenizer ? model.tokenizer.dir : undefined;
@@ -181,12 +196,32 @@ export class RunCheckpoints {
     return this.#lost;
   }
 
+  /**
+   * Whether a run that is over has lost nothing. All processes call it alike; rank 0 looks whether the folder of the last
+   * checkpoint is still there.
+   */
+  async isComplete(progress: Progress): Promise<boolean> {
+    if (!this.#store) return true;
+    if (this.#path !== undefined && this.#parallel.isMain && !existsSync(this.#path)) this.#saved.globalStep = -1;
+    const own = !this.isUnsaved(progress);
+    const [isSaved] = await this.#parallel.exchange("the last checkpoint", own);
+    if (!isSaved) this.#saved.globalStep = -1;
+    return isSaved;
+  }
+
+  /** What a user can do about a last checkpoint that cannot be written. */
+  get wayOut(): string {
+    const { folder = "" } = this.#store ?? {};
+    return `free space on the disk of ${folder}, or move that folder to another disk and put a symbolic link in its place`;
+  }
+
   /** The end of a run is the one moment when an unwritten checkpoint is lost work. */
   requireSaved(progress: Progress): void {
     if (!this.#store || !this.isUnsaved(progress)) return;
     this.#lost = true;
     const message = `the last checkpoint could not be written to ${this.#store.folder}`;
-    throw new TrainError("TRAIN_CHECKPOINT_WRITE", `${message}. The model is still in memory, as trained`);
+    const memory = "The model is still in memory, as trained: model.savePretrained(FOLDER) saves it elsewhere";
+    throw new TrainError("TRAIN_CHECKPOINT_WRITE", `${message}. ${memory}; or ${this.wayOut}`);
   }
 
   /** Gives up what is under way, and waits for the threads. */

@@ -1,14 +1,12 @@
 import {
   closeSync,
   constants,
-  fstatSync,
   ftruncateSync,
   mkdirSync,
   openSync,
   readFileSync,
   readlinkSync,
   rmSync,
-  statSync,
   writeSync,
 } from "node:fs";
 import { hostname } from "node:os";
@@ -17,6 +15,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import * as z from "zod";
 import { messageOf } from "../torch/errors.js";
 import { TrainError } from "./errors.js";
+import { isSameFile } from "./same-file.js";
 
 /** What the file says of its holder: for people, and for file systems whose locks do not reach all machines. */
 const holderSchema = z.object({
@@ -148,13 +147,6 @@ async function tryLockFile(
   } finally {
     if (result === undefined) closeSync(descriptor);
   }
-}
-
-function isSameFile(descriptor: number, path: string): boolean {
-  const there = statSync(path, { throwIfNoEntry: false });
-  if (!there) return false;
-  const own = fstatSync(descriptor);
-  return there.ino === own.ino && there.dev === own.dev;
 }
 
 function readHolder(descriptor: number): Holder | undefined {

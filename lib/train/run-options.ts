@@ -1,6 +1,7 @@
 import * as z from "zod";
 import { Decoder, StableDiffCoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/index.js";
+import { LIMITS } from "./limits.js";
 import type { Sink } from "./sinks/sink.js";
 
 const positive = z.int().min(1);
@@ -27,6 +28,12 @@ const settings = {
     .enum(["async", "sync"])
     .default("async")
     .describe("whether training goes on while a checkpoint is written; a stage's end waits for its own"),
+  retrySaving: z
+    .number()
+    .min(0)
+    .max(LIMITS.minutes)
+    .default(60)
+    .describe("minutes in which the last checkpoint of a run is tried again where it cannot be written"),
   strict: z.boolean().default(false).describe("end the run when a checkpoint cannot be written"),
   maxSkipped: z
     .int()

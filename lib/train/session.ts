@@ -1,19 +1,25 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { DistributedError } from "../distributed/index.js";
 import type { Decoder } from "../model/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
+import type { MaskFound } from "./batch-check.js";
 import { checkFacts, newProgress, type Progress, type ResumeFacts } from "./checkpoint.js";
 import type { SaveNote } from "./checkpoint-saver.js";
 import { StageClock } from "./clock.js";
+import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, StepEvent, TrainEvent, WarningEvent } from "./events.js";
+import { checkHookResult } from "./hook-result.js";
 import { Meter } from "./meter.js";
 import { divergence, skippedMessage } from "./not-finite.js";
+import { checkState } from "./objective-result.js";
 import { makeOptimizer } from "./optimizer.js";
 import type { PlannedStage } from "./plan.js";
 import { RunCheckpoints } from "./run-checkpoints.js";
 import { describeRun, identify } from "./run-facts.js";
 import type { RunSettings } from "./run-options.js";
 import { type StepResult, Trainer } from "./trainer.js";
+import { failureOf, settled } from "./user-code.js";
 
 /** What each process tells the others with every step. JSON. */
 interface StepNote {
@@ -22,6 +28,8 @@ interface StepNote {
   /** Of rank 0, whose clock counts. */
   clock: ClockNote;
   save?: SaveNote;
+  /** Its batches hold mask tokens as clean text. */
+  mask?: MaskFound;
 }
 
 interface ClockNote {
@@ -30,6 +38,46 @@ interface ClockNote {
   steps: number;
   /** It is time for a checkpoint. */
   isDue: boolean;
+}
+
+/** Between two tries to write a run's last checkpoint. */
+const RETRY_SECONDS = { first: 1, last: 30 };
+
+/** So many steps without a target from a stage's beginning on, and there will be none. */
+const HOPELESS_STEPS = 100;
+
+/** What is odd about a stage's data, each told once. The same on all processes. */
+class DataWatch {
+  readonly #planned: PlannedStage;
+  #saidMask = false;
+  #saidTargets = false;
+  #hadTargets: boolean;
+
+  /** @param isResumed in the middle of the stage, whose first steps are not known */
+  constructor(planned: PlannedStage, isResumed: boolean) {
+    this.#planned = planned;
+    this.#hadTargets = isResumed;
+  }
+
+  /** @param done steps of the stage */
+  *see({ notes, skipped }: StepResult<StepNote>, done: number): Generator<string, void, void> {
+    const { name } = this.#planned.stage;
+    const mask = notes.find((note) => note.mask)?.mask;
+    if (mask && !this.#saidMask) {
+      this.#saidMask = true;
+      const where = mask.sample === null ? "a row" : `sample ${mask.sample}`;
+      const what = `${where} of the data has the mask token ${mask.maskId} in its clean text (${mask.count} times)`;
+      yield `stage '${name}', step ${done}: ${what}: the model learns to write it`;
+    }
+    if (skipped !== "no targets") this.#hadTargets = true;
+    else if (!this.#saidTargets) {
+      this.#saidTargets = true;
+      yield `stage '${name}', step ${done}: no token of the batch is a target: nothing was learnt. Is the loss mask 0 everywhere?`;
+    }
+    const steps = this.#planned.steps ?? HOPELESS_STEPS;
+    if (this.#hadTargets || done !== Math.min(steps, HOPELESS_STEPS)) return;
+    yield `stage '${name}': none of its first ${done} steps had a target, and the model is what it was`;
+  }
 }
 
 /** One run of a curriculum, from its start or a checkpoint to its end, as one of its processes sees it. */
@@ -46,6 +94,8 @@ export class Session {
   #trainer: Trainer | undefined;
   /** All that was to be done is done, or was stopped in order. */
   #ended = false;
+  /** The checkpoint of the stage that ended last. */
+  #last: { position: Position; name: string | undefined } | undefined;
 
   constructor(planned: readonly PlannedStage[], settings: RunSettings, parallel: ParallelModel) {
     this.#planned = planned;
@@ -70,6 +120,8 @@ export class Session {
       const meter = new Meter(planned, this.#parallel, this.#settings.peakFlops);
       this.#clock = new StageClock(planned.stage.end, planned.steps, progress.step, progress.stageSeconds);
       yield { type: "stage-start", ...this.#position(), facts: planned.facts };
+      if (progress.step === 0) for (const message of planned.warnings) yield this.#warning("STAGE", message);
+      const watch = new DataWatch(planned, progress.step > 0);
       let { stop, clock } = await this.#agreeToBegin();
       while (!clock.isOver) {
         // One process alone need not ask the others: it stops before the next step.
@@ -81,6 +133,7 @@ export class Session {
         if (step.skipped === "not finite") {
           yield this.#warning("STEP_SKIPPED", skippedMessage(step, planned, progress.skipped.total));
         }
+        for (const message of watch.see(step, progress.step)) yield this.#warning("DATA", message);
         yield* this.#checkpoints.observe(step.notes.map(({ save }) => save));
         yield* this.#hooks(planned, clock.isOver);
         if (!clock.isOver && clock.isDue) yield* this.#save();
@@ -88,8 +141,7 @@ export class Session {
       trainer.close();
       yield* this.#endStage(planned);
     }
-    yield* this.#checkpoints.drain();
-    this.#checkpoints.requireSaved(progress);
+    yield* this.#saveForSure();
     this.#ended = true;
     yield { type: "done", globalStep: progress.globalStep, tokens: progress.tokens, elapsed: progress.elapsed };
   }
@@ -188,14 +240,15 @@ export class Session {
         isDue: this.#checkpoints.isDue(this.#progress.globalStep + 1),
       },
       save: this.#checkpoints.note(),
+      mask: this.#trainer?.maskFound,
     };
   }
 
   /** The optimiser of a stage: the one at hand, unless the stage brings its own. */
-  #optimizerFor({ optimizer, optimizerFrom }: PlannedStage): Optimizer {
+  #optimizerFor({ stage, optimizer, optimizerFrom }: PlannedStage): Optimizer {
     if (this.#optimizer?.madeIn !== optimizerFrom) {
       this.#optimizer?.instance.dispose();
-      this.#optimizer = { instance: makeOptimizer(optimizer, this.#model), madeIn: optimizerFrom };
+      this.#optimizer = { instance: makeOptimizer(optimizer, this.#model, stage.name), madeIn: optimizerFrom };
     }
     return this.#optimizer.instance;
   }
@@ -241,14 +294,28 @@ export class Session {
     if (!isDue(stage.evaluate) && !isDue(stage.sample)) return;
     this.#parallel.setTimeout(this.#settings.parallel.timeouts.firstStep);
     if (stage.evaluate && isDue(stage.evaluate)) {
-      const metrics = await stage.evaluate.run(this.#model, context);
+      const metrics = await this.#hook(stage.name, "evaluate", () => stage.evaluate?.run(this.#model, context));
       yield { type: "evaluation", ...this.#position(), metrics };
     }
     if (stage.sample && isDue(stage.sample)) {
-      const samples = await stage.sample.run(this.#model, context);
+      const samples = await this.#hook(stage.name, "sample", () => stage.sample?.run(this.#model, context));
       yield { type: "sample", ...this.#position(), samples };
     }
     this.#parallel.release();
+  }
+
+  /** What a hook gives, once it was looked at. */
+  async #hook<T>(stage: string, kind: "evaluate" | "sample", run: () => T | PromiseLike<T> | undefined): Promise<T> {
+    const where = `stage '${stage}', step ${this.#progress.step}: ${kind}`;
+    try {
+      const result = await settled(run(), (problem) => new TrainError("TRAIN_HOOK", `${where}: ${problem}`));
+      checkHookResult(where, kind, result);
+      return result as T;
+    } catch (error) {
+      const { signal } = this.#settings;
+      if (signal?.aborted && error === signal.reason) throw error; // it was stopped
+      throw failureOf("TRAIN_HOOK", where, error);
+    }
   }
 
   async *#endStage({ stage }: PlannedStage): AsyncGenerator<TrainEvent, void, void> {
@@ -263,21 +330,57 @@ export class Session {
     progress.objective = {};
     progress.previousRate = progress.rate;
     const isLast = progress.stage === this.#planned.length;
-    yield* this.#save(position, stage.checkpoint ?? (isLast ? "final" : undefined));
+    this.#last = { position, name: stage.checkpoint ?? (isLast ? "final" : undefined) };
+    yield* this.#save(position, this.#last.name);
     yield* this.#checkpoints.drain();
     yield { type: "stage-end", ...position, seconds, tokens };
   }
 
-  async *#abort(): AsyncGenerator<TrainEvent, void, void> {
-    if (this.#checkpoints.isUnsaved(this.#progress)) yield* this.#save();
-    yield* this.#checkpoints.drain();
+  /**
+   * At the end of a run a checkpoint that is not written is lost work: tries again while the disk is full, and says what can
+   * be done about it.
+   *
+   * @throws TrainError TRAIN_CHECKPOINT_WRITE when `retrySaving` is over
+   */
+  async *#saveForSure(): AsyncGenerator<TrainEvent, void, void> {
+    const { retrySaving, signal } = this.#settings;
+    const start = performance.now();
+    const wasAborted = signal?.aborted ?? false;
+    for (let pause = RETRY_SECONDS.first; ; pause = Math.min(2 * pause, RETRY_SECONDS.last)) {
+      yield* this.#checkpoints.drain();
+      if (await this.#checkpoints.isComplete(this.#progress)) return;
+      const isOver = performance.now() - start >= 60_000 * retrySaving || (!wasAborted && signal?.aborted === true);
+      if ((await this.#parallel.exchange("trying again", isOver)).some(Boolean)) break;
+      const message = `the run is over, and its last checkpoint is not written: ${this.#checkpoints.wayOut}`;
+      yield this.#warning("CHECKPOINT_WRITE", `${message}. Trying again in ${pause} s`);
+      await sleep(1000 * pause);
+      yield* this.#save(this.#last?.position, this.#last?.name);
+    }
     this.#checkpoints.requireSaved(this.#progress);
+  }
+
+  /** The run's folder was made anew: what was saved before is gone. */
+  saveSoon(): void {
+    this.#checkpoints.want();
+  }
+
+  /** The run's folder is another run's now. */
+  abandonFolder(): void {
+    this.#checkpoints.abandon();
+  }
+
+  async *#abort(): AsyncGenerator<TrainEvent, void, void> {
+    this.#last = undefined;
+    if (this.#checkpoints.isUnsaved(this.#progress)) yield* this.#save();
+    yield* this.#saveForSure();
     const { path } = this.#checkpoints;
     this.#ended = true;
     yield { type: "aborted", ...this.#position(), ...(path !== undefined && { checkpoint: path }) };
   }
 
   async *#save(position = this.#position(), name?: string): AsyncGenerator<CheckpointEvent | WarningEvent, void, void> {
+    const { stage, step, objective } = this.#progress;
+    checkState(`stage '${this.#planned[stage]?.stage.name}', step ${step}`, objective);
     if (this.#clock && this.#progress.step > 0) this.#progress.stageSeconds = this.#clock.seconds;
     const state = { optimizer: this.#optimizer?.instance, progress: this.#progress, facts: this.#facts };
     yield* this.#checkpoints.save(state, position, name);

@@ -17,6 +17,7 @@ import type { Decoder } from "../model/index.js";
 import { type Schedule, scheduleFrom, scheduleSchema, warmupStable } from "../nn/index.js";
 import type { Tensor } from "../torch/index.js";
 import type { TrainingSample } from "./events.js";
+import { LIMITS } from "./limits.js";
 import { type OptimizerChoice, optimizerSchema } from "./optimizer.js";
 import { parseOptions } from "./options.js";
 import type { Precision } from "./precision.js";
@@ -98,13 +99,17 @@ export interface Stage {
   readonly sample?: Sampling;
   /** Positions the model computes for each clean token: 2 for block diffusion, which runs over [x_t ; x_0]. */
   readonly positionsPerToken: number;
+  /** What would be odd about a stage of so many steps, for people: told as warnings. */
+  readonly check?: (steps: number) => string[];
   /** JSON: what must be the same when a run goes on from a checkpoint, besides the fields above. */
   readonly facts?: unknown;
 }
 
 const isFunction = (value: unknown) => typeof value === "function";
 const isDataset = (value: unknown) =>
-  typeof value === "object" && value !== null && "sample" in value && "numSamples" in value && "length" in value;
+  typeof (value as Partial<Dataset> | null)?.sample === "function" &&
+  typeof (value as Dataset).numSamples === "number" &&
+  typeof (value as Dataset).length === "number";
 const isData = (value: unknown) =>
   value instanceof Loader || isDataset(value) || (value as { loader?: unknown } | null)?.loader instanceof Loader;
 const isHook = (value: unknown) => {
@@ -123,10 +128,10 @@ const fileName = z
 /** The options of a stage that a file can hold, too. */
 export const stageSettings = {
   name: z.string().trim().min(1).max(60).describe("unique in the curriculum"),
-  steps: positive.optional().describe("optimiser steps; give one of steps, tokens, epochs, minutes"),
+  steps: positive.max(LIMITS.steps).optional().describe("optimiser steps; give one of steps, tokens, epochs, minutes"),
   tokens: z.number().positive().optional().describe("clean tokens to train on"),
   epochs: z.number().positive().optional().describe("passes over the data"),
-  minutes: z.number().positive().optional().describe("wall time"),
+  minutes: z.number().positive().max(LIMITS.minutes).optional().describe("wall time"),
   lr: z
     .union([
       z.custom<Schedule>(isFunction, { error: "a schedule function" }),
@@ -135,8 +140,8 @@ export const stageSettings = {
     .optional()
     .describe("learning rate: a number, a schedule, or its config; default: the rate the stage before ended with"),
   optimizer: optimizerSchema.optional().describe("default: the one of the stage before goes on; in the first AdamW"),
-  batchSize: positive.default(8).describe("sequences of one optimiser step"),
-  accumulation: positive.default(1).describe("micro-batches that a step is cut into"),
+  batchSize: positive.max(LIMITS.batchSize).default(8).describe("sequences of one optimiser step"),
+  accumulation: positive.max(LIMITS.accumulation).default(1).describe("micro-batches that a step is cut into"),
   clip: z.number().positive().nullable().default(1).describe("largest gradient norm"),
   precision: z.enum(["auto", "float32", "bfloat16"]).default("auto").describe("of the forward pass"),
   seed: z.int().min(0).optional().describe("of order and corruption; default: the run's"),
@@ -211,7 +216,8 @@ export function blockDiffusion(options: BlockDiffusionStageOptions): Stage {
   const parsed = parseOptions(titleOf("blockDiffusion", options), diffusionStageSchema, options);
   const own = pick(parsed, blockDiffusionSchema.shape) as BlockDiffusionOptions;
   const objective = blockDiffusionObjective(own);
-  return assemble({ ...parsed, kind: "block-diffusion", objective, positionsPerToken: 2, facts: factsOf(own) });
+  const check = (steps: number) => oddWarmup(own, steps);
+  return assemble({ ...parsed, kind: "block-diffusion", objective, positionsPerToken: 2, facts: factsOf(own), check });
 }
 
 /**
@@ -228,10 +234,17 @@ export function supervised(options: BlockDiffusionStageOptions): Stage {
     objective: supervisedObjective(own),
     positionsPerToken: 2,
     facts: factsOf(own),
+    check: (steps) => oddWarmup(own, steps),
   });
 }
 
-type Parsed = Omit<z.output<typeof customSchema>, "facts"> & { facts?: unknown };
+function oddWarmup({ warmup }: BlockDiffusionOptions, steps: number): string[] {
+  if (!warmup || warmup.steps <= steps) return [];
+  const end = warmup.steps.toLocaleString("en-US");
+  return [`its mask-ratio warmup takes ${end} steps, the stage has ${steps}: u_max never reaches 1`];
+}
+
+type Parsed = Omit<z.output<typeof customSchema>, "facts"> & { facts?: unknown; check?: Stage["check"] };
 
 function assemble(parsed: Parsed): Stage {
   const { name, data, objective, batchSize, accumulation, clip, precision, positionsPerToken } = parsed;
@@ -256,6 +269,7 @@ function assemble(parsed: Parsed): Stage {
     sample: parsed.sample,
     positionsPerToken,
     facts: parsed.facts,
+    check: parsed.check,
   };
 }
 

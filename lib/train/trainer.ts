@@ -3,12 +3,14 @@ import { communication } from "../distributed/index.js";
 import { type Optimizer, scaleGradients } from "../nn/index.js";
 import { type ParallelModel, shareOf } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
-import { TrainError } from "./errors.js";
+import { checkTokens, type MaskFound } from "./batch-check.js";
 import type { RankFacts, SkipCause } from "./events.js";
+import { checkResult, checkState, detachedMetrics } from "./objective-result.js";
 import { type PlannedStage, rateAt } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
-import type { StageLoss, StepContext } from "./stage.js";
+import type { StepContext } from "./stage.js";
 import { StepSums } from "./step-sums.js";
+import { failureOf } from "./user-code.js";
 
 /** Where a step stands, and what it needs of the steps before it. */
 export interface StepPlace {
@@ -58,8 +60,11 @@ export class Trainer {
   readonly #state: Record<string, unknown>;
   readonly #autocast: torch.AutocastOptions;
   readonly #batches: Prefetcher;
+  readonly #tokens: { vocabSize: number; maskId: number | undefined };
   /** True while weights are being changed; stays so when that fails halfway. */
   updating = false;
+  /** Clean text with mask tokens in it, in the last step's batches. */
+  maskFound: MaskFound | undefined;
 
   /**
    * @param state the objective's own memory, JSON; it is changed in place
@@ -81,6 +86,8 @@ export class Trainer {
     const precision = resolvePrecision(planned.stage.precision, model.device);
     this.#autocast = { device: model.device, dtype: "bfloat16", enabled: precision === "bfloat16" };
     const { stage, loader } = planned;
+    const { maskId = model.config.maskTokenId } = (stage.facts ?? {}) as { maskId?: number | null };
+    this.#tokens = { vocabSize: model.config.vocabSize, maskId: maskId ?? undefined };
     const parts = ownParts(parallel, stage.batchSize, stage.accumulation);
     this.#batches = new Prefetcher(loader, { stride: stage.batchSize, parts, workers: dataWorkers });
   }
@@ -103,7 +110,7 @@ export class Trainer {
     const { device } = this.#parallel.model;
     const start = performance.now();
     const waitedBefore = communication.waitSeconds;
-    const batches = await this.#batches.take(position);
+    const batches = await this.#take(step, position);
     const dataSeconds = (performance.now() - start) / 1000;
     const lr = rateAt(stage, step, { steps, previous: previousRate });
     const context = { seed, stage: index, step, steps, device, state: this.#state, gradNorm };
@@ -112,6 +119,7 @@ export class Trainer {
     torch.manualSeed(new torch.Philox(seed, STREAM_STEP, index, step, ...(rank > 0 ? [rank] : [])).below(2 ** 48));
     const sums = new StepSums(this.#parallel);
     for (const [i, batch] of batches.entries()) this.#accumulate(batch, context, sums, i === batches.length - 1);
+    if (step === 0) checkState(this.#at(step), this.#state);
     this.#batches.readAhead(); // while the device works
     this.#parallel.finishGradients();
     const busy = () => (performance.now() - start) / 1000 - (communication.waitSeconds - waitedBefore);
@@ -146,27 +154,42 @@ export class Trainer {
     };
   }
 
+  /** The batches of a step, whose tokens the model knows. */
+  async #take(step: number, position: number): Promise<Batch[]> {
+    const where = this.#at(step);
+    let batches: Batch[];
+    try {
+      batches = await this.#batches.take(position);
+    } catch (error) {
+      throw failureOf("TRAIN_DATA", `${where}: reading data`, error);
+    }
+    this.maskFound = undefined;
+    for (const batch of batches) this.maskFound = checkTokens(where, batch, this.#tokens) ?? this.maskFound;
+    return batches;
+  }
+
   /** Forward and backward of one micro-batch; adds its gradients to the parameters', its numbers to the sums. */
   #accumulate(batch: Batch, context: StepContext, sums: StepSums, isLast: boolean): void {
     const { model } = this.#parallel;
-    const result = torch.scope(() => {
-      const result = torch.autocast(this.#autocast, () => this.#planned.stage.objective(model, batch, context));
-      this.#check(result);
-      this.#parallel.backward(result.loss, { isLast });
-      return { ...result, loss: result.loss.detach() };
-    });
-    sums.add(result);
+    const where = this.#at(context.step);
+    try {
+      const result = torch.scope(() => {
+        const result: unknown = torch.autocast(this.#autocast, () =>
+          this.#planned.stage.objective(model, batch, context),
+        );
+        checkResult(where, result);
+        const { loss, normalizer, metrics } = result;
+        this.#parallel.backward(loss, { isLast });
+        return { loss: loss.detach(), normalizer, metrics: detachedMetrics(metrics) };
+      });
+      sums.add(result);
+    } catch (error) {
+      throw failureOf("TRAIN_OBJECTIVE", `${where}: the objective`, error);
+    }
   }
 
-  #check({ loss, normalizer }: StageLoss): void {
-    const { name } = this.#planned.stage;
-    const wrong = (what: string) => new TrainError("TRAIN_OBJECTIVE", `stage '${name}': the objective's ${what}`);
-    if (!(loss instanceof torch.Tensor)) throw wrong("loss is no tensor");
-    if (loss.numel() !== 1) throw wrong(`loss has shape [${loss.shape}], expected one number: the sum over the batch`);
-    if (!(normalizer >= 0 && Number.isFinite(normalizer))) {
-      throw wrong(`normalizer is ${normalizer}, expected the count that the summed loss is divided by`);
-    }
-    if (normalizer > 0 && !loss.requiresGrad) throw wrong("loss does not depend on the model's weights");
+  #at(step: number): string {
+    return `stage '${this.#planned.stage.name}', step ${step + 1}`;
   }
 }
 

@@ -50,7 +50,9 @@ describe("when a process", () => {
     const [survivor, failed] = await disturbed({ rank: 1, step: 7, kind: "throw" });
     expect(failed.stderr).toMatch(/RangeError: the user's own mistake/);
     expect(survivor.code).toBe(1);
-    expect(survivor.stderr).toMatch(/rank 1 failed: the user's own mistake/);
+    expect(survivor.stderr).toMatch(
+      /rank 1 failed: stage '\w+', step \d+: the objective failed: RangeError: the user's own mistake/,
+    );
   });
 
   it("stops reading the run's events alone, both say so", async () => {

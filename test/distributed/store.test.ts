@@ -368,7 +368,7 @@ describe("initProcessGroup", () => {
       const joining = initProcessGroup({ backend: "gloo", timeout: 0.5, environment: environment({ masterPort }) });
       await expect(joining).rejects.toMatchObject({
         code: "DISTRIBUTED_TIMEOUT",
-        message: "joining group 'control' as rank 0 of 2: rank 1 of 2 did not come within 0.5 s",
+        message: "joining as rank 0 of 2: rank 1 of 2 did not come within 0.5 s",
       });
       expect(world()).toBeUndefined();
     }

@@ -58,7 +58,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 /** A trainer with its optimiser, as a run in a process of its own makes them. */
 async function trainerOf(stage: Stage, decoder: Decoder) {
   const [planned] = planStages([stage], 0, decoder.config);
-  const made = makeOptimizer(planned.optimizer, decoder);
+  const made = makeOptimizer(planned.optimizer, decoder, stage.name);
   const parallel = await ParallelModel.lay(decoder, parallelSchema.parse({}), undefined);
   const trainer = new Trainer(planned, parallel, made, {}, 0);
   return {

@@ -199,7 +199,7 @@ describe("a full disk", () => {
     let watch: Disposable | undefined;
     const events: TrainEvent[] = [];
     const run = (async () => {
-      for await (const event of new Curriculum(tinyStages()).run({ model, out, seed: 3, sinks: [] })) {
+      for await (const event of new Curriculum(tinyStages()).run({ model, out, seed: 3, sinks: [], retrySaving: 0 })) {
         events.push(event);
         if (event.type !== "step" || event.globalStep !== 18) continue;
         watch = failWriter(1, { only: "writeSync" });
@@ -212,6 +212,24 @@ describe("a full disk", () => {
     watch?.[Symbol.dispose]();
     expect(bytesOf(model)).toBe(whole.weights);
     await goesOnFrom(out, 14);
+  });
+
+  it("at the very end is tried again until there is space, with the way out", async () => {
+    const out = temporaryFolder();
+    using model = tinyModel();
+    let watch: Disposable | undefined;
+    const warnings: string[] = [];
+    for await (const event of new Curriculum(tinyStages()).run({ model, out, seed: 3, sinks: [] })) {
+      if (event.type === "step" && event.globalStep === 18) watch = failWriter(1, { only: "writeSync" });
+      if (event.type !== "warning") continue;
+      warnings.push(event.message);
+      if (/Trying again/.test(event.message)) watch?.[Symbol.dispose]();
+    }
+    expect(warnings.at(-1)).toMatch(
+      /free space on the disk of .*checkpoints, or move .*symbolic link.* Trying again in 1 s/,
+    );
+    expect(checkpointsOf(out)).toContain("final");
+    await goesOnFrom(out, 18);
   });
 
   it("when the consumer stops early is an error, too", async () => {
@@ -234,7 +252,7 @@ describe("a full disk", () => {
     if (status !== 0) skip("mounting a file system is not allowed here");
     try {
       using model = tinyModel();
-      const options = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 1 }, keepLast: 100 };
+      const options = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 1 }, keepLast: 100, retrySaving: 0 };
       const events: TrainEvent[] = [];
       await expect(
         (async () => {

@@ -164,7 +164,7 @@ describe("an objective of one's own", () => {
   });
 
   it.each<[string, StageObjective, RegExp]>([
-    ["no tensor", () => ({ loss: 3 as never, normalizer: 1 }), /loss is no tensor/],
+    ["no tensor", () => ({ loss: 3 as never, normalizer: 1 }), /loss is 3, expected a tensor/],
     [
       "a loss of many numbers",
       (model) => ({ loss: model.headWeight.sum([0]), normalizer: 1 }),

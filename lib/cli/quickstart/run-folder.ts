@@ -8,13 +8,13 @@ import { shownPath } from "../show.js";
  *
  * @throws CliError naming the folder that holds something else, TrainError TRAIN_RUN_LOCKED for a run that is not over
  */
-export function checkRunFolder(folder: string): void {
+export async function checkRunFolder(folder: string): Promise<void> {
   for (const path of [folder, previousOf(folder)]) {
     if (existsSync(path) && !isRun(path)) {
       throw new CliError(`${shownPath(path)} holds no earlier run and is left alone: choose another folder with --out`);
     }
   }
-  if (existsSync(folder)) RunLock.acquire(folder).release();
+  if (existsSync(folder)) (await RunLock.acquire(folder)).release();
 }
 
 /**
@@ -23,8 +23,8 @@ export function checkRunFolder(folder: string): void {
  * @returns where the old run is now
  * @throws as {@link checkRunFolder}
  */
-export function moveAside(folder: string): string | undefined {
-  checkRunFolder(folder);
+export async function moveAside(folder: string): Promise<string | undefined> {
+  await checkRunFolder(folder);
   if (!existsSync(folder) || readdirSync(folder).length === 0) return undefined;
   const previous = previousOf(folder);
   rmSync(previous, { recursive: true, force: true });

@@ -30,7 +30,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   const began = performance.now();
   const out = resolve(options.out);
   const { device } = options;
-  checkRunFolder(out); // now, not after the data is read
+  await checkRunFolder(out); // now, not after the data is read
 
   heading("Data");
   const tokenizer = Tokenizer.fromPretrained(CODE_TOKENIZER);
@@ -49,7 +49,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   const planned =
     options.steps ?? stepsFor(Math.max(2, remaining), await calibrate(data, tokenizer, { device, signal }));
   say(`steps: ${planned.compress} AR, ${planned.cpt} + ${planned.anneal} block diffusion (B = ${BLOCK_SIZE})`);
-  const previous = moveAside(out);
+  const previous = await moveAside(out);
   if (previous) say(`the earlier run is now in ${shownPath(previous)}`);
   using coder = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: options.seed, device });
   const prompts = heldOutPrompts(data, tokenizer, 3);

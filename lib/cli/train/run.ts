@@ -61,7 +61,7 @@ async function run(
   const out = outOf(file, options, job.run.out);
   const isMain = (world()?.rank ?? 0) === 0;
   const parallel = { ...job.run.parallel, ...options.parallel };
-  const sinks = [...defaultSinks(out), ...(quiet ? [] : [terminal()]), ...chosen, ...(job.sinks ?? [])];
+  const sinks = [...defaultSinks(out), quiet ? warnings() : terminal(), ...chosen, ...(job.sinks ?? [])];
   if (!quiet) for (const text of dataSummaries(curriculum.stages)) process.stderr.write(`${text}\n`);
   try {
     for await (const event of curriculum.run({ ...job.run, model, out, parallel, resume, overwrite, signal, sinks })) {
@@ -76,6 +76,16 @@ async function run(
   } catch (error) {
     throw inWordsOfTheCommand(error, out);
   }
+}
+
+/** What --quiet leaves of the terminal: whatever else is wrong is nowhere to be seen until it is too late. */
+function warnings(): Sink {
+  return {
+    name: "standard error",
+    write(event) {
+      if (event.type === "warning") process.stderr.write(`${colors.yellow(`warning: ${event.message}`)}\n`);
+    },
+  };
 }
 
 /** Those that flags ask for. */

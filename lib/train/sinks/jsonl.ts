@@ -1,28 +1,16 @@
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { writeAll } from "../../torch/write-all.js";
 import type { FailedEvent, TrainEvent } from "../events.js";
+import { AppendFile } from "./append-file.js";
 import type { Sink } from "./sink.js";
 
 /**
  * One JSON object a line and event, `metrics.jsonl`. Every line is written at once and flushed to the disk with each
  * checkpoint. When a run goes on from a checkpoint, lines of steps after it are taken out first, so that no step is in the
- * file twice; a line that was torn by a crash goes with them.
+ * file twice; a line that was torn by a crash goes with them. A file that is taken away meanwhile is written again.
  */
 export function jsonl(path: string): Sink {
-  let file: number | undefined;
-  let end = 0;
+  let file: AppendFile | undefined;
 
   const open = (event: TrainEvent | FailedEvent) => {
     mkdirSync(dirname(path), { recursive: true });
@@ -31,32 +19,20 @@ export function jsonl(path: string): Sink {
       writeFileSync(`${path}.tmp`, kept);
       renameSync(`${path}.tmp`, path);
     }
-    file = openSync(path, "a");
-    end = fstatSync(file).size;
+    return new AppendFile(path);
   };
 
   return {
     name: path,
     write(event) {
-      if (file === undefined) open(event);
-      const line = Buffer.from(`${JSON.stringify({ time: new Date().toISOString(), ...event })}\n`);
-      try {
-        writeAll(file as number, line);
-        end += line.length;
-      } catch (error) {
-        ftruncateSync(file as number, end); // half a line would spoil the next one
-        throw error;
-      }
-      if (event.type === "checkpoint") fsyncSync(file as number);
+      file ??= open(event);
+      file.append(Buffer.from(`${JSON.stringify({ time: new Date().toISOString(), ...event })}\n`));
+      if (event.type === "checkpoint") file.flush();
     },
     close() {
-      if (file === undefined) return;
-      try {
-        fsyncSync(file);
-      } finally {
-        closeSync(file);
-        file = undefined;
-      }
+      const closing = file;
+      file = undefined;
+      closing?.close();
     },
   };
 }

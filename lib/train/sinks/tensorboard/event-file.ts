@@ -1,7 +1,7 @@
-import { closeSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readdirSync } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { writeAll } from "../../../torch/write-all.js";
+import { AppendFile } from "../append-file.js";
 import { type EventContent, encodeEvent } from "./event.js";
 import { record } from "./record.js";
 
@@ -12,8 +12,7 @@ export class EventFile {
   readonly path: string;
   /** Whether the folder had no events before. */
   readonly isFirst: boolean;
-  readonly #file: number;
-  #end = 0;
+  readonly #file: AppendFile;
 
   constructor(folder: string) {
     mkdirSync(folder, { recursive: true });
@@ -22,32 +21,21 @@ export class EventFile {
     // Later than every file there, even one that was begun in this very second or by a clock that runs ahead.
     const stamp = Math.max(Math.floor(Date.now() / 1000), ...before.map((stamp) => Number(stamp) + 1));
     this.path = join(folder, `events.out.tfevents.${String(stamp).padStart(10, "0")}.${hostname()}.${process.pid}.0`);
-    this.#file = openSync(this.path, "wx");
+    this.#file = new AppendFile(this.path, "ax+");
   }
 
   /** Appends events of a step, which readers see at once. */
   append(step: number, ...contents: readonly EventContent[]): void {
     const time = Date.now() / 1000;
-    const bytes = Buffer.concat(contents.map((content) => record(encodeEvent(time, step, content))));
-    try {
-      writeAll(this.#file, bytes);
-      this.#end += bytes.length;
-    } catch (error) {
-      ftruncateSync(this.#file, this.#end); // TensorBoard reads nothing behind half a record
-      throw error;
-    }
+    this.#file.append(Buffer.concat(contents.map((content) => record(encodeEvent(time, step, content)))));
   }
 
   /** Waits until everything is on the disk. */
   flush(): void {
-    fsyncSync(this.#file);
+    this.#file.flush();
   }
 
   close(): void {
-    try {
-      fsyncSync(this.#file);
-    } finally {
-      closeSync(this.#file);
-    }
+    this.#file.close();
   }
 }
