@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
@@ -20,6 +21,7 @@ import { type Block, blocksOf, documents } from "./markdown.js";
 // Every block of every document is run or checked, by its language and the comment before it:
 //   ts: type-checked, and with <!-- run --> run, too; what is not run says <!-- checked -->
 //   sh: programs, commands and options exist        yaml: <!-- recipe -->, parsed        json, jsonl: parsed
+//   python: parsed
 //   text: a picture or a program's output
 const blocks = documents.flatMap(blocksOf);
 const of = (...languages: string[]) => blocks.filter(({ language }) => languages.includes(language));
@@ -38,6 +40,7 @@ describe("code in the documents", () => {
       yaml: ["recipe"],
       json: [""],
       jsonl: [""],
+      python: [""],
       text: ["", "quickstart output"],
     };
     const strange = blocks.filter(({ language, mark }) => !known[language]?.includes(mark));
@@ -57,6 +60,7 @@ describe("code in the documents", () => {
         ),
         typeRoots: [join(root, "node_modules", "@types")],
         noUnusedLocals: false,
+        noUncheckedIndexedAccess: true, // a project of a reader's may have it
       },
       include: ["*.mts"],
     };
@@ -102,6 +106,11 @@ describe("code in the documents", () => {
     for (const part of language === "jsonl" ? text.split("\n") : [text]) expect(() => JSON.parse(part)).not.toThrow();
   });
 
+  it.each(of("python"))("is Python in $document:$line", ({ text }) => {
+    const parsed = spawnSync("python3", ["-c", "import ast, sys; ast.parse(sys.stdin.read())"], { input: text });
+    expect(String(parsed.stderr)).toBe("");
+  });
+
   it.each(of("sh").flatMap(linesOf))("exists: $line ($document)", ({ line }) => {
     expect(problemOf(line)).toBeUndefined();
   });
@@ -130,6 +139,10 @@ const OTHERS = [
   "srun",
   "kubectl",
   "curl",
+  "hf",
+  "vllm",
+  "lm_eval",
+  "evalplus.evaluate",
 ];
 const PACKAGE_COMMANDS = ["vitest", "tsx", "tsc", "cmake-js", "node-gyp"];
 
