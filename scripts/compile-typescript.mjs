@@ -30,7 +30,6 @@ const problems = [
   ...builder.getSyntacticDiagnostics(),
   ...builder.getGlobalDiagnostics(),
   ...builder.getSemanticDiagnostics(),
-  ...builder.getDeclarationDiagnostics(),
 ];
 if (problems.length > 0) fail(problems);
 const checker = builder.getProgram().getTypeChecker();

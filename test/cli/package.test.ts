@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import ts from "typescript";
 import { beforeAll, describe, expect, it } from "vitest";
 import { packageCommand } from "../../scripts/lib/vitest.mjs";
 import { root, run, scratchFolder } from "./support.js";
@@ -49,7 +50,6 @@ describe("the published package", () => {
       "README.md",
       "LICENSE",
       "CMakeLists.txt",
-      "binding.gyp",
       "native/addon.cc",
       "scripts/setup.mjs",
       "scripts/native-flags.mjs",
@@ -57,12 +57,13 @@ describe("the published package", () => {
       "assets/tokenizer/tokenizer.json",
       "assets/report/report.html",
       "docs/training.md",
+      "examples/quickstart.ts",
       "dist/cli/main.js",
     ]) {
       expect(files).toContain(path);
     }
     const stray = files.filter((path) =>
-      /^(lib|test|bench|examples|build|runs|\.)|\.(map|tsbuildinfo)$|stamp\.json$|fixtures/.test(path),
+      /^(lib|test|bench|build|runs|\.|binding\.gyp)|\.(map|tsbuildinfo)$|stamp\.json$|fixtures/.test(path),
     );
     expect(stray).toEqual([]);
   });
@@ -73,17 +74,68 @@ describe("the published package", () => {
     const use = `export const all = [${entries.map((_, i) => `m${i}`).join(", ")}];`;
     const typed =
       'import { tensor } from "stable-diffcoder/torch";\nexport const shape: number[] = tensor([1]).shape;\n';
+    // The README's program is for a project of one's own, too.
+    const [, program] =
+      /^## The API in one screen\n[\s\S]*?```ts\n([\s\S]*?)```/m.exec(readFileSync(join(root, "README.md"), "utf8")) ??
+      [];
+    expect(program).toContain('Tokenizer.fromPretrained("diffcoder/code-4k")');
+    writeFileSync(join(project, "program.ts"), program as string);
     writeFileSync(
       join(project, "types.ts"),
       `${imports.join("\n")}\n${use}\n${typed}// @ts-expect-error\ntensor([1]).nothing();\n`,
     );
     const flags =
-      "--noEmit --strict --target es2022 --module nodenext --moduleResolution nodenext --skipLibCheck false --types node";
-    const tsc = await run(process.execPath, [packageCommand("typescript", "tsc"), ...flags.split(" "), "types.ts"], {
-      cwd: project,
-    });
+      "--noEmit --strict --noUncheckedIndexedAccess --target es2022 --module nodenext --moduleResolution nodenext --skipLibCheck false --lib es2023,esnext.disposable --types node";
+    const tsc = await run(
+      process.execPath,
+      [packageCommand("typescript", "tsc"), ...flags.split(" "), "types.ts", "program.ts"],
+      {
+        cwd: project,
+      },
+    );
     expect(tsc.stdout).toBe("");
     expect(tsc.code).toBe(0);
+  });
+
+  it("shows in editors what each option means, and the metrics of a step", () => {
+    const types: Record<string, string[]> = {
+      "stable-diffcoder": [
+        "BlockDiffusionOptions",
+        "AutoregressiveOptions",
+        "MaskRatioWarmupOptions",
+        "BlockGenerationOptions",
+      ],
+      "stable-diffcoder/data": ["DataOptionsInput", "SftDataOptionsInput"],
+      "stable-diffcoder/parallel": ["ParallelOptions"],
+      "stable-diffcoder/train": ["RunOptions", "StageOptions", "RecipeInput", "StepMetrics"],
+      "stable-diffcoder/engine": ["EngineOptions", "GenerateOptions", "ScoreOptions"],
+      "stable-diffcoder/server": ["ServerOptions"],
+    };
+    const named = Object.entries(types).flatMap(([entry, names]) => names.map((name) => ({ entry, name })));
+    const text = named.map(
+      ({ entry, name }, i) => `import type { ${name} as T${i} } from "${entry}";\nexport declare const v${i}: T${i};`,
+    );
+    const file = join(project, "options.ts");
+    writeFileSync(file, text.join("\n"));
+    const options = {
+      strict: true,
+      module: ts.ModuleKind.NodeNext,
+      moduleResolution: ts.ModuleResolutionKind.NodeNext,
+    };
+    const program = ts.createProgram([file], { ...options, noEmit: true, types: [] });
+    const checker = program.getTypeChecker();
+    const values = checker.getExportsOfModule(
+      checker.getSymbolAtLocation(program.getSourceFile(file) as ts.SourceFile) as ts.Symbol,
+    );
+    const silent = values.flatMap((value) => {
+      const fields = checker.getTypeOfSymbol(value).getProperties();
+      expect(fields.length, value.name).toBeGreaterThan(0);
+      const { name } = named[Number(value.name.slice(1))];
+      return fields
+        .filter((field) => field.getDocumentationComment(checker).length === 0)
+        .map((field) => `${name}.${field.name}`);
+    });
+    expect(silent).toEqual([]);
   });
 
   it("runs: tensors, one class of them in all entry points, and the command", async () => {
@@ -105,7 +157,7 @@ describe("the published package", () => {
   it("trains a curriculum file of the project's own", async () => {
     const curriculum = `
 import { autoregressive, Curriculum, StableDiffCoder, Tokenizer, prepareData } from "stable-diffcoder";
-const tokenizer = Tokenizer.fromPretrained("node_modules/stable-diffcoder/assets/tokenizer");
+const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k");
 const data = await prepareData({ paths: ["node_modules/stable-diffcoder/dist/nn"], length: 32 }, tokenizer);
 export const curriculum = new Curriculum([autoregressive({ name: "only", data, steps: 1, batchSize: 1, lr: 1e-3 })]);
 export const model = StableDiffCoder.fromConfig("tiny", { tokenizer });
