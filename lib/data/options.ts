@@ -35,9 +35,9 @@ export const dataOptionsSchema = z.strictObject({
     .enum(["visible", "isolated"])
     .default("visible")
     .describe("whether documents in one sample see each other; the paper's do"),
-  fim: fim.optional(),
+  fim: fim.optional().describe("fill-in-the-middle examples; default: none"),
   heldOut: z.number().min(0).max(0.5).default(0.02).describe("share of the text held out, whole packages or folders"),
-  shuffle: z.boolean().default(true),
+  shuffle: z.boolean().default(true).describe("another order in every epoch"),
   seed: z.int().min(0).default(0).describe("of the order, the held-out split and FIM"),
   cache: z
     .string()
@@ -50,14 +50,20 @@ export const dataOptionsSchema = z.strictObject({
 export const sftDataOptionsSchema = z.strictObject({
   paths: z.array(z.string().min(1)).min(1).readonly().describe("files of records, or folders of them"),
   length: z.int().min(2).describe("tokens of a row"),
-  packing: z.enum(["best-fit", "sequential"]).default("best-fit"),
-  documents: z.enum(["visible", "isolated"]).default("isolated"),
+  packing: z
+    .enum(["best-fit", "sequential"])
+    .default("best-fit")
+    .describe("best-fit: rows filled with whatever fits; sequential: in the order of the file"),
+  documents: z
+    .enum(["visible", "isolated"])
+    .default("isolated")
+    .describe("whether conversations in one sample see each other"),
   eos: z
     .tuple([z.int().min(0), z.int().min(0)])
     .default([1, 4])
     .describe("how many follow a sample: [min, max]"),
   ignore: z.array(z.string().min(1)).readonly().default([]).describe("fields of records to leave out"),
-  shuffle: z.boolean().default(true),
+  shuffle: z.boolean().default(true).describe("another order in every epoch"),
   seed: z.int().min(0).default(0).describe("of the order and of the number of eos"),
 });
 

@@ -21,7 +21,7 @@ export const warmupSchema = z.strictObject({
   weighted: z.boolean().default(false).describe("keep the weight w(t) while warming (Eq. 10 drops it)"),
   clip: z.boolean().default(false).describe("keep the 1/B clip while warming"),
   fallback: z.boolean().default(false).describe("keep the forced token while warming"),
-  hold: holdSchema.optional(),
+  hold: holdSchema.optional().describe("stand still while the gradient norm is above a multiple of its AR level"),
 });
 
 /** A warmup as a plain value, every switch set. */

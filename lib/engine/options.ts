@@ -32,15 +32,15 @@ const seedSchema = z.union([
 
 /** Options of one request: {@link Engine.generate}. */
 export const generateOptionsSchema = z.strictObject({
-  mode: z.enum(["diffusion", "autoregressive"]).default("diffusion"),
+  mode: z.enum(["diffusion", "autoregressive"]).default("diffusion").describe("block by block, or token by token"),
   maxTokens: z.number().int().min(1).default(128).describe("tokens to generate, exactly, unless a stop comes first"),
   temperature: z.number().min(0).max(100).default(0).describe("0: the most likely token"),
-  topP: z.number().min(0).max(1).default(1).describe("0: the most likely token"),
+  topP: z.number().min(0).max(1).default(1).describe("only the likeliest tokens of this joint probability; 0: the likeliest, 1: all"),
   topK: z.number().int().min(0).default(0).describe("0: all"),
   minP: z.number().min(0).max(1).default(0).describe("only tokens at least this times as likely as the likeliest"),
   seed: seedSchema.optional().describe("64 bits, signed; by default a random one"),
-  presencePenalty: z.number().min(-2).max(2).default(0),
-  frequencyPenalty: z.number().min(-2).max(2).default(0),
+  presencePenalty: z.number().min(-2).max(2).default(0).describe("taken off the logits of tokens in the output, once"),
+  frequencyPenalty: z.number().min(-2).max(2).default(0).describe("taken off for each time they occur there"),
   repetitionPenalty: z.number().gt(0).max(10).default(1).describe("over prompt and output; 1: none"),
   logitBias: z
     .record(z.string().regex(/^\d+$/), z.number().min(-100).max(100))
@@ -54,7 +54,7 @@ export const generateOptionsSchema = z.strictObject({
   blockSize: z.number().int().min(1).max(1024).optional().describe("by default the engine's"),
   steps: z.number().int().min(1).optional().describe("short for commit: { rule: static, steps }"),
   commit: commitSchema.optional().describe("by default static, one token a pass"),
-  remask: remaskSchema.optional(),
+  remask: remaskSchema.optional().describe("mask unsure tokens again; default: never"),
   suffix: z
     .union([z.string(), z.array(tokenId)])
     .optional()
@@ -83,9 +83,12 @@ export type GenerateSettings = z.output<typeof generateOptionsSchema>;
 
 /** Options of {@link Engine.score}. */
 export const scoreOptionsSchema = z.strictObject({
-  mode: z.enum(["autoregressive", "diffusion"]).default("autoregressive"),
-  blockSize: z.number().int().min(1).max(1024).optional(),
-  logprobs: z.number().int().min(0).max(20).default(0),
+  mode: z
+    .enum(["autoregressive", "diffusion"])
+    .default("autoregressive")
+    .describe("log-likelihood token by token, or the diffusion bound"),
+  blockSize: z.number().int().min(1).max(1024).optional().describe("of the bound; default: the engine's"),
+  logprobs: z.number().int().min(0).max(20).default(0).describe("how many of the likeliest tokens with each token"),
   passes: z
     .number()
     .int()
@@ -93,7 +96,7 @@ export const scoreOptionsSchema = z.strictObject({
     .max(1024)
     .optional()
     .describe("random masks of the bound; by default every mask up to block size 4, then 16"),
-  seed: seedSchema.default(0),
+  seed: seedSchema.default(0).describe("of the random masks"),
 });
 export type ScoreOptions = z.input<typeof scoreOptionsSchema>;
 export type ScoreSettings = z.output<typeof scoreOptionsSchema>;
@@ -105,8 +108,11 @@ export const engineOptionsSchema = z
       .union([z.boolean(), z.literal("process")])
       .optional()
       .describe("true: a worker thread; process: a child process, which a crash cannot take along; false: here"),
-    device: z.string().default("cpu"),
-    dtype: z.enum(["auto", "float32", "bfloat16", "float16", "float64"]).default("auto"),
+    device: z.string().default("cpu").describe("cpu, cuda, cuda:1"),
+    dtype: z
+      .enum(["auto", "float32", "bfloat16", "float16", "float64"])
+      .default("auto")
+      .describe("of the weights; auto: as saved"),
     weights: z
       .enum(["full", "int8"])
       .default("full")
@@ -119,7 +125,7 @@ export const engineOptionsSchema = z
     cacheTokens: z.number().int().min(1).optional().describe("key/value memory in tokens; by default 8 contexts"),
     cacheBytes: z.number().min(1).optional().describe("key/value memory in bytes, instead of cacheTokens"),
     pageSize: z.number().int().min(1).max(1024).default(32).describe("tokens of a page; a multiple of block sizes"),
-    prefixCache: z.boolean().default(true),
+    prefixCache: z.boolean().default(true).describe("keep keys and values of prompts for later ones that begin alike"),
     maxRunning: z.number().int().min(1).default(64).describe("choices in one batch"),
     maxBatchTokens: z.number().int().min(1).default(512).describe("tokens of one pass; decoding goes before prefill"),
     maxQueue: z.number().int().min(1).default(1024).describe("choices that wait or run"),

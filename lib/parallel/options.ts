@@ -38,7 +38,8 @@ export const parallelSchema = z.strictObject({
         .describe("for a collective of each stage's first step, and at checkpoints"),
       step: z.number().positive().default(100).describe("for a collective of every other step"),
     })
-    .prefault({}),
+    .prefault({})
+    .describe("seconds until a process that does not answer ends the run"),
 });
 
 export type ParallelOptions = z.input<typeof parallelSchema>;

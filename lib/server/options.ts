@@ -19,13 +19,13 @@ export function isApiKey(text: string): boolean {
 
 /** Options of {@link Server.create}. Durations are in seconds. */
 export const serverOptionsSchema = z.strictObject({
-  host: z.string().min(1).default("127.0.0.1"),
+  host: z.string().min(1).default("127.0.0.1").describe("address to listen at"),
   port: z.number().int().min(0).max(65_535).default(8000).describe("0: any free one"),
   modelNames: z
     .array(z.string().min(1))
     .default([])
     .describe("names clients call the model by; else its folder's name"),
-  apiKeys: z.array(apiKey).default([]),
+  apiKeys: z.array(apiKey).default([]).describe("one of these is needed for everything but /health"),
   apiKeyFile: z.string().optional().describe("one key a line; read again when it changes"),
   sharedPrefixCache: z.boolean().default(false).describe("one prefix cache for all API keys; else each has its own"),
   insecure: z.boolean().default(false).describe("without keys also on addresses that others reach"),
@@ -73,7 +73,10 @@ export const serverOptionsSchema = z.strictObject({
     .describe("bytes"),
   corsOrigins: z.array(z.string().min(1)).default([]).describe('"*": every page; by default none but our own'),
   tls: z.strictObject({ key: z.string(), cert: z.string() }).optional().describe("PEM files; read again when changed"),
-  logLevel: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
+  logLevel: z
+    .enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"])
+    .default("info")
+    .describe("least severity that is logged"),
   page: z.boolean().default(true).describe("serve the playground at /"),
 });
 /** What users write. */

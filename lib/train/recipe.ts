@@ -83,7 +83,7 @@ export const recipeSchema = z.strictObject({
     .describe("folder, or diffcoder/code-4k; default: the checkpoint's, or diffcoder/code-4k"),
   dtype: z.enum(["float32", "bfloat16", "auto"]).default("float32").describe("of the weights"),
   data: dataSchema.optional().describe("of stages that do not have their own"),
-  stages: z.array(stageSchema).min(1),
+  stages: z.array(stageSchema).min(1).describe("the curriculum, in order"),
   tensorboard: z
     .union([z.boolean(), z.string().min(1)])
     .default(false)

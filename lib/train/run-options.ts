@@ -57,13 +57,16 @@ export const runSettingsSchema = z.strictObject(settings);
 
 export const runOptionsSchema = z.strictObject({
   ...settings,
-  model: z.custom<Decoder | StableDiffCoder>((value) => value instanceof Decoder || value instanceof StableDiffCoder, {
-    error: "expected a StableDiffCoder or a Decoder",
-  }),
-  signal: z.instanceof(AbortSignal).optional(),
+  model: z
+    .custom<Decoder | StableDiffCoder>((value) => value instanceof Decoder || value instanceof StableDiffCoder, {
+      error: "expected a StableDiffCoder or a Decoder",
+    })
+    .describe("what is trained, in place"),
+  signal: z.instanceof(AbortSignal).optional().describe("ends the run after the step at hand, and saves"),
   sinks: z
     .array(z.custom<Sink>((value) => typeof (value as Sink | null)?.write === "function", { error: "expected sinks" }))
-    .optional(),
+    .optional()
+    .describe("where events go besides the iterator; default: metrics.jsonl and report.html in `out`"),
 });
 
 /** What {@link Curriculum.run} takes. */

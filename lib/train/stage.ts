@@ -153,15 +153,25 @@ export const stageSettings = {
 
 /** The options of a stage that are values of TypeScript. */
 const stageValues = {
-  data: z.custom<StageData>(isData, { error: "expected a Dataset, a Loader or the result of prepareData" }),
-  evaluate: z.custom<Evaluate>(isHook, { error: "expected { every: steps, run: function }" }).optional(),
-  sample: z.custom<Sampling>(isHook, { error: "expected { every: steps, run: function }" }).optional(),
+  data: z
+    .custom<StageData>(isData, { error: "expected a Dataset, a Loader or the result of prepareData" })
+    .describe("what is trained on: a Dataset, a Loader or the result of prepareData"),
+  evaluate: z
+    .custom<Evaluate>(isHook, { error: "expected { every: steps, run: function }" })
+    .optional()
+    .describe("measures the model every so many steps"),
+  sample: z
+    .custom<Sampling>(isHook, { error: "expected { every: steps, run: function }" })
+    .optional()
+    .describe("lets the model write every so many steps"),
 };
 
 const customShape = {
   ...stageSettings,
   ...stageValues,
-  objective: z.custom<StageObjective>(isFunction, { error: "expected a function (model, batch, context)" }),
+  objective: z
+    .custom<StageObjective>(isFunction, { error: "expected a function (model, batch, context)" })
+    .describe("a function (model, batch, context) that gives { loss, normalizer, metrics }"),
   kind: z.string().min(1).optional().describe("what it is called in logs; default: the objective's name"),
   positionsPerToken: z.number().positive().default(1).describe("positions computed for each clean token"),
   facts: z.unknown().optional().describe("JSON that must be the same on resume"),
