@@ -19,6 +19,7 @@ import {
 } from "./options.js";
 import { checkDiffusionScore, checkRequest, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
 import type { CoreReply } from "./protocol.js";
+import type { EngineRequest } from "./request.js";
 import { Supervisor } from "./supervisor.js";
 import type {
   Choice,
@@ -115,7 +116,8 @@ export class Engine {
     const seed = parsed.seed ?? Math.floor(Math.random() * 2 ** 48);
     const blockSize = parsed.blockSize ?? this.settings.blockSize;
     const settings = { ...parsed, seed, blockSize };
-    const request = { key, prompt: ids, settings, ...stopsOf(parsed, facts), arrival: Date.now() };
+    const stops = stopsOf(parsed, facts, this.tokenizer);
+    const request = { key, prompt: ids, settings, ...stops, arrival: Date.now() };
     this.#supervisor.post({ kind: "generate", request });
     if (signal?.aborted) this.#abort(key);
     return queue;
@@ -302,16 +304,25 @@ function checkGiven({ thread, weights }: EngineSettings): void {
   if (weights === "int8") throw wrong("weights: int8 would spoil the loaded model for its owner, give its folder");
 }
 
-/** What ends a text, and what may never be chosen. */
+/**
+ * What ends a text, and what may never be chosen. Special tokens are not part of the text, so a stop string that is one
+ * ends it by its id.
+ */
 function stopsOf(
-  { stopIds, ignoreEos, canvas, edit }: { stopIds?: number[]; ignoreEos: boolean; canvas: string; edit?: unknown },
-  { eosIds }: ModelFacts,
-): { stopIds: number[]; forbidden: number[] } {
-  const stops = stopIds ?? (ignoreEos ? [] : eosIds);
-  const isFixed = canvas === "fixed" || edit !== undefined;
-  return isFixed
-    ? { stopIds: [], forbidden: [...new Set([...eosIds, ...(stopIds ?? [])])] }
-    : { stopIds: stops, forbidden: [] };
+  { stopIds, ignoreEos, canvas, edit, stop }: GenerateSettings,
+  { eosIds, vocabSize }: ModelFacts,
+  tokenizer: Tokenizer | undefined,
+): Pick<EngineRequest, "stopIds" | "stopTokens" | "forbidden"> {
+  const stopTokens = stop.flatMap((text): [number, string][] => {
+    const id = tokenizer?.tokenToId(text);
+    return id !== undefined && id < vocabSize && tokenizer?.isSpecial(id) ? [[id, text]] : [];
+  });
+  if (canvas === "fixed" || edit !== undefined) {
+    const named = new Set(stopTokens.map(([id]) => id));
+    const ends = [...new Set([...eosIds, ...(stopIds ?? [])])];
+    return { stopIds: [], stopTokens, forbidden: ends.filter((id) => !named.has(id)) };
+  }
+  return { stopIds: stopIds ?? (ignoreEos ? [] : eosIds), stopTokens, forbidden: [] };
 }
 
 function tokenizerOf(model: string | StableDiffCoder): Tokenizer | undefined {

@@ -8,6 +8,8 @@ export interface EngineRequest {
   settings: GenerateSettings & { seed: number | bigint; blockSize: number };
   /** Every id that ends the text. */
   stopIds: number[];
+  /** Stop strings that are special tokens, by id: they end the text, too. */
+  stopTokens: [id: number, text: string][];
   /** Ids that are never chosen, besides the mask. */
   forbidden: number[];
   /** Date.now() when the request was given to the engine. */

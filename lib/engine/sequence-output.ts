@@ -9,6 +9,8 @@ export interface SequenceOutputOptions {
   firstNew: number;
   lastNew: number;
   stopIds: readonly number[];
+  /** Stop strings that are special tokens, by id. */
+  stopTokens: readonly (readonly [id: number, text: string])[];
   /** Stop strings. */
   stop: readonly string[];
   tokenizer: TokenText | undefined;
@@ -22,18 +24,21 @@ export class SequenceOutput {
   readonly #index: number;
   readonly #firstNew: number;
   readonly #lastNew: number;
-  readonly #stopIds: ReadonlySet<number>;
+  /** What ends the text, by id: the id, or the stop string that it stands for. */
+  readonly #stops: ReadonlyMap<number, string | number>;
   readonly #committed: (CommittedToken | undefined)[];
   readonly #text: TextOutput;
   /** Up to here everything was given out as final. */
   #emitted: number;
   #tokens = 0;
+  /** A stop string ended the text: what was held back belongs to it or follows it. */
+  #isCutInText = false;
 
-  constructor({ index, firstNew, lastNew, stopIds, stop, tokenizer }: SequenceOutputOptions) {
+  constructor({ index, firstNew, lastNew, stopIds, stopTokens, stop, tokenizer }: SequenceOutputOptions) {
     this.#index = index;
     this.#firstNew = firstNew;
     this.#lastNew = lastNew;
-    this.#stopIds = new Set(stopIds);
+    this.#stops = new Map<number, string | number>([...stopTokens, ...stopIds.map((id) => [id, id] as const)]);
     this.#committed = new Array(lastNew - firstNew);
     this.#text = new TextOutput(tokenizer, stop);
     this.#emitted = firstNew;
@@ -45,7 +50,7 @@ export class SequenceOutput {
   }
 
   isStop(id: number): boolean {
-    return this.#stopIds.has(id);
+    return this.#stops.has(id);
   }
 
   /** Notes a token, which may still be masked again. */
@@ -60,7 +65,7 @@ export class SequenceOutput {
     for (; this.#emitted < known; this.#emitted++) {
       const token = this.#committed[this.#emitted - this.#firstNew] as CommittedToken;
       if (this.isStop(token.id)) {
-        this.#stopAt(token.id);
+        this.#stopAt(this.#stops.get(token.id) ?? token.id);
         break;
       }
       this.#tokens++;
@@ -69,6 +74,7 @@ export class SequenceOutput {
       text += piece.text;
       if (piece.stop !== undefined) {
         this.#stopAt(piece.stop);
+        this.#isCutInText = true;
         this.#emitted++;
         break;
       }
@@ -82,7 +88,7 @@ export class SequenceOutput {
 
   /** Ends with a stop token that is no part of the output. */
   endAt(id: number): EngineEvent[] {
-    this.#stopAt(id);
+    this.#stopAt(this.#stops.get(id) ?? id);
     return this.#flush([]);
   }
 
@@ -98,7 +104,7 @@ export class SequenceOutput {
   }
 
   #flush(events: EngineEvent[]): EngineEvent[] {
-    if (typeof this.stopReason === "string") return events;
+    if (this.#isCutInText) return events;
     const { text, stop } = this.#text.flush();
     if (stop !== undefined) this.#stopAt(stop);
     return [...events, ...this.#rest(text)];

@@ -89,9 +89,9 @@ export class Sequence {
     this.#rule = commitFromConfig(settings.commit ?? { rule: "static", steps: settings.steps });
     this.#adjustments = new RequestAdjustments(request);
     const { firstNew, lastNew } = this;
-    const { stopIds } = request;
+    const { stopIds, stopTokens } = request;
     const { tokenizer } = model;
-    this.#output = new SequenceOutput({ index, firstNew, lastNew, stopIds, stop: settings.stop, tokenizer });
+    this.#output = new SequenceOutput({ index, firstNew, lastNew, stopIds, stopTokens, stop: settings.stop, tokenizer });
     const { temperature, topK, topP, minP, seed, logprobs } = settings;
     const entropy = this.#rule.usesEntropy ?? false;
     const forbidMask = !this.autoregressive;

@@ -5,7 +5,7 @@ import type { DType, DTypeLike, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { buildHeader } from "../torch/safetensors-header.js";
 import { writeAll } from "../torch/write-all.js";
-import { INDEX_FILE, isDerivedWeight, weightName } from "./checkpoint-layout.js";
+import { INDEX_FILE, isDerivedWeight, storedWeight, weightName } from "./checkpoint-layout.js";
 import { checkpointFolder, readConfig } from "./checkpoint-read.js";
 import { CheckpointTensors } from "./checkpoint-tensors.js";
 import { configTexts, layOutWeights, MAX_SHARD_BYTES, sideFiles, WEIGHTS_METADATA } from "./checkpoint-write.js";
@@ -31,6 +31,8 @@ const WRITE_BYTES = 8 * 2 ** 20;
 
 interface Weight {
   name: string;
+  /** What it is called in the checkpoint. */
+  from: string;
   dtype: DType;
   shape: readonly number[];
   bytes: number;
@@ -51,14 +53,16 @@ export async function exportCheckpoint(folder: string, target: string, options: 
   const config = readConfig(root);
   const dtype = options.dtype === undefined ? undefined : torch.toDType(options.dtype);
   using stored = new CheckpointTensors(root, ["model"]);
+  const tensors = stored.tensors("model");
   const weights = namesOf(stored, config).map((name): Weight => {
-    const found = stored.tensors("model").get(name);
+    const from = storedWeight(name, tensors, config.tieWordEmbeddings);
+    const found = tensors.get(from);
     if (!found)
       throw new CheckpointError("CHECKPOINT_MISMATCH", `${root} does not fit its config\n  ${name} is missing`);
     const written = dtype ?? found.dtype;
     const elements = found.shape.reduce((product, size) => product * size, 1);
     const bytesBefore = elements * itemSize(found.dtype);
-    return { name, dtype: written, shape: found.shape, bytes: elements * itemSize(written), bytesBefore };
+    return { name, from, dtype: written, shape: found.shape, bytes: elements * itemSize(written), bytesBefore };
   });
   const layout = layOutWeights(weights, options.maxShardBytes ?? MAX_SHARD_BYTES);
   const copied = sideFiles(root);
@@ -119,10 +123,10 @@ class Pump {
     }
   }
 
-  #move(descriptor: number, { name, dtype, bytesBefore }: Weight): void {
+  #move(descriptor: number, { from, dtype, bytesBefore }: Weight): void {
     torch.scope(() =>
       torch.noGrad(() => {
-        const flat = this.#stored.whole("model", name).view([-1]);
+        const flat = this.#stored.whole("model", from).view([-1]);
         const length = Math.floor(WRITE_BYTES / itemSize(dtype));
         for (let begin = 0, total = flat.numel(); begin < total; begin += length) {
           torch.scope(() => writeTensor(descriptor, flat.narrow(0, begin, Math.min(length, total - begin)).to(dtype)));

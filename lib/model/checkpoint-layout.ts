@@ -1,12 +1,24 @@
+import { TOKENIZER_FILES } from "../tokenizer/tokenizer-files.js";
+
 /** Files of the Hugging Face layout. */
 export const CONFIG_FILE = "config.json";
+export const GENERATION_FILE = "generation_config.json";
 export const WEIGHTS_FILE = "model.safetensors";
 export const INDEX_FILE = "model.safetensors.index.json";
 
 /** Files that a training checkpoint has besides. */
-export const OPTIMIZER_FILE = "optimizer.safetensors";
+/** In safetensors format. Not called so: what looks for `*.safetensors` in a folder takes each of them for weights. */
+export const OPTIMIZER_FILE = "optimizer.state";
+/** What it was called in earlier versions. */
+export const OLD_OPTIMIZER_FILE = "optimizer.safetensors";
 export const TRAINER_FILE = "trainer.json";
 export const MANIFEST_FILE = "manifest.json";
+
+const OWN_FILES: ReadonlySet<string> = new Set([
+  ...[CONFIG_FILE, GENERATION_FILE, WEIGHTS_FILE, INDEX_FILE],
+  ...[OPTIMIZER_FILE, OLD_OPTIMIZER_FILE, TRAINER_FILE, MANIFEST_FILE],
+  ...TOKENIZER_FILES,
+]);
 
 /** The name of a run's checkpoint that nobody named. */
 export function stepCheckpoint(globalStep: number): string {
@@ -21,6 +33,11 @@ export function isStepCheckpoint(name: string): boolean {
 /** The file of one rank's slices, for a checkpoint that several processes wrote: shard-00002-of-00004.safetensors. */
 export function shardFile(rank: number, worldSize: number): string {
   return `shard-${padIndex(rank)}-of-${padIndex(worldSize)}.safetensors`;
+}
+
+/** Whether a file of a checkpoint's folder may be replaced with the checkpoint: its name is one that checkpoints have. */
+export function isCheckpointFile(name: string): boolean {
+  return OWN_FILES.has(name) || isShardFile(name) || /^model-\d+-of-\d+\.safetensors$/.test(name);
 }
 
 /** Whether a file is one of {@link shardFile}: in these, tensors have their full names, `model/...` and `optimizer/...`. */
@@ -52,7 +69,17 @@ export function weightName(parameter: string): string {
   return snake.startsWith("lm_head.") ? snake : `model.${snake}`;
 }
 
+/** The weights that `tie_word_embeddings` makes one. */
+export const EMBEDDING_WEIGHT = "model.embed_tokens.weight";
+export const HEAD_WEIGHT = "lm_head.weight";
+
+/** The name under which a weight is stored: of tied ones a file may have the head alone, which then is the embedding. */
+export function storedWeight(name: string, stored: { has(name: string): boolean }, tied: boolean): string {
+  const isHeadAlone = tied && name === EMBEDDING_WEIGHT && !stored.has(name) && stored.has(HEAD_WEIGHT);
+  return isHeadAlone ? HEAD_WEIGHT : name;
+}
+
 /** Tensors of older checkpoints that a decoder computes itself. */
 export function isDerivedWeight(name: string, tied: boolean): boolean {
-  return name.endsWith(".rotary_emb.inv_freq") || (tied && name === "lm_head.weight");
+  return name.endsWith(".rotary_emb.inv_freq") || (tied && name === HEAD_WEIGHT);
 }

@@ -2,22 +2,61 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type LocalTensor, sliceProblem, wholeTensor } from "../distributed/tensor-slice.js";
 import { missingFolder } from "../tokenizer/local-folder.js";
-import { CONFIG_FILE, isDerivedWeight, type TensorKind, weightName } from "./checkpoint-layout.js";
+import * as torch from "../torch/index.js";
+import {
+  CONFIG_FILE,
+  EMBEDDING_WEIGHT,
+  GENERATION_FILE,
+  HEAD_WEIGHT,
+  isDerivedWeight,
+  storedWeight,
+  type TensorKind,
+  weightName,
+} from "./checkpoint-layout.js";
 import { CheckpointTensors, readJson, type StoredTensor } from "./checkpoint-tensors.js";
 import type { DecoderConfig } from "./config.js";
-import { parseConfigJson } from "./config-json.js";
+import { parseConfigJson, parseEndTokens } from "./config-json.js";
 import type { Decoder } from "./decoder.js";
 import { CheckpointError } from "./errors.js";
 import { stagedFolder } from "./staging.js";
 
 /**
- * Reads a checkpoint's config.json.
+ * Reads a checkpoint's config.json. Where it ties the head to the embedding and the files have both and different, they are
+ * not tied, as in transformers 5. Its end tokens are those at which `generate` of transformers ends: of
+ * generation_config.json, if there is one.
  *
  * @throws CheckpointError when it is missing or no JSON, ModelConfigError when it describes another kind of model
  */
 export function readConfig(folder: string): DecoderConfig {
-  const path = join(checkpointFolder(folder), CONFIG_FILE);
-  return parseConfigJson(readJson(path), path);
+  const root = checkpointFolder(folder);
+  const path = join(root, CONFIG_FILE);
+  let config = parseConfigJson(readJson(path), path);
+  if (config.tieWordEmbeddings && hasOwnHead(root)) config = { ...config, tieWordEmbeddings: false };
+  const generationPath = join(root, GENERATION_FILE);
+  if (!existsSync(generationPath)) return config;
+  return { ...config, eosTokenId: parseEndTokens(readJson(generationPath), generationPath, config.vocabSize) };
+}
+
+/** Whether the files hold a head besides the embedding, and another one. What is wrong with them shows on loading. */
+function hasOwnHead(root: string): boolean {
+  try {
+    using stored = new CheckpointTensors(root, ["model"]);
+    return differs(stored);
+  } catch (error) {
+    if (error instanceof CheckpointError) return false;
+    throw error;
+  }
+}
+
+function differs(stored: CheckpointTensors): boolean {
+  const found = stored.tensors("model");
+  const [embedding, head] = [found.get(EMBEDDING_WEIGHT), found.get(HEAD_WEIGHT)];
+  if (!embedding || !head) return false;
+  if (embedding.shape.join() !== head.shape.join()) return true;
+  return torch.scope(() => {
+    const [a, b] = [stored.whole("model", EMBEDDING_WEIGHT), stored.whole("model", HEAD_WEIGHT)];
+    return !torch.equal(a, b.to(embedding.dtype));
+  });
 }
 
 /**
@@ -44,10 +83,15 @@ export async function loadWeights(model: Decoder, folder: string): Promise<void>
 export async function loadWeightSlices(weights: readonly LocalTensor[], folder: string, tied: boolean): Promise<void> {
   const root = checkpointFolder(folder);
   using stored = new CheckpointTensors(root, ["model"]);
+  if (tied && differs(stored)) {
+    const problem = `${HEAD_WEIGHT} is not ${EMBEDDING_WEIGHT}: the model needs tieWordEmbeddings: false`;
+    throw new CheckpointError("CHECKPOINT_MISMATCH", `${root} does not fit its config\n  ${problem}`);
+  }
+  const found = stored.tensors("model");
   await readSlices(
     stored,
     "model",
-    weights.map((weight) => ({ ...weight, name: weightName(weight.name) })),
+    weights.map((weight) => ({ ...weight, name: storedWeight(weightName(weight.name), found, tied) })),
     {
       title: `${root} does not fit its config`,
       wanted: "the config asks for",

@@ -2,8 +2,8 @@ import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as z from "zod";
 import { coverProblem, overlap, type TensorSlice, viewOf, volume, wholeSlice } from "../distributed/tensor-slice.js";
-import { parseJsonText } from "../files/json-text.js";
 import { FileError, readTextFile } from "../files/regular-file.js";
+import { parsePythonJson } from "../tokenizer/python-json.js";
 import { messageOf } from "../torch/errors.js";
 import type { DType, SafetensorsFile, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
@@ -11,6 +11,7 @@ import {
   INDEX_FILE,
   isShardFile,
   MANIFEST_FILE,
+  OLD_OPTIMIZER_FILE,
   OPTIMIZER_FILE,
   type TensorKind,
   WEIGHTS_FILE,
@@ -141,7 +142,7 @@ export class CheckpointTensors implements Disposable {
 
   /** What the files hold counts, not what the index says. */
   #indexFiles(kind: TensorKind): void {
-    for (const file of kind === "model" ? weightFiles(this.folder) : [OPTIMIZER_FILE]) {
+    for (const file of kind === "model" ? weightFiles(this.folder) : [optimizerFile(this.folder)]) {
       const opened = this.#open(file);
       for (const key of opened.keys()) {
         const { dtype, shape } = opened.info(key);
@@ -190,6 +191,10 @@ function shardedManifest(folder: string): Manifest | undefined {
   return manifest?.format === 2 && manifest.shards.some(isShardFile) ? manifest : undefined;
 }
 
+function optimizerFile(folder: string): string {
+  return existsSync(join(folder, OLD_OPTIMIZER_FILE)) ? OLD_OPTIMIZER_FILE : OPTIMIZER_FILE;
+}
+
 /** The names of the files that hold the weights in Hugging Face layout, all of them present. */
 function weightFiles(root: string): string[] {
   if (existsSync(join(root, WEIGHTS_FILE))) return [WEIGHTS_FILE];
@@ -215,10 +220,14 @@ function noWeights(root: string): string {
   return `${root} has neither ${WEIGHTS_FILE} nor ${INDEX_FILE}${shards || format}`;
 }
 
-/** @throws CheckpointError CHECKPOINT_CORRUPT */
+/**
+ * The content of a JSON file as Python writes it: NaN and Infinity are numbers.
+ *
+ * @throws CheckpointError CHECKPOINT_CORRUPT
+ */
 export function readJson(path: string): unknown {
   try {
-    return parseJsonText(readTextFile(path));
+    return parsePythonJson(readTextFile(path));
   } catch (error) {
     if (error instanceof FileError) {
       throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} cannot be read: ${error.message}`, { cause: error });

@@ -1,10 +1,11 @@
 import { copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { tagSpecialNumbers } from "../tokenizer/python-json.js";
 import { TOKENIZER_FILES } from "../tokenizer/tokenizer-files.js";
 import { byteLength, itemSize } from "../torch/bytes.js";
 import type { DType, DTypeLike } from "../torch/index.js";
 import * as torch from "../torch/index.js";
-import { CONFIG_FILE, INDEX_FILE, weightName, weightsPart } from "./checkpoint-layout.js";
+import { CONFIG_FILE, GENERATION_FILE, INDEX_FILE, weightName, weightsPart } from "./checkpoint-layout.js";
 import type { DecoderConfig } from "./config.js";
 import { type ConfigJson, toConfigJson } from "./config-json.js";
 import type { Decoder } from "./decoder.js";
@@ -26,7 +27,7 @@ export const MAX_SHARD_BYTES = 5e9;
 /** What model.safetensors says of itself: transformers wants it. */
 export const WEIGHTS_METADATA = { format: "pt" };
 
-const SIDE_FILES: readonly string[] = [...TOKENIZER_FILES, "generation_config.json"];
+const SIDE_FILES: readonly string[] = [...TOKENIZER_FILES, GENERATION_FILE];
 
 /**
  * Writes a model in Hugging Face layout, so that Python transformers and everything built on it loads it: config.json,
@@ -84,8 +85,8 @@ export function configTexts(config: DecoderConfig, dtype: DType, copied: readonl
   // Code that is not there cannot be imported; the architecture itself needs none.
   if (!copied.some((name) => name.endsWith(".py"))) delete json.auto_map;
   const texts: [string, string][] = [[CONFIG_FILE, jsonText(json)]];
-  if (!copied.includes("generation_config.json")) {
-    texts.push(["generation_config.json", jsonText(generationConfig(config))]);
+  if (!copied.includes(GENERATION_FILE)) {
+    texts.push([GENERATION_FILE, jsonText(generationConfig(config))]);
   }
   return texts;
 }
@@ -123,5 +124,5 @@ function generationConfig(config: DecoderConfig): ConfigJson {
 }
 
 export function jsonText(value: unknown): string {
-  return `${JSON.stringify(value, null, 2)}\n`;
+  return `${JSON.stringify(value, tagSpecialNumbers, 2)}\n`;
 }

@@ -92,6 +92,10 @@ export function parseConfigJson(json: unknown, path = "config.json"): DecoderCon
   const rope = ropeOf(source, problems);
   const config: Record<string, unknown> = { architecture, rope, dtype: dtypeOf(source, problems) };
   for (const [own, key] of Object.entries(KEYS)) config[own] = source[key] ?? undefined;
+  // Ids outside the vocabulary, often -1, mean none: transformers loads such files, and no model ever gives such an id.
+  for (const key of ["bosTokenId", "padTokenId"] as const) config[key] = idInVocabulary(config[key], source.vocab_size);
+  config.eosTokenId = endTokens(config.eosTokenId, source.vocab_size);
+  if (config.maskTokenId === -1) config.maskTokenId = undefined;
   config.attentionBias =
     architecture === "Qwen2ForCausalLM" ? "qkv" : booleanOf(source, "attention_bias", problems) ? "qkvo" : "none";
   const diffcoder = architecture === "StableDiffcoderForCausalLM" || architecture === "SeedDiffcoderForCausalLM";
@@ -129,6 +133,32 @@ export function toConfigJson(config: DecoderConfig): ConfigJson {
   json.rope_scaling = type === "default" ? null : { rope_type: type, ...snakeRope(scaling) };
   if (config.dtype) json.torch_dtype = config.dtype;
   return json;
+}
+
+/**
+ * The end tokens that generation_config.json names.
+ *
+ * @param path named in errors
+ * @throws ModelConfigError for a value that is neither an id nor a list of ids nor null
+ */
+export function parseEndTokens(json: unknown, path: string, vocabSize: number): DecoderConfig["eosTokenId"] {
+  const value = (json as ConfigJson | null)?.eos_token_id ?? null;
+  const ids = endTokens(value, vocabSize);
+  if (ids === null || [ids].flat().every((id) => Number.isSafeInteger(id))) return ids as DecoderConfig["eosTokenId"];
+  throw new ModelConfigError(`${path}: eos_token_id is ${brief(value)}, expected an id, a list of ids, or null`);
+}
+
+/** An id of the vocabulary or a list of such, without those outside of it; what else is there is left as it is. */
+function endTokens(value: unknown, vocabSize: unknown): unknown {
+  if (!Array.isArray(value)) return idInVocabulary(value, vocabSize) ?? null;
+  const ids = [...new Set(value)].map((id) => idInVocabulary(id, vocabSize)).filter((id) => id !== undefined);
+  return ids.length > 0 ? ids : null;
+}
+
+/** undefined for an integer outside the vocabulary. */
+function idInVocabulary(value: unknown, vocabSize: unknown): unknown {
+  const isOutside = Number.isInteger(value) && ((value as number) < 0 || (value as number) >= Number(vocabSize));
+  return isOutside ? undefined : value;
 }
 
 function snakeRope(scaling: Record<string, unknown>): ConfigJson {

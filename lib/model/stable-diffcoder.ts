@@ -55,8 +55,9 @@ export class StableDiffCoder {
     const folder = stagedFolder(path);
     let config = readConfig(folder);
     const tokenizer = existsSync(join(folder, "tokenizer.json")) ? Tokenizer.fromPretrained(folder) : undefined;
-    if (config.maskTokenId === null && tokenizer?.maskId !== undefined) {
-      config = { ...config, maskTokenId: tokenizer.maskId };
+    const maskId = tokenizer?.maskId;
+    if (config.maskTokenId === null && maskId !== undefined && maskId < config.vocabSize) {
+      config = { ...config, maskTokenId: maskId };
     }
     const model = new Decoder(config, {
       dtype: dtype === "auto" ? (config.dtype ?? "float32") : dtype,
@@ -139,10 +140,11 @@ export class StableDiffCoder {
 // Rows of the embedding come in multiples of 64, which matrix products like.
 function vocabularyOf(tokenizer: Tokenizer | undefined): Partial<DecoderConfigInput> {
   if (!tokenizer) return {};
+  const [end, ...ends] = tokenizer.eosIds;
   return {
     vocabSize: Math.ceil(tokenizer.vocabSize / 64) * 64,
     bosTokenId: tokenizer.bosId ?? null,
-    eosTokenId: tokenizer.eosId ?? null,
+    eosTokenId: end === undefined ? null : ends.length > 0 ? [end, ...ends] : end,
     padTokenId: tokenizer.padId ?? null,
     maskTokenId: tokenizer.maskId ?? null,
   };

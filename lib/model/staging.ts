@@ -1,28 +1,35 @@
 import { randomBytes } from "node:crypto";
 import {
   closeSync,
+  copyFileSync,
+  type Dirent,
   existsSync,
   fsyncSync,
+  linkSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
 } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve, sep } from "node:path";
 import { messageOf } from "../torch/errors.js";
+import { CONFIG_FILE, isCheckpointFile } from "./checkpoint-layout.js";
 import { CheckpointError } from "./errors.js";
 
 /**
- * Replaces a folder as a whole: `write` fills a sibling folder, which is flushed to disk and then renamed. A crash, a
- * full disk or an error in `write` leaves what was there before; {@link stagedFolder} finds it even if the process
- * died between the two renames.
+ * Replaces the checkpoint in a folder: `write` fills a sibling folder, which is flushed to disk and then takes its place. A
+ * crash, a full disk or an error in `write` leaves what was there before; {@link stagedFolder} finds a whole checkpoint even
+ * if the process died in between. Of what is in the folder already only a checkpoint's own files are replaced or removed;
+ * everything else stays as it is, and nothing behind a link is touched. A link to a folder stands for that folder.
  *
  * @throws CheckpointError CHECKPOINT_WRITE with the reason as `cause`
  */
 export async function replaceFolder(target: string, write: (folder: string) => void | Promise<void>): Promise<void> {
-  const folder = resolve(target);
+  const folder = targetFolder(target);
   const staging = join(dirname(folder), `.${basename(folder)}.${process.pid}-${randomBytes(4).toString("hex")}.tmp`);
   try {
     mkdirSync(staging, { recursive: true });
@@ -36,6 +43,17 @@ export async function replaceFolder(target: string, write: (folder: string) => v
     rmSync(staging, { recursive: true, force: true });
     throw cannotSave(folder, error);
   }
+}
+
+/** The folder itself, for a link to one. */
+function targetFolder(target: string): string {
+  const path = resolve(target);
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (!found) return path;
+  const real = statSync(path, { throwIfNoEntry: false });
+  if (real?.isDirectory()) return realpathSync(path);
+  const what = real === undefined ? "is a link to what does not exist" : "is not a folder";
+  throw new CheckpointError("CHECKPOINT_WRITE", `cannot save ${path}: it ${what}`);
 }
 
 /** The error of a save that failed: CHECKPOINT_WRITE, unless it is a CheckpointError already. */
@@ -58,11 +76,34 @@ function removeAbandoned(folder: string): void {
 }
 
 /**
- * Puts a folder whose files are on disk in the place of another, or of none. From the second rename on it counts; before,
- * the other one does.
+ * Puts a folder whose files are on disk in the place of another, or of none. What the other one holds besides a checkpoint
+ * stays.
  */
 export function commitFolder(staging: string, folder: string): void {
   flush(staging);
+  rmSync(nextFolder(folder), { recursive: true, force: true });
+  if (existsSync(folder) && mustStay(folder)) {
+    // From this rename on the new checkpoint counts; before, the old one does.
+    renameSync(staging, nextFolder(folder));
+    flush(dirname(folder));
+    finishReplacement(folder);
+  } else {
+    swap(staging, folder);
+  }
+}
+
+/** Whether a folder cannot be exchanged as a whole: it holds other things, or processes work in it. */
+function mustStay(folder: string): boolean {
+  const isWorkedIn = `${process.cwd()}${sep}`.startsWith(`${folder}${sep}`);
+  return isWorkedIn || readdirSync(folder, { withFileTypes: true }).some((entry) => !isOwn(entry));
+}
+
+function isOwn(entry: Dirent): boolean {
+  return !entry.isDirectory() && isCheckpointFile(entry.name);
+}
+
+/** From the second rename on the new folder counts; before, the other one does. */
+function swap(staging: string, folder: string): void {
   const previous = previousFolder(folder);
   if (existsSync(folder)) {
     rmSync(previous, { recursive: true, force: true });
@@ -80,13 +121,57 @@ export function commitFolder(staging: string, folder: string): void {
   rmSync(previous, { recursive: true, force: true });
 }
 
+/**
+ * Brings the files of a new checkpoint, which lies whole beside the folder, into the folder. It may be called again after a
+ * process died in it. Until the end the folder has no config.json, so that nobody takes it for a checkpoint.
+ */
+export function finishReplacement(folder: string): void {
+  const next = nextFolder(folder);
+  const names = readdirSync(next);
+  const last = names.filter((name) => name === CONFIG_FILE);
+  const order = [...names.filter((name) => name !== CONFIG_FILE), ...last];
+  const clash = readdirSync(folder, { withFileTypes: true }).find((entry) => entry.isDirectory() && names.includes(entry.name));
+  if (clash) {
+    rmSync(next, { recursive: true, force: true });
+    throw new CheckpointError("CHECKPOINT_WRITE", `cannot save ${folder}: ${clash.name} in it is a folder`);
+  }
+  rmSync(join(folder, CONFIG_FILE), { force: true });
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (isOwn(entry) && !names.includes(entry.name)) rmSync(join(folder, entry.name));
+  }
+  for (const name of order) {
+    const temporary = join(folder, `.${name}.tmp`);
+    rmSync(temporary, { force: true });
+    try {
+      linkSync(join(next, name), temporary);
+    } catch {
+      copyFileSync(join(next, name), temporary); // a file system without hard links
+      flush(temporary);
+    }
+    renameSync(temporary, join(folder, name));
+  }
+  flush(folder);
+  const done = `${next}.tmp`;
+  rmSync(done, { recursive: true, force: true });
+  renameSync(next, done); // what is removed bit by bit must not be taken for a checkpoint
+  flush(dirname(folder));
+  rmSync(done, { recursive: true, force: true });
+}
+
 function previousFolder(folder: string): string {
   return join(dirname(folder), `.${basename(folder)}.previous`);
 }
 
-/** The folder to read for `target`: itself, or its previous state when a process died while replacing it. */
+/** Where a new checkpoint lies whole while its files are brought into the folder. */
+function nextFolder(folder: string): string {
+  return join(dirname(folder), `.${basename(folder)}.next`);
+}
+
+/** The folder to read for `target`: itself, or its next or previous state when a process died while replacing it. */
 export function stagedFolder(target: string): string {
   const folder = resolve(target);
+  const next = nextFolder(existsSync(folder) ? realpathSync(folder) : folder);
+  if (existsSync(next)) return next;
   if (existsSync(folder)) return folder;
   const previous = previousFolder(folder);
   return existsSync(previous) ? previous : folder;

@@ -1,25 +1,23 @@
+import { findEndIds, findModelId, type ModelTokenFiles } from "./model-token-ids.js";
+import type { NamedTokens } from "./named-tokens.js";
 import { TokenizerError } from "./tokenizer-error.js";
-import type { JsonObject } from "./tokenizer-files.js";
 
 /** The roles that a special token can have here. */
 export type SpecialTokenRole = "bos" | "eos" | "pad" | "mask" | "unk" | "fimPrefix" | "fimSuffix" | "fimMiddle";
 
-/** Token ids by role; `eos` of the files may be several (Llama 3, Qwen), see Tokenizer.eosIds. */
+/** Token ids by role. The ids that end a text may be others (Llama 3, Qwen): see Tokenizer.eosIds. */
 export type SpecialTokenIds = Partial<Record<SpecialTokenRole, number>>;
 
 /** A user's choice by role: a token or its id, where the files say nothing or something else. */
 export type SpecialTokenOverrides = Partial<Record<SpecialTokenRole, string | number>>;
 
 /**
- * Names under which a role is known, first match wins: Seed-Coder and Stable-DiffCoder, Qwen2.5-Coder, Llama 3 and
- * CodeLlama, StarCoder, DeepSeek-Coder, LLaDA and Dream.
+ * Names under which models have tokens that transformers does not know roles for, first match wins: Seed-Coder and
+ * Stable-DiffCoder, Qwen2.5-Coder, CodeLlama, StarCoder, DeepSeek-Coder, LLaDA and Dream. They count where the files say
+ * nothing of the role. Other roles are never guessed.
  */
-const KNOWN_NAMES: Record<SpecialTokenRole, readonly string[]> = {
-  bos: ["<[begin▁of▁sentence]>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>", "<s>"],
-  eos: ["<[end▁of▁sentence]>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<｜end▁of▁sentence｜>", "</s>"],
-  pad: ["<[PAD▁TOKEN]>", "<|fim_pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]"],
+const KNOWN_NAMES: Partial<Record<SpecialTokenRole, readonly string[]>> = {
   mask: ["<[MASK_TOKEN]>", "<|mask|>", "<|MASK|>", "<|mdm_mask|>", "<mask>", "[MASK]"],
-  unk: ["<unk>", "[UNK]"],
   fimPrefix: ["<[fim-prefix]>", "<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "▁<PRE>", "<｜fim▁begin｜>"],
   fimSuffix: ["<[fim-suffix]>", "<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>", "▁<SUF>", "<｜fim▁hole｜>"],
   fimMiddle: ["<[fim-middle]>", "<|fim_middle|>", "<fim_middle>", "<fim-middle>", "▁<MID>", "<｜fim▁end｜>"],
@@ -39,42 +37,63 @@ const ROLE_NAMES: Record<SpecialTokenRole, string> = {
 
 /** Where a tokenizer looks its special tokens up. */
 export interface SpecialTokenSources {
-  readonly config: JsonObject;
-  readonly specialTokensMap: JsonObject;
-  readonly generation: JsonObject;
+  /** What the tokenizer's files name: see findNamedTokens. */
+  readonly names: NamedTokens["names"];
+  readonly model: ModelTokenFiles;
   tokenToId(token: string): number | undefined;
+  idToToken(id: number): string | undefined;
   readonly vocabSize: number;
 }
 
+/** What {@link findSpecialTokens} found. */
+export interface SpecialTokens {
+  ids: SpecialTokenIds;
+  /** Every id that ends a text. */
+  eosIds: number[];
+  /** The tokens that the files name or the user chose, by key: `bos_token` and so on. */
+  names: Record<string, string>;
+}
+
 /**
- * Finds the special tokens: the user's choice, then special_tokens_map.json and tokenizer_config.json (`mask_token`,
- * ...), then generation_config.json and config.json (`mask_token_id`, ...), then names that known models use.
+ * The special tokens of a folder: the user's choice, then the token that the tokenizer's files name, then, where these say
+ * nothing, the id of generation_config.json or config.json (`mask_token_id`, ...), then for mask and FIM tokens a name
+ * that known models use. A null in the tokenizer's files means that there is none. What ends a text is the model's: see
+ * findEndIds; of a folder without a model it is the tokenizer's eos.
  *
- * @returns ids by role, and every id that ends a text (eos first)
- * @throws TokenizerError TOKENIZER_TOKEN_MISSING if a chosen token is not in the vocabulary
+ * @throws TokenizerError TOKENIZER_TOKEN_MISSING if a chosen token is not in the vocabulary, TOKENIZER_FILE_INVALID
  */
 export function findSpecialTokens(
   sources: SpecialTokenSources,
   overrides: SpecialTokenOverrides = {},
-): { ids: SpecialTokenIds; eosIds: number[] } {
+): SpecialTokens {
   const ids: SpecialTokenIds = {};
-  for (const role of Object.keys(KNOWN_NAMES) as SpecialTokenRole[]) {
-    const id = chosenId(role, overrides[role], sources) ?? declaredId(role, sources) ?? knownId(role, sources);
+  const names = new Map<string, string | null | undefined>(Object.entries(sources.names));
+  for (const role of Object.keys(ROLE_NAMES) as SpecialTokenRole[]) {
+    const chosen = chosenId(role, overrides[role], sources);
+    if (chosen !== undefined) names.set(tokenKey(role), sources.idToToken(chosen));
+    const id = chosen ?? declaredId(role, sources);
     if (id !== undefined) ids[role] = id;
   }
-  const declared = [sources.generation.eos_token_id].flat().filter(isId);
-  const eosIds = overrides.eos === undefined ? declared : [];
-  if (ids.eos !== undefined) eosIds.unshift(ids.eos);
-  return { ids, eosIds: [...new Set(eosIds)] };
+  const own = ids.eos === undefined ? [] : [ids.eos];
+  const eosIds = overrides.eos === undefined ? (findEndIds(sources.model) ?? own) : own;
+  const isNamed = (entry: [string, unknown]): entry is [string, string] => typeof entry[1] === "string";
+  return { ids, eosIds, names: Object.fromEntries([...names].filter(isNamed)) };
 }
 
 /** The error for a role that is needed and not there: it says what was looked for and how to choose a token. */
 export function missingToken(role: SpecialTokenRole, dir: string): TokenizerError {
+  const names = KNOWN_NAMES[role];
+  const looked = names ? `neither its files name one nor is any of ${names.join(" ")} in the vocabulary` : "its files name none";
   return new TokenizerError(
     "TOKENIZER_TOKEN_MISSING",
-    `the tokenizer at ${dir} has no ${ROLE_NAMES[role]}: neither its files name one nor is any of ` +
-      `${KNOWN_NAMES[role].join(" ")} in the vocabulary. Choose one with { specialTokens: { ${role}: "..." } }`,
+    `the tokenizer at ${dir} has no ${ROLE_NAMES[role]}: ${looked}. ` +
+      `Choose one with { specialTokens: { ${role}: "..." } }`,
   );
+}
+
+/** The key under which files name a role's token: `fim_prefix_token` for fimPrefix. */
+export function tokenKey(role: SpecialTokenRole): string {
+  return `${role.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}_token`;
 }
 
 function chosenId(
@@ -94,25 +113,15 @@ function chosenId(
 }
 
 function declaredId(role: SpecialTokenRole, sources: SpecialTokenSources): number | undefined {
-  const key = role.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`); // fimPrefix: fim_prefix_token
-  for (const file of [sources.specialTokensMap, sources.config]) {
-    const value = file[`${key}_token`];
-    const token = typeof value === "string" ? value : (value as { content?: unknown } | null | undefined)?.content;
-    const id = typeof token === "string" ? sources.tokenToId(token) : undefined;
-    if (id !== undefined) return id;
-  }
-  const id = [sources.generation[`${key}_token_id`]].flat()[0];
-  return isId(id) ? id : undefined;
-}
-
-function knownId(role: SpecialTokenRole, sources: SpecialTokenSources): number | undefined {
-  for (const name of KNOWN_NAMES[role]) {
-    const id = sources.tokenToId(name);
+  const key = tokenKey(role);
+  const name = Object.hasOwn(sources.names, key) ? sources.names[key] : undefined;
+  if (name === null) return undefined;
+  if (name !== undefined) return sources.tokenToId(name);
+  const id = findModelId(sources.model, `${key}_id`);
+  if (id !== undefined) return id;
+  for (const known of KNOWN_NAMES[role] ?? []) {
+    const id = sources.tokenToId(known);
     if (id !== undefined) return id;
   }
   return undefined;
-}
-
-function isId(value: unknown): value is number {
-  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }

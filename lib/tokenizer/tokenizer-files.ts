@@ -1,13 +1,15 @@
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, realpathSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
-import { parseJsonText } from "../files/json-text.js";
 import { FileError, readTextFile } from "../files/regular-file.js";
 import type { AddedToken } from "./added-tokens.js";
 import { additionalTemplates, CHAT_TEMPLATE_DIR, readChatTemplates } from "./chat-template-files.js";
 import { isWellFormed } from "./component.js";
 import { missingFolder, tokenizerFolder } from "./local-folder.js";
+import type { ModelTokenFiles } from "./model-token-ids.js";
+import { findNamedTokens, type NamedTokens } from "./named-tokens.js";
+import { parsePythonJson } from "./python-json.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
 /** Files that make up a tokenizer in the Hugging Face layout; only tokenizer.json has to be there. */
@@ -38,18 +40,6 @@ const addedToken = z.object({
   special: z.boolean(),
 });
 
-/** As transformers reads it, with its defaults. */
-const configToken = z
-  .object({
-    ...tokenContent,
-    single_word: z.boolean().default(false),
-    lstrip: z.boolean().default(false),
-    rstrip: z.boolean().default(false),
-    normalized: z.boolean().optional(),
-    special: z.boolean().default(false),
-  })
-  .transform((token) => ({ ...token, normalized: token.normalized ?? !token.special }));
-
 const component = z.looseObject({ type: z.string() }).nullable().default(null);
 
 const tokenizerJson = z.looseObject({
@@ -75,10 +65,10 @@ export interface TokenizerFiles {
   readonly moreTokens: readonly AddedToken[];
   /** tokenizer_config.json, {} if absent. */
   readonly config: JsonObject;
-  /** special_tokens_map.json, {} if absent. */
-  readonly specialTokensMap: JsonObject;
-  /** config.json of the model under generation_config.json: both name token ids. {} if absent. */
-  readonly generation: JsonObject;
+  /** The tokens that the files name, by key. */
+  readonly names: NamedTokens["names"];
+  /** The model's own files, which name token ids. */
+  readonly model: ModelTokenFiles;
   /** Chat templates by name; empty if there is none. */
   readonly chatTemplates: ReadonlyMap<string, string>;
   /** SHA-256 (hex) over what decides the ids that a text gets. */
@@ -105,16 +95,27 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
   const text = readText(path);
   const parsed = tokenizerJson.safeParse(parseJson(text, path));
   if (!parsed.success) throw invalid(path, z.prettifyError(parsed.error));
-  const config = readObject(join(dir, "tokenizer_config.json"));
-  const moreTokens = readMoreTokens(parsed.data, config, join(dir, "tokenizer_config.json"));
+  const optional = (name: string) => readObject(join(dir, name));
+  const tokenizerConfig = optional("tokenizer_config.json");
+  const model = { dir, config: optional("config.json"), generation: optional("generation_config.json") };
+  const { added, names } = findNamedTokens({
+    dir,
+    tokenizer: parsed.data,
+    tokenizerConfig,
+    specialTokensMap: optional("special_tokens_map.json"),
+    addedTokens: optional("added_tokens.json"),
+    modelConfig: model.config,
+  });
+  const moreTokens = tokensBeside(parsed.data, added);
+  const config = tokenizerConfig ?? {};
   const hash = createHash("sha256").update(text).update(JSON.stringify(moreTokens)).digest("hex");
   return {
     dir,
     tokenizer: parsed.data,
     moreTokens,
     config,
-    specialTokensMap: readObject(join(dir, "special_tokens_map.json")),
-    generation: { ...readObject(join(dir, "config.json")), ...readObject(join(dir, "generation_config.json")) },
+    names,
+    model,
     chatTemplates: readTemplates(dir, config),
     hash,
   };
@@ -124,27 +125,32 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
 export function copyTokenizerFiles(from: string, to: string): string[] {
   mkdirSync(to, { recursive: true });
   const names = TOKENIZER_FILES.filter((name) => existsSync(join(from, name)));
-  for (const name of names) copyFileSync(join(from, name), join(to, name));
   const templates = additionalTemplates(from).map((name) => join(CHAT_TEMPLATE_DIR, name));
+  const all = [...names, ...templates];
+  if (realpathSync(from) === realpathSync(to)) return all;
   if (templates.length > 0) mkdirSync(join(to, CHAT_TEMPLATE_DIR), { recursive: true });
-  for (const name of templates) copyFileSync(join(from, name), join(to, name));
-  return [...names, ...templates];
+  for (const name of all) {
+    // Renamed into place: a link there is replaced, and not what it points to.
+    const temporary = join(to, `${name}.${process.pid}.tmp`);
+    copyFileSync(join(from, name), temporary);
+    renameSync(temporary, join(to, name));
+  }
+  return all;
 }
 
-/** tokenizer_config.json may list added tokens that tokenizer.json lacks or has otherwise; transformers adds them. */
-function readMoreTokens(tokenizer: TokenizerJson, config: JsonObject, path: string): AddedToken[] {
-  const listed = config.added_tokens_decoder ?? {};
-  const parsed = z.record(z.string().regex(/^\d+$/), configToken).safeParse(listed);
-  if (!parsed.success) throw invalid(path, `added_tokens_decoder: ${z.prettifyError(parsed.error)}`);
-  const known = new Set(tokenizer.added_tokens.map(({ id: _, ...token }) => keyOf(token)));
-  return Object.entries(parsed.data)
-    .sort(([a], [b]) => Number(a) - Number(b))
-    .map(([, token]) => token)
-    .filter((token) => !known.has(keyOf(token)));
+/** The added tokens that tokenizer.json lacks or has with other properties. */
+function tokensBeside(tokenizer: TokenizerJson, added: NamedTokens["added"]): AddedToken[] {
+  const known = new Set(tokenizer.added_tokens.map(keyOf));
+  return added.map(withDefaults).filter((token) => !known.has(keyOf(token)));
 }
 
-function keyOf(token: AddedToken): string {
-  const { content, single_word, lstrip, rstrip, normalized, special } = token;
+/** A token with the properties that transformers gives where a file names none. */
+function withDefaults({ content, special = false, ...flags }: NamedTokens["added"][number]): AddedToken {
+  const { single_word = false, lstrip = false, rstrip = false, normalized = !special } = flags;
+  return { content, single_word, lstrip, rstrip, normalized, special };
+}
+
+function keyOf({ content, single_word, lstrip, rstrip, normalized, special }: AddedToken): string {
   return JSON.stringify([content, single_word, lstrip, rstrip, normalized, special]);
 }
 
@@ -154,8 +160,9 @@ function readTemplates(dir: string, config: JsonObject): ReadonlyMap<string, str
   throw invalid(join(dir, "tokenizer_config.json"), "chat_template must be a string or a list of {name, template}");
 }
 
-function readObject(path: string): JsonObject {
-  if (!existsSync(path)) return {};
+/** The object that a file holds; undefined if there is no such file. */
+function readObject(path: string): JsonObject | undefined {
+  if (!existsSync(path)) return undefined;
   const value = parseJson(readText(path), path);
   if (!isObject(value)) throw invalid(path, "not a JSON object");
   return value;
@@ -173,7 +180,7 @@ function readText(path: string): string {
 
 function parseJson(text: string, path: string): unknown {
   try {
-    return parseJsonText(text);
+    return parsePythonJson(text);
   } catch (cause) {
     throw invalid(path, `broken JSON (${text.length} characters): ${(cause as Error).message}`, cause);
   }

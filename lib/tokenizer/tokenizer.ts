@@ -61,8 +61,13 @@ export class Tokenizer {
   readonly hash: string;
   /** One more than the highest id, added tokens included. A model's embedding may have more rows. */
   readonly vocabSize: number;
-  /** Every id that ends a text: the first is `eosId`. */
+  /**
+   * Every id that ends a text, as transformers' `generate` has them: of generation_config.json, without it of config.json;
+   * of a folder without either, `eosId`.
+   */
   readonly eosIds: readonly number[];
+  /** The tokens that have a role, by its key: `bos_token` and so on. Transformers' `special_tokens_map`. */
+  readonly specialTokensMap: Readonly<Record<string, string>>;
   /** Whether text is the plain concatenation of the tokens' bytes. */
   readonly isByteLevel: boolean;
 
@@ -81,17 +86,24 @@ export class Tokenizer {
     this.#pipeline = openPipeline(files);
     this.vocabSize = this.#pipeline.vocabSize;
     this.isByteLevel = files.tokenizer.decoder?.type === "ByteLevel";
-    const tokenToId = (token: string) => this.tokenToId(token);
-    const { config, specialTokensMap, generation } = files;
-    const sources = { config, specialTokensMap, generation, tokenToId, vocabSize: this.vocabSize };
-    const found = findSpecialTokens(sources, options.specialTokens);
+    const found = findSpecialTokens(
+      {
+        names: files.names,
+        model: files.model,
+        tokenToId: (token) => this.tokenToId(token),
+        idToToken: (id) => this.idToToken(id),
+        vocabSize: this.vocabSize,
+      },
+      options.specialTokens,
+    );
     this.#ids = found.ids;
+    this.specialTokensMap = found.names;
     this.eosIds = found.eosIds;
-    // As in Python, FIM tokens count as special only where tokenizer.json says so (Qwen's does not).
-    const { bos, pad, mask, unk } = found.ids;
-    const added = [...this.#pipeline.added.tokens];
-    const roles = [bos, pad, mask, unk, ...found.eosIds].filter((id) => id !== undefined);
-    this.#special = new Set([...added.filter(([, token]) => token.special).map(([id]) => id), ...roles]);
+    // As in Python no token is special by a role that the files give it, but one that was chosen is.
+    const { fimPrefix: _1, fimSuffix: _2, fimMiddle: _3, ...chosen } = options.specialTokens ?? {};
+    const roles = Object.keys(chosen).flatMap((role) => found.ids[role as SpecialTokenRole] ?? []);
+    const added = [...this.#pipeline.added.tokens].filter(([, token]) => token.special).map(([id]) => id);
+    this.#special = new Set([...added, ...roles]);
   }
 
   /**
@@ -146,7 +158,7 @@ export class Tokenizer {
     return id;
   }
 
-  /** Whether an id is a special token's: one marked so in tokenizer.json or one that has a role here. */
+  /** Whether an id is a special token's, which skipSpecialTokens drops. The same ids as in transformers. */
   isSpecial(id: number): boolean {
     return this.#special.has(id);
   }
@@ -268,17 +280,7 @@ export class Tokenizer {
       const message = `the tokenizer at ${this.dir} has no chat template named "${name}"; it has ${names}`;
       throw new TokenizerError("CHAT_TEMPLATE_MISSING", message);
     }
-    const token = (role: SpecialTokenRole) => {
-      const id = this.#ids[role];
-      return id === undefined ? undefined : this.idToToken(id);
-    };
-    const names = {
-      bos_token: token("bos"),
-      eos_token: token("eos"),
-      pad_token: token("pad"),
-      unk_token: token("unk"),
-    };
-    const template = new ChatTemplate(source, names);
+    const template = new ChatTemplate(source, this.specialTokensMap);
     this.#chats.set(name, template);
     return template;
   }

@@ -35,8 +35,8 @@ function bytesNow({ model, optimizer }: ReturnType<typeof trained>): Record<stri
     Array.from(model.namedParameters(), ([name, tensor]) => [weightName(name), tensor]),
   );
   torch.saveSafetensors(join(folder, "model.safetensors"), weights, { format: "pt" });
-  torch.saveSafetensors(join(folder, "optimizer.safetensors"), optimizer.stateDict().tensors);
-  return filesOf(folder, ["model.safetensors", "optimizer.safetensors"]);
+  torch.saveSafetensors(join(folder, "optimizer.state"), optimizer.stateDict().tensors);
+  return filesOf(folder, ["model.safetensors", "optimizer.state"]);
 }
 
 const filesOf = (folder: string, names: string[]) =>
@@ -104,7 +104,7 @@ describe("an asynchronous save", () => {
     const state = { step: 1, tensors: Object.entries(tensors).map(([name, tensor]) => wholeTensor(name, tensor)) };
     const folder = await store.save("named", contentOf(whole, 1, { optimizer: state }));
     torch.saveSafetensors(join(run, "expected"), tensors);
-    expect(readFileSync(join(folder, "optimizer.safetensors")).equals(readFileSync(join(run, "expected")))).toBe(true);
+    expect(readFileSync(join(folder, "optimizer.state")).equals(readFileSync(join(run, "expected")))).toBe(true);
     const back = Object.entries(tensors).map(([name, tensor]) => wholeTensor(name, torch.zerosLike(tensor)));
     await restoreOptimizer(found(folder), back);
     const bits = (list: typeof back) => bitsOf(list.map(({ name, tensor }) => [name, tensor.contiguous()] as const));

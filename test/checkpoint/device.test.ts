@@ -30,7 +30,7 @@ it("on a device waits once, without blocking, and hands over copies larger than 
     torch.noGrad(() => large.fill_(save));
     const folder = await store.commit(pending, [await pending.done]);
     expect(fake.take().waits).toEqual({});
-    expect(readFileSync(join(folder, "optimizer.safetensors")).equals(readFileSync(join(run, "expected")))).toBe(true);
+    expect(readFileSync(join(folder, "optimizer.state")).equals(readFileSync(join(run, "expected")))).toBe(true);
     torch.noGrad(() => large.add_(torch.randn([1], { device: "cuda" })));
   }
   await store.close();

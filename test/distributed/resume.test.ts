@@ -62,7 +62,7 @@ describe("a run that is stopped", () => {
     const { out } = await train(2, { batchSize: BATCH, run: { parallel: { context: 2 } } });
     const files = readdirSync(join(out, "checkpoints", "final"));
     expect(files).toContain("model.safetensors");
-    expect(files).toContain("optimizer.safetensors");
+    expect(files).toContain("optimizer.state");
     expect(files.some((name) => name.startsWith("shard-"))).toBe(false);
   });
 

@@ -41,6 +41,7 @@ export async function runCore(
         prompt: Int32Array.from(prompt),
         settings: { ...parsed, seed: parsed.seed ?? 0, blockSize: parsed.blockSize ?? settings.blockSize },
         stopIds: [],
+        stopTokens: [],
         forbidden: [],
         arrival: Date.now(),
       });

@@ -59,7 +59,7 @@ describe("a checkpoint", () => {
       "config.json",
       "model.safetensors",
       "tokenizer.json",
-      "optimizer.safetensors",
+      "optimizer.state",
       "trainer.json",
       "manifest.json",
     ]) {
@@ -90,11 +90,11 @@ describe("a damaged checkpoint is passed over for the one before", () => {
     ],
     [
       "a truncated optimiser",
-      (folder) => truncateSync(join(folder, "optimizer.safetensors"), 0),
-      /optimizer\.safetensors has 0 bytes/,
+      (folder) => truncateSync(join(folder, "optimizer.state"), 0),
+      /optimizer\.state has 0 bytes/,
     ],
-    ["a flipped bit", flipBit, /optimizer\.safetensors is not what was written/],
-    ["a missing file", (folder) => rmSync(join(folder, "optimizer.safetensors")), /optimizer\.safetensors is missing/],
+    ["a flipped bit", flipBit, /optimizer\.state is not what was written/],
+    ["a missing file", (folder) => rmSync(join(folder, "optimizer.state")), /optimizer\.state is missing/],
     ["no manifest", (folder) => rmSync(join(folder, "manifest.json")), /it has no manifest\.json/],
     ["a torn manifest", (folder) => truncateSync(join(folder, "manifest.json"), 40), /manifest\.json is damaged/],
     ["no trainer.json", (folder) => rmSync(join(folder, "trainer.json")), /it has no trainer\.json/],
@@ -133,7 +133,7 @@ describe("a damaged checkpoint is passed over for the one before", () => {
 });
 
 function flipBit(folder: string): void {
-  const path = join(folder, "optimizer.safetensors");
+  const path = join(folder, "optimizer.state");
   const bytes = readFileSync(path);
   bytes[bytes.length - 100] ^= 4;
   writeFileSync(path, bytes);

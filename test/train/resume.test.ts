@@ -25,7 +25,7 @@ async function wholeRun(stages: Stage[] = tinyStages()) {
 }
 
 function optimizerOf(out: string, checkpoint: string): string {
-  return readFileSync(join(out, "checkpoints", checkpoint, "optimizer.safetensors")).toString("base64");
+  return readFileSync(join(out, "checkpoints", checkpoint, "optimizer.state")).toString("base64");
 }
 
 /** Runs until a step, stops as `how` says, and goes on with a new model of other weights. */

@@ -63,7 +63,7 @@ function makeManifest({ staging, worldSize, reports }: CommitRequest): Manifest 
   // In the order of their names, so that the manifest does not depend on who was first.
   manifest.files = Object.fromEntries(Object.entries(manifest.files).sort(([a], [b]) => (a < b ? -1 : 1)));
   for (const name of Object.keys(manifest.files)) {
-    if (name.endsWith(".safetensors")) indexTensors(manifest, join(staging, name), name);
+    if (name.endsWith(".safetensors") || name === OPTIMIZER_FILE) indexTensors(manifest, join(staging, name), name);
   }
   if (!Object.keys(manifest.files).some(isShardFile)) manifest.world = 1; // replicas: one wrote it all
   for (const [name, { shape, slices }] of Object.entries(manifest.tensors)) {

@@ -4,7 +4,7 @@ import { parseJsonText } from "../../files/json-text.js";
 import { readTextFile } from "../../files/regular-file.js";
 import { TRAINER_FILE } from "../../model/checkpoint-layout.js";
 import { type DamageOptions, findDamage, readManifest } from "../../model/checkpoint-manifest.js";
-import { cannotSave } from "../../model/staging.js";
+import { cannotSave, finishReplacement } from "../../model/staging.js";
 import { TrainError } from "../errors.js";
 import type { ShardReport } from "./commit.js";
 import { type CheckpointContent, type CheckpointWorld, planFiles } from "./content.js";
@@ -35,7 +35,7 @@ export interface UnreadableCheckpoint {
 
 /**
  * The checkpoints of a run, RUN/checkpoints/NAME. One that a single process wrote is a folder in Hugging Face layout
- * (config.json, model.safetensors, tokenizer files), which `transformers` loads as it is, with optimizer.safetensors,
+ * (config.json, model.safetensors, tokenizer files), which `transformers` loads as it is, with optimizer.state,
  * trainer.json and manifest.json beside; of several processes each writes its slices to a shard of its own. A folder
  * appears whole or not at all.
  *
@@ -196,6 +196,13 @@ export class CheckpointStore {
   #tidy(): void {
     for (const name of readdirSync(this.folder)) {
       const path = join(this.folder, name);
+      const next = name.match(/^\.(.+)\.next$/);
+      if (next) {
+        const folder = join(this.folder, next[1]);
+        mkdirSync(folder, { recursive: true });
+        finishReplacement(folder);
+        continue;
+      }
       const previous = name.match(/^\.(.+)\.previous$/);
       if (previous && !existsSync(join(this.folder, previous[1]))) renameSync(path, join(this.folder, previous[1]));
       else if (previous || /^\..+\.tmp$/.test(name)) rmSync(path, { recursive: true, force: true });
