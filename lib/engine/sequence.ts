@@ -91,7 +91,15 @@ export class Sequence {
     const { firstNew, lastNew } = this;
     const { stopIds, stopTokens } = request;
     const { tokenizer } = model;
-    this.#output = new SequenceOutput({ index, firstNew, lastNew, stopIds, stopTokens, stop: settings.stop, tokenizer });
+    this.#output = new SequenceOutput({
+      index,
+      firstNew,
+      lastNew,
+      stopIds,
+      stopTokens,
+      stop: settings.stop,
+      tokenizer,
+    });
     const { temperature, topK, topP, minP, seed, logprobs } = settings;
     const entropy = this.#rule.usesEntropy ?? false;
     const forbidMask = !this.autoregressive;

@@ -130,7 +130,9 @@ export function finishReplacement(folder: string): void {
   const names = readdirSync(next);
   const last = names.filter((name) => name === CONFIG_FILE);
   const order = [...names.filter((name) => name !== CONFIG_FILE), ...last];
-  const clash = readdirSync(folder, { withFileTypes: true }).find((entry) => entry.isDirectory() && names.includes(entry.name));
+  const clash = readdirSync(folder, { withFileTypes: true }).find(
+    (entry) => entry.isDirectory() && names.includes(entry.name),
+  );
   if (clash) {
     rmSync(next, { recursive: true, force: true });
     throw new CheckpointError("CHECKPOINT_WRITE", `cannot save ${folder}: ${clash.name} in it is a folder`);

@@ -85,7 +85,8 @@ export function findNamedTokens(sources: NamedTokenSources): NamedTokens {
     for (const token of tokenizer.added_tokens) listed.push({ id: token.id, token });
   }
   const isByName = typeof extra === "object" && extra !== null && !Array.isArray(extra);
-  if (isByName) for (const [key, token] of Object.entries(extra as JsonObject)) named.set(key, tokenOf(token, key, file));
+  if (isByName)
+    for (const [key, token] of Object.entries(extra as JsonObject)) named.set(key, tokenOf(token, key, file));
   // The older name counts where the newer one is not there.
   if (isByName || extra === undefined) extra = legacyMap?.additional_special_tokens ?? config.additional_special_tokens;
   const extras = extraTokens(extra, file);
@@ -205,7 +206,9 @@ class AddedVocabulary {
 
 function describe(token: NewToken): string {
   const { content, special, normalized, lstrip, rstrip, single_word } = token;
-  return JSON.stringify([content, special ?? false, normalized ?? !special, lstrip, rstrip, single_word].map((v) => v ?? false));
+  return JSON.stringify(
+    [content, special ?? false, normalized ?? !special, lstrip, rstrip, single_word].map((v) => v ?? false),
+  );
 }
 
 function decoderTokens(decoder: unknown, file: string): { id: number; token: NewToken }[] {
@@ -214,7 +217,8 @@ function decoderTokens(decoder: unknown, file: string): { id: number; token: New
   }
   return Object.entries(decoder).map(([id, token]) => {
     if (!/^\d+$/.test(id)) throw invalid(file, `added_tokens_decoder: ${JSON.stringify(id)} is no token id`);
-    if (typeof token !== "object") throw invalid(file, `added_tokens_decoder.${id} is ${brief(token)}, expected a token`);
+    if (typeof token !== "object")
+      throw invalid(file, `added_tokens_decoder.${id} is ${brief(token)}, expected a token`);
     return { id: Number(id), token: tokenOf(token, `added_tokens_decoder.${id}`, file, false) };
   });
 }
@@ -229,7 +233,8 @@ function sideTokens(
   const roles = new Set([...named.values()].map((token) => token?.content));
   for (const token of Array.isArray(extra) ? extra : []) roles.add(typeof token === "string" ? token : token?.content);
   return Object.entries(found).map(([content, id]) => {
-    if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0) throw invalid(file, `${JSON.stringify(content)} is ${brief(id)}, expected a token id`);
+    if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0)
+      throw invalid(file, `${JSON.stringify(content)} is ${brief(id)}, expected a token id`);
     const isRole = roles.has(content);
     return { id, token: { content, special: isRole, normalized: !isRole } };
   });

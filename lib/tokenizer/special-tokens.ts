@@ -62,10 +62,7 @@ export interface SpecialTokens {
  *
  * @throws TokenizerError TOKENIZER_TOKEN_MISSING if a chosen token is not in the vocabulary, TOKENIZER_FILE_INVALID
  */
-export function findSpecialTokens(
-  sources: SpecialTokenSources,
-  overrides: SpecialTokenOverrides = {},
-): SpecialTokens {
+export function findSpecialTokens(sources: SpecialTokenSources, overrides: SpecialTokenOverrides = {}): SpecialTokens {
   const ids: SpecialTokenIds = {};
   const names = new Map<string, string | null | undefined>(Object.entries(sources.names));
   for (const role of Object.keys(ROLE_NAMES) as SpecialTokenRole[]) {
@@ -83,7 +80,9 @@ export function findSpecialTokens(
 /** The error for a role that is needed and not there: it says what was looked for and how to choose a token. */
 export function missingToken(role: SpecialTokenRole, dir: string): TokenizerError {
   const names = KNOWN_NAMES[role];
-  const looked = names ? `neither its files name one nor is any of ${names.join(" ")} in the vocabulary` : "its files name none";
+  const looked = names
+    ? `neither its files name one nor is any of ${names.join(" ")} in the vocabulary`
+    : "its files name none";
   return new TokenizerError(
     "TOKENIZER_TOKEN_MISSING",
     `the tokenizer at ${dir} has no ${ROLE_NAMES[role]}: ${looked}. ` +

@@ -102,17 +102,20 @@ describe("how a request ends", () => {
     }
   });
 
-  it.each(["diffusion", "autoregressive"] as const)("ends at a stop string that is a special token, %s", async (mode) => {
-    // Token 6 is no part of any text, so the string can only be found by its id.
-    const stop = ["<[fim-suffix]>"];
-    const options = { mode, maxTokens: 8, stopIds: [], blockSize: 4 };
-    const [free] = await speaking.complete("x", options);
-    const [ended] = await speaking.complete("x", { ...options, stop, logitBias: { 6: 100 } });
-    expect(free.finishReason).toBe("length");
-    expect(ended).toMatchObject({ text: "", ids: [], finishReason: "stop", stopReason: stop[0] });
-    const [hidden] = await speaking.complete("x", { ...options, logitBias: { 6: 100 } });
-    expect(hidden).toMatchObject({ text: "", finishReason: "length" });
-  });
+  it.each(["diffusion", "autoregressive"] as const)(
+    "ends at a stop string that is a special token, %s",
+    async (mode) => {
+      // Token 6 is no part of any text, so the string can only be found by its id.
+      const stop = ["<[fim-suffix]>"];
+      const options = { mode, maxTokens: 8, stopIds: [], blockSize: 4 };
+      const [free] = await speaking.complete("x", options);
+      const [ended] = await speaking.complete("x", { ...options, stop, logitBias: { 6: 100 } });
+      expect(free.finishReason).toBe("length");
+      expect(ended).toMatchObject({ text: "", ids: [], finishReason: "stop", stopReason: stop[0] });
+      const [hidden] = await speaking.complete("x", { ...options, logitBias: { 6: 100 } });
+      expect(hidden).toMatchObject({ text: "", finishReason: "length" });
+    },
+  );
 
   it("gives out text that only looked like a stop string", async () => {
     const [whole] = await speaking.complete("x", { maxTokens: 12, stopIds: [] });

@@ -39,7 +39,10 @@ const all = (of: string) =>
   Object.fromEntries(
     readdirSync(of, { recursive: true, withFileTypes: true })
       .filter((entry) => !entry.isDirectory())
-      .map((entry) => [join(entry.parentPath, entry.name).slice(of.length + 1), readFileSync(join(entry.parentPath, entry.name), "utf8")]),
+      .map((entry) => [
+        join(entry.parentPath, entry.name).slice(of.length + 1),
+        readFileSync(join(entry.parentPath, entry.name), "utf8"),
+      ]),
   );
 const OLD = { "config.json": "old", "model-00001-of-00002.safetensors": "old", "optimizer.safetensors": "old" };
 const NEW = { "config.json": "new", "model.safetensors": "new" };
@@ -59,7 +62,13 @@ describe("saving over a folder", () => {
   });
 
   it("leaves everything else: .git, notes, folders, other weights", async () => {
-    const others = { ".git/HEAD": "ref", "README.md": "mine", "data/a.txt": "a", "adapter.safetensors": "b", "x.py": "c" };
+    const others = {
+      ".git/HEAD": "ref",
+      "README.md": "mine",
+      "data/a.txt": "a",
+      "adapter.safetensors": "b",
+      "x.py": "c",
+    };
     files(folder, { ...OLD, ...others });
     await save(folder);
     expect(all(folder)).toEqual({ ...NEW, ...others });
