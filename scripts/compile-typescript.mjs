@@ -11,7 +11,10 @@ const format = {
   getNewLine: () => "\n",
 };
 
-/** Reports what is wrong and ends. */
+/**
+ * Reports what is wrong and ends.
+ * @returns {never}
+ */
 function fail(diagnostics) {
   process.stdout.write(ts.formatDiagnostics(diagnostics, format));
   process.exit(1);
@@ -21,7 +24,7 @@ const config = ts.getParsedCommandLineOfConfigFile(join(root, "tsconfig.build.js
   ...ts.sys,
   onUnRecoverableConfigFileDiagnostic: (diagnostic) => fail([diagnostic]),
 });
-if (config.errors.length > 0) fail(config.errors);
+if (!config || config.errors.length > 0) fail(config?.errors ?? []);
 const host = ts.createIncrementalCompilerHost(config.options);
 const builder = ts.createIncrementalProgram({ rootNames: config.fileNames, options: config.options, host });
 const problems = [
@@ -41,7 +44,7 @@ if (diagnostics.length > 0) fail(diagnostics);
 /** Puts a comment before every field of a schema's shape in a declaration file. */
 function documentFields() {
   const transformFile = (declarations) => {
-    const source = builder.getSourceFile(ts.getOriginalNode(declarations).fileName);
+    const source = builder.getSourceFile(/** @type {ts.SourceFile} */ (ts.getOriginalNode(declarations)).fileName);
     const { locals } = /** @type {any} */ (source);
     for (const statement of declarations.statements) {
       if (!ts.isVariableStatement(statement)) continue;
@@ -59,7 +62,7 @@ function documentFields() {
 function document(node, type) {
   if (ts.isTypeLiteralNode(node)) {
     for (const member of node.members) {
-      if (!ts.isPropertySignature(member) || !member.type) continue;
+      if (!ts.isPropertySignature(member) || !member.type || ts.isComputedPropertyName(member.name)) continue;
       const property = type.getProperty(member.name.text);
       if (!property) continue;
       const words = property.declarations?.map(wordsOf).find((text) => text !== "");

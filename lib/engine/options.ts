@@ -35,7 +35,12 @@ export const generateOptionsSchema = z.strictObject({
   mode: z.enum(["diffusion", "autoregressive"]).default("diffusion").describe("block by block, or token by token"),
   maxTokens: z.number().int().min(1).default(128).describe("tokens to generate, exactly, unless a stop comes first"),
   temperature: z.number().min(0).max(100).default(0).describe("0: the most likely token"),
-  topP: z.number().min(0).max(1).default(1).describe("only the likeliest tokens of this joint probability; 0: the likeliest, 1: all"),
+  topP: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(1)
+    .describe("only the likeliest tokens of this joint probability; 0: the likeliest, 1: all"),
   topK: z.number().int().min(0).default(0).describe("0: all"),
   minP: z.number().min(0).max(1).default(0).describe("only tokens at least this times as likely as the likeliest"),
   seed: seedSchema.optional().describe("64 bits, signed; by default a random one"),

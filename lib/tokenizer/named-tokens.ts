@@ -170,9 +170,11 @@ class AddedVocabulary {
   readonly #tokens = new Map<string, ListedToken>();
 
   constructor({ model }: TokenizerJson, tokens: readonly ListedToken[]) {
-    const entries = Array.isArray(model.vocab)
-      ? model.vocab.map((entry, id) => [String(Array.isArray(entry) ? entry[0] : entry), id] as const)
-      : Object.entries(model.vocab);
+    // Checked where the model is opened.
+    const vocab = (model as { vocab?: unknown }).vocab;
+    const entries = Array.isArray(vocab)
+      ? vocab.map((entry, id) => [String(Array.isArray(entry) ? entry[0] : entry), id] as const)
+      : Object.entries((vocab ?? {}) as Record<string, number>);
     this.#vocabulary = new Map(entries);
     this.#size = this.#vocabulary.size;
     for (const token of tokens) this.#tokens.set(token.content, token);
