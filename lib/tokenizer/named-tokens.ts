@@ -21,6 +21,8 @@ export interface NamedTokenSources {
 export interface NamedTokens {
   /** The tokenizer's added tokens, with those that the smaller files add. `special` is what skipSpecialTokens drops. */
   readonly added: readonly ListedToken[];
+  /** Whether the tokenizer's class takes the vocabulary alone of tokenizer.json, and adds all tokens to it anew. */
+  readonly isRebuilt: boolean;
   /** The token by key, such as `eos_token`; null if a file says that there is none. Keys that no file has are absent. */
   readonly names: Readonly<Record<string, string | null>>;
 }
@@ -112,7 +114,7 @@ export function findNamedTokens(sources: NamedTokenSources): NamedTokens {
     const contents = [...named.values(), ...extras].flatMap((token) => token?.content ?? []);
     vocabulary.add([...new Set(contents)].map(special));
   }
-  return { added: vocabulary.tokens, names };
+  return { added: vocabulary.tokens, isRebuilt: defaults !== undefined, names };
 }
 
 /** The tokens that have a key of their own; what a later file says of a key counts. */

@@ -98,7 +98,7 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
   const optional = (name: string) => readObject(join(dir, name));
   const tokenizerConfig = optional("tokenizer_config.json");
   const model = { dir, config: optional("config.json"), generation: optional("generation_config.json") };
-  const { added, names } = findNamedTokens({
+  const { added, isRebuilt, names } = findNamedTokens({
     dir,
     tokenizer: parsed.data,
     tokenizerConfig,
@@ -106,12 +106,16 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
     addedTokens: optional("added_tokens.json"),
     modelConfig: model.config,
   });
-  const moreTokens = tokensBeside(parsed.data, added);
+  const tokenizer = isRebuilt ? { ...parsed.data, added_tokens: [] } : parsed.data;
+  const moreTokens = tokensBeside(tokenizer, added);
   const config = tokenizerConfig ?? {};
-  const hash = createHash("sha256").update(text).update(JSON.stringify(moreTokens)).digest("hex");
+  const hash = createHash("sha256")
+    .update(text)
+    .update(JSON.stringify([tokenizer.added_tokens, moreTokens]))
+    .digest("hex");
   return {
     dir,
-    tokenizer: parsed.data,
+    tokenizer,
     moreTokens,
     config,
     names,
