@@ -66,7 +66,7 @@ export async function exportCheckpoint(folder: string, target: string, options: 
   });
   const layout = layOutWeights(weights, options.maxShardBytes ?? MAX_SHARD_BYTES);
   const copied = sideFiles(root);
-  const texts = configTexts(config, weights[0].dtype, copied);
+  const texts = configTexts(config, weights[0].dtype, root);
   await replaceFolder(target, async (staging) => {
     for (const name of copied) copyFileSync(join(root, name), join(staging, name));
     for (const [name, text] of texts) writeFileSync(join(staging, name), text);

@@ -6,6 +6,7 @@ import { byteLength, itemSize } from "../torch/bytes.js";
 import type { DType, DTypeLike } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { CONFIG_FILE, GENERATION_FILE, INDEX_FILE, weightName, weightsPart } from "./checkpoint-layout.js";
+import { readJson } from "./checkpoint-tensors.js";
 import type { DecoderConfig } from "./config.js";
 import { type ConfigJson, toConfigJson } from "./config-json.js";
 import type { Decoder } from "./decoder.js";
@@ -27,7 +28,12 @@ export const MAX_SHARD_BYTES = 5e9;
 /** What model.safetensors says of itself: transformers wants it. */
 export const WEIGHTS_METADATA = { format: "pt" };
 
-const SIDE_FILES: readonly string[] = [...TOKENIZER_FILES, GENERATION_FILE];
+const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";
+// tokenizer_config.json is written anew: see configTexts.
+const SIDE_FILES: readonly string[] = [
+  ...TOKENIZER_FILES.filter((name) => name !== TOKENIZER_CONFIG_FILE),
+  GENERATION_FILE,
+];
 
 /**
  * Writes a model in Hugging Face layout, so that Python transformers and everything built on it loads it: config.json,
@@ -70,7 +76,7 @@ export async function writeCheckpoint(
   }
   if (layout.index !== undefined) writeFileSync(join(folder, INDEX_FILE), layout.index);
   const written = dtype ? torch.toDType(dtype) : weights[0]?.tensor.dtype;
-  for (const [name, text] of configTexts(model.config, written, copied)) writeFileSync(join(folder, name), text);
+  for (const [name, text] of configTexts(model.config, written, filesFrom)) writeFileSync(join(folder, name), text);
 }
 
 /** The names of the files in a folder that go with a model's weights. */
@@ -79,14 +85,27 @@ export function sideFiles(folder: string): string[] {
   return readdirSync(folder).filter((name) => SIDE_FILES.includes(name) || name.endsWith(".py"));
 }
 
-/** The texts of config.json and generation_config.json, by name, for a folder that has the side files `copied`. */
-export function configTexts(config: DecoderConfig, dtype: DType, copied: readonly string[]): [string, string][] {
+/**
+ * The texts of the files that follow from the model's config, by name: config.json, generation_config.json and
+ * tokenizer_config.json, whose model_max_length is the model's context.
+ *
+ * @param filesFrom where the tokenizer's files and a generation_config.json come from; those are copied as they are
+ */
+export function configTexts(config: DecoderConfig, dtype: DType, filesFrom: string | undefined): [string, string][] {
+  const copied = filesFrom === undefined ? [] : sideFiles(filesFrom);
   const json = toConfigJson({ ...config, dtype: dtype as DecoderConfig["dtype"] });
   // Code that is not there cannot be imported; the architecture itself needs none.
   if (!copied.some((name) => name.endsWith(".py"))) delete json.auto_map;
   const texts: [string, string][] = [[CONFIG_FILE, jsonText(json)]];
   if (!copied.includes(GENERATION_FILE)) {
     texts.push([GENERATION_FILE, jsonText(generationConfig(config))]);
+  }
+  if (filesFrom !== undefined && existsSync(join(filesFrom, TOKENIZER_CONFIG_FILE))) {
+    const tokenizerConfig = readJson(join(filesFrom, TOKENIZER_CONFIG_FILE)) as ConfigJson;
+    texts.push([
+      TOKENIZER_CONFIG_FILE,
+      jsonText({ ...tokenizerConfig, model_max_length: config.maxPositionEmbeddings }),
+    ]);
   }
   return texts;
 }

@@ -41,14 +41,23 @@ export interface ServerState {
 }
 
 /**
- * The engine, if it can be used now.
+ * The engine, for a request that comes now.
  *
  * @throws ApiError loading, draining, engine_unavailable
  */
-export function readyEngine({ state }: ServerContext): TextEngine {
-  if (state.draining) {
+export function readyEngine(context: ServerContext): TextEngine {
+  if (context.state.draining) {
     throw new ApiError("draining", "the server is being stopped; another instance may answer", { retryAfter: 1 });
   }
+  return runningEngine(context);
+}
+
+/**
+ * The engine, for a request that was taken: a server that is being stopped still answers it.
+ *
+ * @throws ApiError loading, engine_unavailable
+ */
+export function runningEngine({ state }: ServerContext): TextEngine {
   const { engine } = state;
   if (state.failed) throw new ApiError("engine_unavailable", "the model could not be loaded");
   if (!engine) throw new ApiError("loading", "the model is being loaded; try again in a moment", { retryAfter: 2 });

@@ -59,6 +59,8 @@ export function toApiError(error: unknown, retryAfter: () => number): ApiError {
     const message = error.message;
     const code = TEMPLATE_CODES[error.code];
     if (code) return new ApiError(code, message, { cause: error, param: "messages" });
+    if (error.code === "TOKENIZER_TEXT")
+      return new ApiError("invalid_value", message, { cause: error, param: "prompt" });
     if (error.code === "TOKENIZER_ID") return new ApiError("invalid_value", message, { cause: error, param: "tokens" });
   }
   return new ApiError("internal_error", "the server failed at this request", { cause: error });

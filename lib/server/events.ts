@@ -1,5 +1,5 @@
 import type { EngineEvent } from "../engine/index.js";
-import { readyEngine, type ServerContext } from "./context.js";
+import { runningEngine, type ServerContext } from "./context.js";
 import { merge } from "./merge.js";
 import type { Ticket } from "./operations/admission.js";
 import type { Lifetime } from "./operations/lifetime.js";
@@ -26,7 +26,7 @@ export async function* eventsOf(
   streamSteps: boolean,
   signal: AbortSignal,
 ): AsyncGenerator<Tagged> {
-  const engine = readyEngine(context);
+  const engine = runningEngine(context);
   const events = streamSteps ? "all" : "text"; // a pass that nobody asked for need not come through the threads
   let first = 0;
   const sources = jobs.map(({ prompt, options }, i) => {

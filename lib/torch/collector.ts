@@ -19,11 +19,22 @@ function garbageCollector(): CollectGarbage {
   return collectGarbage;
 }
 
+let collected = 0;
+
+/** How many tensors were freed here so far because their objects were gone. */
+export function collectedTensors(): number {
+  return collected;
+}
+
+function sweep(): void {
+  collected += native.sweep();
+}
+
 // An object that nobody holds: when it goes, garbage was collected.
 let waiting = false;
 const afterCollection = new FinalizationRegistry<void>(() => {
   waiting = false;
-  native.sweep();
+  sweep();
   if (native.watchedBytes() > 0) wait();
 });
 
@@ -42,14 +53,14 @@ export function leaveToCollector(tensor: object, handle: Handle): void {
 function collectNow(): void {
   const before = native.watchedBytes();
   const enough = () => native.watchedBytes() < before / 2;
-  native.sweep(); // V8 may have collected by itself since
+  sweep(); // V8 may have collected by itself since
   if (!enough()) {
     garbageCollector()({ type: "minor" });
-    native.sweep();
+    sweep();
   }
   if (!enough()) {
     garbageCollector()();
-    native.sweep();
+    sweep();
   }
   native.settle();
 }

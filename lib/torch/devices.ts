@@ -1,3 +1,4 @@
+import { collectedTensors } from "./collector.js";
 import { CUDAGraph, graphPoolHandle } from "./cuda-graph.js";
 import { guard } from "./errors.js";
 import { native } from "./native.js";
@@ -9,13 +10,15 @@ export interface Memory {
   host: number;
   /** Bytes on accelerators. */
   device: number;
+  /** Tensors that were neither in a scope nor disposed of, and that the garbage collector freed, in this thread so far. */
+  collected: number;
 }
 
 /** Counts live tensors. From one training step to the next it must not grow. */
 export function memory(): Memory {
   native.memory();
   const [tensors, host, device] = native.scratch;
-  return { tensors, host, device };
+  return { tensors, host, device, collected: collectedTensors() };
 }
 
 export interface Build {

@@ -174,11 +174,11 @@ export class Trainer {
     const where = this.#at(context.step);
     try {
       const result = torch.scope(() => {
-        const result: unknown = torch.autocast(this.#autocast, () =>
-          this.#planned.stage.objective(model, batch, context),
-        );
-        checkResult(where, result);
-        const { loss, normalizer, metrics } = result;
+        const { loss, normalizer, metrics } = torch.autocast(this.#autocast, () => {
+          const result: unknown = this.#planned.stage.objective(model, batch, context);
+          checkResult(where, result); // before autocast complains of a promise in words of its own
+          return result;
+        });
         this.#parallel.backward(loss, { isLast });
         return { loss: loss.detach(), normalizer, metrics: detachedMetrics(metrics) };
       });

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { FakeCuda } from "../devices/fake-cuda.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 
 // Before anything looks up an operator.
 const fake = new FakeCuda();
@@ -44,15 +44,15 @@ it("gives the memory of its copies back, also of a save that is given up", async
   const optimizer = { step: 1, tensors: [wholeTensor("a.large", large)] };
   const content = (save: number) => contentOf({ model, optimizer: null as never }, save, { optimizer });
   await store.save("step-000001", content(1));
-  const before = (await settledMemory()).tensors;
+  const before = heldTensors();
   for (let save = 2; save <= 6; save += 2) {
     const pending = await store.begin("given-up", content(save));
     await pending.abort();
     await expect(pending.done).rejects.toThrow(/the save was given up/);
     await store.save(`step-00000${save}`, content(save));
-    expect(torch.memory().tensors).toBe(before);
+    expect(heldTensors()).toBe(before);
   }
   await store.close();
-  expect(torch.memory().tensors).toBeLessThan(before);
+  expect(heldTensors()).toBeLessThan(before);
   large.dispose();
 });

@@ -100,7 +100,7 @@ describe("train", () => {
     );
     const { code, stderr } = await diffcoder(["train", file]);
     expect(code).toBe(1);
-    expect(stderr).toMatch(/missing is not defined[\s\S]*throws\.ts:2/);
+    expect(stderr).toMatch(/throws\.ts:2:\d+: ReferenceError: missing is not defined/);
   });
 
   it.each([

@@ -3,7 +3,7 @@ import { Engine, type GenerateOptions } from "../../lib/engine/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { runCore } from "../engine/core-run.js";
 import { collect, randomPrompt, sharpCoder } from "../engine/support.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import { FakeCuda } from "./fake-cuda.js";
 
 let cuda: FakeCuda;
@@ -28,14 +28,14 @@ it.each([
     const coder = sharpCoder().to({ device: "cuda", dtype });
     await using engine = await Engine.create({ model: coder, thread: false, pageSize, maxRunning: 4 });
     cuda.take();
-    const { tensors } = await settledMemory();
+    const tensors = heldTensors();
     const all = jobs.map(({ prompt, options: each }) => collect(engine, prompt, each));
     for (const [i, { ids }] of (await Promise.all(all)).entries()) expect(ids.length).toBe(jobs[i].options.maxTokens);
     const { counters } = engine.stats();
     expect(cuda.take().waits).toEqual({ readInto: counters.forwards });
     expect(counters.graphCaptures).toBeGreaterThan(1);
     expect(counters.graphReplays).toBeGreaterThan(counters.forwards / 2);
-    expect(torch.memory().tensors - tensors).toBe(cuda.graphs); // each has the integers it reads
+    expect(heldTensors() - tensors).toBe(cuda.graphs); // each has the integers it reads
     await engine.close();
     expect(cuda.graphs).toBe(0);
     coder.dispose();

@@ -16,6 +16,7 @@ import {
 import { type AttentionPlan, type Decoder, weightName } from "../../lib/model/index.js";
 import { functional } from "../../lib/nn/index.js";
 import * as torch from "../../lib/torch/index.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import { context, fixturePath, MASK, randomBatch, tinyModel, worstError } from "./fixture.js";
 
 let model: Decoder;
@@ -290,9 +291,9 @@ describe("block-diffusion objective", () => {
   it("leaves no tensor behind", () => {
     const objective = blockDiffusionObjective({ shift: true });
     evaluate(objective, batch);
-    const before = torch.memory().tensors;
+    const before = heldTensors();
     for (let i = 0; i < 3; i++) evaluate(objective, batch, { step: i });
-    expect(torch.memory().tensors).toBe(before);
+    expect(heldTensors()).toBe(before);
   });
 
   it("names wrong options with their path", () => {

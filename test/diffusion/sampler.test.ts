@@ -13,7 +13,7 @@ import {
 } from "../../lib/diffusion/index.js";
 import type { Decoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import { MASK, readJson, tinyModel } from "./fixture.js";
 
 interface GoldenCase {
@@ -260,12 +260,12 @@ describe("ends and errors", () => {
   });
 
   it("frees everything, also when the consumer leaves early", async () => {
-    const before = (await settledMemory()).tensors;
+    const before = heldTensors();
     await decode(prompt, { maxTokens: 9, stopIds: [] });
     await decode(prompt, { maxTokens: 9, stopIds: [], cache: false, temperature: 1 });
     for await (const _ of generateBlocks(model, prompt, { maxTokens: 9, stopIds: [] })) break;
     for await (const _ of generateAutoregressive(model, prompt, { maxTokens: 9, stopIds: [] })) break;
-    expect(torch.memory().tensors).toBe(before);
+    expect(heldTensors()).toBe(before);
   });
 
   it("lets other work of the process go on between passes", async () => {

@@ -60,7 +60,6 @@ describe("code in the documents", () => {
         ),
         typeRoots: [join(root, "node_modules", "@types")],
         noUnusedLocals: false,
-        noUncheckedIndexedAccess: true, // a project of a reader's may have it
       },
       include: ["*.mts"],
     };

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Engine } from "../../lib/engine/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import { collect, randomPrompt, sharpCoder } from "./support.js";
 
 const { int8_pack: pack, int8_linear: linear } = torch.ops.diffcoder;
@@ -129,11 +129,11 @@ describe("an engine with int8 weights", () => {
   });
 
   it("frees all it made when it is closed", async () => {
-    const before = await settledMemory();
+    const before = heldTensors();
     const engine = await Engine.create({ model: folder, thread: false, weights: "int8" });
-    expect(torch.memory().tensors).toBeGreaterThan(before.tensors);
+    expect(heldTensors()).toBeGreaterThan(before);
     await engine.close();
-    expect(torch.memory()).toMatchObject({ tensors: before.tensors, host: before.host });
+    expect(heldTensors()).toBe(before);
   });
 
   it("is refused where it cannot be", async () => {

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Engine, EngineError, type EngineEvent } from "../../lib/engine/index.js";
 import type { StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import { collect, here, randomPrompt, sharpCoder, TOKENIZER } from "./support.js";
 
 let coder: StableDiffCoder;
@@ -45,7 +45,7 @@ describe("cancellation", () => {
   it("2,000 requests, cancelled at random, leak neither page nor tensor", async () => {
     const engine = await here(coder, { cacheTokens: 2048, pageSize: 16, maxRunning: 24, maxQueue: 4000 });
     await engine.complete([7, 8], { maxTokens: 4 });
-    const { tensors } = await settledMemory();
+    const tensors = heldTensors();
     const random = new torch.Philox(5);
     const ends = { stop: 0, length: 0, abort: 0, error: 0 };
     const run = async (i: number): Promise<void> => {
@@ -80,7 +80,7 @@ describe("cancellation", () => {
       used: 0,
     });
     expect(pages.cached + pages.free).toBe(pages.total);
-    expect(torch.memory().tensors).toBe(tensors);
+    expect(heldTensors()).toBe(tensors);
     expect(counters.requests).toBe(2001);
     expect(ends.abort).toBeGreaterThan(50);
     expect(ends.error).toBe(0);

@@ -8,6 +8,7 @@ import { bucketed, exact, layOut, type PassPart, SCRATCH } from "../../lib/engin
 import { PassGraphs } from "../../lib/engine/pass-graphs.js";
 import type { StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import { type Job, Reruns, runCore } from "./core-run.js";
 import { randomPrompt, sharpCoder } from "./support.js";
 
@@ -128,10 +129,10 @@ describe("the recordings that are kept", () => {
     expect(graphs.live).toBe(64);
     expect(once.tensors - before.tensors).toBe(64);
     visit();
-    expect(torch.memory().tensors).toBe(once.tensors);
+    expect(heldTensors()).toBe(once.tensors);
     passes.dispose();
     expect(graphs.live).toBe(0);
-    expect(torch.memory().tensors).toBe(before.tensors - 1);
+    expect(heldTensors()).toBe(before.tensors - 1);
     memory.dispose();
   });
 });

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { StableDiffCoder } from "../../lib/model/index.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import { here, randomPrompt, sharpCoder } from "./support.js";
 
 let coder: StableDiffCoder;
@@ -13,7 +13,7 @@ describe("scores", () => {
   it("wait their turn, and are given up with their signal", async () => {
     await using engine = await here(coder, { maxQueue: 1000 });
     const alone = await engine.score(randomPrompt(0, 60));
-    const { tensors } = await settledMemory();
+    const tensors = heldTensors();
     const order: string[] = [];
     const controllers = Array.from({ length: 200 }, () => new AbortController());
     const scores = controllers.map(({ signal }, i) =>
@@ -33,7 +33,7 @@ describe("scores", () => {
     await generated;
     expect(engine.stats()).toMatchObject({ running: 0, waiting: 0, waitingTokens: 0, counters: { scores: 2 } });
     expect(engine.stats().counters.finished).toMatchObject({ abort: 199, error: 0 });
-    expect((await settledMemory()).tensors).toBe(tensors);
+    expect(heldTensors()).toBe(tensors);
   });
 
   it("let the batch go on between them", async () => {

@@ -6,7 +6,7 @@ import type { PassPart } from "../../lib/engine/pass/pass.js";
 import * as torch from "../../lib/torch/index.js";
 import { type Job, Reruns, runCore } from "../engine/core-run.js";
 import { collect, randomPrompt, reference, sharpCoder } from "../engine/support.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import { device, memory, onGpu, record, relativeError, sized, synchronize } from "./support.js";
 
 /** Requests of all kinds; more than run at once, so that batches grow and shrink. */
@@ -42,9 +42,9 @@ describe("the engine on the device", () => {
     const options: GenerateOptions = { maxTokens: 24, stopIds: [], n: 2, temperature: 1, seed: 1, logprobs: 2 };
     const run = () => Promise.all([1, 2, 3].map((seed) => engine.complete(randomPrompt(seed, 40), options)));
     const first = await run();
-    const before = await settledMemory();
+    const before = heldTensors();
     const second = await run();
-    expect(torch.memory()).toEqual(before);
+    expect(heldTensors()).toBe(before);
     expect(second.flat().map(({ ids }) => ids.length)).toEqual(new Array(6).fill(24));
     expect(first.length).toBe(3);
     await engine.close();
@@ -92,7 +92,7 @@ describe("decoding by graphs", () => {
       });
       const { counters } = await runCore(coder, many, recorded("bfloat16"), { maxRunning: 16, pageSize: 16 });
       synchronize();
-      return { counters, allocated: memory.allocated(), tensors: (await settledMemory()).tensors };
+      return { counters, allocated: memory.allocated(), tensors: heldTensors() };
     };
     const first = await round(1); // libraries make handles and workspaces
     const second = await round(2);

@@ -29,7 +29,7 @@ import {
 } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { difference, fixture } from "../nn/golden.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 
 const root = mkdtempSync(join(tmpdir(), "diffcoder-checkpoint-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -254,11 +254,11 @@ describe("bad checkpoints", () => {
     ],
   ])("%s", async (_, name, damage, code, message) => {
     damage(copy(name));
-    const before = (await settledMemory()).tensors;
+    const before = heldTensors();
     const error = await failure(folder);
     expect([error.code, error.message]).toEqual([code, expect.stringMatching(message)]);
     expect(error.message).toContain(folder);
-    expect(torch.memory().tensors).toBe(before);
+    expect(heldTensors()).toBe(before);
   });
 
   it("a config of another kind of model", async () => {

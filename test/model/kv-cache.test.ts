@@ -14,6 +14,7 @@ import {
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { difference } from "../nn/golden.js";
+import { heldTensors } from "../torch/held-tensors.js";
 
 const config = presetConfig("tiny", {
   vocabSize: 96,
@@ -170,7 +171,7 @@ describe("cached decoding", () => {
         model.forward(ids, cachedPlan(cache, { length: 4, visibility: "full" }));
       });
       cache.advance(4);
-      return torch.memory().tensors;
+      return heldTensors();
     });
     expect(new Set(alive).size).toBe(1);
     ids.dispose();

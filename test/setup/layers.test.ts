@@ -7,20 +7,24 @@ import { put, runScript, scratchCheckout } from "./scratch.js";
 
 /** Each layer with the folders it may import from. A new folder of lib/ needs its place here and in biome.json. */
 const below: Record<string, string[]> = {
-  torch: [],
-  nn: ["torch"],
-  distributed: ["torch", "nn"],
-  tokenizer: [],
-  model: ["torch", "nn", "distributed", "tokenizer"],
-  diffusion: ["torch", "nn", "distributed", "tokenizer", "model"],
-  data: ["torch", "nn", "distributed", "tokenizer", "model"],
-  parallel: ["torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data"],
-  train: ["torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
-  engine: ["torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
-  server: ["torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel", "train", "engine"],
-  eval: ["torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel", "train", "engine"],
+  files: [],
+  torch: ["files"],
+  nn: ["files", "torch"],
+  distributed: ["files", "torch", "nn"],
+  tokenizer: ["files"],
+  model: ["files", "torch", "nn", "distributed", "tokenizer"],
+  diffusion: ["files", "torch", "nn", "distributed", "tokenizer", "model"],
+  data: ["files", "torch", "nn", "distributed", "tokenizer", "model"],
+  parallel: ["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data"],
+  train: ["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
+  engine: ["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
+  server: [
+    ...["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
+    ...["train", "engine"],
+  ],
+  eval: ["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel", "train", "engine"],
   cli: [
-    ...["torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
+    ...["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
     ...["train", "engine", "server", "eval"],
   ],
 };

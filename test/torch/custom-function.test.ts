@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import * as torch from "../../lib/torch/index.js";
 import { native } from "../../lib/torch/native.js";
+import { heldTensors } from "./held-tensors.js";
 import { leftBehind, thrownBy, torchError } from "./support.js";
 
 type Tensor = torch.Tensor;
@@ -344,15 +345,15 @@ describe.each([
             },
             backward(context, gradient) {
               for (let i = 0; i < 10; i++) context.saved[0].add(i);
-              during = torch.memory().tensors;
+              during = heldTensors();
               return (gradient as Tensor).mul(context.saved[1]);
             },
           });
           const loss = greedy(x).sum();
-          const before = torch.memory().tensors;
+          const before = heldTensors();
           loss.backward();
           expect(during).toBeGreaterThan(before + 10);
-          expect(torch.memory().tensors).toBe(before);
+          expect(heldTensors()).toBe(before);
         }),
       ),
     ).toBe(0);
@@ -361,7 +362,7 @@ describe.each([
   it("leaves nothing behind outside of scopes either", () => {
     const x = leaf([1, 2]);
     const loss = square(x).sum();
-    const before = torch.memory().tensors;
+    const before = heldTensors();
     loss.backward(null, { retainGraph: true });
     const failing = torch.defineFunction({
       forward: (_, t: Tensor) => t.clone(),
@@ -369,11 +370,11 @@ describe.each([
         throw new Error("no");
       },
     });
-    expect(torch.memory().tensors).toBe(before);
+    expect(heldTensors()).toBe(before);
     const bad = torch.scope(() => failing(x).sum());
-    expect(torch.memory().tensors).toBe(before + 1);
+    expect(heldTensors()).toBe(before + 1);
     expect(() => bad.backward()).toThrow("no");
-    expect(torch.memory().tensors).toBe(before + 1);
+    expect(heldTensors()).toBe(before + 1);
     for (const tensor of [x, loss, bad]) tensor.dispose();
   });
 

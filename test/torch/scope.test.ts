@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import * as torch from "../../lib/torch/index.js";
 import { native } from "../../lib/torch/native.js";
+import { heldTensors } from "./held-tensors.js";
 import { leftBehind, thrownBy, torchError } from "./support.js";
 
 const made = (value = 1) => torch.tensor([value]);
@@ -187,7 +188,7 @@ describe("scope(fn)", () => {
 
 describe("scope(async fn)", () => {
   it("frees at the end what fn does not return", async () => {
-    const before = torch.memory().tensors;
+    const before = heldTensors();
     const seen: torch.Tensor[] = [];
     const result = await torch.scope(async () => {
       seen.push(made(1));
@@ -201,11 +202,11 @@ describe("scope(async fn)", () => {
     expect(seen.every((tensor) => tensor.disposed)).toBe(true);
     expect(result.kept.item()).toBe(3);
     result.kept.dispose();
-    expect(torch.memory().tensors).toBe(before);
+    expect(heldTensors()).toBe(before);
   });
 
   it("frees everything when fn rejects", async () => {
-    const before = torch.memory().tensors;
+    const before = heldTensors();
     const problem = new Error("mine");
     const failing = torch.scope(async () => {
       made();
@@ -219,11 +220,11 @@ describe("scope(async fn)", () => {
       throw problem;
     });
     await expect(early).rejects.toBe(problem);
-    expect(torch.memory().tensors).toBe(before);
+    expect(heldTensors()).toBe(before);
   });
 
   it("tasks that interleave keep their tensors apart", async () => {
-    const before = torch.memory().tensors;
+    const before = heldTensors();
     const task = (name: number) =>
       torch.scope(async () => {
         const mine: torch.Tensor[] = [];
@@ -237,7 +238,7 @@ describe("scope(async fn)", () => {
       });
     const results = await Promise.all([task(1), task(2), task(3)]);
     expect(results.map((tensor) => tensor.item())).toEqual([1, 2, 3]);
-    expect(torch.memory().tensors).toBe(before + 3);
+    expect(heldTensors()).toBe(before + 3);
     for (const tensor of results) tensor.dispose();
   });
 
@@ -420,11 +421,11 @@ describe("dispose", () => {
   it("frees now, inside a scope too, and twice is once", () => {
     torch.scope(() => {
       const x = made();
-      const before = torch.memory().tensors;
+      const before = heldTensors();
       x.dispose();
       x.dispose();
       x[Symbol.dispose]();
-      expect(torch.memory().tensors).toBe(before - 1);
+      expect(heldTensors()).toBe(before - 1);
       expect(x.disposed).toBe(true);
     });
     const y = made();

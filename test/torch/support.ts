@@ -5,7 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, expect } from "vitest";
-import * as torch from "../../lib/torch/index.js";
+import type * as torch from "../../lib/torch/index.js";
+import { heldTensors } from "./held-tensors.js";
 
 /** Matches a TorchError by its code and, where given, its message and operator. */
 export function torchError(code: torch.TorchErrorCode, message?: RegExp, operator?: string): torch.TorchError {
@@ -29,9 +30,9 @@ export function thrownBy(call: () => unknown): unknown {
 
 /** The number of live tensors that `run` leaves behind. */
 export function leftBehind(run: () => unknown): number {
-  const before = torch.memory().tensors;
+  const before = heldTensors();
   run();
-  return torch.memory().tensors - before;
+  return heldTensors() - before;
 }
 
 /** A folder that goes with the test file. */

@@ -13,7 +13,7 @@ import {
   sgd,
   stage,
 } from "../../lib/train/index.js";
-import { settledMemory } from "../torch/settled-memory.js";
+import { heldTensors } from "../torch/held-tensors.js";
 import {
   bytesOf,
   collect,
@@ -265,14 +265,14 @@ describe("memory", () => {
     ];
     const live: number[] = [];
     await collect(stages, { model }, (event) => {
-      if (event.type === "step") live.push(torch.memory().tensors);
+      if (event.type === "step") live.push(heldTensors());
       return false;
     });
     expect(new Set(live.slice(2)).size).toBe(1);
-    const before = (await settledMemory()).tensors;
+    const before = heldTensors();
     expect(before).toBeLessThan(live[2]); // the optimiser's state is gone
     await collect(stages, { model }, (event) => event.type === "step");
-    expect(torch.memory().tensors).toBe(before);
+    expect(heldTensors()).toBe(before);
   });
 });
 

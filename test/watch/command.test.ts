@@ -88,7 +88,7 @@ describe("watch without a terminal", () => {
     mkdirSync(join(out, "metrics.jsonl"));
     const command = plain(out);
     expect(await command.ended).toBe(1);
-    expect(command.output).toMatch(/^error: cannot read .*metrics\.jsonl: EISDIR.*\n$/);
+    expect(command.output).toMatch(/^error: cannot read .*metrics\.jsonl: it is a folder, expected a regular file\n$/);
   });
 });
 

@@ -87,7 +87,6 @@ function check(name: string, tensor: Tensor, slice: LocalTensor["slice"], { size
 }
 
 function smallFiles(content: CheckpointContent, dtype: DType, optimizerStep: number | null): [string, string][] {
-  const copied = content.filesFrom === undefined ? [] : sideFiles(content.filesFrom);
   const trainer: TrainerFile = {
     format: 1,
     savedAt: new Date().toISOString(),
@@ -96,7 +95,7 @@ function smallFiles(content: CheckpointContent, dtype: DType, optimizerStep: num
     progress: content.progress,
     facts: content.facts,
   };
-  return [...configTexts(content.model.config, dtype, copied), [TRAINER_FILE, jsonText(trainer)]];
+  return [...configTexts(content.model.config, dtype, content.filesFrom), [TRAINER_FILE, jsonText(trainer)]];
 }
 
 function sideFilesOf({ filesFrom }: CheckpointContent): [string, string][] {
