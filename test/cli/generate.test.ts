@@ -76,13 +76,13 @@ describe("generate", () => {
     [["x", "-n", "0"], /'-n, --max-tokens <n>' argument '0' is invalid\. expected an integer from 1/],
     [["x", "-n", "1e9"], /exceed the model's context of 512/],
     [["x", "--threshold", "2"], /expected a number from 0 to 1/],
-    [["x", "--top-p", "0"], /expected a number from/],
+    [["x", "--top-p", "1.1"], /expected a number from 0 to 1/],
     [["x", "--steps", "2", "--threshold", "0.5"], /cannot be used with option/],
     [["x", "--autoregressive", "--block-size", "8"], /cannot be used with option '--autoregressive'/],
     [["x", "--dtype", "float8"], /Allowed choices are auto, float32, bfloat16, float16/],
     [["x", "--device", "cuda:7"], /cuda/i],
     [["x", "--file", "y"], /give a prompt or --file, not both/],
-    [["--file", "nowhere.txt"], /ENOENT.*nowhere\.txt/],
+    [["--file", "nowhere.txt"], /nowhere\.txt/],
   ])("explains %j", async (args, message) => {
     expectExplained(await generate(args), message);
   });

@@ -10,7 +10,7 @@ describe("data options", () => {
   it("have defaults for all but the length", () => {
     const options = parseDataOptions({ length: 128 });
     expect(options).toMatchObject({ paths: "default", documents: "visible", heldOut: 0.02, seed: 0, shuffle: true });
-    expect(options.extensions).toContain(".py");
+    expect(options.extensions).toBeUndefined(); // source code, and files of records
     expect(parseDataOptions({ length: 8, fim: { rate: 0.5 } }).fim).toEqual({ rate: 0.5, format: "spm" });
   });
 

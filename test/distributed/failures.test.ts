@@ -120,5 +120,5 @@ describe("kill -9 of a random process at a random moment", () => {
       expect(weights).toEqual(undisturbed.weights);
       expectClose(weights, undisturbed.weights);
     }
-  });
+  }, 1_200_000);
 });

@@ -94,7 +94,7 @@ describe("a watched run", () => {
   it("says what cannot be read", async () => {
     const out = temporaryFolder();
     mkdirSync(join(out, "metrics.jsonl"));
-    await expect(new WatchedRun(out).read()).rejects.toThrow(/cannot read .*metrics\.jsonl: EISDIR/);
+    await expect(new WatchedRun(out).read()).rejects.toThrow(/cannot read .*metrics\.jsonl: it is a folder/);
   });
 
   it("reads a log of many megabytes in pieces, and stays small", async () => {
