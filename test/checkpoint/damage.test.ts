@@ -167,7 +167,7 @@ describe("what a killed process left", () => {
   const run = (...args: string[]) =>
     spawnSync(process.execPath, ["--import", import.meta.resolve("tsx"), child, ...args], {
       encoding: "utf8",
-      timeout: 60_000,
+      timeout: 600_000,
     });
 
   /** How many writing calls the second save of the child is. */

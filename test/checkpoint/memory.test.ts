@@ -11,7 +11,7 @@ it("memory does not grow from one save to the next", () => {
   const { stdout, stderr, status } = spawnSync(
     process.execPath,
     ["--import", import.meta.resolve("tsx"), child, run, "20"],
-    { encoding: "utf8", timeout: 60_000 },
+    { encoding: "utf8", timeout: 600_000 },
   );
   expect(status, stderr).toBe(0);
   const resident = stdout.trim().split("\n").map(Number);

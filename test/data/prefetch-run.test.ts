@@ -16,7 +16,7 @@ async function outcome(dataWorkers: DataWorkers) {
   const model = tinyModel();
   // Threads start while the first steps are taken: here the second one waits for them.
   const run = async (): Promise<Record<string, number>> => {
-    if (dataWorkers !== "auto" && dataWorkers > 0) await vi.waitUntil(() => shared[BEATS] > 0, { timeout: 10_000 });
+    if (dataWorkers !== "auto" && dataWorkers > 0) await vi.waitUntil(() => shared[BEATS] > 0, { timeout: 200_000 });
     return {};
   };
   const stages = [

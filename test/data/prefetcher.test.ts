@@ -407,7 +407,7 @@ describe("Prefetcher", () => {
     );
     const child = spawnSync(process.execPath, ["--import", import.meta.resolve("tsx"), script], {
       encoding: "utf8",
-      timeout: 30_000,
+      timeout: 600_000,
     });
     expect(child).toMatchObject({ status: 0, stdout: "done\n" });
   });

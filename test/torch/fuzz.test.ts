@@ -7,7 +7,7 @@ import { runChild, scratchFolder } from "./support.js";
 
 const folder = scratchFolder();
 
-it.each([1, 2])("survives, seed %i", { timeout: 120_000 }, async (seed) => {
+it.each([1, 2])("survives, seed %i", { timeout: 600_000 }, async (seed) => {
   const trace = join(folder, `trace-${seed}`);
   const { status, signal, output } = await runChild("fuzz.ts", [trace, String(seed), "6"]);
   expect([status, signal], `the last call was ${readFileSync(trace, "utf8")}\n${output.slice(-2000)}`).toEqual([

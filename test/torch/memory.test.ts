@@ -37,7 +37,7 @@ describe("in a process of its own", () => {
     expect(grown, "MB of RSS").toBeLessThan(50);
   });
 
-  it("the garbage collector frees what no scope does", { timeout: 120_000 }, async () => {
+  it("the garbage collector frees what no scope does", { timeout: 600_000 }, async () => {
     const { status, output } = await runChild("collected.ts");
     expect(status, output).toBe(0);
     const { synchronous, left, kept } = lastLine(output);
@@ -65,7 +65,7 @@ describe("in a process of its own", () => {
     expect(loaded).toBeLessThan(terminations);
   });
 
-  it("workers compute on their own, and can be stopped anywhere", { timeout: 120_000 }, async () => {
+  it("workers compute on their own, and can be stopped anywhere", { timeout: 600_000 }, async () => {
     const { status, signal, output } = await runChild("workers.ts");
     expect([status, signal], output).toEqual([0, null]);
     const { answers, expected, stopped, mine, tensors } = lastLine(output);

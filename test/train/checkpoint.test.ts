@@ -280,7 +280,7 @@ describe("a process killed while it saves", () => {
   const kill = (out: string, at: number) =>
     spawnSync(process.execPath, ["--import", import.meta.resolve("tsx"), child, out, String(at)], {
       encoding: "utf8",
-      timeout: 100_000,
+      timeout: 600_000,
     });
 
   // Of the checkpoint of step 4: before its folder, in the weights, between weights and optimiser, before the manifest is

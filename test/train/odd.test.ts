@@ -21,7 +21,10 @@ const objectives: Record<string, [gives: (right: ReturnType<StageObjective>) => 
   "a promise that never settles": [() => new Promise(() => {}), /result is a promise/],
   "no loss": [() => ({ normalizer: 1 }), /loss is undefined, expected a tensor/],
   "a vector": [(right) => ({ ...right, loss: torch.ones([3]) }), /loss has shape \[3\]/],
-  "an integer loss": [(right) => ({ ...right, loss: torch.tensor(3, { dtype: "int64" }) }), /loss is int64, expected float32/],
+  "an integer loss": [
+    (right) => ({ ...right, loss: torch.tensor(3, { dtype: "int64" }) }),
+    /loss is int64, expected float32/,
+  ],
   "a loss of nothing": [(right) => ({ ...right, loss: right.loss.detach() }), /does not depend on the model's weights/],
   "a normaliser that is none": [(right) => ({ ...right, normalizer: "3" }), /normalizer is '3'/],
   "null metrics": [(right) => ({ ...right, metrics: null }), /metrics are null/],

@@ -166,7 +166,12 @@ stages:
     ["no end", "steps: 100, ", "", /stages\[0\]: give exactly one of steps, tokens, epochs, minutes/],
     ["no model", "model: tiny\n", "", /model: missing|model: expected/],
     ["no YAML", "stages:", "stages: [", /recipe\.yaml is no YAML: .*line \d+/],
-    ["a key twice", "out: runs/x", "out: runs/x\nout: runs/y", /no YAML: the key out stands twice in one mapping, at line 5, column 1/],
+    [
+      "a key twice",
+      "out: runs/x",
+      "out: runs/x\nout: runs/y",
+      /no YAML: the key out stands twice in one mapping, at line 5, column 1/,
+    ],
   ])("refuses %s", (_, from, to, message) => {
     expect(recipe(good.replace(from, to))).toMatch(message);
   });
