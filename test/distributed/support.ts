@@ -62,7 +62,7 @@ export function freePort(): Promise<number> {
  * @param name the file's name, or its URL
  */
 export async function startRanks<T>(name: string | URL, options: RankOptions = {}): Promise<Rank<T>[]> {
-  const { size = 2, args = [], env, timeout = 50 } = options;
+  const { size = 2, args = [], env, timeout = 280 } = options;
   const port = await freePort();
   const file = fileURLToPath(new URL(name, new URL("children/", import.meta.url)));
   return Array.from({ length: size }, (_, rank) => {
