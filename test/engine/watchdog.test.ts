@@ -100,6 +100,7 @@ describe("an engine whose process hangs", () => {
     await using engine = await Engine.create({ model: folder, thread: "process", hangTimeout: 15 });
     await engine.complete("x", { maxTokens: 2, stopIds: [] });
     expect(engine.stats().trouble).toBeUndefined();
+    await sleep(2000); // its first beat comes; a process without any gets a minute
     const pid = engine.workerPid as number;
     process.kill(pid, "SIGSTOP");
     const began = performance.now();
@@ -122,10 +123,7 @@ describe("an engine whose process hangs", () => {
     expect(engine.workerPid).not.toBe(pid);
     expect(engine.stats()).toMatchObject({ state: "ready", counters: { workerRestarts: 1 } });
     expect([...troubles]).toEqual(
-      expect.arrayContaining([
-        "the engine's process has given no sign of life for N s",
-        expect.stringMatching(/worker died: it gave no sign of life.*; it is started again/),
-      ]),
+      expect.arrayContaining([expect.stringMatching(/worker died: it gave no sign of life.*; it is started again/)]),
     );
     while (engine.stats().trouble !== undefined) await sleep(50);
     if (process.env.DIFFCODER_FIGURES) console.log(JSON.stringify({ told, recovered }));
