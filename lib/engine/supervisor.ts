@@ -112,7 +112,7 @@ export class Supervisor {
   /** Whether the core keeps this process alive: while there is something to wait for. */
   hold(isBusy: boolean): void {
     if (isBusy) this.#host?.ref();
-    else this.#host?.unref();
+    else if (this.#state !== "closed") this.#host?.unref(); // close() waits for its end
   }
 
   /** A choice was finished: deaths before it were no fault of the model's. */
