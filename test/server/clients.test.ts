@@ -113,7 +113,10 @@ describe("the official openai client", () => {
     await using full = await start(busy, { maxQueue: 1 });
     const other = new OpenAI({ baseURL: `${full.url}/v1`, apiKey: "none", maxRetries: 4 });
     const body = { model: "tiny", prompt: "x", max_tokens: 120 };
-    const taken = [1, 2].map(() => full.post("/v1/completions", body));
+    const first = full.post("/v1/completions", { ...body, max_tokens: 400 });
+    // Until it has begun it waits, too, and there is room for one.
+    await until(() => busy.running === 1, "the first to begin");
+    const taken = [first, full.post("/v1/completions", body)];
     await until(() => busy.waiting === 1, "a full queue");
     const late = await other.completions.create({ ...body, max_tokens: 4 });
     expect(late.choices[0].finish_reason).toBe("length");
@@ -127,16 +130,16 @@ describe("the official openai client", () => {
     const other = new OpenAI({ baseURL: `${open.url}/v1`, apiKey: "none" });
     const body = { model: "tiny", prompt: "x", max_tokens: 400, stream: true as const };
     for await (const _ of await other.completions.create(body)) break;
-    await until(() => slow.aborted === 1, "the loop that was left", 1);
+    await until(() => slow.aborted === 1, "the loop that was left");
     const stream = await other.completions.create(body);
     for await (const _ of stream) stream.controller.abort();
-    await until(() => slow.aborted === 2, "the abort", 1);
+    await until(() => slow.aborted === 2, "the abort");
     const controller = new AbortController();
     const whole = other.completions.create({ ...body, stream: false }, { signal: controller.signal });
     await until(() => slow.running === 1, "the request");
     controller.abort();
     await expect(whole).rejects.toThrow(APIError);
-    await until(() => slow.aborted === 3 && slow.running === 0, "the abort of a whole answer", 1);
+    await until(() => slow.aborted === 3 && slow.running === 0, "the abort of a whole answer");
   });
 
   it("gets an error of the stream as an error", async () => {

@@ -193,15 +193,15 @@ describe("a client that goes", () => {
     await using served = await start(engine);
     const before = state === "waiting" ? 1 : 0;
     const others = Array.from({ length: before }, () =>
-      served.post("/v1/completions", { prompt: "x", max_tokens: 100 }),
+      served.post("/v1/completions", { prompt: "x", max_tokens: 400 }),
     );
     await until(() => engine.running === before, "the first to run");
     const { socket } = raw(served.url, httpText("/v1/completions", { ...LONG, ...more }));
     await until(() => (state === "running" ? engine.running === 1 : engine.waiting === 1), "the request");
     await sleep(30);
     socket.destroy();
-    await until(() => engine.aborted === 1, "the engine to hear of it", 1);
-    await until(() => engine.running === before && engine.waiting === 0, "the place to be free", 1);
+    await until(() => engine.aborted === 1, "the engine to hear of it");
+    await until(() => engine.running === before && engine.waiting === 0, "the place to be free");
     for (const each of await Promise.all(others)) expect(each.status).toBe(200);
     await until(() => served.server.open === 0, "nothing to be open");
     await until(() => served.log.some((line) => line.status === 499 && line.code === "client_gone"), "its line");
@@ -257,8 +257,8 @@ describe("stopping", () => {
   it("lets what runs and waits end, and takes nothing more", async () => {
     const engine = new ScriptedEngine({ blockTime: 10, maxRunning: 2 });
     const served = await start(engine);
-    const whole = Array.from({ length: 3 }, () => served.post("/v1/completions", { prompt: "x", max_tokens: 80 }));
-    const stream = served.post("/v1/completions", { prompt: "x", max_tokens: 80, stream: true });
+    const whole = Array.from({ length: 3 }, () => served.post("/v1/completions", { prompt: "x", max_tokens: 400 }));
+    const stream = served.post("/v1/completions", { prompt: "x", max_tokens: 400, stream: true });
     await until(() => engine.running === 2 && engine.waiting === 2, "the load");
     const closed = served.server.close({ drain: 10 });
     const health = await fetch(`${served.url}/health`);
@@ -271,7 +271,7 @@ describe("stopping", () => {
     expect((await json(refused)).error.code).toBe("draining");
     for (const response of await Promise.all(whole)) {
       expect(response.status).toBe(200);
-      expect((await json(response)).usage.completion_tokens).toBe(80);
+      expect((await json(response)).usage.completion_tokens).toBe(400);
     }
     expect((await chunksOf(stream)).at(-1).choices[0].finish_reason).toBe("length");
     await closed;
