@@ -1,13 +1,13 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, openSync, readFileSync } from "node:fs";
+import { closeSync, constants, openSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { beforeAll, describe, expect, it } from "vitest";
 import { StableDiffCoder } from "../../lib/model/index.js";
 import { root, scratchFolder, TOKENIZER } from "../cli/support.js";
-import { descendants, metric, serve } from "./serving.js";
+import { descendants, metric, residentBytes, serve } from "./serving.js";
 import { json, until } from "./support.js";
 
 /** Scores whose clients leave: DIFFCODER_ABANDONED=2000 is what a release is tested with. */
@@ -26,8 +26,7 @@ function fifo(): string {
   return path;
 }
 
-const megabytes = (pid: number) =>
-  Math.round(Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024);
+const megabytes = (pid: number) => Math.round(residentBytes(pid) / 2 ** 20);
 
 /** Milliseconds of a request. */
 async function timed(request: () => Promise<Response>): Promise<{ ms: number; response: Response }> {
