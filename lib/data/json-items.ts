@@ -1,5 +1,6 @@
 import { isUtf8 } from "node:buffer";
-import { parseJsonText } from "../files/json-text.js";
+import { boundedJsonText, parseJsonText } from "../files/json-text.js";
+import { parseChatJson } from "../tokenizer/index.js";
 import type { ByteStream } from "./byte-stream.js";
 
 /** One value of a file. */
@@ -62,11 +63,20 @@ async function* listItems(reader: Window): AsyncGenerator<JsonItem, void, void> 
   if ((await reader.skipSpace()) !== undefined) throw new Error("there is more text after the list");
 }
 
+/** What chat templates print of a record: there, 1.0 and 1 differ (see {@link parseChatJson}). Elsewhere numbers are numbers. */
+const TEMPLATE_FIELDS = ["messages", "conversations", "tools", "functions", "documents", "chat_template_kwargs"];
+
 function parseItem(bytes: Uint8Array, number: number): JsonItem {
   if (!isUtf8(bytes)) return { number, value: undefined, problem: "not UTF-8" };
   try {
     const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8");
-    return { number, value: parseJsonText(text) };
+    const value = parseJsonText(text);
+    if (typeof value === "object" && value !== null && TEMPLATE_FIELDS.some((key) => Object.hasOwn(value, key))) {
+      const exact = parseChatJson(boundedJsonText(text)) as Record<string, unknown>;
+      const fields = TEMPLATE_FIELDS.filter((key) => Object.hasOwn(exact, key)).map((key) => [key, exact[key]]);
+      Object.assign(value, Object.fromEntries(fields));
+    }
+    return { number, value };
   } catch {
     return { number, value: undefined, problem: "not JSON" };
   }

@@ -1,4 +1,5 @@
 import type { ChatMessage } from "../tokenizer/chat-template.js";
+import { parseChatJson } from "../tokenizer/index.js";
 import { asRecord, type JsonRecord, RecordError, readList } from "./record-value.js";
 
 /** Messages as a template takes them, and which of them are answers to learn. */
@@ -92,16 +93,17 @@ function contentOf(content: unknown, at: string, calls: boolean): unknown {
 }
 
 function counts(weight: unknown, train: unknown, at: string): boolean {
-  if (weight !== undefined && weight !== null && weight !== 0 && weight !== 1) {
+  const given = weight instanceof Number ? weight.valueOf() : weight; // 1.0 is boxed: see parseChatJson
+  if (given !== undefined && given !== null && given !== 0 && given !== 1) {
     throw new RecordError("malformed", `${at}.weight: allowed are 0 and 1`);
   }
-  return weight !== 0 && train !== false;
+  return given !== 0 && train !== false;
 }
 
 function readCalls(text: string, at: string): unknown[] {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseChatJson(text);
   } catch {
     throw new RecordError("malformed", `${at}: expected a function call in JSON`);
   }

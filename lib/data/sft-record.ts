@@ -1,4 +1,5 @@
 import type { ChatMessage, ChatRenderOptions } from "../tokenizer/chat-template.js";
+import { parseChatJson } from "../tokenizer/index.js";
 import { asRecord, filled, type JsonRecord, RecordError, readList } from "./record-value.js";
 import { readMessages, readTurns } from "./sft-messages.js";
 
@@ -197,7 +198,7 @@ function readJson(value: unknown, key: string): readonly unknown[] | undefined {
   if (value === undefined || value === null || value === "") return undefined;
   if (typeof value !== "string") return readList(value, key);
   try {
-    return readList(JSON.parse(value), key);
+    return readList(parseChatJson(value), key);
   } catch (error) {
     if (error instanceof RecordError) throw error;
     throw new RecordError("malformed", `${key}: expected a list, or one as JSON text`);

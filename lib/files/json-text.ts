@@ -7,8 +7,17 @@ export const MAX_JSON_DEPTH = 512;
  * @throws SyntaxError, in V8's words or for the nesting
  */
 export function parseJsonText(text: string): unknown {
+  return JSON.parse(boundedJsonText(text));
+}
+
+/**
+ * The same text for another parser: without a byte order mark.
+ *
+ * @throws SyntaxError for the nesting
+ */
+export function boundedJsonText(text: string): string {
   if (isDeeper(text, MAX_JSON_DEPTH)) throw new SyntaxError(`more than ${MAX_JSON_DEPTH} levels of nesting`);
-  return JSON.parse(text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);
+  return text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
 }
 
 /**

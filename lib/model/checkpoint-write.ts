@@ -1,5 +1,6 @@
-import { copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { additionalTemplates, MAIN_TEMPLATE_FILE, readChatTemplates } from "../tokenizer/chat-template-files.js";
 import { tagSpecialNumbers } from "../tokenizer/python-json.js";
 import { TOKENIZER_FILES } from "../tokenizer/tokenizer-files.js";
 import { byteLength, itemSize } from "../torch/bytes.js";
@@ -82,7 +83,10 @@ export async function writeCheckpoint(
 /** The names of the files in a folder that go with a model's weights. */
 export function sideFiles(folder: string): string[] {
   if (!existsSync(folder)) return [];
-  return readdirSync(folder).filter((name) => SIDE_FILES.includes(name) || name.endsWith(".py"));
+  const listed = additionalTemplates(folder).length > 0; // see templatesOf
+  return readdirSync(folder).filter(
+    (name) => (SIDE_FILES.includes(name) && !(listed && name === MAIN_TEMPLATE_FILE)) || name.endsWith(".py"),
+  );
 }
 
 /**
@@ -100,14 +104,26 @@ export function configTexts(config: DecoderConfig, dtype: DType, filesFrom: stri
   if (!copied.includes(GENERATION_FILE)) {
     texts.push([GENERATION_FILE, jsonText(generationConfig(config))]);
   }
-  if (filesFrom !== undefined && existsSync(join(filesFrom, TOKENIZER_CONFIG_FILE))) {
-    const tokenizerConfig = readJson(join(filesFrom, TOKENIZER_CONFIG_FILE)) as ConfigJson;
-    texts.push([
-      TOKENIZER_CONFIG_FILE,
-      jsonText({ ...tokenizerConfig, model_max_length: config.maxPositionEmbeddings }),
-    ]);
+  if (filesFrom !== undefined) {
+    const path = join(filesFrom, TOKENIZER_CONFIG_FILE);
+    const tokenizerConfig = existsSync(path) ? (readJson(path) as ConfigJson) : undefined;
+    const templates = templatesOf(filesFrom);
+    if (tokenizerConfig ?? templates) {
+      const own = { ...tokenizerConfig, ...templates, model_max_length: config.maxPositionEmbeddings };
+      texts.push([TOKENIZER_CONFIG_FILE, jsonText(own)]);
+    }
   }
   return texts;
+}
+
+/**
+ * What tokenizer_config.json says of several chat templates. A checkpoint is a flat folder, so templates of a folder of
+ * their own become the list that transformers reads as well; undefined where there is no such folder.
+ */
+function templatesOf(folder: string): ConfigJson | undefined {
+  if (additionalTemplates(folder).length === 0) return undefined;
+  const templates = readChatTemplates(folder, {}, (path) => readFileSync(path, "utf8")) ?? new Map<string, string>();
+  return { chat_template: Array.from(templates, ([name, template]) => ({ name, template })) };
 }
 
 /** Which weights go into which file, and the text of the index if there are several. */

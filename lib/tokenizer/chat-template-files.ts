@@ -2,7 +2,9 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
 
-/** The folder beside chat_template.jinja that holds further templates, as NAME.jinja. */
+/** The file of the template "default". */
+export const MAIN_TEMPLATE_FILE = "chat_template.jinja";
+/** The folder beside it that holds further templates, as NAME.jinja. */
 export const CHAT_TEMPLATE_DIR = "additional_chat_templates";
 
 const namedTemplates = z.array(z.object({ name: z.string(), template: z.string() }));
@@ -21,7 +23,7 @@ export function readChatTemplates(
   readText: (path: string) => string,
 ): ReadonlyMap<string, string> | undefined {
   const files = new Map<string, string>();
-  const main = join(dir, "chat_template.jinja");
+  const main = join(dir, MAIN_TEMPLATE_FILE);
   if (existsSync(main)) files.set("default", readText(main));
   for (const file of additionalTemplates(dir))
     files.set(file.slice(0, -".jinja".length), readText(join(dir, CHAT_TEMPLATE_DIR, file)));

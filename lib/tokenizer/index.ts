@@ -1,5 +1,5 @@
 export * from "./chat-template.js";
-export { Float, parseJson as parseChatJson } from "./jinja/convert.js";
+export { parseJson as parseChatJson } from "./jinja/convert.js";
 export { CODE_TOKENIZER } from "./local-folder.js";
 export type { SpecialTokenIds, SpecialTokenOverrides, SpecialTokenRole } from "./special-tokens.js";
 export * from "./token-stream.js";

@@ -4,7 +4,12 @@ import { join } from "node:path";
 import * as z from "zod";
 import { FileError, readTextFile } from "../files/regular-file.js";
 import type { AddedToken } from "./added-tokens.js";
-import { additionalTemplates, CHAT_TEMPLATE_DIR, readChatTemplates } from "./chat-template-files.js";
+import {
+  additionalTemplates,
+  CHAT_TEMPLATE_DIR,
+  MAIN_TEMPLATE_FILE,
+  readChatTemplates,
+} from "./chat-template-files.js";
 import { isWellFormed } from "./component.js";
 import { missingFolder, tokenizerFolder } from "./local-folder.js";
 import type { ModelTokenFiles } from "./model-token-ids.js";
@@ -18,7 +23,7 @@ export const TOKENIZER_FILES = [
   "tokenizer_config.json",
   "special_tokens_map.json",
   "added_tokens.json",
-  "chat_template.jinja",
+  MAIN_TEMPLATE_FILE,
   "vocab.json",
   "merges.txt",
   "tokenizer.model",

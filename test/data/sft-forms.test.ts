@@ -219,6 +219,20 @@ describe("forms of records", () => {
     });
   });
 
+  it("keeps the difference between 1.0 and 1, in files and in texts of JSON", async () => {
+    const template =
+      "{{ tools | tojson }}{% for m in messages %}{{ m.role }}{{ m.content }}{{ (m.tool_calls or []) | tojson }};{% endfor %}";
+    const tokenizer = withTemplate(template);
+    const file = join(temporaryFolder(), "numbers.jsonl");
+    const call = `"{\\"name\\": \\"f\\", \\"arguments\\": {\\"x\\": 2.0}}"`;
+    const turns = `[{"from": "human", "value": "q"}, {"from": "function_call", "value": ${call}, "weight": 1.0}]`;
+    writeFileSync(file, `{"tools": [{"min": 1.0, "n": 1, "s": "3.0"}], "conversations": ${turns}}\n`);
+    const dataset = await SftDataset.load([file], { tokenizer, length: 512, eos: [1, 1], packing: "sequential" });
+    const text = shown(dataset, tokenizer)[0];
+    expect(text).toContain('[{"min": 1.0, "n": 1, "s": "3.0"}]userq[];');
+    expect(text).toContain('"arguments": {"x": 2.0}');
+  });
+
   it("keeps null content where tools are called, as the template finds it", () => {
     const calls = [{ type: "function", function: { name: "f", arguments: { x: 1 } } }];
     const { record } = parseSftRecord({ messages: [say("user", "q"), say("assistant", null, { tool_calls: calls })] });

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import { toApiError } from "../../lib/server/engine-error.js";
+import { parseBody } from "../../lib/server/operations/body.js";
 import { PromptPool } from "../../lib/server/prompts/prompt-pool.js";
 import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { TOKENIZER } from "../cli/support.js";
@@ -62,6 +63,27 @@ describe("prompts in threads", () => {
     expect(threads.givenUp).toBe(1);
     expect(await threads.run(encode("afterwards"))).toHaveProperty("ids");
   }, 120_000);
+
+  it("see numbers as Python's json reads them", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "prompts-"));
+    cpSync(TOKENIZER, folder, { recursive: true });
+    writeFileSync(join(folder, "chat_template.jinja"), "{{ a }} {{ b | tojson }}");
+    const threads = new PromptPool({ dir: folder, hash, options: {} }, { timeout: 60 });
+    pools.push(threads);
+    // The last of equal keys counts; one in a value or a text does not.
+    const text =
+      '{"chat_template_kwargs":{"a":2},"x":"\\"chat_template_kwargs\\":{","y":{"chat_template_kwargs":{"a":3}},' +
+      '"seed" : 9223372036854775807 ,"chat_template_kwargs" : {"a":1.0,"b":[1,-0.0,1e3,12345678901234567890,0.5]}}';
+    const body = parseBody(Buffer.from(text)) as { seed: bigint; chat_template_kwargs: Record<string, unknown> };
+    expect(body.seed).toBe(9223372036854775807n);
+    const answer = await threads.run({
+      kind: "chat",
+      ...{ messages: [], options: { variables: body.chat_template_kwargs }, addSpecialTokens: false, maxLength: 512 },
+    });
+    rmSync(folder, { recursive: true });
+    const ids = "ids" in answer ? Array.from(answer.ids) : [];
+    expect(tokenizer.decode(ids)).toBe("1.0 [1, -0.0, 1000.0, 12345678901234567890, 0.5]");
+  }, 60_000);
 
   it.each([
     ["{% if %}", "CHAT_TEMPLATE_INVALID", "chat_template_invalid", "(line 1 of the template)"],

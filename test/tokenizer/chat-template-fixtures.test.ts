@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type ChatMessage, ChatTemplate, TokenizerError } from "../../lib/tokenizer/index.js";
-import { Float, parseJson } from "../../lib/tokenizer/jinja/convert.js";
+import { parseJson } from "../../lib/tokenizer/jinja/convert.js";
 import { JinjaTemplate } from "../../lib/tokenizer/jinja/template.js";
 
 // What transformers 5.24 renders, recorded by scripts/fixtures/chat_templates.py.
@@ -23,7 +23,7 @@ interface Outcome {
 function decode(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(decode);
   if (typeof value !== "object" || value === null) return value;
-  if ("$float" in value) return new Float(Number(value.$float));
+  if ("$float" in value) return Object(Number(value.$float));
   if ("$int" in value) return BigInt(String(value.$int));
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, decode(item)]));
 }

@@ -2,6 +2,7 @@ import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
+import { StableDiffCoder } from "../../lib/model/index.js";
 import { ChatTemplate, Tokenizer, TokenizerError } from "../../lib/tokenizer/index.js";
 import { LimitExceeded, PyError } from "../../lib/tokenizer/jinja/errors.js";
 import { JinjaTemplate, RENDER_LIMITS } from "../../lib/tokenizer/jinja/template.js";
@@ -196,6 +197,21 @@ describe("a tokenizer's templates", () => {
     const copy = join(root, "copy");
     tokenizer.save(copy);
     expect(Tokenizer.fromPretrained(copy).renderChat(USER, { tools: [{}] })).toBe("tools 1");
+  });
+
+  it("go with a checkpoint, all of them", async () => {
+    const dir = folder("with-model", (to) => {
+      writeFileSync(join(to, "chat_template.jinja"), "default");
+      mkdirSync(join(to, "additional_chat_templates"));
+      writeFileSync(join(to, "additional_chat_templates", "rag.jinja"), "rag {{ documents | length }}");
+    });
+    using coder = StableDiffCoder.fromConfig("tiny", { tokenizer: dir, seed: 1 });
+    const saved = join(root, "saved-with-templates");
+    await coder.savePretrained(saved);
+    const tokenizer = Tokenizer.fromPretrained(saved);
+    expect(tokenizer.chatTemplateNames.sort()).toEqual(["default", "rag"]);
+    expect(tokenizer.renderChat(USER)).toBe("default");
+    expect(tokenizer.renderChat(USER, { template: "rag", documents: [{}] })).toBe("rag 1");
   });
 
   it("of tokenizer_config.json count where there are no files", () => {

@@ -1,5 +1,5 @@
 import { ApiError } from "../api-error.js";
-import { restoreSeed } from "../protocol/exact-seed.js";
+import { restoreNumbers } from "../protocol/exact-numbers.js";
 
 /** Levels of arrays and objects in a request. A chat message with parts needs five. */
 const MAX_DEPTH = 32;
@@ -33,7 +33,7 @@ export function parseBody(body: Buffer): unknown {
     throw new ApiError("invalid_json", `the body is not JSON${place ? `: it goes wrong ${place}` : ""}`);
   }
   checkShape(value);
-  restoreSeed(value, text);
+  restoreNumbers(value, text);
   return value;
 }
 

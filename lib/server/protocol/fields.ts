@@ -4,7 +4,7 @@ import { dllmRequestSchema } from "./dllm.js";
 const MOST_SEED = 2n ** 63n - 1n;
 const LEAST_SEED = -(2n ** 63n);
 
-/** A signed integer of 64 bits; a bigint where a number would lose digits (see exact-seed.ts). */
+/** A signed integer of 64 bits; a bigint where a number would lose digits (see exact-numbers.ts). */
 const seedSchema = z
   .custom<number | bigint>(
     (value) => Number.isSafeInteger(value) || (typeof value === "bigint" && value >= LEAST_SEED && value <= MOST_SEED),

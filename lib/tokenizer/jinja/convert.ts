@@ -2,22 +2,13 @@ import { LimitExceeded, typeError } from "./errors.js";
 import { allocate } from "./meter.js";
 import { Dict, type Value } from "./values.js";
 
-/** A number that Python reads as a float although it is whole: JSON's 1.0, which a JavaScript number cannot tell from 1. */
-export class Float {
-  constructor(readonly value: number) {}
-
-  /** Written as JSON, it is a plain number. */
-  toJSON(): number {
-    return this.value;
-  }
-}
-
 /** Values may be nested this deeply. */
 const MAX_DEPTH = 200;
 
 /**
  * A JavaScript value as templates see it: objects are dicts, arrays lists, null is None, whole numbers are ints (up to
- * 2^53; beyond, JSON's text is lost and the number is a float), undefined fields are left out.
+ * 2^53; beyond, JSON's text is lost and the number is a float) and floats where they are boxed (see {@link parseJson}),
+ * undefined fields are left out.
  *
  * @throws PyError TypeError for functions, symbols and the like
  */
@@ -29,7 +20,7 @@ export function fromJs(value: unknown, depth = 0): Value {
   }
   if (typeof value === "number") return Number.isSafeInteger(value) && !Object.is(value, -0) ? BigInt(value) : value;
   if (typeof value !== "object") throw typeError(`a ${typeof value} cannot be handed to a template`);
-  if (value instanceof Float) return value.value;
+  if (value instanceof Number) return value.valueOf();
   if (depth > MAX_DEPTH) throw new LimitExceeded(`what it is given is nested too deeply (over ${MAX_DEPTH} levels)`);
   if (Array.isArray(value)) {
     allocate(value.length);
@@ -47,8 +38,9 @@ const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
 const MARK = "\u0000number:";
 
 /**
- * JSON.parse() for what templates are to see: 1.0 stays a float (as a Float) and long ints stay exact (as bigints), as
- * Python's json reads them. Other numbers are numbers.
+ * JSON.parse() for what templates are to see, as Python's json reads it: 1.0 stays a float, as a boxed number (a Number
+ * object, which also survives a structured clone and JSON.stringify), and long ints stay exact, as bigints. Other numbers
+ * are numbers.
  *
  * @throws SyntaxError as JSON.parse does
  */
@@ -65,7 +57,9 @@ export function parseJson(text: string): unknown {
     if (typeof value !== "string" || !value.startsWith("\u0000")) return value;
     if (!value.startsWith(MARK)) return value.replaceAll("\u0000\u0000number:", MARK);
     const number = value.slice(MARK.length);
-    if (!/[.eE]/.test(number)) return number === "-0" ? 0 : BigInt(number);
-    return Number.isInteger(Number(number)) ? new Float(Number(number)) : Number(number);
+    const double = Number(number);
+    if (/[.eE]/.test(number)) return Number.isInteger(double) ? Object(double) : double;
+    if (number === "-0") return 0;
+    return Number.isSafeInteger(double) ? double : BigInt(number);
   });
 }
