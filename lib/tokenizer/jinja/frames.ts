@@ -1,0 +1,50 @@
+import { PyError, typeError, UnsupportedFeature } from "./errors.js";
+import { MISSING, type Scope } from "./runtime.js";
+import type { Symbols } from "./symbols.js";
+import { iterate, type Value } from "./values.js";
+
+/** Runs `work`; an error in it is one of this line unless it knows a line within. */
+export function located<T>(line: number, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof PyError || error instanceof UnsupportedFeature) error.line ??= line;
+    throw error;
+  }
+}
+
+/** Gives a frame's variables their first values. */
+export function enterFrame(symbols: Symbols): (scope: Scope) => void {
+  const loads = [...symbols.loads].filter(([, load]) => load.kind !== "param");
+  const unset = loads.filter(([, load]) => load.kind === "undefined");
+  return (scope) => {
+    for (const [target, load] of loads) {
+      if (load.kind === "resolve") scope.set(target, scope.context.resolve(load.name));
+      else if (load.kind === "alias") scope.set(target, scope.get(load.target));
+    }
+    for (const [target] of unset) scope.set(target, MISSING);
+  };
+}
+
+/** Takes a frame's variables away. */
+export function leaveFrame(symbols: Symbols): (scope: Scope) => void {
+  const targets = [...symbols.loads.keys()];
+  return (scope) => {
+    for (const target of targets) scope.set(target, MISSING);
+  };
+}
+
+/** The items of a value that several names take, as Python unpacks it. */
+export function unpack(value: Value): Iterable<Value> {
+  try {
+    const iterator = iterate(value);
+    return { [Symbol.iterator]: () => iterator };
+  } catch (error) {
+    if (!(error instanceof PyError) || error.kind !== "TypeError") throw error;
+    throw typeError(
+      error.message
+        .replace(/^('.*') object is not iterable$/, "cannot unpack non-iterable $1 object")
+        .replaceAll("'", ""),
+    );
+  }
+}
