@@ -212,7 +212,6 @@ export function refusable(request: Fields): Set<string> {
     prompt:
       choices > 64 ||
       (count(prompt) === 0 && prompt !== "") ||
-      (asked.includes(0) && texts.includes("")) || // an empty text has no score
       ids.some((each) => each < 0 || each > 4095 || each === 5) ||
       texts.some((each) => String(each).includes("MASK")),
     best_of: request.best_of != null && request.best_of !== (n ?? 1),

@@ -177,6 +177,14 @@ describe("/v1/completions", () => {
     expect(varied.choices[0].text).not.toBe(" return".repeat(8));
   });
 
+  it("has no scores for the empty text that is before a suffix", async () => {
+    const body = { prompt: "", suffix: "    return x\n", echo: true, logprobs: 1 };
+    const { choices } = await json(complete({ ...body, max_tokens: 3 }));
+    expect(choices[0].logprobs.tokens).toHaveLength(3);
+    const none = await json(complete({ ...body, max_tokens: 0 }));
+    expect(none.choices[0]).toMatchObject({ text: "", logprobs: { tokens: [], token_logprobs: [] } });
+  });
+
   it("infills between prompt and suffix", async () => {
     const [choice] = await engine.complete("def f(", { suffix: "    return x\n", maxTokens: 8 });
     const { choices } = await json(complete({ prompt: "def f(", suffix: "    return x\n", max_tokens: 8 }));

@@ -119,7 +119,8 @@ async function echoes(
     const ids = job.prompt as number[];
     const given = prompts[i];
     const text = typeof given === "string" ? given : tokenizer.decode(ids);
-    if (request.logprobs == null) {
+    const isEmpty = ids.length === 0; // infilling before a suffix: nothing to score
+    if (request.logprobs == null || isEmpty) {
       echo.push({ text, ids });
       continue;
     }
