@@ -7,7 +7,7 @@ import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import { enforceDeterminism } from "./determinism.js";
 import { TrainError } from "./errors.js";
-import type { FailedEvent, TrainEvent, WarningEvent } from "./events.js";
+import type { AbortedEvent, DoneEvent, FailedEvent, TrainEvent, WarningEvent } from "./events.js";
 import { requireSameRun } from "./fingerprint.js";
 import { joinLaunched } from "./join.js";
 import { LIMITS } from "./limits.js";
@@ -56,6 +56,20 @@ export class Curriculum {
     } catch (error) {
       throw joined ? await explainFailure(joined, error) : error;
     }
+  }
+
+  /**
+   * {@link run} for a caller that needs no events: trains to the end, or until `signal` aborts. The sinks get every event.
+   *
+   * @returns the last event: "done", or "aborted" with the checkpoint that was saved
+   * @throws as {@link run}
+   */
+  async train(options: RunOptions): Promise<DoneEvent | AbortedEvent> {
+    let last: DoneEvent | AbortedEvent | undefined;
+    for await (const event of this.run(options)) {
+      if (event.type === "done" || event.type === "aborted") last = event;
+    }
+    return last as DoneEvent | AbortedEvent; // run() ends with one of them or throws
   }
 }
 

@@ -18,10 +18,16 @@ import type { PlannedStage } from "./plan.js";
 import { RunCheckpoints } from "./run-checkpoints.js";
 import { describeRun, identify } from "./run-facts.js";
 import type { RunSettings } from "./run-options.js";
-import { type StepResult, Trainer } from "./trainer.js";
+import { type StepReport, type StepResult, Trainer } from "./trainer.js";
 import { failureOf, settled } from "./user-code.js";
 
-/** What each process tells the others with every step. JSON. */
+/** What each process sends to the others between the two halves of a step. JSON. */
+interface StepMessage {
+  report: StepReport;
+  note: StepNote;
+}
+
+/** What else processes have to agree on with every step. */
 interface StepNote {
   /** It was asked to stop. */
   stop: boolean;
@@ -60,7 +66,7 @@ class DataWatch {
   }
 
   /** @param done steps of the stage */
-  *see({ notes, skipped }: StepResult<StepNote>, done: number): Generator<string, void, void> {
+  *see(notes: readonly StepNote[], { skipped }: StepResult, done: number): Generator<string, void, void> {
     const { name } = this.#planned.stage;
     const mask = notes.find((note) => note.mask)?.mask;
     if (mask && !this.#saidMask) {
@@ -126,15 +132,15 @@ export class Session {
       while (!clock.isOver) {
         // One process alone need not ask the others: it stops before the next step.
         if (stop || (!this.#parallel.world && this.#settings.signal?.aborted)) return yield* this.#abort();
-        const step = await this.#step(trainer, clock.steps, planned);
-        stop = step.notes.some((note) => note.stop);
-        ({ clock } = step.notes[0]);
+        const { step, notes } = await this.#step(trainer, clock.steps, planned);
+        stop = notes.some((note) => note.stop);
+        ({ clock } = notes[0]);
         yield this.#stepEvent(step, meter, clock.steps);
         if (step.skipped === "not finite") {
           yield this.#warning("STEP_SKIPPED", skippedMessage(step, planned, progress.skipped.total));
         }
-        for (const message of watch.see(step, progress.step)) yield this.#warning("DATA", message);
-        yield* this.#checkpoints.observe(step.notes.map(({ save }) => save));
+        for (const message of watch.see(notes, step, progress.step)) yield this.#warning("DATA", message);
+        yield* this.#checkpoints.observe(notes.map(({ save }) => save));
         yield* this.#hooks(planned, clock.isOver);
         if (!clock.isOver && clock.isDue) yield* this.#save();
       }
@@ -253,7 +259,12 @@ export class Session {
     return this.#optimizer.instance;
   }
 
-  async #step(trainer: Trainer, steps: number, planned: PlannedStage): Promise<StepResult<StepNote>> {
+  /** One step: gradients, one message to all processes, update. */
+  async #step(
+    trainer: Trainer,
+    steps: number,
+    planned: PlannedStage,
+  ): Promise<{ step: StepResult; notes: StepNote[] }> {
     const progress = this.#progress;
     const { stage, source, tokensPerStep } = planned;
     const place = {
@@ -263,7 +274,13 @@ export class Session {
       previousRate: progress.previousRate,
       gradNorm: progress.gradNorm,
     };
-    const result = await trainer.step(place, () => this.#note(progress.step + 1));
+    const pending = await trainer.forwardBackward(place);
+    const own: StepMessage = { report: pending.report, note: this.#note(progress.step + 1) };
+    const all = await this.#parallel.exchange("a step", own);
+    const result = await trainer.update(
+      pending,
+      all.map(({ report }) => report),
+    );
     this.#parallel.setTimeout(this.#settings.parallel.timeouts.step);
     progress.step++;
     progress.globalStep++;
@@ -278,7 +295,7 @@ export class Session {
     if (result.skipped === "not finite") progress.skipped.total++;
     if (progress.skipped.inARow > this.#settings.maxSkipped)
       throw divergence(result, planned, this.#position(), progress.skipped.inARow);
-    return result;
+    return { step: result, notes: all.map(({ note }) => note) };
   }
 
   async *#hooks({ stage }: PlannedStage, isLast: boolean): AsyncGenerator<TrainEvent, void, void> {

@@ -13,18 +13,13 @@ interface Noted {
 /** A metric's weighted sum, and the sum of its weights. */
 type Weighted = Record<string, [total: number, weight: number]>;
 
-/** The counts of one process, or of all. */
-interface Counts {
+/** The counts of one process, or of all. JSON. */
+export interface StepCounts {
   normalizer: number;
   /** Metrics that are numbers on the host. */
   host: Weighted;
   /** Names and weights of those on the device, in the order in which they are summed there. */
   device: [name: string, weight: number][];
-}
-
-/** What each process tells the others once a step. */
-interface Told<Extra> extends Counts {
-  extra: Extra;
 }
 
 /**
@@ -37,7 +32,7 @@ export class StepSums {
   readonly #noted: Noted[] = [];
   readonly #onDevice: { value: torch.Tensor; factor: number }[] = [];
   #normalizer = 0;
-  #agreed: Counts | undefined;
+  #total: StepCounts | undefined;
 
   constructor(parallel: ParallelModel) {
     this.#parallel = parallel;
@@ -56,12 +51,8 @@ export class StepSums {
     }
   }
 
-  /**
-   * Adds up what is known on the host, over all processes, and passes everybody's `extra` on.
-   *
-   * @throws TrainError TRAIN_OBJECTIVE when processes have different metrics on the device, which could not be summed
-   */
-  async agree<Extra extends object>(extra: Extra): Promise<{ normalizer: number; told: Extra[] }> {
+  /** What this process has counted so far; the others need it for {@link reduce}. */
+  counts(): StepCounts {
     const { counts } = this.#parallel;
     const host: Weighted = {};
     const device: [string, number][] = [];
@@ -70,24 +61,34 @@ export class StepSums {
       if (total === undefined) device.push([name, own]);
       else if (counts) host[name] = [(host[name]?.[0] ?? 0) + total, (host[name]?.[1] ?? 0) + own];
     }
-    const own: Told<Extra> = { normalizer: counts ? this.#normalizer : 0, host, device, extra };
-    const all = await this.#parallel.exchange("a step", own);
-    const names = (told: Told<Extra>) => told.device.map(([name]) => name).join();
-    const other = all.findIndex((told) => names(told) !== names(own));
-    if (other >= 0) {
-      const message = `the objective's metrics on the device differ: [${names(own)}] here, [${names(all[other])}] on rank ${other}`;
-      throw new TrainError("TRAIN_OBJECTIVE", `${message}. Give the same on every micro-batch and process`);
-    }
-    const normalizer = all.reduce((sum, told) => sum + told.normalizer, 0);
-    this.#agreed = { normalizer, host: sumWeighted(all.map((told) => told.host)), device: sumWeights(all) };
-    return { normalizer, told: all.map((told) => told.extra) };
+    return { normalizer: counts ? this.#normalizer : 0, host, device };
   }
 
-  /** Waits for the device, once, and brings everything to its scale. After {@link agree}. */
+  /**
+   * Adds up the counts of all processes.
+   *
+   * @param all by rank
+   * @returns the normaliser of the whole step
+   * @throws TrainError TRAIN_OBJECTIVE when processes have different metrics on the device, which could not be summed
+   */
+  reduce(all: readonly StepCounts[]): number {
+    const names = (counts: StepCounts) => counts.device.map(([name]) => name).join();
+    const own = names(this.counts());
+    const other = all.findIndex((counts) => names(counts) !== own);
+    if (other >= 0) {
+      const message = `the objective's metrics on the device differ: [${own}] here, [${names(all[other])}] on rank ${other}`;
+      throw new TrainError("TRAIN_OBJECTIVE", `${message}. Give the same on every micro-batch and process`);
+    }
+    const normalizer = all.reduce((sum, counts) => sum + counts.normalizer, 0);
+    this.#total = { normalizer, host: sumWeighted(all.map(({ host }) => host)), device: sumWeights(all) };
+    return normalizer;
+  }
+
+  /** Waits for the device, once, and brings everything to its scale. After {@link reduce}. */
   async read(): Promise<{ loss: number; norm: number; metrics: Record<string, number> }> {
     const [loss, norm, ...onDevice] = await this.#numbers();
     await new Promise((done) => setImmediate(done)); // lets signals and timers in: nothing else in a CPU step waits
-    const { normalizer, host, device } = this.#agreed as Counts;
+    const { normalizer, host, device } = this.#total as StepCounts;
     const fromDevice = device.map(([name, weight], i): Weighted => ({ [name]: [onDevice[i], weight] }));
     const metrics: Record<string, number> = {};
     for (const [name, [total, weight]] of Object.entries(sumWeighted([host, ...fromDevice]))) {

@@ -9,7 +9,7 @@ import { checkResult, checkState, detachedMetrics } from "./objective-result.js"
 import { type PlannedStage, rateAt } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
 import type { StepContext } from "./stage.js";
-import { StepSums } from "./step-sums.js";
+import { type StepCounts, StepSums } from "./step-sums.js";
 import { failureOf } from "./user-code.js";
 
 /** Where a step stands, and what it needs of the steps before it. */
@@ -26,8 +26,28 @@ export interface StepPlace {
   gradNorm?: number;
 }
 
+/** What a process reports of its half of a step, for the others. JSON. */
+export interface StepReport {
+  counts: StepCounts;
+  facts: Omit<RankFacts, "rank">;
+}
+
+/** A step whose gradients are computed and not yet applied. */
+export interface PendingStep {
+  /** This process's. {@link Trainer.update} needs those of all processes. */
+  report: StepReport;
+  /** @internal */
+  sums: StepSums;
+  lr: number;
+  position: number;
+  samples: number[];
+  /** performance.now() at its beginning, and the seconds that were waited for other processes before it. */
+  start: number;
+  waitedBefore: number;
+}
+
 /** What a step did, on all processes together. */
-export interface StepResult<Note = unknown> {
+export interface StepResult {
   /** Per unit of the normaliser. */
   loss: number;
   /** Of the whole step's gradient, before clipping. */
@@ -47,11 +67,9 @@ export interface StepResult<Note = unknown> {
   communicationSeconds: number;
   /** What each process tells of the step; one entry in a process of its own. */
   perRank: RankFacts[];
-  /** What each process gave to {@link Trainer.step}, by rank. */
-  notes: Note[];
 }
 
-/** Takes optimiser steps of one stage: batches, forward, backward, clip, update. */
+/** Takes optimiser steps of one stage: batches, forward, backward; then clip and update. */
 export class Trainer {
   readonly #planned: PlannedStage;
   readonly #parallel: ParallelModel;
@@ -98,13 +116,11 @@ export class Trainer {
   }
 
   /**
-   * One optimiser step. The gradients of the summed losses of all micro-batches and processes are divided by the sum of
-   * their normalisers, so that cutting a batch differently changes nothing. The host waits for the device once, for the
-   * numbers that are logged and that decide whether the step counts.
-   *
-   * @param note JSON that every process is told with the step's counts, asked for when they are
+   * The first half of a step: the gradients of the summed losses of all micro-batches, summed over processes. Nothing is
+   * changed yet. The processes then exchange their reports, with whatever else they have to say to each other, and
+   * {@link update} takes them.
    */
-  async step<Note>(place: StepPlace, note: () => Note): Promise<StepResult<Note>> {
+  async forwardBackward(place: StepPlace): Promise<PendingStep> {
     const { stage, index, seed } = this.#planned;
     const { step, steps, position, previousRate, gradNorm } = place;
     const { device } = this.#parallel.model;
@@ -122,35 +138,41 @@ export class Trainer {
     if (step === 0) checkState(this.#at(step), this.#state);
     this.#batches.readAhead(); // while the device works
     this.#parallel.finishGradients();
-    const busy = () => (performance.now() - start) / 1000 - (communication.waitSeconds - waitedBefore);
-    const facts = { seconds: busy(), dataSeconds, rss: process.memoryUsage.rss() };
-    const { normalizer, told } = await sums.agree({ facts, note: note() });
-    const { loss, norm, metrics } = await sums.read();
+    const seconds = (performance.now() - start) / 1000 - (communication.waitSeconds - waitedBefore);
+    const facts = { seconds, dataSeconds, rss: process.memoryUsage.rss() };
+    const samples = batches.flatMap((batch) => batch.samples ?? []);
+    return { report: { counts: sums.counts(), facts }, sums, lr, position, samples, start, waitedBefore };
+  }
 
+  /**
+   * The second half: divides the gradients by the sum of all normalisers, so that cutting a batch differently changes
+   * nothing, clips them, and lets the optimiser update the weights, unless there were no targets or a number is not finite.
+   * The host waits for the device once, for the numbers that are logged and that decide whether the step counts.
+   *
+   * @param reports of all processes, by rank
+   */
+  async update({ report, sums, ...pending }: PendingStep, reports: readonly StepReport[]): Promise<StepResult> {
+    const normalizer = sums.reduce(reports.map(({ counts }) => counts));
+    const { loss, norm, metrics } = await sums.read();
     const skipped = causeToSkip(normalizer, loss, norm);
     if (skipped === undefined) {
-      const clip = stage.clip === null ? 1 : Math.min(1, stage.clip / (norm + 1e-6));
+      const { clip: limit } = this.#planned.stage;
+      const clip = limit === null ? 1 : Math.min(1, limit / (norm + 1e-6));
       torch.scope(() => {
         scaleGradients(this.#parameters, clip / normalizer);
         this.updating = true;
-        this.#optimizer.step(lr);
+        this.#optimizer.step(pending.lr);
         this.updating = false;
       });
     }
     this.#optimizer.zeroGrad();
+    const { lr, position, samples, start, waitedBefore } = pending;
     return {
-      loss,
-      gradNorm: norm,
-      lr,
-      metrics,
-      skipped,
-      position,
-      samples: batches.flatMap((batch) => batch.samples ?? []),
+      ...{ loss, gradNorm: norm, lr, metrics, skipped, position, samples },
       seconds: (performance.now() - start) / 1000,
-      dataSeconds,
+      dataSeconds: report.facts.dataSeconds,
       communicationSeconds: communication.waitSeconds - waitedBefore,
-      perRank: told.map(({ facts }, rank) => ({ rank, ...facts })),
-      notes: told.map(({ note }) => note),
+      perRank: reports.map(({ facts }, rank) => ({ rank, ...facts })),
     };
   }
 

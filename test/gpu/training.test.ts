@@ -62,7 +62,10 @@ async function trainerOf(stage: Stage, decoder: Decoder) {
   const parallel = await ParallelModel.lay(decoder, parallelSchema.parse({}), undefined);
   const trainer = new Trainer(planned, parallel, made, {}, 0);
   return {
-    step: (place: StepPlace) => trainer.step(place, () => null),
+    step: async (place: StepPlace) => {
+      const pending = await trainer.forwardBackward(place);
+      return trainer.update(pending, [pending.report]);
+    },
     dispose: () => {
       trainer.close();
       made.dispose();

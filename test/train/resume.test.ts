@@ -58,6 +58,22 @@ describe("the same seed", () => {
   });
 });
 
+describe("train()", () => {
+  it("trains to the end, or until it is aborted, and says how it ended", async () => {
+    const out = temporaryFolder();
+    const controller = new AbortController();
+    controller.abort();
+    using model = tinyModel();
+    const curriculum = new Curriculum(tinyStages());
+    const options = { model, seed: 3, sinks: [] };
+    expect(await curriculum.train({ ...options, signal: controller.signal })).toMatchObject({ type: "aborted" });
+    using other = tinyModel();
+    const done = await curriculum.train({ ...options, model: other, out });
+    expect(done).toMatchObject({ type: "done", globalStep: 18 });
+    expect(bytesOf(other)).toBe((await wholeRun()).weights);
+  });
+});
+
 describe("train 2N equals train N, stop, resume N", () => {
   // 3: in the AR stage. 6: at its end. 9: in the warmup, while it holds. 14: between CPT and anneal. 16: while lr falls.
   for (const at of [3, 6, 9, 14, 16]) {
