@@ -110,7 +110,7 @@ function corruptedBatch(folder: string): Batch {
 
 function ourLoss(model: Decoder, batch: Batch, bfloat16: boolean): { loss: number; norm: number } {
   const objective = blockDiffusionObjective({ blockSize: BLOCK_SIZE, noise: clippedLinear() });
-  const context = { seed: SEED, stage: 0, step: 0, device: "cpu", state: {} };
+  const context = { seed: SEED, stage: 0, step: 0, steps: 1, device: "cpu", state: {} };
   return torch.scope(() => {
     const { loss, normalizer } = torch.autocast({ device: "cpu", dtype: "bfloat16", enabled: bfloat16 }, () =>
       objective(model, batch, context),

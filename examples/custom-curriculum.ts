@@ -10,10 +10,10 @@ import {
   type CurriculumFileContext,
   corrupt,
   customNoise,
+  type Objective,
   prepareData,
   type Schedule,
   StableDiffCoder,
-  type StageObjective,
   stage,
   Tokenizer,
   torch,
@@ -31,7 +31,7 @@ const squared = customNoise("squared", (t) => t * t, { clip: true, fallback: tru
 const triangle: Schedule = (step, { steps }) => 2e-3 * Math.max(0.05, 1 - Math.abs((2 * step) / steps - 1));
 
 /** Objective: one noise level for a whole row, and every token sees all others. The paper's optional last step (section 3.1). */
-const bidirectional: StageObjective = (model, batch, { seed, stage, device }) => {
+const bidirectional: Objective = (model, batch, { seed, stage, device }) => {
   const { batch: rows, length } = batch;
   const maskId = tokenizer.require("mask");
   // On the host, from (seed, stage, sample) alone: so a run can be repeated and resumed.

@@ -1,6 +1,6 @@
 import type { Worker } from "node:worker_threads";
+import type { Batch } from "../model/objective.js";
 import { startThread } from "../torch/start-thread.js";
-import type { Batch } from "./dataset.js";
 import { DataError, type DataErrorCode } from "./errors.js";
 import type { LoaderDescription } from "./loader.js";
 import type { BatchPlace, ReadReply, ReadRequest, SentError } from "./prefetch-thread.js";

@@ -1,3 +1,4 @@
+import type { Batch } from "../model/objective.js";
 import { DataError } from "./errors.js";
 import type { PackingOptions } from "./packing.js";
 import type { SftRowParts } from "./sft-rows.js";
@@ -45,31 +46,6 @@ export type DatasetDescription =
       readonly export: string;
       readonly args?: readonly unknown[];
     };
-
-/**
- * What an objective is given. Memory of the host only.
- *
- * Corruption must depend on (seed, stage, `indices[row]`): those are positions in the endless stream of samples, so the
- * same sample is corrupted anew in each epoch, and the same way whatever the number of ranks. `samples` says which
- * samples of the dataset they are.
- */
-export interface Batch {
-  /** Positions in the stream, one a row: never the same twice within a stage. */
-  readonly indices: number[];
-  /** Row-major [batch, length]. */
-  readonly tokens: Int32Array;
-  readonly batch: number;
-  readonly length: number;
-  /**
-   * Where documents start in the flattened batch * length tokens, each row's start included, then batch * length
-   * (like cu_seqlens). Absent: each row is one document.
-   */
-  readonly documents?: number[];
-  /** [batch, length]: 1 on tokens that give loss. Absent: all do. */
-  readonly lossMask?: Uint8Array;
-  /** Indices into the dataset, one a row. */
-  readonly samples?: number[];
-}
 
 /**
  * Puts samples together as a batch.

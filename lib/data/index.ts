@@ -1,3 +1,4 @@
+export type { Batch } from "../model/objective.js";
 export { packBestFit, packSequentially } from "./best-fit.js";
 export { defaultCodeRoots } from "./code-roots.js";
 export {
@@ -10,7 +11,7 @@ export {
   formatSummary,
   type Split,
 } from "./corpus.js";
-export { type Batch, collate, type Dataset, type DatasetDescription, type Sample } from "./dataset.js";
+export { collate, type Dataset, type DatasetDescription, type Sample } from "./dataset.js";
 export { DataError, type DataErrorCode } from "./errors.js";
 export type { Source } from "./file-walk.js";
 export { encodeFim, type FimOptions, type FimParts, splitForFim } from "./fim.js";

@@ -1,4 +1,5 @@
-import { type Batch, collate, type Dataset, type DatasetDescription } from "./dataset.js";
+import type { Batch } from "../model/objective.js";
+import { collate, type Dataset, type DatasetDescription } from "./dataset.js";
 import { DataError } from "./errors.js";
 import { type OrderOptions, SampleOrder } from "./order.js";
 

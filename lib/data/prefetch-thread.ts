@@ -1,5 +1,5 @@
 import { parentPort, workerData } from "node:worker_threads";
-import type { Batch } from "./dataset.js";
+import type { Batch } from "../model/objective.js";
 import type { LoaderDescription } from "./loader.js";
 import { openLoader } from "./open-dataset.js";
 

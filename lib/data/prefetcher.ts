@@ -1,5 +1,5 @@
+import type { Batch } from "../model/objective.js";
 import { DataThread } from "./data-thread.js";
-import type { Batch } from "./dataset.js";
 import type { Loader } from "./loader.js";
 import type { BatchPlace } from "./prefetch-thread.js";
 

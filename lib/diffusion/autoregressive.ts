@@ -1,7 +1,7 @@
 import * as z from "zod";
 import { causalPlan } from "../model/attention-plan.js";
-import { checkBatch, documentStarts, type TokenBatch } from "./batch.js";
-import type { Objective } from "./objective.js";
+import type { Batch, Objective } from "../model/objective.js";
+import { checkBatch, documentStarts } from "./batch.js";
 import { parseOptions } from "./options.js";
 import { uploadIntegers } from "./upload.js";
 
@@ -37,7 +37,7 @@ export function autoregressiveObjective(options: AutoregressiveOptions = {}): Ob
 }
 
 /** Flat indices of the tokens that something of their own document comes before, and that count. */
-export function nextTokenTargets(batch: TokenBatch): Int32Array {
+export function nextTokenTargets(batch: Batch): Int32Array {
   checkBatch(batch);
   const { lossMask, tokens } = batch;
   const starts = documentStarts(batch);

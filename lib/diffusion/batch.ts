@@ -1,30 +1,8 @@
+import type { Batch } from "../model/objective.js";
 import { DiffusionError } from "./errors.js";
 
-/**
- * What an objective reads of a batch of packed sequences: host memory only, no tensors. The loader's batches have this
- * shape.
- */
-export interface TokenBatch {
-  /**
-   * One number per row: its position in the stream of samples, which grows over epochs, so that a text met again is
-   * corrupted anew.
-   */
-  readonly indices: readonly number[];
-  /** Clean token ids, row-major [batch, length]. */
-  readonly tokens: Int32Array;
-  readonly batch: number;
-  readonly length: number;
-  /**
-   * Where documents start, over the flattened batch * length positions: from 0 to batch * length, each row's start
-   * included. Absent: each row is one document.
-   */
-  readonly documents?: readonly number[];
-  /** 1 where a token is an answer's (SFT), [batch, length]: only these are masked and give loss. Absent: all. */
-  readonly lossMask?: Uint8Array;
-}
-
 /** Throws where the parts of a batch do not fit together. */
-export function checkBatch(batch: TokenBatch): void {
+export function checkBatch(batch: Batch): void {
   const { batch: rows, length, tokens, indices, documents, lossMask } = batch;
   const total = rows * length;
   if (tokens.length !== total) fail(`tokens holds ${tokens.length} ids, batch * length is ${rows} * ${length}`);
@@ -41,7 +19,7 @@ export function checkBatch(batch: TokenBatch): void {
 }
 
 /** The documents of one row as positions within it: starts, then `length`. */
-export function documentsOfRow(batch: TokenBatch, row: number): number[] {
+export function documentsOfRow(batch: Batch, row: number): number[] {
   const { documents, length } = batch;
   if (!documents) return [0, length];
   const base = row * length;
@@ -50,7 +28,7 @@ export function documentsOfRow(batch: TokenBatch, row: number): number[] {
 }
 
 /** 1 at the first token of every document, [batch * length]. */
-export function documentStarts(batch: TokenBatch): Uint8Array {
+export function documentStarts(batch: Batch): Uint8Array {
   const starts = new Uint8Array(batch.tokens.length);
   for (let row = 0; row < batch.batch; row++) starts[row * batch.length] = 1;
   for (const start of batch.documents?.slice(0, -1) ?? []) starts[start] = 1;
@@ -62,7 +40,7 @@ export function documentStarts(batch: TokenBatch): Uint8Array {
  *
  * @param keepFirst whether a document's first token is left alone
  */
-export function maskableBlocks(batch: TokenBatch, blockSize: number, keepFirst: boolean): number[][][] {
+export function maskableBlocks(batch: Batch, blockSize: number, keepFirst: boolean): number[][][] {
   const { lossMask, length } = batch;
   return batch.indices.map((_, row) => {
     const documents = documentsOfRow(batch, row);

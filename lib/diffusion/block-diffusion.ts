@@ -1,10 +1,10 @@
 import * as z from "zod";
+import type { Batch, Metric, Objective, ObjectiveContext } from "../model/objective.js";
 import type { Tensor } from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
-import { documentsOfRow, type TokenBatch } from "./batch.js";
+import { documentsOfRow } from "./batch.js";
 import { type Corruption, corrupt } from "./corruption.js";
 import { noiseSchema } from "./noise.js";
-import type { Metric, Objective, ObjectiveContext } from "./objective.js";
 import { parseOptions } from "./options.js";
 import { paddedRows } from "./padded-rows.js";
 import { resolveMaskId } from "./token-ids.js";
@@ -94,7 +94,7 @@ function rampAt(settings: BlockDiffusionSettings, context: ObjectiveContext) {
 }
 
 /** [x_t ; x_0] along each row, [batch, 2 * length]. */
-export function noisyThenClean(batch: TokenBatch, noisy: Int32Array): Int32Array {
+export function noisyThenClean(batch: Batch, noisy: Int32Array): Int32Array {
   const { length, tokens } = batch;
   const input = new Int32Array(2 * tokens.length);
   for (let from = 0; from < tokens.length; from += length) {
@@ -109,7 +109,7 @@ export function noisyThenClean(batch: TokenBatch, noisy: Int32Array): Int32Array
  * the noisy position before the token. At a block's start it is the clean one, because the block before is finished by
  * then when sampling; the prediction there is the AR one, and at B = 1 the objective is the AR objective.
  */
-export function shiftedRows(batch: TokenBatch, positions: Int32Array, blockSize: number): Int32Array {
+export function shiftedRows(batch: Batch, positions: Int32Array, blockSize: number): Int32Array {
   const { length } = batch;
   const opensBlock = new Uint8Array(batch.tokens.length);
   for (let row = 0; row < batch.batch; row++) {

@@ -1,5 +1,6 @@
+import type { Batch } from "../model/objective.js";
 import { Philox } from "../torch/philox.js"; // not the index: corruption needs no native code
-import { checkBatch, documentStarts, documentsOfRow, type TokenBatch } from "./batch.js";
+import { checkBatch, documentStarts, documentsOfRow } from "./batch.js";
 import { DiffusionError } from "./errors.js";
 import { clipRate, type NoiseSchedule } from "./noise.js";
 
@@ -79,7 +80,7 @@ const TWO_32 = 2 ** 32;
  *
  * @throws DiffusionError DIFFUSION_BATCH, DIFFUSION_OPTIONS
  */
-export function corrupt(batch: TokenBatch, options: CorruptionOptions): Corruption {
+export function corrupt(batch: Batch, options: CorruptionOptions): Corruption {
   checkBatch(batch);
   const settings = resolve(options);
   const { blockSize, granularity, seed, stage } = settings;
@@ -124,7 +125,7 @@ function resolve(options: CorruptionOptions): Settings {
 }
 
 /** 1 where a token may be masked, [batch * length]; undefined where all may. */
-function maskableTokens(batch: TokenBatch, settings: Settings): Uint8Array | undefined {
+function maskableTokens(batch: Batch, settings: Settings): Uint8Array | undefined {
   const { lossMask } = batch;
   if (!settings.keepFirst) return lossMask;
   const starts = documentStarts(batch);
@@ -147,7 +148,7 @@ class CorruptionWriter {
   #rateSum = 0;
   #weightSum = 0;
 
-  constructor(batch: TokenBatch, maskable: Uint8Array | undefined, settings: Settings) {
+  constructor(batch: Batch, maskable: Uint8Array | undefined, settings: Settings) {
     this.#tokens = batch.tokens;
     this.#maskable = maskable;
     this.#settings = settings;

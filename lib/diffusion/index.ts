@@ -2,10 +2,11 @@
  * Masked diffusion over blocks: how text is corrupted, how the noise is scheduled and warmed up, the training objectives,
  * how likely a text is, and how text is generated.
  */
+
+export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "../model/objective.js";
 export { generateAutoregressive } from "./ar-sampler.js";
 export { type BlockDiffusionPlanOptions, blockDiffusionPlan } from "./attention-plan.js";
 export { type AutoregressiveOptions, autoregressiveObjective, autoregressiveSchema } from "./autoregressive.js";
-export type { TokenBatch } from "./batch.js";
 export {
   type BlockDiffusionOptions,
   type BlockDiffusionSettings,
@@ -59,7 +60,6 @@ export {
   noiseFromConfig,
   noiseSchema,
 } from "./noise.js";
-export type { Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { generateBlocks } from "./sampler.js";
 export { supervisedObjective } from "./supervised.js";
 export { diffusionTokenBounds, type TokenBounds, type TokenBoundsOptions } from "./token-bounds.js";

@@ -1,5 +1,6 @@
+import type { Batch } from "../model/objective.js";
 import { Philox } from "../torch/philox.js";
-import { maskableBlocks, type TokenBatch } from "./batch.js";
+import { maskableBlocks } from "./batch.js";
 import { corrupt } from "./corruption.js";
 import { DiffusionError } from "./errors.js";
 import { linear } from "./noise.js";
@@ -23,7 +24,7 @@ const STREAM_COUNTS = 0x636e7473; // "cnts"
 
 /** Passes with t ~ U(0, 1) per block, low-discrepancy within a row, and w = 1 / t (Eq. 4, unclipped). */
 export function* randomTimes(
-  batch: TokenBatch,
+  batch: Batch,
   blockSize: number,
   maskId: number,
   { passes, seed }: RandomPasses,
@@ -41,7 +42,7 @@ export function* randomTimes(
  * over t done: bound = sum over m of (1 / m) E[sum of the m masked tokens' cross-entropy].
  */
 export function* randomCounts(
-  batch: TokenBatch,
+  batch: Batch,
   blockSize: number,
   maskId: number,
   { passes, seed }: RandomPasses,
@@ -71,7 +72,7 @@ export function* randomCounts(
  * Every non-empty mask of a block, one per pass and the same in all blocks. A mask of m among n tokens weighs
  * (m-1)! (n-m)! / n! = 1 / (m C(n, m)); the sum over the passes is the bound itself.
  */
-export function* allSubsets(batch: TokenBatch, blockSize: number, maskId: number): Generator<MaskedPass> {
+export function* allSubsets(batch: Batch, blockSize: number, maskId: number): Generator<MaskedPass> {
   if (blockSize > 12) {
     throw new DiffusionError("DIFFUSION_OPTIONS", `exact bound: block size ${blockSize} means 2^${blockSize} passes`);
   }
@@ -99,7 +100,7 @@ class PassWriter {
   readonly #positions: number[] = [];
   readonly #weights: number[] = [];
 
-  constructor(batch: TokenBatch, maskId: number) {
+  constructor(batch: Batch, maskId: number) {
     this.#maskId = maskId;
     this.#noisy = batch.tokens.slice();
   }

@@ -1,10 +1,10 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { type AttentionPlan, causalPlan } from "../model/attention-plan.js";
 import type { Decoder } from "../model/decoder.js";
+import type { Batch } from "../model/objective.js";
 import * as torch from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
 import { nextTokenTargets } from "./autoregressive.js";
-import type { TokenBatch } from "./batch.js";
 import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
 import { DiffusionError } from "./errors.js";
 import { allSubsets, type MaskedPass, randomCounts, randomTimes } from "./likelihood-passes.js";
@@ -57,7 +57,7 @@ export interface DiffusionBoundOptions extends LikelihoodOptions {
   seed?: number;
 }
 
-type Batches = Iterable<TokenBatch> | AsyncIterable<TokenBatch>;
+type Batches = Iterable<Batch> | AsyncIterable<Batch>;
 
 /**
  * Exact likelihood of the autoregressive model, per byte. Documents of a batch are isolated where it has boundaries;
@@ -122,7 +122,7 @@ export async function diffusionBound(
  * @throws DiffusionError DIFFUSION_OPTIONS as {@link diffusionBound} does
  */
 export function passesOver(
-  batch: TokenBatch,
+  batch: Batch,
   blockSize: number,
   maskId: number,
   options: Pick<DiffusionBoundOptions, "estimator" | "passes" | "seed">,
@@ -161,11 +161,11 @@ async function score(
   return (await nll.toTypedArrayAsync()) as Float32Array;
 }
 
-function targetsAt(batch: TokenBatch, positions: Int32Array): Int32Array {
+function targetsAt(batch: Batch, positions: Int32Array): Int32Array {
   return positions.map((i) => batch.tokens[i]);
 }
 
-function weightedSumsByRow(batch: TokenBatch, pass: MaskedPass, nll: Float32Array): Float64Array {
+function weightedSumsByRow(batch: Batch, pass: MaskedPass, nll: Float32Array): Float64Array {
   const sums = new Float64Array(batch.batch);
   pass.positions.forEach((at, k) => {
     sums[Math.floor(at / batch.length)] += pass.weights[k] * nll[k];
@@ -180,7 +180,7 @@ class Tally {
   #tokens = 0;
   #bytes = 0;
 
-  addTargets(batch: TokenBatch, positions: Int32Array, options: LikelihoodOptions): void {
+  addTargets(batch: Batch, positions: Int32Array, options: LikelihoodOptions): void {
     this.#tokens += positions.length;
     for (const i of positions) this.#bytes += options.byteLength(batch.tokens[i]);
   }

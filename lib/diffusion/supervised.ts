@@ -1,6 +1,6 @@
+import type { Objective } from "../model/objective.js";
 import { type BlockDiffusionOptions, blockDiffusionObjective } from "./block-diffusion.js";
 import { DiffusionError } from "./errors.js";
-import type { Objective } from "./objective.js";
 
 /**
  * Supervised fine-tuning: block diffusion in which only answer tokens are ever masked and give loss. Prompts stay clean

@@ -1,9 +1,9 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Decoder } from "../model/decoder.js";
+import type { Batch } from "../model/objective.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
-import type { TokenBatch } from "./batch.js";
 import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
 import { passesOver } from "./likelihood.js";
 import type { MaskedPass } from "./likelihood-passes.js";
@@ -59,7 +59,7 @@ export async function diffusionTokenBounds(
 ): Promise<TokenBounds> {
   const { blockSize, maskId, passes, seed, top = 0, signal } = options;
   const { length } = tokens;
-  const batch: TokenBatch = { indices: [0], tokens, batch: 1, length };
+  const batch: Batch = { indices: [0], tokens, batch: 1, length };
   const logprobs = new Float64Array(length);
   const sums: number[] = [];
   const likeliest: TokenBounds["top"] = [];
@@ -109,7 +109,7 @@ function within({ noisy, positions, weights }: MaskedPass, from: number, to: num
 /** Weighted ln p of the masked tokens by position; those of all tokens are added to `into`. */
 function scorePass(
   model: Decoder,
-  batch: TokenBatch,
+  batch: Batch,
   { noisy, positions, weights }: MaskedPass,
   { blockSize, shift = false }: TokenBoundsOptions,
   into: { means: Tensor; from: number } | undefined,

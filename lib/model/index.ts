@@ -42,6 +42,7 @@ export {
   prefill,
   type Visibility,
 } from "./kv-cache.js";
+export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { PRESET_NAMES, type PresetName, presetConfig } from "./presets.js";
 export { inverseFrequencies, RotaryTables } from "./rotary.js";
 export { type FromConfigOptions, type FromPretrainedOptions, StableDiffCoder } from "./stable-diffcoder.js";

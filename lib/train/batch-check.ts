@@ -1,5 +1,5 @@
 import { inspect } from "node:util";
-import type { Batch } from "../data/index.js";
+import type { Batch } from "../model/index.js";
 import { TrainError } from "./errors.js";
 
 /** A sample of clean text that holds the token which stands for noise. */

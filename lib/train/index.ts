@@ -2,6 +2,8 @@
  * Training: stages as plain values, the curriculum that runs them, checkpoints to go on from, and the sinks that tell how
  * it goes.
  */
+
+export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "../model/objective.js";
 export { Curriculum, defaultSinks } from "./curriculum.js";
 export { TrainError, type TrainErrorCode } from "./errors.js";
 export type {
@@ -55,10 +57,7 @@ export {
   type Stage,
   type StageData,
   type StageEnd,
-  type StageLoss,
-  type StageObjective,
   type StageOptions,
-  type StepContext,
   stage,
   supervised,
 } from "./stage.js";

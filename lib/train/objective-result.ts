@@ -1,25 +1,25 @@
 import { inspect } from "node:util";
 import type { Metric } from "../diffusion/index.js";
+import type { ObjectiveResult } from "../model/objective.js";
 import * as torch from "../torch/index.js";
 import { TrainError } from "./errors.js";
 import { OWN_METRICS } from "./meter.js";
-import type { StageLoss } from "./stage.js";
 import { isPromise } from "./user-code.js";
 
 /**
- * Looks whether an objective gave back what {@link StageLoss} describes.
+ * Looks whether an objective gave back what {@link ObjectiveResult} describes.
  *
  * @param where named in the message, e.g. "stage 'cpt', step 7"
  * @throws TrainError TRAIN_OBJECTIVE saying what is wrong, and what is expected
  */
-export function checkResult(where: string, result: unknown): asserts result is StageLoss {
+export function checkResult(where: string, result: unknown): asserts result is ObjectiveResult {
   const wrong = (what: string) => new TrainError("TRAIN_OBJECTIVE", `${where}: the objective's ${what}`);
   const expected = "expected { loss, normalizer, metrics }";
   if (isPromise(result)) throw wrong(`result is a promise; ${expected}, from a function that is not async`);
   if (typeof result !== "object" || result === null || Array.isArray(result)) {
     throw wrong(`result is ${shown(result)}; ${expected}`);
   }
-  const { loss, normalizer, metrics } = result as Partial<StageLoss>;
+  const { loss, normalizer, metrics } = result as Partial<ObjectiveResult>;
   if (!(loss instanceof torch.Tensor)) throw wrong(`loss is ${shown(loss)}, expected a tensor`);
   if (loss.numel() !== 1) throw wrong(`loss has shape [${loss.shape}], expected one number: the sum over the batch`);
   if (!/^(float|bfloat)/.test(loss.dtype)) throw wrong(`loss is ${loss.dtype}, expected float32`);

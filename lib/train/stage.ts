@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { type Batch, type Dataset, Loader } from "../data/index.js";
+import { type Dataset, Loader } from "../data/index.js";
 import {
   type AutoregressiveOptions,
   autoregressiveObjective,
@@ -7,43 +7,17 @@ import {
   type BlockDiffusionOptions,
   blockDiffusionObjective,
   blockDiffusionSchema,
-  type Metric,
   type NoiseSchedule,
-  type ObjectiveContext,
   supervisedObjective,
 } from "../diffusion/index.js";
 import { isStepCheckpoint } from "../model/checkpoint-layout.js";
-import type { Decoder } from "../model/index.js";
+import type { Decoder, Objective } from "../model/index.js";
 import { type Schedule, scheduleFrom, scheduleSchema, warmupStable } from "../nn/index.js";
-import type { Tensor } from "../torch/index.js";
 import type { TrainingSample } from "./events.js";
 import { LIMITS } from "./limits.js";
 import { type OptimizerChoice, optimizerSchema } from "./optimizer.js";
 import { parseOptions } from "./options.js";
 import type { Precision } from "./precision.js";
-
-/** What an objective is told of the step at hand. */
-export interface StepContext extends ObjectiveContext {
-  /** Optimiser steps of the whole stage; an estimate where the stage ends by the clock. */
-  readonly steps: number;
-}
-
-/** What an objective gives back for one micro-batch. */
-export interface StageLoss {
-  /** float32 scalar: the loss summed over the micro-batch, not its mean. */
-  loss: Tensor;
-  /** This micro-batch's share of the count that the summed loss of the whole step is divided by. */
-  normalizer: number;
-  /** Logged beside the trainer's own; {@link Metric} says how they are averaged. */
-  metrics?: Record<string, Metric>;
-}
-
-/**
- * What a stage trains for. Anything of this shape will do: the trainer knows no objective by name. For a run to be
- * repeatable it draws its randomness from `context.seed`, `context.stage` and `batch.indices` (or from torch's default
- * generator, which is seeded anew for every step), and keeps whatever it must remember in `context.state`.
- */
-export type StageObjective = (model: Decoder, batch: Batch, context: StepContext) => StageLoss;
 
 /** Where sequences come from. Stages that share one go on where the stage before stopped reading. */
 export type StageData = Dataset | Loader | { readonly loader: Loader };
@@ -78,7 +52,7 @@ export interface Stage {
   /** What made it, for people. */
   readonly kind: string;
   readonly data: StageData;
-  readonly objective: StageObjective;
+  readonly objective: Objective;
   readonly end: StageEnd;
   /** The learning rate; absent: the rate that the stage before ended with. */
   readonly schedule?: Schedule;
@@ -170,7 +144,7 @@ const customShape = {
   ...stageSettings,
   ...stageValues,
   objective: z
-    .custom<StageObjective>(isFunction, { error: "expected a function (model, batch, context)" })
+    .custom<Objective>(isFunction, { error: "expected a function (model, batch, context)" })
     .describe("a function (model, batch, context) that gives { loss, normalizer, metrics }"),
   kind: z.string().min(1).optional().describe("what it is called in logs; default: the objective's name"),
   positionsPerToken: z.number().positive().default(1).describe("positions computed for each clean token"),

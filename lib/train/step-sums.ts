@@ -1,7 +1,7 @@
+import type { ObjectiveResult } from "../model/objective.js";
 import type { ParallelModel } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
 import { TrainError } from "./errors.js";
-import type { StageLoss } from "./stage.js";
 
 /** One metric of one micro-batch; without a total, that is the next of the numbers on the device. */
 interface Noted {
@@ -39,7 +39,7 @@ export class StepSums {
   }
 
   /** Adds a micro-batch's loss, detached, its normaliser and metrics. The tensors are freed by {@link read}. */
-  add({ loss, normalizer, metrics }: StageLoss): void {
+  add({ loss, normalizer, metrics }: ObjectiveResult): void {
     this.#losses.push(loss);
     this.#normalizer += normalizer;
     for (const [name, metric] of Object.entries(metrics ?? {})) {

@@ -1,5 +1,6 @@
-import { type Batch, type DataWorkers, Prefetcher } from "../data/index.js";
+import { type DataWorkers, Prefetcher } from "../data/index.js";
 import { communication } from "../distributed/index.js";
+import type { Batch, ObjectiveContext } from "../model/index.js";
 import { type Optimizer, scaleGradients } from "../nn/index.js";
 import { type ParallelModel, shareOf } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
@@ -8,7 +9,6 @@ import type { RankFacts, SkipCause } from "./events.js";
 import { checkResult, checkState, detachedMetrics } from "./objective-result.js";
 import { type PlannedStage, rateAt } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
-import type { StepContext } from "./stage.js";
 import { type StepCounts, StepSums } from "./step-sums.js";
 import { failureOf } from "./user-code.js";
 
@@ -191,7 +191,7 @@ export class Trainer {
   }
 
   /** Forward and backward of one micro-batch; adds its gradients to the parameters', its numbers to the sums. */
-  #accumulate(batch: Batch, context: StepContext, sums: StepSums, isLast: boolean): void {
+  #accumulate(batch: Batch, context: ObjectiveContext, sums: StepSums, isLast: boolean): void {
     const { model } = this.#parallel;
     const where = this.#at(context.step);
     try {

@@ -1,14 +1,14 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { TokenBatch } from "../../lib/diffusion/batch.js";
 import { type Corruption, type CorruptionOptions, corrupt } from "../../lib/diffusion/corruption.js";
 import { DiffusionError } from "../../lib/diffusion/errors.js";
 import { clippedLinear, customNoise, linear } from "../../lib/diffusion/noise.js";
+import type { Batch } from "../../lib/model/index.js";
 
 const MASK = 5;
 const base: CorruptionOptions = { blockSize: 4, noise: clippedLinear(), maskId: MASK, seed: 1, stage: 0 };
 
-function makeBatch(indices: number[], length: number, more: Partial<TokenBatch> = {}): TokenBatch {
+function makeBatch(indices: number[], length: number, more: Partial<Batch> = {}): Batch {
   const tokens = new Int32Array(indices.length * length);
   indices.forEach((index, row) => {
     for (let i = 0; i < length; i++) tokens[row * length + i] = 6 + ((index * 31 + i * 7) % 900);
@@ -17,7 +17,7 @@ function makeBatch(indices: number[], length: number, more: Partial<TokenBatch> 
 }
 
 /** Positions, weights and noisy ids of one row, as if it had been alone. */
-function rowOf(batch: TokenBatch, c: Corruption, row: number) {
+function rowOf(batch: Batch, c: Corruption, row: number) {
   const from = row * batch.length;
   const inRow = [...c.positions.keys()].filter((k) => c.positions[k] >= from && c.positions[k] < from + batch.length);
   return {
@@ -308,7 +308,7 @@ describe("noise levels", () => {
 
 describe("bad input", () => {
   const batch = makeBatch([1, 2], 8);
-  const cases: [string, Partial<TokenBatch>, Partial<CorruptionOptions>, RegExp][] = [
+  const cases: [string, Partial<Batch>, Partial<CorruptionOptions>, RegExp][] = [
     ["too few tokens", { tokens: new Int32Array(3) }, {}, /tokens holds 3/],
     ["too few indices", { indices: [1] }, {}, /indices holds 1/],
     ["a short lossMask", { lossMask: new Uint8Array(5) }, {}, /lossMask holds 5/],

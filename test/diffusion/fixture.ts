@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import type { ObjectiveContext, TokenBatch } from "../../lib/diffusion/index.js";
+import type { Batch, ObjectiveContext } from "../../lib/diffusion/index.js";
 import { type Decoder, StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 
@@ -22,11 +22,11 @@ export function readJson<T>(name: string): T {
 }
 
 export function context(more: Partial<ObjectiveContext> = {}): ObjectiveContext {
-  return { seed: 1, stage: 0, step: 0, device: "cpu", state: {}, ...more };
+  return { seed: 1, stage: 0, step: 0, steps: 1, device: "cpu", state: {}, ...more };
 }
 
 /** Rows of pseudo-random ids from 6 to 31, the same for the same index. */
-export function randomBatch(indices: number[], length: number, more: Partial<TokenBatch> = {}): TokenBatch {
+export function randomBatch(indices: number[], length: number, more: Partial<Batch> = {}): Batch {
   const tokens = new Int32Array(indices.length * length);
   indices.forEach((index, row) => {
     const random = new torch.Philox(99, index);

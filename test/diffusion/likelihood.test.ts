@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   arBitsPerByte,
+  type Batch,
   type DiffusionBoundOptions,
   diffusionBound,
   diffusionTokenBounds,
-  type TokenBatch,
 } from "../../lib/diffusion/index.js";
 import { allSubsets, randomCounts, randomTimes } from "../../lib/diffusion/likelihood-passes.js";
 import { UncachedForward } from "../../lib/diffusion/sequence-forward.js";
@@ -30,7 +30,7 @@ afterAll(() => model.dispose());
 const golden = readJson<GoldenCase[]>("likelihood");
 const byteLength = (id: number) => (id % 3) + 1;
 
-function batchOf(c: GoldenCase): TokenBatch {
+function batchOf(c: GoldenCase): Batch {
   return { indices: [0], tokens: Int32Array.from(c.tokens), batch: 1, length: c.tokens.length, documents: c.documents };
 }
 

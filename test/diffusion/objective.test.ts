@@ -3,6 +3,7 @@ import { noisyThenClean, shiftedRows } from "../../lib/diffusion/block-diffusion
 import { corrupt } from "../../lib/diffusion/corruption.js";
 import {
   autoregressiveObjective,
+  type Batch,
   blockDiffusionObjective,
   blockDiffusionPlan,
   clippedLinear,
@@ -11,7 +12,6 @@ import {
   linear,
   type Objective,
   supervisedObjective,
-  type TokenBatch,
 } from "../../lib/diffusion/index.js";
 import { type AttentionPlan, type Decoder, weightName } from "../../lib/model/index.js";
 import { functional } from "../../lib/nn/index.js";
@@ -40,12 +40,12 @@ function gradients(of = model): Map<string, Float32Array> {
 }
 
 /** Loss and gradients of one objective call. */
-function evaluate(objective: Objective, batch: TokenBatch, more = {}, of = model) {
+function evaluate(objective: Objective, batch: Batch, more = {}, of = model) {
   return torch.scope(() => {
     const { loss, normalizer, metrics } = objective(of, batch, context(more));
     loss.backward();
     const numbers = Object.fromEntries(
-      Object.entries(metrics).map(([key, metric]) => {
+      Object.entries(metrics ?? {}).map(([key, metric]) => {
         const isMean = typeof metric === "object" && "total" in metric;
         const { total, count } = isMean ? metric : { total: metric, count: 1 };
         return [key, (typeof total === "number" ? total : total.item()) / Math.max(1, count)];
@@ -56,7 +56,7 @@ function evaluate(objective: Objective, batch: TokenBatch, more = {}, of = model
 }
 
 /** The final hidden states of the noisy half for given inputs, [batch * length, D]. */
-function noisyStates(batch: TokenBatch, noisy: Int32Array, blockSize: number): Float32Array {
+function noisyStates(batch: Batch, noisy: Int32Array, blockSize: number): Float32Array {
   return torch.scope(() =>
     torch.noGrad(() => {
       const { batch: rows, length, tokens, documents } = batch;
@@ -79,7 +79,7 @@ describe("block-diffusion loss against transformers with a dense mask, float64",
       const tokens = array("tokens") as Int32Array;
       const noisy = array("noisy") as Int32Array;
       const positions = array("positions") as Int32Array;
-      const batch: TokenBatch = { indices: [0], tokens, batch: 1, length: tokens.length, documents };
+      const batch: Batch = { indices: [0], tokens, batch: 1, length: tokens.length, documents };
       torch.scope(() => {
         const ids = torch.tensor(noisyThenClean(batch, noisy)).to("int64");
         const wanted = shift ? shiftedRows(batch, positions, blockSize) : positions;
@@ -104,7 +104,7 @@ describe("block-diffusion loss against transformers with a dense mask, float64",
 });
 
 /** Plain attention under an explicit mask over [x_t ; x_0], to compare with. */
-function densePlan(batch: TokenBatch, blockSize: number, rows: torch.Tensor): AttentionPlan {
+function densePlan(batch: Batch, blockSize: number, rows: torch.Tensor): AttentionPlan {
   const { batch: b, length } = batch;
   const documents = batch.documents ?? Array.from({ length: b + 1 }, (_, row) => row * length);
   const block = Array.from({ length: b * length }, (_, i) => {
@@ -141,11 +141,11 @@ describe("the whole objective against a dense mask, same corruption", () => {
     "answers only": [{ blockSize: 8 }, { lossMask }],
     "shift, isolated": [{ shift: true, blockSize: 3 }, { documents: [0, 7, 15, 21, 32, 42] }],
     "unclipped, antithetic": [{ noise: "linear", times: "antithetic", blockSize: 2 }, {}],
-  } satisfies Record<string, [Parameters<typeof blockDiffusionObjective>[0], Partial<TokenBatch>]>;
+  } satisfies Record<string, [Parameters<typeof blockDiffusionObjective>[0], Partial<Batch>]>;
 
   for (const [name, [options, more]] of Object.entries(cases)) {
     it(`${name}: loss and all gradients to 1e-5`, () => {
-      const batch: TokenBatch = randomBatch([11, 12], 21, more);
+      const batch: Batch = randomBatch([11, 12], 21, more);
       const { blockSize = 4, shift = false, ...rest } = options as { blockSize?: number; shift?: boolean };
       const actual = evaluate(blockDiffusionObjective(options), batch, {}, mild);
       const noise = "noise" in rest ? linear() : clippedLinear();
@@ -386,7 +386,7 @@ describe("autoregressive objective", () => {
   });
 });
 
-function randomBatchSlice(batch: TokenBatch, from: number, to: number): TokenBatch {
+function randomBatchSlice(batch: Batch, from: number, to: number): Batch {
   return { indices: [0], tokens: batch.tokens.slice(from, to), batch: 1, length: to - from };
 }
 

@@ -5,14 +5,14 @@ import { warmupStable, warmupStableDecay } from "../../lib/nn/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { CheckpointStore } from "../../lib/train/checkpoint/store.js";
 import { listCheckpoints } from "../../lib/train/checkpoint.js";
-import { autoregressive, Curriculum, type Stage, type StageObjective, stage } from "../../lib/train/index.js";
+import { autoregressive, Curriculum, type Objective, type Stage, stage } from "../../lib/train/index.js";
 import { collect, data, stepsOf, temporaryFolder, tinyModel } from "./support.js";
 
 const good = autoregressive({ name: "good", data, steps: 3, batchSize: 2, lr: 1e-3, precision: "float32" });
-const fine: StageObjective = (...args) => good.objective(...args);
+const fine: Objective = (...args) => good.objective(...args);
 
 /** Objectives that go wrong in the third step, and what is said of them. */
-const objectives: Record<string, [gives: (right: ReturnType<StageObjective>) => unknown, message: RegExp]> = {
+const objectives: Record<string, [gives: (right: ReturnType<Objective>) => unknown, message: RegExp]> = {
   nothing: [() => undefined, /result is undefined; expected \{ loss, normalizer, metrics \}/],
   null: [() => null, /result is null/],
   "a string": [() => "loss", /result is 'loss'/],
@@ -64,12 +64,12 @@ async function expectFailure(second: Stage, code: string, message: RegExp): Prom
   for (const found of readable) expect(await store.verify(found)).toBeUndefined();
 }
 
-const odd = (objective: StageObjective, dataset: Dataset = data) =>
+const odd = (objective: Objective, dataset: Dataset = data) =>
   stage({ name: "odd", data: dataset, objective, steps: 5, batchSize: 2, lr: 1e-3, precision: "float32" });
 
 describe("an objective in its third step", () => {
   it.each(Object.entries(objectives))("that gives %s", async (_, [gives, message]) => {
-    const objective: StageObjective = (model, batch, context) => {
+    const objective: Objective = (model, batch, context) => {
       const right = fine(model, batch, context);
       return context.step < 2 ? right : (gives(right) as typeof right);
     };
@@ -77,7 +77,7 @@ describe("an objective in its third step", () => {
   });
 
   it.each(thrown)("that throws %s", async (_, value, message) => {
-    const objective: StageObjective = (model, batch, context) => {
+    const objective: Objective = (model, batch, context) => {
       if (context.step === 2) throw value;
       return fine(model, batch, context);
     };
@@ -85,7 +85,7 @@ describe("an objective in its third step", () => {
   });
 
   it("whose state is no JSON", async () => {
-    const objective: StageObjective = (model, batch, context) => {
+    const objective: Objective = (model, batch, context) => {
       context.state.seen = new Map();
       return fine(model, batch, context);
     };

@@ -6,10 +6,10 @@ import {
   autoregressive,
   blockDiffusion,
   flopsPerToken,
+  type Objective,
+  type ObjectiveContext,
   resolvePrecision,
   type Stage,
-  type StageObjective,
-  type StepContext,
   sgd,
   stage,
 } from "../../lib/train/index.js";
@@ -73,7 +73,7 @@ describe("accumulation", () => {
 
   it("divides by the sum of the normalisers, not by each micro-batch's own", async () => {
     // Micro-batches of 1 and 3 counted targets: the mean of means would be another number.
-    const counted: StageObjective = (model, batch) => {
+    const counted: Objective = (model, batch) => {
       const rows = batch.indices[0] % 2 === 0 ? 1 : 3;
       return { loss: model.headWeight.narrow(0, 0, rows).sum(), normalizer: rows };
     };
@@ -130,9 +130,9 @@ describe("clipping", () => {
 });
 
 describe("an objective of one's own", () => {
-  const context: StepContext[] = [];
+  const context: ObjectiveContext[] = [];
   const shapes: Batch[] = [];
-  const objective = function squeeze(model: Decoder, batch: Batch, step: StepContext) {
+  const objective = function squeeze(model: Decoder, batch: Batch, step: ObjectiveContext) {
     context.push({ ...step, state: { ...step.state } });
     shapes.push(batch);
     step.state.calls = ((step.state.calls as number | undefined) ?? 0) + 1;
@@ -163,7 +163,7 @@ describe("an objective of one's own", () => {
     expect(steps[0].metrics.norm ** 2 / 10).toBeCloseTo(steps[0].metrics.loss, 5);
   });
 
-  it.each<[string, StageObjective, RegExp]>([
+  it.each<[string, Objective, RegExp]>([
     ["no tensor", () => ({ loss: 3 as never, normalizer: 1 }), /loss is 3, expected a tensor/],
     [
       "a loss of many numbers",

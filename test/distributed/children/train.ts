@@ -1,11 +1,5 @@
 // One rank of a run of the tiny curriculum: what the trainer's tests compare with a process of its own.
-import {
-  Curriculum,
-  type RunOptions,
-  type Stage,
-  type StageObjective,
-  type TrainEvent,
-} from "../../../lib/train/index.js";
+import { Curriculum, type Objective, type RunOptions, type Stage, type TrainEvent } from "../../../lib/train/index.js";
 import { tinyModel, tinyStages } from "../../train/tiny.js";
 import { asRank } from "../rank.js";
 
@@ -28,7 +22,7 @@ await asRank(async ({ rank, device }) => {
   if (device !== "cpu") model.to({ device });
   let steps = 0;
   const stages = tinyStages({ steps: cptSteps }).map((stage): Stage => {
-    const objective: StageObjective = (...args) => {
+    const objective: Objective = (...args) => {
       if (fault?.kind === "throw" && fault.rank === rank && steps === fault.step)
         throw new RangeError("the user's own mistake");
       return stage.objective(...args);

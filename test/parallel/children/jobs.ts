@@ -127,7 +127,7 @@ async function objective(group: RingGroup, c: ObjectiveCase) {
       const forward = () => objectiveOf(c)(model, batch, context());
       const result = torch.autocast({ device: "cpu", dtype: "bfloat16", enabled: c.autocast === true }, forward);
       result.loss.backward();
-      const metrics = Object.values(result.metrics).map(numberOf);
+      const metrics = Object.values(result.metrics ?? {}).map(numberOf);
       const gradients = model.parameters().map((p) => (p.grad ?? torch.zerosLike(p)).clone());
       return { loss: result.loss.detach(), metrics, gradients };
     });
