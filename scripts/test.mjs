@@ -39,6 +39,7 @@ try {
     const types = await check("types", [
       [packageCommand("typescript", "tsc"), "-p", "tsconfig.json"],
       [packageCommand("typescript", "tsc"), "-p", "tsconfig.scripts.json"],
+      [packageCommand("typescript", "tsc"), "-p", join("playground", "tsconfig.json")],
     ]);
     total = sum(lint, types);
     console.log("\n== tests");

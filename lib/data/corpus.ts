@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { closeSync } from "node:fs";
 import { resolve } from "node:path";
-import { FileError, openRegularFile, readRegularFile } from "../files/regular-file.js";
+import { FileError, openRegularFile, readRegularFile } from "../base/regular-file.js";
 import { DataError } from "./errors.js";
 import { formatOf, refuseFormat } from "./file-format.js";
 import { hasExtension, type Listing, listFiles, type Source, type SourceFile } from "./file-walk.js";

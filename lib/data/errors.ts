@@ -1,3 +1,6 @@
+import { CodedError } from "../base/coded-error.js";
+import { optionsParser } from "../base/options.js";
+
 /** What can go wrong with data, for programs; the message is for people. */
 export type DataErrorCode =
   | "DATA_NOT_FOUND" // a path that does not exist
@@ -12,12 +15,7 @@ export type DataErrorCode =
   | "DATA_WORKER"; // a thread that reads ahead ended, or has another dataset than the thread that trains
 
 /** Every error of lib/data. `code` is stable, `message` names the path or the value that is wrong. */
-export class DataError extends Error {
-  readonly code: DataErrorCode;
+export class DataError extends CodedError<DataErrorCode> {}
 
-  constructor(code: DataErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = "DataError";
-    this.code = code;
-  }
-}
+/** Parses options of this layer by their schema. */
+export const parseOptions = optionsParser(DataError, "DATA_OPTIONS");

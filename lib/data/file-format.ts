@@ -1,6 +1,6 @@
 import { readSync } from "node:fs";
 import { extname } from "node:path";
-import { utf8Problem } from "../files/regular-file.js";
+import { utf8Problem } from "../base/regular-file.js";
 import { DataError } from "./errors.js";
 
 /** What a file of records is. The names of those that are not read are words for people. */

@@ -1,6 +1,6 @@
 import { type Dirent, readdirSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename, extname, join, resolve, sep } from "node:path";
-import { kindOf } from "../files/regular-file.js";
+import { kindOf } from "../base/regular-file.js";
 import { DataError } from "./errors.js";
 
 /** A folder or a file to take text from. */

@@ -1,5 +1,5 @@
 import { isUtf8 } from "node:buffer";
-import { boundedJsonText, parseJsonText } from "../files/json-text.js";
+import { boundedJsonText, parseJsonText } from "../base/json-text.js";
 import { parseChatJson } from "../tokenizer/index.js";
 import type { ByteStream } from "./byte-stream.js";
 

@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { DataError } from "./errors.js";
+import { parseOptions } from "./errors.js";
 
 const extension = z.string().regex(/^(\.[^./\\]+)+$/, 'an extension with its dot, like ".py"');
 const bytes = z.int().positive();
@@ -83,16 +83,10 @@ export type SftDataOptions = z.output<typeof sftDataOptionsSchema>;
  * @throws DataError DATA_OPTIONS: every wrong key with its place and what is allowed there
  */
 export function parseDataOptions(value: unknown, at = "data"): DataOptions {
-  return parse(dataOptionsSchema, value, at);
+  return parseOptions(at, dataOptionsSchema, value);
 }
 
 /** As parseDataOptions(), for supervised fine-tuning. */
 export function parseSftDataOptions(value: unknown, at = "data"): SftDataOptions {
-  return parse(sftDataOptionsSchema, value, at);
-}
-
-function parse<T>(schema: z.ZodType<T>, value: unknown, at: string): T {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  throw new DataError("DATA_OPTIONS", `${at} is wrong:\n${z.prettifyError(parsed.error)}`, { cause: parsed.error });
+  return parseOptions(at, sftDataOptionsSchema, value);
 }

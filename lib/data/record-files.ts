@@ -1,5 +1,5 @@
 import { closeSync } from "node:fs";
-import { openRegularFile } from "../files/regular-file.js";
+import { openRegularFile } from "../base/regular-file.js";
 import { readChunks, unpacked } from "./byte-stream.js";
 import { DataError } from "./errors.js";
 import { formatOf, refuseFormat } from "./file-format.js";

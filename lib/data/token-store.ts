@@ -2,7 +2,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import * as z from "zod";
-import { readTextFile } from "../files/regular-file.js";
+import { readTextFile } from "../base/regular-file.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { Corpus, CorpusDocument, CorpusSummary, Split } from "./corpus.js";
 import { DataError } from "./errors.js";

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Decoder } from "../model/decoder.js";
-import { DiffusionError } from "./errors.js";
+import { DiffusionError, parseOptions } from "./errors.js";
 import {
   type AutoregressiveGenerationEvent,
   type AutoregressiveGenerationOptions,
@@ -8,7 +8,6 @@ import {
   type DoneEvent,
   layOutSequence,
 } from "./generation.js";
-import { parseOptions } from "./options.js";
 import { CachedForward, type SequenceForward, UncachedForward } from "./sequence-forward.js";
 import { chooseTokens } from "./token-choice.js";
 import { resolveStopIds } from "./token-ids.js";

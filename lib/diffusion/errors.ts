@@ -1,3 +1,6 @@
+import { CodedError } from "../base/coded-error.js";
+import { optionsParser } from "../base/options.js";
+
 /** What can go wrong in this layer, for programs; the message is for people. */
 export type DiffusionErrorCode =
   | "DIFFUSION_NOISE" // a noise schedule that is no schedule
@@ -8,12 +11,7 @@ export type DiffusionErrorCode =
   | "DIFFUSION_LOGITS"; // a model whose logits are no numbers
 
 /** Every error of lib/diffusion. `code` is stable, `message` names the value that is wrong. */
-export class DiffusionError extends Error {
-  readonly code: DiffusionErrorCode;
+export class DiffusionError extends CodedError<DiffusionErrorCode> {}
 
-  constructor(code: DiffusionErrorCode, message: string) {
-    super(message);
-    this.name = "DiffusionError";
-    this.code = code;
-  }
-}
+/** Parses options of this layer by their schema. */
+export const parseOptions = optionsParser(DiffusionError, "DIFFUSION_OPTIONS");

@@ -3,7 +3,7 @@ import type { Decoder } from "../model/decoder.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import type { CommitRule } from "./commit.js";
-import { DiffusionError } from "./errors.js";
+import { DiffusionError, parseOptions } from "./errors.js";
 import {
   type BlockGenerationEvent,
   type BlockGenerationOptions,
@@ -11,7 +11,6 @@ import {
   type DoneEvent,
   layOutSequence,
 } from "./generation.js";
-import { parseOptions } from "./options.js";
 import { CachedForward, type SequenceForward, UncachedForward } from "./sequence-forward.js";
 import { chooseTokens } from "./token-choice.js";
 import { resolveMaskId, resolveStopIds } from "./token-ids.js";

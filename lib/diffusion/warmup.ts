@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { DiffusionError } from "./errors.js";
+import { DiffusionError, parseOptions } from "./errors.js";
 
 const holdSchema = z.strictObject({
   multiple: z
@@ -38,10 +38,7 @@ export type MaskRatioWarmupOptions = z.input<typeof warmupSchema>;
  * was above `multiple` times the AR level.
  */
 export function maskRatioWarmup(options: MaskRatioWarmupOptions): MaskRatioWarmup {
-  const parsed = warmupSchema.safeParse(options);
-  if (!parsed.success)
-    throw new DiffusionError("DIFFUSION_WARMUP", `maskRatioWarmup: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
+  return parseOptions("maskRatioWarmup", warmupSchema, options, "DIFFUSION_WARMUP");
 }
 
 /** Eq. 10: u_max(s) = u_init + (1 - u_init) * s / S_warmup for s = 0 .. S_warmup, and 1 from there on. */

@@ -1,3 +1,5 @@
+import { CodedError } from "../base/coded-error.js";
+
 /** What can go wrong between processes, for programs; the message is for people. */
 export type DistributedErrorCode =
   | "DISTRIBUTED_ENVIRONMENT" // a launcher's variables that are incomplete or contradict each other
@@ -7,12 +9,4 @@ export type DistributedErrorCode =
   | "DISTRIBUTED_STATE"; // a call before the processes met, or after they parted
 
 /** Every error of lib/distributed. `code` is stable, `message` names the rank, the variable or the value. */
-export class DistributedError extends Error {
-  readonly code: DistributedErrorCode;
-
-  constructor(code: DistributedErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = "DistributedError";
-    this.code = code;
-  }
-}
+export class DistributedError extends CodedError<DistributedErrorCode> {}

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { StableDiffCoder } from "../model/index.js";
 import { stagedFolder } from "../model/staging.js";
 import { Tokenizer } from "../tokenizer/tokenizer.js";
-import { EngineError } from "./errors.js";
+import { EngineError, parseOptions } from "./errors.js";
 import { EventQueue } from "./event-queue.js";
 import { OpenRequests } from "./open-requests.js";
 import {
@@ -13,7 +13,6 @@ import {
   type GenerateOptions,
   type GenerateSettings,
   generateOptionsSchema,
-  parseEngineOptions,
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
@@ -76,7 +75,7 @@ export class Engine {
    */
   static async create(options: EngineCreateOptions): Promise<Engine> {
     const { model, ...rest } = options;
-    const settings = parseEngineOptions("Engine.create", engineOptionsSchema, rest);
+    const settings = parseOptions("Engine.create", engineOptionsSchema, rest);
     if (typeof model !== "string") checkGiven(settings);
     const engine = new Engine(model, settings);
     await engine.#supervisor.start();
@@ -109,7 +108,7 @@ export class Engine {
     { signal }: RequestOptions = {},
   ): AsyncIterableIterator<EngineEvent> {
     const facts = this.#supervisor.requireAccepting();
-    const parsed = parseEngineOptions("generate", generateOptionsSchema, options);
+    const parsed = parseOptions("generate", generateOptionsSchema, options);
     const ids = this.#render(prompt, parsed, facts);
     const key = this.#nextKey++;
     const queue = this.#open(key, parsed.n, ids.length, { signal });
@@ -202,7 +201,7 @@ export class Engine {
   ): Promise<ScoreResult> {
     signal?.throwIfAborted();
     const facts = this.#supervisor.requireAccepting();
-    const settings = parseEngineOptions("score", scoreOptionsSchema, options);
+    const settings = parseOptions("score", scoreOptionsSchema, options);
     const tokens = idsOf(text, "text", this.#rules(facts));
     if (tokens.length === 0) throw new EngineError("ENGINE_PROMPT", "nothing to score: the text is empty");
     if (tokens.length > facts.maxLength) {

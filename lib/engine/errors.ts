@@ -1,3 +1,6 @@
+import { CodedError } from "../base/coded-error.js";
+import { optionsParser } from "../base/options.js";
+
 /** What can go wrong in the engine, for programs; the message is for people. */
 export type EngineErrorCode =
   | "ENGINE_OPTIONS" // options that are wrong or contradict each other or the model
@@ -11,8 +14,7 @@ export type EngineErrorCode =
   | "ENGINE_INTERNAL"; // a fault of the engine itself
 
 /** Every error of lib/engine. `code` is stable, `message` names the value that is wrong. */
-export class EngineError extends Error {
-  readonly code: EngineErrorCode;
+export class EngineError extends CodedError<EngineErrorCode> {
   /**
    * `limit`: the one that was reached. ENGINE_QUEUE_FULL: "requests" or "tokens", with what of it is `used` and what is
    * `allowed`. ENGINE_TIMEOUT: "queue" (the wait) or "request" (altogether).
@@ -24,9 +26,10 @@ export class EngineError extends Error {
     message: string,
     options: { cause?: unknown; details?: EngineError["details"] } = {},
   ) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
-    this.name = "EngineError";
-    this.code = code;
+    super(code, message, options.cause === undefined ? undefined : { cause: options.cause });
     this.details = options.details ?? {};
   }
 }
+
+/** Parses options of this layer by their schema. */
+export const parseOptions = optionsParser(EngineError, "ENGINE_OPTIONS");

@@ -1,6 +1,5 @@
 import * as z from "zod";
 import { commitConfigSchema } from "../diffusion/commit.js";
-import { EngineError } from "./errors.js";
 
 const tokenId = z.number().int().min(0);
 
@@ -162,14 +161,3 @@ export const engineOptionsSchema = z
   });
 export type EngineOptions = z.input<typeof engineOptionsSchema>;
 export type EngineSettings = z.output<typeof engineOptionsSchema>;
-
-/**
- * Parses options by their schema.
- *
- * @throws EngineError ENGINE_OPTIONS that names each wrong key, its path and what is allowed
- */
-export function parseEngineOptions<S extends z.ZodType>(what: string, schema: S, options: unknown): z.output<S> {
-  const parsed = schema.safeParse(options);
-  if (!parsed.success) throw new EngineError("ENGINE_OPTIONS", `${what}: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
-}

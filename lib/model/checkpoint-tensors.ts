@@ -1,8 +1,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as z from "zod";
+import { FileError, readTextFile } from "../base/regular-file.js";
 import { coverProblem, overlap, type TensorSlice, viewOf, volume, wholeSlice } from "../distributed/tensor-slice.js";
-import { FileError, readTextFile } from "../files/regular-file.js";
 import { parsePythonJson } from "../tokenizer/python-json.js";
 import { messageOf } from "../torch/errors.js";
 import type { DType, SafetensorsFile, Tensor } from "../torch/index.js";

@@ -1,3 +1,5 @@
+import { CodedError } from "../base/coded-error.js";
+
 /** What can go wrong in this layer, for programs; the message is for people. */
 export type ModelErrorCode =
   | "MODEL_CONFIG" // a config with a wrong value, or one this decoder cannot run
@@ -11,21 +13,12 @@ export type ModelErrorCode =
   | "CHECKPOINT_WRITE"; // saving failed; what was there before is untouched
 
 /** Every error of lib/model. `code` is stable, `message` names the file, the key or the value. */
-export class ModelError extends Error {
-  readonly code: ModelErrorCode;
-
-  constructor(code: ModelErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = "ModelError";
-    this.code = code;
-  }
-}
+export class ModelError extends CodedError<ModelErrorCode> {}
 
 /** A model config that is wrong or not supported: which key, in which file, and what is allowed. */
 export class ModelConfigError extends ModelError {
   constructor(message: string, options?: ErrorOptions) {
     super("MODEL_CONFIG", message, options);
-    this.name = "ModelConfigError";
   }
 }
 
@@ -33,6 +26,5 @@ export class ModelConfigError extends ModelError {
 export class CheckpointError extends ModelError {
   constructor(code: Extract<ModelErrorCode, `CHECKPOINT_${string}`>, message: string, options?: ErrorOptions) {
     super(code, message, options);
-    this.name = "CheckpointError";
   }
 }

@@ -1,3 +1,5 @@
+import { CodedError } from "../base/coded-error.js";
+
 /** What can go wrong in this layer, for programs; the message is for people. */
 export type NnErrorCode =
   | "NN_STATE_DICT" // names or shapes of a state dict that do not fit the module
@@ -6,15 +8,7 @@ export type NnErrorCode =
   | "NN_ARGUMENT"; // anything else a caller got wrong
 
 /** Every error of lib/nn. `code` is stable, `message` names the value that is wrong. */
-export class NnError extends Error {
-  readonly code: NnErrorCode;
-
-  constructor(code: NnErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = "NnError";
-    this.code = code;
-  }
-}
+export class NnError extends CodedError<NnErrorCode> {}
 
 /** A tensor whose shape is not the one its parameter has. */
 export interface ShapeMismatch {
@@ -42,7 +36,6 @@ export class StateDictError extends NnError {
       lines.push(`  other shape: ${shorten(parts)}`);
     }
     super("NN_STATE_DICT", lines.join("\n"));
-    this.name = "StateDictError";
     this.missing = missing;
     this.unexpected = unexpected;
     this.mismatched = mismatched;

@@ -1,3 +1,6 @@
+import { CodedError } from "../base/coded-error.js";
+import { optionsParser } from "../base/options.js";
+
 /** What a {@link ServerError} is about. */
 export type ServerErrorCode =
   | "SERVER_OPTIONS" // options that are wrong, or open the server wider than was meant
@@ -5,12 +8,7 @@ export type ServerErrorCode =
   | "SERVER_LISTEN"; // the address cannot be listened on
 
 /** An error of starting a server. What a client is told is an {@link ApiError}. */
-export class ServerError extends Error {
-  readonly code: ServerErrorCode;
+export class ServerError extends CodedError<ServerErrorCode> {}
 
-  constructor(code: ServerErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = "ServerError";
-    this.code = code;
-  }
-}
+/** Parses options of this layer by their schema. */
+export const parseOptions = optionsParser(ServerError, "SERVER_OPTIONS");

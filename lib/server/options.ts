@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { ServerError } from "./errors.js";
+import { parseOptions, ServerError } from "./errors.js";
 
 const seconds = z
   .number()
@@ -89,9 +89,7 @@ export type ServerSettings = z.output<typeof serverOptionsSchema>;
  * @throws ServerError SERVER_OPTIONS: a wrong key or value, or a server without keys that others could reach
  */
 export function parseServerOptions(options: ServerOptions): ServerSettings {
-  const parsed = serverOptionsSchema.safeParse(options);
-  if (!parsed.success) throw new ServerError("SERVER_OPTIONS", `server options: ${z.prettifyError(parsed.error)}`);
-  const settings = parsed.data;
+  const settings = parseOptions("server options", serverOptionsSchema, options);
   if (!hasKeys(settings) && !settings.insecure && !isLoopback(settings.host)) {
     throw new ServerError(
       "SERVER_OPTIONS",

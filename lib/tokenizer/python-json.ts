@@ -1,4 +1,4 @@
-import { parseJsonText } from "../files/json-text.js";
+import { parseJsonText } from "../base/json-text.js";
 
 // Python's json module reads and writes NaN, Infinity and -Infinity, which JSON does not have. transformers 5 writes them as
 // {"__float__": "NaN"} into config.json, so that strict readers take the file, and reads both.

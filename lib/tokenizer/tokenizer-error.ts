@@ -1,3 +1,5 @@
+import { CodedError } from "../base/coded-error.js";
+
 /** What can go wrong with a tokenizer, for programs; the message is for people. */
 export type TokenizerErrorCode =
   | "TOKENIZER_FILE_MISSING" // no tokenizer.json where one was looked for
@@ -12,12 +14,4 @@ export type TokenizerErrorCode =
   | "CHAT_TEMPLATE_FAILED"; // a template that refused or cannot take these messages, or exceeds a limit
 
 /** Every error of the tokenizer and the chat template. `code` is stable, `message` names the file or the value. */
-export class TokenizerError extends Error {
-  readonly code: TokenizerErrorCode;
-
-  constructor(code: TokenizerErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = "TokenizerError";
-    this.code = code;
-  }
-}
+export class TokenizerError extends CodedError<TokenizerErrorCode> {}

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdirSync, realpathSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
-import { FileError, readTextFile } from "../files/regular-file.js";
+import { FileError, readTextFile } from "../base/regular-file.js";
 import type { AddedToken } from "./added-tokens.js";
 import {
   additionalTemplates,

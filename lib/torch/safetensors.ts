@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
 import { threadId } from "node:worker_threads";
-import { openRegularFile } from "../files/regular-file.js";
+import { openRegularFile } from "../base/regular-file.js";
 import { asBytes } from "./bytes.js";
 import { type DType, dtypes } from "./dtype.js";
 import { asTorchError, TorchError } from "./errors.js";

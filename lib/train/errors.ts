@@ -1,3 +1,6 @@
+import { CodedError } from "../base/coded-error.js";
+import { optionsParser } from "../base/options.js";
+
 /** What can go wrong while training, for programs; the message is for people. */
 export type TrainErrorCode =
   | "TRAIN_OPTIONS" // options of a stage, a curriculum or a run that are wrong or contradict each other
@@ -13,12 +16,7 @@ export type TrainErrorCode =
   | "TRAIN_NOT_FINITE"; // too many steps with a loss or gradients that are no numbers
 
 /** Every error of lib/train. `code` is stable, `message` names the file, the key or the value. */
-export class TrainError extends Error {
-  readonly code: TrainErrorCode;
+export class TrainError extends CodedError<TrainErrorCode> {}
 
-  constructor(code: TrainErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = "TrainError";
-    this.code = code;
-  }
-}
+/** Parses options of this layer by their schema. */
+export const parseOptions = optionsParser(TrainError, "TRAIN_OPTIONS");

@@ -1,16 +1,15 @@
 import { closeSync, existsSync } from "node:fs";
 import { extname, resolve } from "node:path";
+import { openRegularFile } from "../base/regular-file.js";
 import type { PrepareProgress } from "../data/index.js";
 import { world } from "../distributed/index.js";
-import { openRegularFile } from "../files/regular-file.js";
 import { Decoder, StableDiffCoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/index.js";
 import { Curriculum } from "./curriculum.js";
-import { TrainError } from "./errors.js";
+import { parseOptions, TrainError } from "./errors.js";
 import type { TrainingJob } from "./job.js";
 import { joinLaunched } from "./join.js";
 import { importFile } from "./load-module.js";
-import { parseOptions } from "./options.js";
 import { buildRecipe, readRecipe } from "./recipe.js";
 import { runSettingsSchema } from "./run-options.js";
 import type { Stage } from "./stage.js";

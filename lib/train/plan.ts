@@ -1,11 +1,10 @@
 import * as z from "zod";
 import { Loader } from "../data/index.js";
 import type { DecoderConfig } from "../model/index.js";
-import { TrainError } from "./errors.js";
+import { parseOptions, TrainError } from "./errors.js";
 import type { StageFacts } from "./events.js";
 import { LIMITS } from "./limits.js";
 import { adamw, type OptimizerChoice } from "./optimizer.js";
-import { parseOptions } from "./options.js";
 import type { Stage, StageData, StageEnd } from "./stage.js";
 import { failureOf } from "./user-code.js";
 

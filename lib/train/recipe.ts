@@ -1,6 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
+import { readTextFile } from "../base/regular-file.js";
+import { MAX_YAML_BYTES, parseYaml } from "../base/yaml-text.js";
 import {
   type DataOptionsInput,
   dataOptionsSchema,
@@ -11,8 +13,6 @@ import {
 } from "../data/index.js";
 import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
 import { world } from "../distributed/index.js";
-import { readTextFile } from "../files/regular-file.js";
-import { MAX_YAML_BYTES, parseYaml } from "../files/yaml-text.js";
 import {
   CODE_TOKENIZER,
   type DecoderConfigInput,
@@ -24,9 +24,8 @@ import {
   Tokenizer,
 } from "../model/index.js";
 import { Curriculum } from "./curriculum.js";
-import { TrainError } from "./errors.js";
+import { parseOptions, TrainError } from "./errors.js";
 import type { TrainingJob } from "./job.js";
-import { parseOptions } from "./options.js";
 import { runSettingsSchema } from "./run-options.js";
 import type { Sink } from "./sinks/sink.js";
 import { tensorboard } from "./sinks/tensorboard.js";

@@ -13,10 +13,10 @@ import {
 import { isStepCheckpoint } from "../model/checkpoint-layout.js";
 import type { Decoder, Objective } from "../model/index.js";
 import { type Schedule, scheduleFrom, scheduleSchema, warmupStable } from "../nn/index.js";
+import { parseOptions } from "./errors.js";
 import type { TrainingSample } from "./events.js";
 import { LIMITS } from "./limits.js";
 import { type OptimizerChoice, optimizerSchema } from "./optimizer.js";
-import { parseOptions } from "./options.js";
 import type { Precision } from "./precision.js";
 
 /** Where sequences come from. Stages that share one go on where the stage before stopped reading. */

@@ -15,12 +15,12 @@ describe("data options", () => {
   });
 
   it.each([
-    [{}, /^DATA_OPTIONS data is wrong:[\s\S]*length/],
+    [{}, /^DATA_OPTIONS data:[\s\S]*length/],
     [{ length: 1 }, /length/],
-    [{ length: 8, lenght: 9 }, /"lenght"/],
+    [{ length: 8, lenght: 9 }, /\n {2}lenght: unknown key \(did you mean length\?\); allowed: /],
     [{ length: 8, paths: [] }, /paths/],
-    [{ length: 8, documents: "together" }, /"visible"\|"isolated"[\s\S]*documents/],
-    [{ length: 8, extensions: ["py"] }, /with its dot[\s\S]*extensions\[0\]/],
+    [{ length: 8, documents: "together" }, /documents: expected one of "visible", "isolated", got "together"/],
+    [{ length: 8, extensions: ["py"] }, /extensions\[0\]: .*with its dot/],
     [{ length: 8, fim: { rate: 2 } }, /fim\.rate/],
     [{ length: 8, heldOut: 0.9 }, /heldOut/],
     [null, /data/],
@@ -91,7 +91,7 @@ describe("prepareSftData", () => {
 
   it("names what is wrong", () => {
     expect(thrownBy(() => parseSftDataOptions({ length: 8 }, "stages[3].data"))).toMatch(
-      /^DATA_OPTIONS stages\[3\]\.data is wrong:\n.*\n.*paths/,
+      /^DATA_OPTIONS stages\[3\]\.data:\n {2}paths: missing/,
     );
     expect(thrownBy(() => parseSftDataOptions({ paths: ["x"], length: 8, eos: [1] }))).toMatch(/eos/);
   });

@@ -1,46 +1,13 @@
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { contributingWith, LAYERS, lintRules } from "../../scripts/lib/layers.mjs";
 import { projectRoot } from "../../scripts/lib/paths.mjs";
 import { packageCommand } from "../../scripts/lib/vitest.mjs";
 import { put, runScript, scratchCheckout } from "./scratch.js";
 
-/** Each layer with the folders it may import from. A new folder of lib/ needs its place here and in biome.json. */
-const below: Record<string, string[]> = {
-  files: [],
-  torch: ["files"],
-  nn: ["files", "torch"],
-  distributed: ["files", "torch", "nn"],
-  tokenizer: ["files"],
-  model: ["files", "torch", "nn", "distributed", "tokenizer"],
-  diffusion: ["files", "torch", "nn", "distributed", "tokenizer", "model"],
-  data: ["files", "torch", "nn", "distributed", "tokenizer", "model"],
-  parallel: ["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data"],
-  train: ["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
-  engine: ["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
-  server: [
-    ...["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
-    ...["train", "engine"],
-  ],
-  eval: [
-    "files",
-    "torch",
-    "nn",
-    "distributed",
-    "tokenizer",
-    "model",
-    "diffusion",
-    "data",
-    "parallel",
-    "train",
-    "engine",
-  ],
-  cli: [
-    ...["files", "torch", "nn", "distributed", "tokenizer", "model", "diffusion", "data", "parallel"],
-    ...["train", "engine", "server", "eval"],
-  ],
-};
-const layers = Object.keys(below);
+const below = new Map(LAYERS.map(({ name, imports }) => [name, imports]));
+const layers = [...below.keys()];
 
 /** Lints files that a test writes and gives the names of those that break a rule. */
 function lint(files: Record<string, string>): { broken: string[]; text: string } {
@@ -63,7 +30,7 @@ describe("imports between the folders of lib/", () => {
         if (from === to) continue;
         const name = `lib/${from}/to-${to}.ts`;
         files[name] = `export { thing } from "../${to}/index.js";\n`;
-        if (!below[from]?.includes(to)) expected.push(name);
+        if (!below.get(from)?.includes(to)) expected.push(name);
       }
     }
     const { broken, text } = lint(files);
@@ -91,11 +58,17 @@ describe("imports between the folders of lib/", () => {
     ]);
   });
 
+  it("stand in one table, from which the linter's rules and CONTRIBUTING.md are made", () => {
+    const text = (name: string) => readFileSync(join(projectRoot, name), "utf8");
+    expect(text("biome.layers.json"), "run `npm run layers`").toBe(lintRules());
+    expect(text("CONTRIBUTING.md"), "run `npm run layers`").toBe(contributingWith(text("CONTRIBUTING.md")));
+  });
+
   it("are covered for every folder there is", () => {
     const folders = readdirSync(join(projectRoot, "lib"), { withFileTypes: true }).filter((entry) =>
       entry.isDirectory(),
     );
-    expect(layers).toEqual(expect.arrayContaining(folders.map((entry) => entry.name)));
+    expect(folders.map((entry) => entry.name).sort()).toEqual([...layers].sort());
   });
 });
 

@@ -81,6 +81,7 @@ export function scratchCheckout(folder = scratchFolder()): string {
     "tsconfig.scripts.json",
     "vitest.config.ts",
     "biome.json",
+    "biome.layers.json",
     "CMakeLists.txt",
     ".clang-format",
     ".ci",

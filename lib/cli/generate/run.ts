@@ -1,6 +1,6 @@
 import { text as readAll } from "node:stream/consumers";
 import colors from "picocolors";
-import { readTextFile } from "../../files/regular-file.js";
+import { readTextFile } from "../../base/regular-file.js";
 import { StableDiffCoder } from "../../model/index.js";
 import { type Completion, type CompletionOptions, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";

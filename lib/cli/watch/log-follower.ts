@@ -1,6 +1,6 @@
 import { constants } from "node:fs";
 import { open } from "node:fs/promises";
-import { kindOf } from "../../files/regular-file.js";
+import { kindOf } from "../../base/regular-file.js";
 import { CliError } from "../errors.js";
 import { shownPath } from "../show.js";
 

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { readRegularFile } from "../../files/regular-file.js";
+import { readRegularFile } from "../../base/regular-file.js";
 import { ServerError } from "../errors.js";
 
 /** Milliseconds between two looks. Kubernetes swaps a link when a secret changes, which file events miss. */

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { parseJsonText } from "../../files/json-text.js";
-import { readTextFile } from "../../files/regular-file.js";
+import { parseJsonText } from "../../base/json-text.js";
+import { readTextFile } from "../../base/regular-file.js";
 import { TRAINER_FILE } from "../../model/checkpoint-layout.js";
 import { type DamageOptions, findDamage, readManifest } from "../../model/checkpoint-manifest.js";
 import { cannotSave, finishReplacement } from "../../model/staging.js";

@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
-import { readTextFile } from "../../files/regular-file.js";
+import { readTextFile } from "../../base/regular-file.js";
 import { addToReport, newReport, type ReportState, reportStateSchema } from "./report-data.js";
 import { reportPage } from "./report-page.js";
 import type { Sink } from "./sink.js";

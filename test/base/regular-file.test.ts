@@ -4,9 +4,9 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { isDeeper, parseJsonText } from "../../lib/files/json-text.js";
-import { FileError, openRegularFile, readRegularFile, readTextFile } from "../../lib/files/regular-file.js";
-import { parseYaml } from "../../lib/files/yaml-text.js";
+import { isDeeper, parseJsonText } from "../../lib/base/json-text.js";
+import { FileError, openRegularFile, readRegularFile, readTextFile } from "../../lib/base/regular-file.js";
+import { parseYaml } from "../../lib/base/yaml-text.js";
 
 const root = mkdtempSync(join(tmpdir(), "diffcoder-files-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

@@ -1,22 +1,31 @@
+import { distance } from "fastest-levenshtein";
 import type * as z from "zod";
-import { TrainError, type TrainErrorCode } from "./errors.js";
 
 /**
  * Parses options by their schema.
  *
  * @param what named in the message: whose options they are, or the file they stand in
- * @throws TrainError naming every wrong key, its path and what is allowed there
+ * @param code of the error; default: the layer's own
+ * @throws the layer's error, which names every wrong key, its path and what is allowed there
  */
-export function parseOptions<S extends z.ZodType>(
+export type ParseOptions<Code> = <S extends z.ZodType>(
   what: string,
   schema: S,
   value: unknown,
-  code: TrainErrorCode = "TRAIN_OPTIONS",
-): z.output<S> {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const lines = parsed.error.issues.flatMap((issue) => explain(issue, schema, value, []));
-  throw new TrainError(code, `${what}:\n${lines.map((line) => `  ${line}`).join("\n")}`, { cause: parsed.error });
+  code?: Code,
+) => z.output<S>;
+
+/** The one way in which layers parse options; each has its own error for those that are wrong. */
+export function optionsParser<Code extends string>(
+  LayerError: new (code: Code, message: string, options?: ErrorOptions) => Error,
+  defaultCode: NoInfer<Code>,
+): ParseOptions<Code> {
+  return (what, schema, value, code = defaultCode) => {
+    const parsed = schema.safeParse(value);
+    if (parsed.success) return parsed.data;
+    const lines = parsed.error.issues.flatMap((issue) => explain(issue, schema, value, []));
+    throw new LayerError(code, `${what}:\n${lines.map((line) => `  ${line}`).join("\n")}`, { cause: parsed.error });
+  };
 }
 
 type Path = readonly PropertyKey[];
@@ -151,20 +160,7 @@ function describe(value: unknown): string {
 function nearest(key: string, allowed: readonly string[]): string {
   const plain = (word: string) => word.toLowerCase().replace(/[^a-z]/g, "");
   const close = allowed
-    .map((word) => ({ word, distance: editDistance(plain(key), plain(word)) }))
-    .sort((a, b) => a.distance - b.distance)[0];
-  return close && close.distance <= 2 ? ` (did you mean ${close.word}?)` : "";
-}
-
-/** Levenshtein's distance. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      next.push(Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1)));
-    }
-    row = next;
-  }
-  return row[b.length];
+    .map((word) => ({ word, edits: distance(plain(key), plain(word)) }))
+    .sort((a, b) => a.edits - b.edits)[0];
+  return close && close.edits <= 2 ? ` (did you mean ${close.word}?)` : "";
 }
