@@ -5,8 +5,8 @@ import {
   type AutoregressiveGenerationEvent,
   type AutoregressiveGenerationOptions,
   autoregressiveGenerationSchema,
-  type DoneEvent,
   layOutSequence,
+  type SamplerDoneEvent,
 } from "./generation.js";
 import { CachedForward, type SequenceForward, UncachedForward } from "./sequence-forward.js";
 import { chooseTokens } from "./token-choice.js";
@@ -23,7 +23,7 @@ export async function* generateAutoregressive(
   model: Decoder,
   prompt: ArrayLike<number>,
   options: AutoregressiveGenerationOptions,
-): AsyncGenerator<AutoregressiveGenerationEvent, DoneEvent> {
+): AsyncGenerator<AutoregressiveGenerationEvent, SamplerDoneEvent> {
   const settings = parseOptions("generateAutoregressive", autoregressiveGenerationSchema, options);
   const { maxTokens, signal, prefillChunk } = settings;
   const stopIds = resolveStopIds(model.config, settings.stopIds);
@@ -37,7 +37,7 @@ export async function* generateAutoregressive(
     : new UncachedForward(model, 1);
 
   let end = prompt.length;
-  let finishReason: DoneEvent["finishReason"] = "length";
+  let finishReason: SamplerDoneEvent["finishReason"] = "length";
   let stopId: number | undefined;
   for (; end < total; end++) {
     await nextTurn();
@@ -55,7 +55,7 @@ export async function* generateAutoregressive(
     sequence[end] = ids[0];
     yield { type: "token", position: end, id: ids[0], confidence: confidence[0], forwards: forward.forwards };
   }
-  const event: DoneEvent = {
+  const event: SamplerDoneEvent = {
     type: "done",
     ids: [...sequence.subarray(prompt.length, end)],
     finishReason,

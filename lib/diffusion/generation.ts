@@ -51,7 +51,7 @@ export const blockGenerationSchema = z.strictObject({
 export type BlockGenerationOptions = z.input<typeof blockGenerationSchema>;
 
 /** One denoising pass of one block. Positions are absolute: the prompt's first token is at 0. */
-export interface DenoiseEvent {
+export interface SamplerDenoiseEvent {
   type: "denoise";
   /** Number of the generated block, from 0, and of the pass within it. */
   block: number;
@@ -89,7 +89,7 @@ export interface TokenEvent {
 }
 
 /** The end; always the last event. */
-export interface DoneEvent {
+export interface SamplerDoneEvent {
   type: "done";
   /** All generated tokens, without the stop token. After an abort: those before the first one not committed. */
   ids: number[];
@@ -99,8 +99,8 @@ export interface DoneEvent {
   forwards: number;
 }
 
-export type BlockGenerationEvent = DenoiseEvent | BlockEvent | DoneEvent;
-export type AutoregressiveGenerationEvent = TokenEvent | DoneEvent;
+export type BlockGenerationEvent = SamplerDenoiseEvent | BlockEvent | SamplerDoneEvent;
+export type AutoregressiveGenerationEvent = TokenEvent | SamplerDoneEvent;
 
 /**
  * The prompt with room for the output behind it, [prompt + maxTokens], filled with `fill`.

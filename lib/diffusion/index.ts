@@ -35,8 +35,8 @@ export {
   type BlockGenerationEvent,
   type BlockGenerationOptions,
   blockGenerationSchema,
-  type DenoiseEvent,
-  type DoneEvent,
+  type SamplerDenoiseEvent,
+  type SamplerDoneEvent,
   type TokenEvent,
 } from "./generation.js";
 export {
@@ -51,9 +51,9 @@ export {
   type CustomNoiseOptions,
   clippedLinear,
   clipRate,
-  cosine,
+  cosineNoise,
   customNoise,
-  linear,
+  linearNoise,
   type NoiseConfig,
   type NoiseSchedule,
   noiseConfigSchema,

@@ -3,7 +3,7 @@ import { Philox } from "../torch/philox.js";
 import { maskableBlocks } from "./batch.js";
 import { corrupt } from "./corruption.js";
 import { DiffusionError } from "./errors.js";
-import { linear } from "./noise.js";
+import { linearNoise } from "./noise.js";
 
 /** One way to mask a batch, with the factor of every masked token in the likelihood bound. */
 export interface MaskedPass {
@@ -30,7 +30,7 @@ export function* randomTimes(
   { passes, seed }: RandomPasses,
 ): Generator<MaskedPass> {
   for (let pass = 0; pass < passes; pass++) {
-    const options = { blockSize, maskId, seed, stage: pass, noise: linear(), keepFirst: true };
+    const options = { blockSize, maskId, seed, stage: pass, noise: linearNoise(), keepFirst: true };
     const { noisy, positions, weights } = corrupt(batch, { ...options, times: "low-discrepancy" });
     yield { noisy, positions, weights: Float64Array.from(weights) };
   }

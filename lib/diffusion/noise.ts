@@ -44,7 +44,7 @@ export function clipRate(u: number, size: number): number {
  * @param options.epsilon smallest rate, u(t) = epsilon + (1 - epsilon) t. It bounds the weight by 1 / epsilon; other
  * published trainers take 1e-3. Default 0.
  */
-export function linear(options: BlockRules & { epsilon?: number } = {}): NoiseSchedule {
+export function linearNoise(options: BlockRules & { epsilon?: number } = {}): NoiseSchedule {
   const { epsilon = 0, clip = false, fallback = false } = options;
   if (!(epsilon >= 0 && epsilon < 1)) {
     throw new DiffusionError("DIFFUSION_NOISE", `linear: epsilon must be in [0, 1), got ${epsilon}`);
@@ -61,14 +61,14 @@ export function linear(options: BlockRules & { epsilon?: number } = {}): NoiseSc
 /**
  * The block-wise clipped schedule of section 3.3 (the remedy for Eq. 11): linear, with u_blk = min(1, max(u, 1/B)),
  * one token masked where none was, and w = 1 / u_blk <= B. The forced token makes the weighted loss a slightly biased
- * bound, so measure likelihood with {@link linear}.
+ * bound, so measure likelihood with {@link linearNoise}.
  */
 export function clippedLinear(rules: BlockRules = {}): NoiseSchedule {
-  return { ...linear({ clip: true, fallback: true, ...rules }), name: "clipped-linear" };
+  return { ...linearNoise({ clip: true, fallback: true, ...rules }), name: "clipped-linear" };
 }
 
 /** The cosine schedule u(t) = 1 - cos(pi t / 2), with w = u'(t) / u: fewer tokens masked than linear at the same t. */
-export function cosine(rules: BlockRules = {}): NoiseSchedule {
+export function cosineNoise(rules: BlockRules = {}): NoiseSchedule {
   return customNoise("cosine", (t) => 1 - Math.cos((Math.PI / 2) * t), {
     slope: (t) => (Math.PI / 2) * Math.sin((Math.PI / 2) * t),
     ...rules,
@@ -139,7 +139,7 @@ export type NoiseConfig = z.infer<typeof noiseConfigSchema>;
 /** The schedule that a {@link NoiseConfig} names. */
 export function noiseFromConfig(config: NoiseConfig): NoiseSchedule {
   const { name, ...options } = typeof config === "string" ? { name: config } : config;
-  return { linear, "clipped-linear": clippedLinear, cosine }[name](options);
+  return { linear: linearNoise, "clipped-linear": clippedLinear, cosine: cosineNoise }[name](options);
 }
 
 /** True for any object with the shape of a {@link NoiseSchedule}. */

@@ -8,8 +8,8 @@ import {
   type BlockGenerationEvent,
   type BlockGenerationOptions,
   blockGenerationSchema,
-  type DoneEvent,
   layOutSequence,
+  type SamplerDoneEvent,
 } from "./generation.js";
 import { CachedForward, type SequenceForward, UncachedForward } from "./sequence-forward.js";
 import { chooseTokens } from "./token-choice.js";
@@ -31,7 +31,7 @@ export async function* generateBlocks(
   model: Decoder,
   prompt: ArrayLike<number>,
   options: BlockGenerationOptions,
-): AsyncGenerator<BlockGenerationEvent, DoneEvent> {
+): AsyncGenerator<BlockGenerationEvent, SamplerDoneEvent> {
   const settings = parseOptions("generateBlocks", blockGenerationSchema, options);
   const { blockSize, maxTokens, shift, commit, signal } = settings;
   const maskId = resolveMaskId(model.config, settings.maskId);
@@ -44,7 +44,7 @@ export async function* generateBlocks(
     ? new CachedForward(model, { ...settings, maxLength: total, overlap: shift ? 1 : 0 })
     : new UncachedForward(model, blockSize);
 
-  const done = (end: number, finishReason: DoneEvent["finishReason"], stopId?: number): DoneEvent => ({
+  const done = (end: number, finishReason: SamplerDoneEvent["finishReason"], stopId?: number): SamplerDoneEvent => ({
     type: "done",
     ids: [...sequence.subarray(from, end)],
     finishReason,
@@ -105,7 +105,7 @@ function forbid(logits: Tensor, id: number): void {
 }
 
 /** Yields the last event and returns it too, for those who drive the generator by hand. */
-async function* last(event: DoneEvent): AsyncGenerator<DoneEvent, DoneEvent> {
+async function* last(event: SamplerDoneEvent): AsyncGenerator<SamplerDoneEvent, SamplerDoneEvent> {
   yield event;
   return event;
 }

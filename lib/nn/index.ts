@@ -17,7 +17,7 @@ export {
 export {
   chain,
   constant,
-  cosine,
+  cosineDecay,
   type DecayShape,
   type Duration,
   decayShare,

@@ -128,7 +128,7 @@ function checkWarmup(rise: number, steps: number, lr: number): ScheduleProblem {
 }
 
 /** Rises over `warmup`, then falls to `min` along half a cosine over the rest of the stage. */
-export function cosine(lr: number, options: { warmup?: Duration; min?: number } = {}): Schedule {
+export function cosineDecay(lr: number, options: { warmup?: Duration; min?: number } = {}): Schedule {
   options = checkOptions("cosine", options, ["warmup", "min"]);
   const { warmup = 0.01, min = 0 } = options;
   checkRate("cosine: lr", lr);
@@ -246,7 +246,7 @@ export function scheduleFrom(config: ScheduleConfig): Schedule {
     }
     case "cosine": {
       const { type: _, lr, ...options } = config;
-      return cosine(lr, options);
+      return cosineDecay(lr, options);
     }
   }
 }

@@ -7,7 +7,7 @@ import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import { enforceDeterminism } from "./determinism.js";
 import { parseOptions, TrainError } from "./errors.js";
-import type { AbortedEvent, DoneEvent, FailedEvent, TrainEvent, WarningEvent } from "./events.js";
+import type { AbortedEvent, FailedEvent, RunDoneEvent, TrainEvent, WarningEvent } from "./events.js";
 import { requireSameRun } from "./fingerprint.js";
 import { joinLaunched } from "./join.js";
 import { LIMITS } from "./limits.js";
@@ -63,12 +63,12 @@ export class Curriculum {
    * @returns the last event: "done", or "aborted" with the checkpoint that was saved
    * @throws as {@link run}
    */
-  async train(options: RunOptions): Promise<DoneEvent | AbortedEvent> {
-    let last: DoneEvent | AbortedEvent | undefined;
+  async train(options: RunOptions): Promise<RunDoneEvent | AbortedEvent> {
+    let last: RunDoneEvent | AbortedEvent | undefined;
     for await (const event of this.run(options)) {
       if (event.type === "done" || event.type === "aborted") last = event;
     }
-    return last as DoneEvent | AbortedEvent; // run() ends with one of them or throws
+    return last as RunDoneEvent | AbortedEvent; // run() ends with one of them or throws
   }
 }
 

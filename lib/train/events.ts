@@ -75,7 +75,7 @@ export interface TrainingSample {
 export type SkipCause = "not finite" | "no targets";
 
 /** The run begins, or goes on from a checkpoint. */
-export interface StartEvent {
+export interface RunStartEvent {
   type: "start";
   globalStep: number;
   run: RunFacts;
@@ -140,7 +140,7 @@ export interface AbortedEvent extends Position {
   checkpoint?: string;
 }
 
-export interface DoneEvent {
+export interface RunDoneEvent {
   type: "done";
   globalStep: number;
   tokens: number;
@@ -156,7 +156,7 @@ export interface FailedEvent {
 
 /** What a run tells of itself. `type` decides. */
 export type TrainEvent =
-  | StartEvent
+  | RunStartEvent
   | StageStartEvent
   | StepEvent
   | EvaluationEvent
@@ -165,4 +165,4 @@ export type TrainEvent =
   | WarningEvent
   | StageEndEvent
   | AbortedEvent
-  | DoneEvent;
+  | RunDoneEvent;

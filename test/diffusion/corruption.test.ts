@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type Corruption, type CorruptionOptions, corrupt } from "../../lib/diffusion/corruption.js";
 import { DiffusionError } from "../../lib/diffusion/errors.js";
-import { clippedLinear, customNoise, linear } from "../../lib/diffusion/noise.js";
+import { clippedLinear, customNoise, linearNoise } from "../../lib/diffusion/noise.js";
 import type { Batch } from "../../lib/model/index.js";
 
 const MASK = 5;
@@ -64,7 +64,7 @@ describe("the statistics of section 3.3 and Eq. 11, within 5 standard errors of 
     const batch = makeBatch([size, 100 + size, 200 + size, 300 + size], (numBlocks / 4) * size);
 
     it(`B = ${size}: plain linear leaves ${empty} of the blocks clean (Eq. 11)`, () => {
-      const c = corrupt(batch, { ...base, blockSize: size, noise: linear() });
+      const c = corrupt(batch, { ...base, blockSize: size, noise: linearNoise() });
       expect(c.numBlocks).toBe(numBlocks);
       expect(Math.abs(c.emptyBlocks / numBlocks - empty)).toBeLessThan(tolerance(empty * (1 - empty)));
       expect(Math.abs(empty - 1 / (size + 1))).toBeLessThan(5e-5);
@@ -138,7 +138,7 @@ describe("corruption is a pure function of (seed, stage, sample index)", () => {
     granularity: fc.constantFrom("block" as const, "document" as const, "sequence" as const),
     times: fc.constantFrom("independent" as const, "antithetic" as const, "low-discrepancy" as const),
     keepFirst: fc.boolean(),
-    noise: fc.constantFrom(clippedLinear(), linear()),
+    noise: fc.constantFrom(clippedLinear(), linearNoise()),
   });
 
   it("whatever rows lie beside it and in whatever order", () => {
@@ -248,7 +248,7 @@ describe("what is masked", () => {
     const batch = makeBatch([1], 4000, { documents: [0, 1500, 4000] });
     // The weight without clip is 1 / t: as many different weights as levels.
     const levels = (granularity: CorruptionOptions["granularity"]) =>
-      new Set(corrupt(batch, { ...base, noise: linear(), granularity, blockSize: 100 }).weights).size;
+      new Set(corrupt(batch, { ...base, noise: linearNoise(), granularity, blockSize: 100 }).weights).size;
     expect(levels("sequence")).toBe(1);
     expect(levels("document")).toBe(2);
     expect(levels("block")).toBe(40);
@@ -258,7 +258,7 @@ describe("what is masked", () => {
 describe("noise levels", () => {
   /** The levels t of a batch, read off weights that are the levels themselves; every token is masked. */
   function levels(options: Partial<CorruptionOptions>, indices = [1], length = 64): number[] {
-    const noise = { ...linear(), u: () => 1, weight: (t: number) => t };
+    const noise = { ...linearNoise(), u: () => 1, weight: (t: number) => t };
     const c = corrupt(makeBatch(indices, length), { ...base, blockSize: 1, noise, ...options });
     return [...c.weights];
   }

@@ -4,10 +4,10 @@ import { DiffusionError } from "../../lib/diffusion/errors.js";
 import {
   clippedLinear,
   clipRate,
-  cosine,
+  cosineNoise,
   customNoise,
   isNoiseSchedule,
-  linear,
+  linearNoise,
   noiseConfigSchema,
   noiseFromConfig,
   noiseSchema,
@@ -19,19 +19,19 @@ describe("noise schedules", () => {
   it("linear is u = t with w = 1 / u (Eq. 4)", () => {
     fc.assert(
       fc.property(time, (t) => {
-        expect(linear().u(t)).toBe(t);
-        expect(linear().weight(t, t)).toBe(1 / t);
+        expect(linearNoise().u(t)).toBe(t);
+        expect(linearNoise().weight(t, t)).toBe(1 / t);
       }),
     );
-    expect([linear().clip, linear().fallback]).toEqual([false, false]);
+    expect([linearNoise().clip, linearNoise().fallback]).toEqual([false, false]);
   });
 
   it("linear's epsilon is the smallest rate, and the weight is u' / u", () => {
-    const noise = linear({ epsilon: 1e-3 });
+    const noise = linearNoise({ epsilon: 1e-3 });
     expect(noise.u(0)).toBe(1e-3);
     expect(noise.u(1)).toBe(1);
     expect(noise.weight(0, noise.u(0))).toBeCloseTo(999, 9);
-    expect(() => linear({ epsilon: 1 })).toThrow(DiffusionError);
+    expect(() => linearNoise({ epsilon: 1 })).toThrow(DiffusionError);
   });
 
   it("clips a block's rate to [1/B, 1], so w <= B and one masked token is expected (section 3.3)", () => {
@@ -57,7 +57,7 @@ describe("noise schedules", () => {
         expect(w).toBeCloseTo(2 / t, 9);
         // One-sided at t = 1, so the difference quotient is off by its step.
         expect(Math.abs(square.weight(t, square.u(t)) / w - 1)).toBeLessThan(1e-4);
-        const bump = cosine();
+        const bump = cosineNoise();
         const numeric = customNoise("cosine", bump.u);
         expect(Math.abs(numeric.weight(t, bump.u(t)) / bump.weight(t, bump.u(t)) - 1)).toBeLessThan(1e-3);
       }),
@@ -74,7 +74,7 @@ describe("noise schedules", () => {
     expect(noiseFromConfig("clipped-linear").name).toBe("clipped-linear");
     expect(noiseFromConfig({ name: "clipped-linear", fallback: false })).toMatchObject({ clip: true, fallback: false });
     expect(noiseSchema.parse({ name: "linear", epsilon: 0.25 }).u(0)).toBe(0.25);
-    expect(noiseSchema.parse(cosine()).name).toBe("cosine");
+    expect(noiseSchema.parse(cosineNoise()).name).toBe("cosine");
     expect(isNoiseSchedule(noiseSchema.parse("cosine"))).toBe(true);
     const wrong = noiseConfigSchema.safeParse({ name: "linear", epsilom: 1 });
     expect(wrong.success).toBe(false);

@@ -9,7 +9,7 @@ import {
   clippedLinear,
   customNoise,
   DiffusionError,
-  linear,
+  linearNoise,
   type Objective,
   supervisedObjective,
 } from "../../lib/diffusion/index.js";
@@ -148,7 +148,7 @@ describe("the whole objective against a dense mask, same corruption", () => {
       const batch: Batch = randomBatch([11, 12], 21, more);
       const { blockSize = 4, shift = false, ...rest } = options as { blockSize?: number; shift?: boolean };
       const actual = evaluate(blockDiffusionObjective(options), batch, {}, mild);
-      const noise = "noise" in rest ? linear() : clippedLinear();
+      const noise = "noise" in rest ? linearNoise() : clippedLinear();
       const common = { noise, blockSize, maskId: MASK, seed: 1, stage: 0, keepFirst: shift };
       const c = corrupt(batch, { ...common, times: "noise" in rest ? "antithetic" : "independent" });
       torch.scope(() => {
@@ -206,7 +206,13 @@ describe("block-diffusion objective", () => {
   });
 
   it("each switch does what it says", () => {
-    const { numMasked, weights } = corrupt(batch, { blockSize: 4, noise: linear(), maskId: MASK, seed: 1, stage: 0 });
+    const { numMasked, weights } = corrupt(batch, {
+      blockSize: 4,
+      noise: linearNoise(),
+      maskId: MASK,
+      seed: 1,
+      stage: 0,
+    });
     const of = (options: Parameters<typeof blockDiffusionObjective>[0]) =>
       evaluate(blockDiffusionObjective({ noise: "linear", ...options }), batch);
     expect(of({ normalizer: "masked" }).normalizer).toBe(numMasked);

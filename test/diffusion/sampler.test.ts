@@ -5,11 +5,11 @@ import {
   type BlockGenerationOptions,
   type CommitConfig,
   confidenceThreshold,
-  type DenoiseEvent,
   DiffusionError,
-  type DoneEvent,
   generateAutoregressive,
   generateBlocks,
+  type SamplerDenoiseEvent,
+  type SamplerDoneEvent,
 } from "../../lib/diffusion/index.js";
 import type { Decoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
@@ -41,8 +41,8 @@ afterAll(() => model.dispose());
 async function decode(prompt: number[], options: BlockGenerationOptions, of = model) {
   const events: BlockGenerationEvent[] = [];
   for await (const event of generateBlocks(of, prompt, options)) events.push(event);
-  const denoise = events.filter((event): event is DenoiseEvent => event.type === "denoise");
-  return { events, denoise, done: events.at(-1) as DoneEvent };
+  const denoise = events.filter((event): event is SamplerDenoiseEvent => event.type === "denoise");
+  return { events, denoise, done: events.at(-1) as SamplerDoneEvent };
 }
 
 const golden = readJson<GoldenCase[]>("sampler");
@@ -82,7 +82,7 @@ describe("block decoding against transformers without a cache", () => {
     it(`${name}: the AR decoder agrees too, cached and not`, async () => {
       for (const cache of [true, false]) {
         const ids: number[] = [];
-        let done: DoneEvent | undefined;
+        let done: SamplerDoneEvent | undefined;
         for await (const event of generateAutoregressive(model, c.prompt, {
           maxTokens: c.maxTokens,
           stopIds: [],
@@ -132,7 +132,7 @@ describe("how many forwards", () => {
   });
 
   it("AR: one per token, the prompt in the first", async () => {
-    let done: DoneEvent | undefined;
+    let done: SamplerDoneEvent | undefined;
     for await (const event of generateAutoregressive(model, prompt, { maxTokens: 20, stopIds: [] })) {
       if (event.type === "done") done = event;
     }
@@ -230,7 +230,7 @@ describe("ends and errors", () => {
     const { done } = await decode(prompt, { maxTokens: 12, stopIds: [] });
     const own = await tinyModel();
     Object.assign(own, { config: { ...model.config, eosTokenId: [done.ids[2]] } });
-    let end: DoneEvent | undefined;
+    let end: SamplerDoneEvent | undefined;
     for await (const event of generateBlocks(own, prompt, { maxTokens: 12 })) if (event.type === "done") end = event;
     expect(end).toMatchObject({ finishReason: "stop", stopId: done.ids[2] });
     expect(end?.ids).toEqual(done.ids.slice(0, done.ids.indexOf(done.ids[2])));
@@ -249,7 +249,7 @@ describe("ends and errors", () => {
       events.push(event);
       if (event.type === "block" && event.block === 1) controller.abort();
     }
-    const done = events.at(-1) as DoneEvent;
+    const done = events.at(-1) as SamplerDoneEvent;
     expect(done.finishReason).toBe("abort");
     expect(done.ids).toEqual(full.done.ids.slice(0, 5)); // one token completes block 0, then block 1
     expect(done.forwards).toBe(1 + 4);

@@ -3,11 +3,11 @@ import { describe, expect, it } from "vitest";
 import {
   arBitsPerByte,
   type BlockGenerationOptions,
-  type DenoiseEvent,
-  type DoneEvent,
   diffusionBound,
   generateAutoregressive,
   generateBlocks,
+  type SamplerDenoiseEvent,
+  type SamplerDoneEvent,
 } from "../../lib/diffusion/index.js";
 import { Decoder, type PresetName, presetConfig, StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
@@ -30,9 +30,9 @@ const golden = JSON.parse(readFileSync(fixture("diffusion/sampler.json"), "utf8"
 
 async function byBlocks(model: Decoder, prompt: number[], options: BlockGenerationOptions) {
   const commits: number[][] = [];
-  let done: DoneEvent | undefined;
+  let done: SamplerDoneEvent | undefined;
   for await (const event of generateBlocks(model, prompt, { stopIds: [], ...options })) {
-    if (event.type === "denoise") commits.push((event satisfies DenoiseEvent).committed);
+    if (event.type === "denoise") commits.push((event satisfies SamplerDenoiseEvent).committed);
     if (event.type === "done") done = event;
   }
   if (done === undefined) throw new Error("no end");

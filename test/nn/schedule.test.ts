@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import {
   chain,
   constant,
-  cosine,
+  cosineDecay,
   decayTo,
   NnError,
   type Schedule,
@@ -47,7 +47,7 @@ describe("schedules against transformers", () => {
   });
 
   it("cosine with a floor", () => {
-    const found = rates(cosine(1, { warmup, min: floor }), steps);
+    const found = rates(cosineDecay(1, { warmup, min: floor }), steps);
     for (const [step, rate] of found.entries()) expect(rate).toBeCloseTo(expected(golden.cosine, step), 12);
   });
 });
@@ -81,7 +81,7 @@ describe("schedules", () => {
 
   it("refuses numbers that are none", () => {
     for (const lr of [-1, Number.NaN, Number.POSITIVE_INFINITY]) expect(() => warmupStable(lr)).toThrow(NnError);
-    for (const duration of [-1, 1.5, Number.NaN]) expect(() => cosine(1, { warmup: duration })).toThrow(NnError);
+    for (const duration of [-1, 1.5, Number.NaN]) expect(() => cosineDecay(1, { warmup: duration })).toThrow(NnError);
   });
 
   it("stays within its bounds, for any lengths", () => {
@@ -92,7 +92,7 @@ describe("schedules", () => {
       fc.property(shape, duration, duration, total, (kind, rise, fall, count) => {
         for (const schedule of [
           warmupStableDecay(1, { warmup: rise, decay: fall, shape: kind as "linear", min: 0.1 }),
-          cosine(1, { warmup: rise, min: 0.1 }),
+          cosineDecay(1, { warmup: rise, min: 0.1 }),
         ]) {
           for (const rate of rates(schedule, count)) {
             expect(rate).toBeGreaterThan(0);
@@ -111,7 +111,7 @@ describe("schedules as data", () => {
       [{ type: "warmup-stable", lr: 1, warmup: 4 }, warmupStable(1, { warmup: 4 })],
       [{ type: "decay-to", min: 0.1, shape: "sqrt" }, decayTo(0.1, { shape: "sqrt" })],
       [{ type: "warmup-stable-decay", lr: 1, decay: 0.5 }, warmupStableDecay(1, { decay: 0.5 })],
-      [{ type: "cosine", lr: 1, warmup: 2, min: 0.2 }, cosine(1, { warmup: 2, min: 0.2 })],
+      [{ type: "cosine", lr: 1, warmup: 2, min: 0.2 }, cosineDecay(1, { warmup: 2, min: 0.2 })],
       [{ type: "constant" }, constant()],
     ];
     for (const [config, schedule] of cases) {
