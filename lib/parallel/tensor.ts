@@ -3,6 +3,7 @@ import {
   columnwise,
   composeSlices,
   type ParallelPlan,
+  type ParallelStyle,
   type ParameterPlacement,
   type ParameterPlacements,
   parallelizeModule,
@@ -13,7 +14,7 @@ import {
   vocabularyPart,
   vocabularywise,
 } from "../distributed/tensor-parallel/index.js";
-import type { Decoder, DecoderConfig } from "../model/index.js";
+import { architectureSpec, type Decoder, type DecoderConfig, type LayerCut } from "../model/index.js";
 import type { Tensor } from "../torch/index.js";
 
 /**
@@ -73,22 +74,26 @@ export class TensorParallel {
   }
 }
 
-/** What is done with each part of a decoder. */
+/** What is done with each part of a decoder: with its layers, what the architecture says. */
 export function decoderPlan({ config, lmHead }: Decoder): ParallelPlan {
-  const heads = { unit: config.headDim, unitName: "attention heads" };
-  const keyValueHeads = { unit: config.headDim, unitName: "key/value heads", replicate: true };
+  const { layerCuts } = architectureSpec(config.architecture);
+  const styles = layerStyles(config);
   return {
     embedTokens: vocabularywise(),
-    "layers.*.selfAttn": sharedInput(),
-    "layers.*.selfAttn.qProj": columnwise(heads),
-    "layers.*.selfAttn.kProj": columnwise(keyValueHeads),
-    "layers.*.selfAttn.vProj": columnwise(keyValueHeads),
-    "layers.*.selfAttn.oProj": rowwise(heads),
-    "layers.*.mlp": sharedInput(),
-    "layers.*.mlp.gateProj": columnwise(),
-    "layers.*.mlp.upProj": columnwise(),
-    "layers.*.mlp.downProj": rowwise(),
+    ...Object.fromEntries(Object.entries(layerCuts).map(([path, cut]) => [`layers.*.${path}`, styles[cut]])),
     ...(lmHead && { lmHead: vocabularywise() }),
+  };
+}
+
+function layerStyles({ headDim }: DecoderConfig): Record<LayerCut, ParallelStyle> {
+  const heads = { unit: headDim, unitName: "attention heads" };
+  return {
+    sharedInput: sharedInput(),
+    heads: columnwise(heads),
+    keyValueHeads: columnwise({ unit: headDim, unitName: "key/value heads", replicate: true }),
+    headInputs: rowwise(heads),
+    features: columnwise(),
+    featureInputs: rowwise(),
   };
 }
 
