@@ -177,6 +177,8 @@ describe("the parts of tensor parallelism", () => {
         noSuchPath: argument("the plan's path 'up.7' matches no module"),
         indivisible: argument("'head': 7 features are not divisible by 2 ranks"),
         noLinear: argument("'norm' is a RMSNorm, and rowwise() needs a Linear"),
+        noNorm: argument("'down' is a Linear, and partialGradient() needs an RMSNorm"),
+        unnamed: argument("ranks compute parts of '', and the plan does not say which part of 'norm' they see"),
         nested: argument("'down' lies in '', which shares its input already"),
         twoWays: argument("a parameter of 'head' is split in two ways"),
         heads: expect.stringMatching(/numHeads 3 is not divisible by 2 tensor-parallel ranks/),
