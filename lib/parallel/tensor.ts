@@ -7,6 +7,7 @@ import {
   type ParameterPlacement,
   type ParameterPlacements,
   parallelizeModule,
+  partialGradient,
   rowwise,
   sharedInput,
   vocabParallelCrossEntropy,
@@ -20,7 +21,7 @@ import type { Tensor } from "../torch/index.js";
 /**
  * Splits a decoder's matrices over a group, by whole attention heads, feed-forward features and rows of the vocabulary
  * (Megatron-LM's tensor parallelism). Norms stay whole, with the same gradients on all ranks. A layer sums two activations
- * over the group in its forward, and two gradients in its backward.
+ * over the group in its forward, and two gradients in its backward; where heads have norms, those of their weights, too.
  *
  * The ranks must begin with the same weights and take the same batches. To be called before optimisers are made, and before
  * anything else is wrapped around the model: data parallelism then replicates or shards the parts.
@@ -94,6 +95,7 @@ function layerStyles({ headDim }: DecoderConfig): Record<LayerCut, ParallelStyle
     headInputs: rowwise(heads),
     features: columnwise(),
     featureInputs: rowwise(),
+    partialGradient: partialGradient(),
   };
 }
 

@@ -22,8 +22,17 @@ export interface ConfigLimit {
  *   ranks, several ranks hold the same one
  * - `headInputs`: a matrix whose inputs are cut by whole heads; its outputs are summed over the ranks
  * - `features`, `featureInputs`: the same by single features
+ * - `partialGradient`: a norm that all ranks hold whole, though each applies it to its own heads only; its gradient is the
+ *   sum of the ranks'
  */
-export type LayerCut = "sharedInput" | "heads" | "keyValueHeads" | "headInputs" | "features" | "featureInputs";
+export type LayerCut =
+  | "sharedInput"
+  | "heads"
+  | "keyValueHeads"
+  | "headInputs"
+  | "features"
+  | "featureInputs"
+  | "partialGradient";
 
 /**
  * What one architecture is, by the side of Llama's decoder: how its config.json reads, which layers differ, how they are
@@ -34,6 +43,8 @@ export interface ArchitectureSpec {
   readonly modelType: string;
   /** Biases that its attention may have; the first is the default. */
   readonly attentionBiases: readonly [AttentionBias, ...AttentionBias[]];
+  /** Whether attention norms q and k, each head by itself, before it turns them by their positions. */
+  readonly qkNorm: boolean;
 
   /** What transformers takes for keys that config.json lacks. A key that is null is not lacking. */
   readonly configDefaults: ConfigJson;

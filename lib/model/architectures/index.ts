@@ -1,12 +1,16 @@
 import type { ArchitectureSpec } from "./architecture.js";
 import { diffcoder } from "./diffcoder.js";
 import { llama } from "./llama.js";
+import { mistral } from "./mistral.js";
 import { qwen2 } from "./qwen2.js";
+import { qwen3 } from "./qwen3.js";
 
 /** All architectures that the decoder runs, by the name they have in `architectures` of config.json. */
 const table = {
   LlamaForCausalLM: llama,
   Qwen2ForCausalLM: qwen2,
+  Qwen3ForCausalLM: qwen3,
+  MistralForCausalLM: mistral,
   StableDiffcoderForCausalLM: diffcoder,
   SeedDiffcoderForCausalLM: diffcoder,
 } satisfies Record<string, ArchitectureSpec>;

@@ -8,6 +8,7 @@ import { booleanOf } from "./config-values.js";
 export const llama: ArchitectureSpec = {
   modelType: "llama",
   attentionBiases: ["none", "qkvo"],
+  qkNorm: false,
   configDefaults: {},
   configLimits: [
     {
