@@ -1,4 +1,5 @@
 import type { Decoder } from "../model/decoder.js";
+import { layerMatrices } from "../model/layer-matrices.js";
 import { type Linear, wrapForward } from "../nn/index.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
@@ -23,16 +24,13 @@ export function quantiseWeights(model: Decoder): () => void {
     made.push(...torch.keep(pair));
     return pair;
   };
-  for (const { selfAttn, mlp } of model.layers) {
-    const { qProj, kProj, vProj, oProj } = selfAttn;
-    for (const linear of [qProj, kProj, vProj, oProj, mlp.gateProj, mlp.upProj, mlp.downProj]) {
-      const [packed, scales] = pack(linear.weight);
-      const { bias } = linear;
-      wrapForward<Linear>(linear, () => (x) => torch.ops.diffcoder.int8_linear(x, packed, scales, bias) as Tensor);
-      // A parameter of no elements: what walks over parameters still finds one.
-      linear.weight.dispose();
-      linear.weight = torch.keep(torch.empty([0], { dtype: model.embedTokens.weight.dtype }));
-    }
+  for (const [, linear] of layerMatrices(model)) {
+    const [packed, scales] = pack(linear.weight);
+    const { bias } = linear;
+    wrapForward<Linear>(linear, () => (x) => torch.ops.diffcoder.int8_linear(x, packed, scales, bias) as Tensor);
+    // A parameter of no elements: what walks over parameters still finds one.
+    linear.weight.dispose();
+    linear.weight = torch.keep(torch.empty([0], { dtype: model.embedTokens.weight.dtype }));
   }
   const [packed, scales] = pack(model.headWeight);
   Object.defineProperty(model, "logits", {

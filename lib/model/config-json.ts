@@ -1,16 +1,11 @@
 import type * as z from "zod";
-import {
-  ARCHITECTURES,
-  type Architecture,
-  type DecoderConfig,
-  type DecoderConfigInput,
-  decoderConfigSchema,
-  type RopeConfig,
-} from "./config.js";
+import type { ConfigLimit } from "./architectures/architecture.js";
+import { brief, type ConfigJson } from "./architectures/config-values.js";
+import { ARCHITECTURES, type Architecture, architectureOfType, architectureSpec } from "./architectures/index.js";
+import { type DecoderConfig, type DecoderConfigInput, decoderConfigSchema, type RopeConfig } from "./config.js";
 import { ModelConfigError } from "./errors.js";
 
-/** An object parsed from config.json. */
-export type ConfigJson = Record<string, unknown>;
+export type { ConfigJson } from "./architectures/config-values.js";
 
 // Keys with one meaning on both sides. null in config.json counts as absent, as in transformers.
 const KEYS = {
@@ -48,11 +43,8 @@ const OWN_KEYS = new Set<string>([
   ...["dtype", "torch_dtype", "transformers_version"],
 ]);
 
-/** The mask token `<[MASK_TOKEN]>` of the published Stable-DiffCoder, whose config.json does not name it. */
-const DIFFCODER_MASK_TOKEN = 5;
-
-/** Values config.json may have that this decoder does not compute: each is refused rather than ignored. */
-const LIMITS: { key: string; allowed: string; accepts: (value: unknown) => boolean }[] = [
+/** What no architecture's config.json may ask for. */
+const LIMITS: readonly ConfigLimit[] = [
   { key: "hidden_act", allowed: "'silu'", accepts: (value) => value === "silu" || value === "swish" },
   { key: "mlp_bias", allowed: "false", accepts: (value) => value === false },
   { key: "use_sliding_window", allowed: "false", accepts: (value) => value === false },
@@ -77,17 +69,15 @@ export function parseConfigJson(json: unknown, path = "config.json"): DecoderCon
   if (typeof json !== "object" || json === null || Array.isArray(json)) {
     throw new ModelConfigError(`${path}: expected a JSON object`);
   }
-  const source = json as ConfigJson;
   const problems: string[] = [];
-  const architecture = architectureOf(source, problems);
-  for (const { key, allowed, accepts } of LIMITS) {
+  const architecture = architectureOf(json as ConfigJson, problems);
+  const spec = architectureSpec(architecture);
+  const source: ConfigJson = { ...spec.configDefaults, ...json };
+  for (const { key, allowed, accepts } of [...LIMITS, ...spec.configLimits]) {
     const value = source[key];
-    if (value !== undefined && value !== null && !accepts(value)) {
-      problems.push(`${key} is ${brief(value)}, allowed: ${allowed}`);
-    }
-  }
-  if (!source.use_sliding_window && source.sliding_window != null && architecture !== "Qwen2ForCausalLM") {
-    problems.push(`sliding_window is ${brief(source.sliding_window)}, allowed: null`);
+    if (value === undefined || value === null || accepts(value, source)) continue;
+    const what = `${key} is ${key in json ? brief(value) : `missing, which means ${brief(value)}`}`;
+    problems.push(`${what}, allowed: ${typeof allowed === "string" ? allowed : allowed(source)}`);
   }
   const rope = ropeOf(source, problems);
   const config: Record<string, unknown> = { architecture, rope, dtype: dtypeOf(source, problems) };
@@ -96,14 +86,11 @@ export function parseConfigJson(json: unknown, path = "config.json"): DecoderCon
   for (const key of ["bosTokenId", "padTokenId"] as const) config[key] = idInVocabulary(config[key], source.vocab_size);
   config.eosTokenId = endTokens(config.eosTokenId, source.vocab_size);
   if (config.maskTokenId === -1) config.maskTokenId = undefined;
-  config.attentionBias =
-    architecture === "Qwen2ForCausalLM" ? "qkv" : booleanOf(source, "attention_bias", problems) ? "qkvo" : "none";
-  const diffcoder = architecture === "StableDiffcoderForCausalLM" || architecture === "SeedDiffcoderForCausalLM";
-  if (diffcoder) config.maskTokenId ??= DIFFCODER_MASK_TOKEN;
-  config.other = Object.fromEntries(Object.entries(source).filter(([key]) => !OWN_KEYS.has(key)));
-  if (diffcoder && source.model_type !== undefined) {
-    config.other = { ...(config.other as ConfigJson), model_type: source.model_type };
-  }
+  config.maskTokenId ??= spec.maskTokenId;
+  config.attentionBias = spec.readAttentionBias(source, problems);
+  const others = Object.entries(json).filter(([key]) => !OWN_KEYS.has(key) && !spec.ownKeys.includes(key));
+  const kept = spec.keptKeys.filter((key) => source[key] !== undefined).map((key) => [key, source[key]]);
+  config.other = Object.fromEntries([...others, ...kept]);
 
   const parsed = decoderConfigSchema.safeParse(config as DecoderConfigInput);
   if (!parsed.success) problems.push(...parsed.error.issues.map((issue) => describe(issue, source)));
@@ -118,15 +105,13 @@ export function parseConfigJson(json: unknown, path = "config.json"): DecoderCon
  * (`rope_theta`, `rope_scaling`, `torch_dtype`).
  */
 export function toConfigJson(config: DecoderConfig): ConfigJson {
+  const spec = architectureSpec(config.architecture);
   const json: ConfigJson = { ...config.other };
   json.architectures = [config.architecture];
-  json.model_type ??= config.architecture === "Qwen2ForCausalLM" ? "qwen2" : "llama";
+  json.model_type ??= spec.modelType;
   json.hidden_act = "silu";
   for (const [own, key] of Object.entries(KEYS)) json[key] = config[own as keyof typeof KEYS];
-  if (config.architecture !== "Qwen2ForCausalLM") {
-    json.attention_bias = config.attentionBias === "qkvo";
-    json.mlp_bias = false;
-  }
+  Object.assign(json, spec.writeConfig(config));
   if (config.maskTokenId === null) delete json.mask_token_id;
   const { theta, type, ...scaling } = config.rope;
   json.rope_theta = theta;
@@ -167,9 +152,8 @@ function snakeRope(scaling: Record<string, unknown>): ConfigJson {
 }
 
 function architectureOf(source: ConfigJson, problems: string[]): Architecture {
-  const byType: Record<string, Architecture> = { llama: "LlamaForCausalLM", qwen2: "Qwen2ForCausalLM" };
   const named = Array.isArray(source.architectures) ? source.architectures[0] : source.architectures;
-  const found = named ?? byType[String(source.model_type)];
+  const found = named ?? architectureOfType(source.model_type);
   if ((ARCHITECTURES as readonly unknown[]).includes(found)) return found as Architecture;
   const what = found === undefined ? "architectures is missing" : `architectures is ${brief(found)}`;
   problems.push(`${what}, allowed: ${ARCHITECTURES.map((name) => `'${name}'`).join(", ")}`);
@@ -217,12 +201,6 @@ function dtypeOf(source: ConfigJson, problems: string[]): DecoderConfig["dtype"]
   return undefined;
 }
 
-function booleanOf(source: ConfigJson, key: string, problems: string[]): boolean {
-  const value = source[key] ?? false;
-  if (typeof value !== "boolean") problems.push(`${key} is ${brief(value)}, allowed: true, false`);
-  return value === true;
-}
-
 // Issues name our keys; users see the keys of their file.
 function describe(issue: z.core.$ZodIssue, source: ConfigJson): string {
   const [first, second] = issue.path.map(String);
@@ -235,9 +213,4 @@ function describe(issue: z.core.$ZodIssue, source: ConfigJson): string {
     key = "attention_bias";
   }
   return `${key}: ${issue.message}`;
-}
-
-function brief(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }

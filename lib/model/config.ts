@@ -1,15 +1,7 @@
 import * as z from "zod";
 import { init } from "../nn/index.js";
+import { ARCHITECTURES, ATTENTION_BIASES, architectureSpec } from "./architectures/index.js";
 import { ModelConfigError } from "./errors.js";
-
-/** Architectures of config.json that this decoder runs. They differ in biases and in how they are used, not in shape. */
-export const ARCHITECTURES = [
-  "LlamaForCausalLM",
-  "Qwen2ForCausalLM",
-  "StableDiffcoderForCausalLM",
-  "SeedDiffcoderForCausalLM",
-] as const;
-export type Architecture = (typeof ARCHITECTURES)[number];
 
 const positive = z.int().positive();
 const tokenId = z.int().min(0);
@@ -42,7 +34,7 @@ const fields = z.strictObject({
   maxPositionEmbeddings: positive.default(8192),
   rmsNormEps: z.number().positive().default(1e-6),
   rope: ropeSchema.default({ type: "default", theta: 10_000 }),
-  attentionBias: z.enum(["none", "qkv", "qkvo"]).optional(),
+  attentionBias: z.enum(ATTENTION_BIASES).optional(),
   tieWordEmbeddings: z.boolean().default(false),
   initializerRange: z.number().positive().max(1).optional(),
   bosTokenId: tokenId.nullable().default(null),
@@ -77,10 +69,11 @@ export const decoderConfigSchema = fields.transform((config, context) => {
   }
   const headDim = config.headDim ?? Math.floor(config.hiddenSize / config.numHeads);
   if (headDim % 2 !== 0) fail("headDim", `${headDim} is odd, rotary embedding needs pairs`);
-  const qwen = config.architecture === "Qwen2ForCausalLM";
-  const attentionBias = config.attentionBias ?? (qwen ? "qkv" : "none");
-  if (qwen !== (attentionBias === "qkv")) {
-    fail("attentionBias", `${config.architecture} has ${qwen ? "only 'qkv'" : "only 'none' or 'qkvo'"}`);
+  const { attentionBiases } = architectureSpec(config.architecture);
+  const attentionBias = config.attentionBias ?? attentionBiases[0];
+  if (!attentionBiases.includes(attentionBias)) {
+    const allowed = attentionBiases.map((bias) => `'${bias}'`).join(" or ");
+    fail("attentionBias", `${config.architecture} has only ${allowed}`);
   }
   for (const key of ["bosTokenId", "padTokenId", "maskTokenId"] as const) {
     const id = config[key];

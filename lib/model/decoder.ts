@@ -1,6 +1,7 @@
 import type { FactoryOptions } from "../nn/index.js";
 import { Embedding, functional, init, type LayerOptions, Linear, Module, RMSNorm } from "../nn/index.js";
 import type { Generator, Tensor } from "../torch/index.js";
+import { architectureSpec } from "./architectures/index.js";
 import type { AttentionPlan } from "./attention-plan.js";
 import type { DecoderConfig } from "./config.js";
 import { RotaryTables } from "./rotary.js";
@@ -26,17 +27,23 @@ export class Attention extends Module {
   readonly kProj: Linear;
   readonly vProj: Linear;
   readonly oProj: Linear;
+  /** Of each head by itself, before it is turned by its position; null where the architecture has no such norms. */
+  readonly qNorm: RMSNorm | null;
+  readonly kNorm: RMSNorm | null;
   readonly headDim: number;
 
   constructor(config: DecoderConfig, options: LayerOptions) {
     super();
-    const { hiddenSize, numHeads, numKeyValueHeads, headDim, attentionBias } = config;
+    const { architecture, hiddenSize, numHeads, numKeyValueHeads, headDim, attentionBias, rmsNormEps } = config;
     const inputBias = { ...options, bias: attentionBias !== "none" };
     this.headDim = headDim;
     this.qProj = new Linear(hiddenSize, numHeads * headDim, inputBias);
     this.kProj = new Linear(hiddenSize, numKeyValueHeads * headDim, inputBias);
     this.vProj = new Linear(hiddenSize, numKeyValueHeads * headDim, inputBias);
     this.oProj = new Linear(numHeads * headDim, hiddenSize, { ...options, bias: attentionBias === "qkvo" });
+    const { qkNorm } = architectureSpec(architecture);
+    this.qNorm = qkNorm ? new RMSNorm(headDim, { ...options, eps: rmsNormEps }) : null;
+    this.kNorm = qkNorm ? new RMSNorm(headDim, { ...options, eps: rmsNormEps }) : null;
   }
 
   /** x [b, s, D] -> [b, s, D], or [b, queries, D] or [n, D] when `wanted` leaves some out. */
@@ -51,8 +58,8 @@ export class Attention extends Module {
     const { queries = s, rows } = wanted;
     const partly = queries < s;
     const asking = partly ? x.narrow(1, 0, queries) : x;
-    const q = this.qProj.forward(asking).view([b, queries, -1, this.headDim]);
-    const k = this.kProj.forward(x).view([b, s, -1, this.headDim]);
+    const q = normHeads(this.qNorm, this.qProj.forward(asking).view([b, queries, -1, this.headDim]));
+    const k = normHeads(this.kNorm, this.kProj.forward(x).view([b, s, -1, this.headDim]));
     const v = this.vProj.forward(x).view([b, s, -1, this.headDim]);
     const [askingCos, askingSin] = partly ? [cos.narrow(-2, 0, queries), sin.narrow(-2, 0, queries)] : [cos, sin];
     const turnedQ = functional.rotary(q, askingCos, askingSin);
@@ -61,6 +68,10 @@ export class Attention extends Module {
     const flat = rows ? attended.reshape([b * queries, -1]).indexSelect(0, rows) : attended.flatten(-2);
     return this.oProj.forward(flat);
   }
+}
+
+function normHeads(norm: RMSNorm | null, heads: Tensor): Tensor {
+  return norm ? norm.forward(heads) : heads;
 }
 
 /** SwiGLU feed-forward: down(silu(gate(x)) * up(x)), any leading shape. */
@@ -130,8 +141,8 @@ export interface DecoderOptions extends FactoryOptions {
 
 /**
  * Seed-Coder's architecture, which is Llama's: token embedding, pre-norm blocks of grouped-query attention and SwiGLU
- * with rotary positions, final norm, and a head that may share the embedding's weight. Qwen2's differs by biases on
- * q, k and v. Property names are those of Hugging Face checkpoints in camelCase.
+ * with rotary positions, final norm, and a head that may share the embedding's weight. How others differ from it, such as
+ * by biases or norms of q and k, is in ./architectures. Property names are those of Hugging Face checkpoints in camelCase.
  */
 export class Decoder extends Module {
   readonly config: DecoderConfig;
@@ -256,7 +267,7 @@ export function initialiseDecoder(model: Decoder, generator?: Generator): void {
   const std = model.config.initializerRange;
   const residualStd = std / Math.sqrt(2 * model.config.numLayers);
   for (const [name, tensor] of model.namedParameters()) {
-    if (name.endsWith("norm.weight")) init.constant_(tensor, 1);
+    if (/norm\.weight$/i.test(name)) init.constant_(tensor, 1);
     else if (name.endsWith(".bias")) init.constant_(tensor, 0);
     else if (/\.(oProj|downProj)\.weight$/.test(name)) init.normal_(tensor, { std: residualStd, generator });
     else init.normal_(tensor, { std, generator });

@@ -1,4 +1,5 @@
 export * from "../tokenizer/index.js";
+export { ARCHITECTURES, type Architecture, architectureSpec, type LayerCut } from "./architectures/index.js";
 export {
   type AttentionPattern,
   type AttentionPlan,
@@ -11,8 +12,6 @@ export { weightName } from "./checkpoint-layout.js";
 export { loadWeights, readConfig } from "./checkpoint-read.js";
 export { type SaveCheckpointOptions, saveCheckpoint, writeCheckpoint } from "./checkpoint-write.js";
 export {
-  ARCHITECTURES,
-  type Architecture,
   type DecoderConfig,
   type DecoderConfigInput,
   decoderConfig,
@@ -42,6 +41,7 @@ export {
   prefill,
   type Visibility,
 } from "./kv-cache.js";
+export { layerMatrices } from "./layer-matrices.js";
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { PRESET_NAMES, type PresetName, presetConfig } from "./presets.js";
 export { inverseFrequencies, RotaryTables } from "./rotary.js";

@@ -45,7 +45,7 @@ export class StableDiffCoder {
   }
 
   /**
-   * Loads a checkpoint in Hugging Face layout: Seed-Coder, Stable-DiffCoder, Llama, Qwen2, or one of ours.
+   * Loads a checkpoint in Hugging Face layout: Seed-Coder, Stable-DiffCoder, Llama, Qwen2 and 3, Mistral, or one of ours.
    *
    * @param path a folder with config.json, safetensors and, for text, tokenizer.json
    * @throws ModelConfigError, CheckpointError or TokenizerError naming the file and what is wrong

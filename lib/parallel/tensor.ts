@@ -3,9 +3,11 @@ import {
   columnwise,
   composeSlices,
   type ParallelPlan,
+  type ParallelStyle,
   type ParameterPlacement,
   type ParameterPlacements,
   parallelizeModule,
+  partialGradient,
   rowwise,
   sharedInput,
   vocabParallelCrossEntropy,
@@ -13,13 +15,13 @@ import {
   vocabularyPart,
   vocabularywise,
 } from "../distributed/tensor-parallel/index.js";
-import type { Decoder, DecoderConfig } from "../model/index.js";
+import { architectureSpec, type Decoder, type DecoderConfig, type LayerCut } from "../model/index.js";
 import type { Tensor } from "../torch/index.js";
 
 /**
  * Splits a decoder's matrices over a group, by whole attention heads, feed-forward features and rows of the vocabulary
  * (Megatron-LM's tensor parallelism). Norms stay whole, with the same gradients on all ranks. A layer sums two activations
- * over the group in its forward, and two gradients in its backward.
+ * over the group in its forward, and two gradients in its backward; where heads have norms, those of their weights, too.
  *
  * The ranks must begin with the same weights and take the same batches. To be called before optimisers are made, and before
  * anything else is wrapped around the model: data parallelism then replicates or shards the parts.
@@ -73,22 +75,27 @@ export class TensorParallel {
   }
 }
 
-/** What is done with each part of a decoder. */
+/** What is done with each part of a decoder: with its layers, what the architecture says. */
 export function decoderPlan({ config, lmHead }: Decoder): ParallelPlan {
-  const heads = { unit: config.headDim, unitName: "attention heads" };
-  const keyValueHeads = { unit: config.headDim, unitName: "key/value heads", replicate: true };
+  const { layerCuts } = architectureSpec(config.architecture);
+  const styles = layerStyles(config);
   return {
     embedTokens: vocabularywise(),
-    "layers.*.selfAttn": sharedInput(),
-    "layers.*.selfAttn.qProj": columnwise(heads),
-    "layers.*.selfAttn.kProj": columnwise(keyValueHeads),
-    "layers.*.selfAttn.vProj": columnwise(keyValueHeads),
-    "layers.*.selfAttn.oProj": rowwise(heads),
-    "layers.*.mlp": sharedInput(),
-    "layers.*.mlp.gateProj": columnwise(),
-    "layers.*.mlp.upProj": columnwise(),
-    "layers.*.mlp.downProj": rowwise(),
+    ...Object.fromEntries(Object.entries(layerCuts).map(([path, cut]) => [`layers.*.${path}`, styles[cut]])),
     ...(lmHead && { lmHead: vocabularywise() }),
+  };
+}
+
+function layerStyles({ headDim }: DecoderConfig): Record<LayerCut, ParallelStyle> {
+  const heads = { unit: headDim, unitName: "attention heads" };
+  return {
+    sharedInput: sharedInput(),
+    heads: columnwise(heads),
+    keyValueHeads: columnwise({ unit: headDim, unitName: "key/value heads", replicate: true }),
+    headInputs: rowwise(heads),
+    features: columnwise(),
+    featureInputs: rowwise(),
+    partialGradient: partialGradient(),
   };
 }
 

@@ -29,8 +29,8 @@ const numbersOf = (model: Decoder) =>
   torch.scope(() => model.parameters().flatMap((parameter) => Array.from(parameter.detach().toTypedArray(), Number)));
 
 /** The weights of a run's last checkpoint, whoever wrote it. */
-export async function finalWeights(out: string): Promise<number[]> {
-  using model = tinyModel();
+export async function finalWeights(out: string, shape?: TrainOrder["model"]): Promise<number[]> {
+  using model = tinyModel(shape);
   await loadWeights(model, join(out, "checkpoints", "final"));
   return numbersOf(model);
 }
@@ -40,7 +40,7 @@ export async function train(size: number, order: TrainOrder) {
   const out = order.run?.out ?? temporaryFolder();
   const orders = { ...order, run: { sinks: [], checkpointEvery: {}, ...order.run, out } };
   const ranks = await runRanks<{ events: TrainEvent[] }>("train.ts", { size, args: [JSON.stringify(orders)] });
-  return { ranks: ranks.map(({ events }) => events), out, weights: await finalWeights(out) };
+  return { ranks: ranks.map(({ events }) => events), out, weights: await finalWeights(out, order.model) };
 }
 
 /** The same run in this process. */

@@ -21,6 +21,10 @@ describe("a decoder on two ranks", () => {
     { name: "block diffusion, biases on q, k, v and o, tied", calls: 1 + 4 + 4 + 1 + 2 * 3 },
     // Weight and bias of two projections in two layers are gathered for the head that both ranks hold.
     { name: "one key/value head for two ranks", calls: 1 + 4 + 4 + 1 + 2 * 3 + 8 },
+    // Gradients of two norms in two layers are summed.
+    { name: "norms of q and k", calls: 1 + 4 + 4 + 1 + 2 * 3 + 4 },
+    { name: "norms of q and k, checkpointed", calls: 1 + 8 + 4 + 1 + 2 * 4 + 4 },
+    { name: "norms of q and k, one key/value head for two ranks", calls: 1 + 4 + 4 + 1 + 2 * 3 + 4 + 4 },
   ] as const;
 
   describe.each(cases)("$name", ({ name, calls }) => {
@@ -79,8 +83,8 @@ describe("a decoder on two ranks", () => {
     expect(second.sharedGradients).toEqual(first.sharedGradients);
   });
 
-  it("gives logits and samples tokens as one process does", () => {
-    for (const { generation } of ranks) {
+  it.each(["llama", "qwen3"] as const)("gives logits and samples tokens as one process does: %s", (architecture) => {
+    for (const generation of ranks.map((rank) => rank.generation[architecture])) {
       expect(generation.shape).toEqual([1, 12, 51]);
       expect(generation.error).toBeLessThan(1e-5);
       expect(generation.ids).toHaveLength(9);
@@ -102,6 +106,7 @@ describe("a decoder on four ranks", () => {
     ["shard", "two of which shard the parts of the other two", 0.27],
     ["replicate", "two of which replicate the other two", 0.52],
     ["four", "two of which share each key/value head", 0.32],
+    ["fourNorms", "two of which share each key/value head, with norms of q and k", 0.32],
   ] as const)("%s: %s: loss, gradients, slices", (kind, _, share) => {
     for (const laid of ranks.map((rank) => rank[kind])) {
       expect(laid.lossError).toBeLessThan(1e-6);
@@ -177,6 +182,8 @@ describe("the parts of tensor parallelism", () => {
         noSuchPath: argument("the plan's path 'up.7' matches no module"),
         indivisible: argument("'head': 7 features are not divisible by 2 ranks"),
         noLinear: argument("'norm' is a RMSNorm, and rowwise() needs a Linear"),
+        noNorm: argument("'down' is a Linear, and partialGradient() needs an RMSNorm"),
+        unnamed: argument("ranks compute parts of '', and the plan does not say which part of 'norm' they see"),
         nested: argument("'down' lies in '', which shares its input already"),
         twoWays: argument("a parameter of 'head' is split in two ways"),
         heads: expect.stringMatching(/numHeads 3 is not divisible by 2 tensor-parallel ranks/),

@@ -36,6 +36,17 @@ describe("a run by several processes equals that of one with as many micro-batch
     expect(stepsOf(ranks[0])[0].metrics).toMatchObject({ ranks: size });
   });
 
+  it.each<[string, number, RunOptions["parallel"]]>([
+    ["heads on 2, with norms that each sees a part of", 2, { tensor: 2 }],
+    ["2 shards of heads on 2, with such norms", 4, { shard: 2, tensor: 2, activationCheckpointing: 2 }],
+  ])("%s", async (_, size, parallel) => {
+    const order = { steps: STEPS, model: { architecture: "Qwen3ForCausalLM" } } as const;
+    const reference = await alone({ ...order, accumulation: 4 });
+    const { ranks, weights } = await train(size, { ...order, run: { parallel } });
+    for (const events of ranks) expectSame(events, reference.events);
+    expectClose(weights, reference.weights);
+  });
+
   it("with accumulation in each of them", async () => {
     const reference = await alone({ batchSize: 8, accumulation: 8 });
     for (const parallel of [{}, { shard: 2 }]) {

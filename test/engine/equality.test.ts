@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Engine, EngineEvent, GenerateOptions } from "../../lib/engine/index.js";
-import type { StableDiffCoder } from "../../lib/model/index.js";
+import type { Architecture, StableDiffCoder } from "../../lib/model/index.js";
+import * as torch from "../../lib/torch/index.js";
 import { collect, here, randomPrompt, reference, sharpCoder } from "./support.js";
 
 let coder: StableDiffCoder;
@@ -62,6 +63,27 @@ describe("the engine equals the plain samplers, token for token", () => {
       }
     }
   });
+
+  it.each<Architecture>(["Qwen3ForCausalLM", "MistralForCausalLM"])(
+    "%s, requests of all kinds",
+    async (architecture) => {
+      using own = sharpCoder({ architecture, headDim: 12 });
+      // Norms whose weights are all alike would hide that they are applied at all.
+      using generator = new torch.Generator({ seed: 4 });
+      torch.noGrad(() => {
+        for (const tensor of own.model.parameters()) {
+          if (tensor.ndim === 1)
+            torch.scope(() => tensor.add_(torch.randn(tensor.shape, { generator }), { alpha: 0.2 }));
+        }
+      });
+      await using serving = await here(own, { cacheTokens: 2048, pageSize: 8, maxBatchTokens: 23 });
+      const all = jobs(12);
+      const got = await Promise.all(all.map(({ prompt, options }) => collect(serving, prompt, options)));
+      for (const [i, { prompt, options }] of all.entries()) {
+        expect(got[i].ids, `request ${i}`).toEqual((await reference(own, prompt, options)).ids);
+      }
+    },
+  );
 
   it("for any prompt and options, with any chunking of the prompt and any page size", async () => {
     await fc.assert(

@@ -114,6 +114,18 @@ describe("an engine with int8 weights", () => {
     }
   });
 
+  it("takes the matrices of a layer that has norms of q and k, and leaves the norms", async () => {
+    const coder = sharpCoder({ architecture: "Qwen3ForCausalLM", headDim: 12, initializerRange: 0.1 });
+    const other = join(folder, "qwen3");
+    await coder.savePretrained(other);
+    coder.dispose();
+    await using full = await Engine.create({ model: other, thread: false });
+    await using small = await Engine.create({ model: other, thread: false, weights: "int8" });
+    const [a, b] = await Promise.all([full, small].map((engine) => engine.score(randomPrompt(3, 200))));
+    expect(Math.abs(a.nats - b.nats) / a.nats).toBeLessThan(0.01);
+    expect(b.nats).not.toBe(a.nats);
+  });
+
   it("gives a request the same text alone and in a batch: integer sums are exact", async () => {
     await using engine = await Engine.create({ model: folder, thread: false, weights: "int8", prefixCache: false });
     const options = { maxTokens: 20, stopIds: [] };

@@ -16,7 +16,7 @@ import * as torch from "../../lib/torch/index.js";
 import { fixture, golden } from "../nn/golden.js";
 import { Draw, device, record, relativeError } from "./support.js";
 
-const CHECKPOINTS = ["llama", "llama-tied", "llama3-rope", "linear-rope", "qwen2", "llama-sharded"];
+const CHECKPOINTS = ["llama", "llama-tied", "llama3-rope", "linear-rope", "qwen2", "qwen3", "mistral", "llama-sharded"];
 const onDevice = (tensors: Record<string, Tensor>) =>
   Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, tensor.to(device)]));
 

@@ -23,6 +23,7 @@ import {
   ModelConfigError,
   ModelError,
   presetConfig,
+  readConfig,
   replaceFolder,
   StableDiffCoder,
   saveCheckpoint,
@@ -95,11 +96,16 @@ describe("save and load", () => {
     expect(difference(loaded.model.headWeight, coder.model.headWeight)).toBe(0);
   });
 
-  it.each(["llama", "llama-tied", "qwen2", "linear-rope", "llama-sharded"])(
-    "writes the tensors of %s under the names that transformers gave them",
+  it.each(["llama", "llama-tied", "qwen2", "qwen3", "mistral", "linear-rope", "llama-sharded"])(
+    "writes the config of %s, and its tensors under the names that transformers gave them",
     async (name) => {
       using coder = await StableDiffCoder.fromPretrained(fixture(name));
       await coder.savePretrained(folder);
+      expect(readConfig(folder)).toEqual(coder.config);
+      const text = readFileSync(join(folder, "config.json"), "utf8");
+      using again = await StableDiffCoder.fromPretrained(folder);
+      await again.savePretrained(folder);
+      expect(readFileSync(join(folder, "config.json"), "utf8")).toBe(text);
       using theirs = openAll(fixture(name));
       using ours = openAll(folder);
       expect([...ours.names].sort()).toEqual([...theirs.names].sort());

@@ -15,7 +15,7 @@ import {
 } from "../../lib/model/index.js";
 import { fixture } from "../nn/golden.js";
 
-const FIXTURES = ["llama", "llama-tied", "llama3-rope", "linear-rope", "qwen2", "llama-sharded"];
+const FIXTURES = ["llama", "llama-tied", "llama3-rope", "linear-rope", "qwen2", "qwen3", "mistral", "llama-sharded"];
 const read = (path: string): Record<string, unknown> => JSON.parse(readFileSync(fixture(path), "utf8"));
 const llama = () => read("llama/config.json");
 
@@ -101,11 +101,7 @@ describe("config.json", () => {
   });
 
   it.each<[string, Record<string, unknown>, RegExp]>([
-    [
-      "architecture",
-      { architectures: ["MistralForCausalLM"] },
-      /architectures is "MistralForCausalLM", allowed: 'Llama/,
-    ],
+    ["architecture", { architectures: ["GemmaForCausalLM"] }, /architectures is "GemmaForCausalLM", allowed: 'Llama/],
     ["activation", { hidden_act: "gelu" }, /hidden_act is "gelu", allowed: 'silu'/],
     ["mlp bias", { mlp_bias: true }, /mlp_bias is true, allowed: false/],
     ["sliding window", { use_sliding_window: true }, /use_sliding_window is true, allowed: false/],

@@ -13,7 +13,7 @@ import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { difference, fixture, golden } from "../nn/golden.js";
 
-const FIXTURES = ["llama", "llama-tied", "llama3-rope", "linear-rope", "qwen2", "llama-sharded"];
+const FIXTURES = ["llama", "llama-tied", "llama3-rope", "linear-rope", "qwen2", "qwen3", "mistral", "llama-sharded"];
 const small = presetConfig("tiny", { vocabSize: 96, hiddenSize: 32, intermediateSize: 48, numHeads: 4, numLayers: 3 });
 const make = (seed = 1) =>
   new Decoder({ ...small, initializerRange: 0.2 }, { generator: new torch.Generator({ seed }) });

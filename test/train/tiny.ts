@@ -1,5 +1,5 @@
 import type { Dataset, Sample } from "../../lib/data/index.js";
-import { Decoder, decoderConfig } from "../../lib/model/index.js";
+import { type Architecture, Decoder, decoderConfig } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import {
   adamw,
@@ -36,10 +36,11 @@ export class Counting implements Dataset {
 
 /** A decoder small enough for thousands of steps in a test. */
 export function tinyModel(
-  overrides: { seed?: number; hiddenSize?: number; dtype?: "float32" | "bfloat16" } = {},
+  overrides: { seed?: number; hiddenSize?: number; dtype?: "float32" | "bfloat16"; architecture?: Architecture } = {},
 ): Decoder {
-  const { seed = 1, hiddenSize = 16, dtype } = overrides;
+  const { seed = 1, hiddenSize = 16, dtype, architecture } = overrides;
   const config = decoderConfig({
+    architecture,
     vocabSize: 48,
     hiddenSize,
     intermediateSize: 32,

@@ -20,7 +20,8 @@ export type ParallelPlan = Readonly<Record<string, ParallelStyle>>;
  * module and call it with the same inputs. Nothing is changed when something does not fit.
  *
  * @returns where every parameter is, also those that the plan leaves whole
- * @throws DistributedError DISTRIBUTED_ARGUMENT naming the path that no module has, or the size that does not divide
+ * @throws DistributedError DISTRIBUTED_ARGUMENT naming the path that no module has, the size that does not divide, or the
+ *   module with parameters of which the plan says nothing though each rank would see a part of their gradient
  */
 export function parallelizeModule(module: Module, group: ProcessGroup, plan: ParallelPlan): ParameterPlacements {
   const matches = Object.entries(plan).flatMap(([pattern, style]) => {
@@ -42,6 +43,7 @@ export function parallelizeModule(module: Module, group: ProcessGroup, plan: Par
     };
     return style.prepare(part, { path, group, isInputShared: around !== undefined, split });
   });
+  requireStyles(module, sharing, new Set(matches.map(({ path }) => path)));
   const parts = splitParameters(module, splits);
   for (const wrap of wraps) wrap();
   const whole = { placement: "replicated", copies: group.size, owned: group.rank === 0 } as const;
@@ -51,6 +53,24 @@ export function parallelizeModule(module: Module, group: ProcessGroup, plan: Par
       parts.get(tensor) ?? { slice: wholeSlice(tensor.shape), ...whole },
     ]),
   );
+}
+
+/**
+ * In a block whose input is shared ranks compute parts, so a module there that no style knows would be trained on another
+ * gradient on each rank, without a word.
+ */
+function requireStyles(module: Module, sharing: readonly string[], known: ReadonlySet<string>): void {
+  for (const [path, part] of module.namedModules()) {
+    const around = sharing.find((outer) => isInside(path, outer));
+    if (around === undefined || known.has(path) || !hasOwnParameters(part)) continue;
+    throw wrong(`ranks compute parts of '${around}', and the plan does not say which part of '${path}' they see`);
+  }
+}
+
+function hasOwnParameters(module: Module): boolean {
+  return Object.values(module)
+    .flat()
+    .some((value) => value instanceof torch.Tensor);
 }
 
 /** Puts this rank's parts in the place of whole parameters, and frees those. */

@@ -1,4 +1,4 @@
-import { functional, Linear, type Module, wrapForward } from "../../nn/index.js";
+import { functional, Linear, type Module, RMSNorm, wrapForward } from "../../nn/index.js";
 import * as torch from "../../torch/index.js";
 import { copyToGroup, reduceFromGroup } from "../differentiable.js";
 import { DistributedError } from "../errors.js";
@@ -92,6 +92,24 @@ export function sharedInput(): ParallelStyle {
             (x, ...rest) =>
               forward(copyToGroup(x, group), ...rest),
         );
+      };
+    },
+  };
+}
+
+/**
+ * An RMSNorm that all ranks hold whole, and each applies to its own part of the activations, such as its heads. A rank sees
+ * only that part of the weight's gradient: backward sums it over the group, so that all ranks have the whole one, bit for
+ * bit, as they have of other norms ("replicated_with_grad_allreduce" in transformers' plans).
+ */
+export function partialGradient(): ParallelStyle {
+  return {
+    prepare(module, { path, group }) {
+      if (!(module instanceof RMSNorm)) {
+        throw wrong(`'${path}' is a ${module.constructor.name}, and partialGradient() needs an RMSNorm`);
+      }
+      return () => {
+        wrapForward(module, () => (x) => functional.rmsNorm(x, copyToGroup(module.weight, group), module.eps));
       };
     },
   };

@@ -69,11 +69,12 @@ async function withData(world: World, kind: "shard" | "replicate"): Promise<Laid
 }
 
 /** Four tensor-parallel ranks, two of which share each key/value head. */
-async function fourWays(world: World): Promise<Laid> {
-  const reference = decoder({ vocabSize: 49 });
+async function fourWays(world: World, more: Partial<DecoderConfigInput> = {}): Promise<Laid> {
+  const config = { vocabSize: 49, ...more };
+  const reference = decoder(config);
   const expected = alone(reference, autoregressive, [0, 1]);
   reference.dispose();
-  const model = decoder({ vocabSize: 49 });
+  const model = decoder(config);
   const split = tensorParallel(model, world.group);
   const loss = torch.scope(() => {
     const total = autoregressive(model, [0, 1]);
@@ -124,10 +125,11 @@ async function look(
   return result;
 }
 
-export type TensorAndDataResult = Record<"shard" | "replicate" | "four", Laid>;
+export type TensorAndDataResult = Record<"shard" | "replicate" | "four" | "fourNorms", Laid>;
 
 await asRank<TensorAndDataResult>(async (world) => ({
   shard: await withData(world, "shard"),
   replicate: await withData(world, "replicate"),
   four: await fourWays(world),
+  fourNorms: await fourWays(world, { architecture: "Qwen3ForCausalLM" }),
 }));

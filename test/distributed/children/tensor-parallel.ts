@@ -47,6 +47,7 @@ export interface Found {
 }
 
 const qwen = { architecture: "Qwen2ForCausalLM", attentionBias: "qkv" } as const;
+const qwen3 = { architecture: "Qwen3ForCausalLM", headDim: 12 } as const;
 export const cases = {
   "block diffusion": { loss: blockDiffusion },
   "block diffusion, checkpointed, tied, odd vocabulary": {
@@ -61,6 +62,12 @@ export const cases = {
     config: { attentionBias: "qkvo", tieWordEmbeddings: true },
   },
   "one key/value head for two ranks": { loss: blockDiffusion, config: { ...qwen, numKeyValueHeads: 1 } },
+  "norms of q and k": { loss: blockDiffusion, config: qwen3 },
+  "norms of q and k, checkpointed": { loss: autoregressive, config: qwen3, checkpointed: true },
+  "norms of q and k, one key/value head for two ranks": {
+    loss: blockDiffusion,
+    config: { ...qwen3, headDim: 8, numKeyValueHeads: 1 },
+  },
 } satisfies Record<string, Case>;
 
 const INDICES = [0, 1];
@@ -112,8 +119,8 @@ function autocastError({ loss, config }: Case): GradientError {
 }
 
 /** Logits, and tokens that a sampler makes of them, with one process and with all. */
-async function generation(group: ProcessGroup) {
-  const model = decoder({ vocabSize: 51 });
+async function generation(group: ProcessGroup, config: Partial<DecoderConfigInput> = {}) {
+  const model = decoder({ vocabSize: 51, ...config });
   const prompt = sequence(3, 51).slice(0, 5);
   const logits = () =>
     torch.scope(() =>
@@ -154,7 +161,7 @@ async function generation(group: ProcessGroup) {
 export interface TensorParallelResult {
   cases: Record<keyof typeof cases, Record<"float32" | "float64", Found>>;
   autocast: { alone: GradientError; split: Found };
-  generation: Awaited<ReturnType<typeof generation>>;
+  generation: Record<"llama" | "qwen3", Awaited<ReturnType<typeof generation>>>;
 }
 
 await asRank<TensorParallelResult>(async ({ group }) => {
@@ -163,6 +170,6 @@ await asRank<TensorParallelResult>(async ({ group }) => {
   return {
     cases: Object.fromEntries(Object.entries(cases).map(([name, one]) => [name, both(one)])) as never,
     autocast: { alone: autocastError(autocast), split: runCase(autocast, "bfloat16 autocast", group) },
-    generation: await generation(group),
+    generation: { llama: await generation(group), qwen3: await generation(group, qwen3) },
   };
 });

@@ -1,0 +1,41 @@
+import type { ArchitectureSpec } from "./architecture.js";
+import { brief } from "./config-values.js";
+import { llama } from "./llama.js";
+
+/**
+ * Mistral (transformers' MistralForCausalLM): Llama without biases, where attention may see only the last
+ * `sliding_window` positions. A window that holds the whole context hides nothing; others are refused.
+ */
+export const mistral: ArchitectureSpec = {
+  ...llama,
+  modelType: "mistral",
+  attentionBiases: ["none"],
+  configDefaults: {
+    num_key_value_heads: 8,
+    max_position_embeddings: 131_072,
+    sliding_window: 4096,
+    bos_token_id: 1,
+    eos_token_id: 2,
+  },
+  configLimits: [
+    {
+      key: "sliding_window",
+      allowed: (source) => {
+        const { sliding_window: window, max_position_embeddings: context } = source;
+        const allowed = `null, or max_position_embeddings (${brief(context)}) or more: attention here sees all positions`;
+        if (!isCount(window)) return allowed;
+        return `${allowed}. To use the model within its window, set max_position_embeddings to ${window}`;
+      },
+      accepts: (window, source) => isCount(window) && window >= Number(source.max_position_embeddings),
+    },
+    { key: "attention_bias", allowed: "false", accepts: (value) => value === false },
+  ],
+  ownKeys: ["sliding_window"],
+  readAttentionBias: () => "none",
+  // Written although it is null: transformers takes 4096 where it is missing.
+  writeConfig: () => ({ sliding_window: null }),
+};
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) > 0;
+}
