@@ -3,9 +3,10 @@ import { join } from "node:path";
 import type { StableDiffCoder } from "../model/index.js";
 import { stagedFolder } from "../model/staging.js";
 import { Tokenizer } from "../tokenizer/tokenizer.js";
+import { Admission } from "./admission.js";
 import { EngineError } from "./errors.js";
 import { EventQueue } from "./event-queue.js";
-import { OpenRequests } from "./open-requests.js";
+import { type NewRequest, OpenRequests } from "./open-requests.js";
 import {
   type EngineOptions,
   type EngineSettings,
@@ -14,12 +15,15 @@ import {
   type GenerateSettings,
   generateOptionsSchema,
   parseEngineOptions,
+  type ReserveOptions,
+  requestSizeSchema,
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
 import { checkDiffusionScore, checkRequest, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
-import type { CoreReply } from "./protocol.js";
+import { type CoreReply, errorParts } from "./protocol.js";
 import type { EngineRequest } from "./request.js";
+import type { RequestSize, Reservation } from "./reservation.js";
 import { Supervisor } from "./supervisor.js";
 import type {
   Choice,
@@ -54,7 +58,8 @@ export class Engine {
   readonly tokenizer: Tokenizer | undefined;
   readonly settings: EngineSettings;
   readonly #supervisor: Supervisor;
-  readonly #requests: OpenRequests;
+  readonly #admission: Admission;
+  readonly #requests = new OpenRequests();
   #nextKey = 1;
   #onIdle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
@@ -62,7 +67,7 @@ export class Engine {
   private constructor(model: string | StableDiffCoder, settings: EngineSettings) {
     this.settings = settings;
     this.tokenizer = tokenizerOf(model);
-    this.#requests = new OpenRequests(settings);
+    this.#admission = new Admission(settings);
     this.#supervisor = new Supervisor(model, settings, {
       onReply: (reply) => this.#hear(reply),
       onLost: (error) => this.#failAll(error),
@@ -96,6 +101,17 @@ export class Engine {
   }
 
   /**
+   * Admits a request of several calls as a whole: prompts that are decoded together, or scored first. They are given the
+   * reservation in their `request`; time limits hold from now until it is released.
+   *
+   * @throws EngineError ENGINE_OPTIONS, ENGINE_QUEUE_FULL, ENGINE_CLOSED, ENGINE_WORKER
+   */
+  reserve(size: ReserveOptions): Reservation {
+    this.#supervisor.requireAccepting();
+    return this.#admission.admit(parseEngineOptions("reserve", requestSizeSchema, size));
+  }
+
+  /**
    * Decodes a prompt. What is wrong with the request, and limits that are reached, throw here, at the call; what goes
    * wrong later throws from the iterator, after "done" events with the reason "error". Leaving the loop early, or the
    * signal, frees what the request holds; after the signal the events end with "done" for the reason "abort".
@@ -106,13 +122,17 @@ export class Engine {
   generate(
     prompt: Prompt,
     options: GenerateOptions = {},
-    { signal }: RequestOptions = {},
+    { signal, reservation }: RequestOptions = {},
   ): AsyncIterableIterator<EngineEvent> {
     const facts = this.#supervisor.requireAccepting();
     const parsed = parseEngineOptions("generate", generateOptionsSchema, options);
     const ids = this.#render(prompt, parsed, facts);
+    const { n, edit } = parsed;
+    const maxTokens = edit ? edit.end - edit.start : parsed.maxTokens;
+    const size = { choices: n, promptTokens: n * ids.length, maxTokens: n * maxTokens };
+    const place = this.#placeOf(reservation, size, n);
     const key = this.#nextKey++;
-    const queue = this.#open(key, parsed.n, ids.length, { signal });
+    const queue = this.#open(key, n, { place, isOwn: !reservation, promptTokens: ids.length, queued: n, signal });
     const seed = parsed.seed ?? Math.floor(Math.random() * 2 ** 48);
     const blockSize = parsed.blockSize ?? this.settings.blockSize;
     const settings = { ...parsed, seed, blockSize };
@@ -123,18 +143,44 @@ export class Engine {
     return queue;
   }
 
-  /** Notes a request of n choices. @throws EngineError ENGINE_QUEUE_FULL */
+  /**
+   * The place of a request: the given one, of which it uses some choices, or one of its own.
+   *
+   * @throws EngineError ENGINE_QUEUE_FULL; ENGINE_OPTIONS, ENGINE_TIMEOUT for a reservation that cannot be used
+   */
+  #placeOf(reservation: Reservation | undefined, size: RequestSize, choices: number): Reservation {
+    if (!reservation) return this.#admission.admit(size);
+    if (!this.#admission.gave(reservation)) {
+      throw new EngineError("ENGINE_OPTIONS", "the reservation is another engine's");
+    }
+    reservation.claim(choices);
+    return reservation;
+  }
+
+  /** Notes a request that was admitted. @param n choices that will be reported */
   #open(
     key: number,
     n: number,
-    promptTokens: number,
-    { signal, onScore }: { signal?: AbortSignal; onScore?: (result: ScoreResult) => void },
+    {
+      signal,
+      isOwn,
+      place,
+      ...request
+    }: Omit<NewRequest, "queue" | "release"> & {
+      signal: AbortSignal | undefined;
+      /** The place is this request's alone, and ends with it. */
+      isOwn: boolean;
+    },
   ): EventQueue<EngineEvent> {
-    this.#requests.checkRoom(n, promptTokens);
     const onAbort = () => this.#abort(key);
     const queue = new EventQueue<EngineEvent>(onAbort);
-    const release = () => signal?.removeEventListener("abort", onAbort);
-    this.#requests.add(key, n, { queue, promptTokens, onScore, release });
+    const removeListener = place.onExpire((error) => this.#expire(key, error));
+    const release = () => {
+      signal?.removeEventListener("abort", onAbort);
+      removeListener();
+      if (isOwn) place.release();
+    };
+    this.#requests.add(key, n, { ...request, queue, place, release });
     signal?.addEventListener("abort", onAbort, { once: true });
     this.#supervisor.hold(true);
     return queue;
@@ -198,7 +244,7 @@ export class Engine {
   async score(
     text: Prompt,
     options: ScoreOptions = {},
-    { signal, onStart }: ScoreRequestOptions = {},
+    { signal, reservation, onStart }: ScoreRequestOptions = {},
   ): Promise<ScoreResult> {
     signal?.throwIfAborted();
     const facts = this.#supervisor.requireAccepting();
@@ -209,12 +255,17 @@ export class Engine {
       throw new EngineError("ENGINE_TOO_LONG", `${tokens.length} tokens exceed the ${facts.maxLength} of the model`);
     }
     if (settings.mode === "diffusion") checkDiffusionScore(tokens, facts);
+    const size = { choices: 1, promptTokens: tokens.length, maxTokens: 0 };
+    const place = this.#placeOf(reservation, size, 0);
     const key = this.#nextKey++;
     let result: ScoreResult | undefined;
     const onScore = (scored: ScoreResult) => {
       result = scored;
     };
-    const queue = this.#open(key, 1, tokens.length, { signal, onScore });
+    // With a reservation it is the choices that wait, and the score is part of their request.
+    const queued = reservation ? 0 : 1;
+    const isOwn = !reservation;
+    const queue = this.#open(key, 1, { place, isOwn, promptTokens: tokens.length, queued, signal, onScore });
     this.#supervisor.post({ kind: "score", request: { key, tokens, settings, arrival: Date.now() } });
     // The worker may be in a pass: who gives up does not wait for its word.
     const leave = () => void queue.return();
@@ -233,15 +284,16 @@ export class Engine {
   stats(): EngineStats {
     const { state, restarts, trouble } = this.#supervisor;
     const core = this.#supervisor.stats();
-    const { unfinished, waitingTokens, rejected } = this.#requests;
+    const admission = this.#admission.stats();
     return {
       ...core,
       // Requests on their way to the worker wait, too.
-      waiting: Math.max(0, unfinished - core.running),
-      waitingTokens,
+      waiting: Math.max(0, this.#requests.unfinished - core.running),
+      waitingTokens: admission.waitingTokens,
+      admission,
       state,
       ...(trouble !== undefined && { trouble }),
-      counters: { ...core.counters, rejected: { ...rejected }, workerRestarts: restarts },
+      counters: { ...core.counters, rejected: { ...this.#admission.rejected }, workerRestarts: restarts },
     };
   }
 
@@ -281,7 +333,16 @@ export class Engine {
   }
 
   #abort(key: number): void {
-    if (this.#requests.has(key)) this.#supervisor.post({ kind: "abort", key });
+    if (!this.#requests.has(key)) return;
+    this.#requests.leaveQueue(key);
+    this.#supervisor.post({ kind: "abort", key });
+  }
+
+  /** Ends a request whose time is over, without waiting for a core that may be in a long pass, or hang. */
+  #expire(key: number, error: EngineError): void {
+    this.#supervisor.post({ kind: "abort", key, error: errorParts(error) });
+    this.#requests.fail(key, error);
+    this.#rest();
   }
 
   #failAll(error: EngineError): void {

@@ -103,18 +103,15 @@ describe("limits", () => {
     expect(engine.stats().counters.rejected).toEqual({ requests: 1, tokens: 1 });
   });
 
-  it("of time in the queue and altogether", async () => {
-    await using engine = await here(coder, { maxRunning: 1, queueTimeout: 0.02, requestTimeout: 0.15 });
-    const first = engine.complete(randomPrompt(1, 9), { ...long, maxTokens: 500, n: 16 });
-    const second = engine.complete(randomPrompt(1, 9), long);
-    await expect(second).rejects.toMatchObject({ code: "ENGINE_TIMEOUT", message: expect.stringContaining("waited") });
+  it("of time altogether", async () => {
+    await using engine = await here(coder, { maxRunning: 1, requestTimeout: 0.3 });
+    const first = engine.complete(randomPrompt(1, 9), { ...long, maxTokens: 500, n: 128 });
     await expect(first).rejects.toMatchObject({
       code: "ENGINE_TIMEOUT",
       message: expect.stringContaining("took longer"),
+      details: { limit: "request" },
     });
-    await expect(second).rejects.toMatchObject({ details: { limit: "queue" } });
-    await expect(first).rejects.toMatchObject({ details: { limit: "request" } });
-    expect(engine.stats().pages.used).toBe(0);
+    expect(engine.stats()).toMatchObject({ running: 0, waiting: 0, pages: { used: 0 } });
   });
 
   it("higher priority leaves the queue first", async () => {

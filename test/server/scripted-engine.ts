@@ -141,6 +141,7 @@ export class ScriptedEngine implements ServedEngine {
       running: this.running,
       waiting: this.waiting,
       waitingTokens: 0,
+      admission: { waiting: 0, waitingTokens: 0, outstandingTokens: 0, tokensPerSecond: 0, retryAfter: 1 },
       cacheUsage: 0.25,
       pages: { total: 4, used: 1, cached: 0, free: 3, pageSize: 32 },
       counters: this.counters,
