@@ -207,7 +207,7 @@ describe("an engine's queue", () => {
       reason: { code: "ENGINE_TIMEOUT", details: { limit: "request" } },
     });
     expect(engine.stats().admission).toMatchObject({ waiting: 0, waitingTokens: 0 });
-  }, 60_000);
+  });
 
   describe("with a reservation", () => {
     it("takes several prompts and a score as a whole", async () => {
