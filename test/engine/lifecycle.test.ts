@@ -208,6 +208,33 @@ describe.each([true, "process"] as const)("in a worker (thread: %s)", (thread) =
   });
 });
 
+describe("a process that does nothing", () => {
+  it("keeps no place of a request that was left or aborted, and time limits end what waits", async () => {
+    const options = { thread: "process", hangTimeout: 0, queueTimeout: 0.5 } as const;
+    const engine = await Engine.create({ model: folder, ...options });
+    process.kill(engine.workerPid as number, "SIGSTOP");
+    const controller = new AbortController();
+    const left = engine.generate("x", long);
+    const aborted = engine.complete("x", { ...long, n: 3 }, { signal: controller.signal });
+    expect(engine.stats().admission.waiting).toBe(4);
+    controller.abort();
+    expect(engine.stats().admission.waiting).toBe(1);
+    await left.return?.();
+    expect(engine.stats().admission).toMatchObject({ waiting: 0, waitingTokens: 0 });
+    const timeout = { status: "rejected", reason: { code: "ENGINE_TIMEOUT", details: { limit: "queue" } } };
+    const ends = await Promise.allSettled([engine.complete("x", long), engine.score("def f(x):")]);
+    expect(ends).toMatchObject([timeout, timeout]);
+    expect(engine.stats()).toMatchObject({ state: "ready", admission: { waiting: 0, waitingTokens: 0 } });
+    process.kill(engine.workerPid as number, "SIGCONT");
+    expect((await aborted).map(({ finishReason }) => finishReason)).toEqual(["abort", "abort", "abort"]);
+    expect((await engine.complete("x", { maxTokens: 5, stopIds: [] }))[0].ids.length).toBe(5);
+    const { admission, counters } = engine.stats();
+    expect(admission).toMatchObject({ waiting: 0, waitingTokens: 0, outstandingTokens: 0 });
+    expect(counters.finished).toMatchObject({ abort: 4, error: 2 });
+    await engine.close();
+  });
+});
+
 describe("a worker that dies", () => {
   it("gives its requests an error and is started again", async () => {
     const engine = await Engine.create({ model: folder, thread: "process" });
