@@ -197,6 +197,21 @@ describe("an engine's queue", () => {
     await engine.close();
   });
 
+  it("does not count the wait of choices whose request has begun, with a choice or a score", async () => {
+    await using engine = await here(coder, { maxRunning: 1, queueTimeout: 2 });
+    const controller = new AbortController();
+    const { signal } = controller;
+    const choices = engine.complete(randomPrompt(1, 9), { ...long, n: 128 }, { signal });
+    using reservation = engine.reserve({ choices: 1, promptTokens: 9 });
+    await engine.score(randomPrompt(2, 9), {}, { reservation });
+    const scored = engine.complete(randomPrompt(2, 9), long, { signal, reservation });
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+    expect(engine.stats().admission.waiting).toBeGreaterThan(0);
+    controller.abort();
+    expect((await choices).at(-1)?.finishReason).toBe("abort");
+    expect((await scored)[0].finishReason).toBe("abort");
+  });
+
   it("ends a score that takes longer than requestTimeout", async () => {
     await using engine = await here(coder, { requestTimeout: 0.1 });
     const settings = { mode: "diffusion", passes: 1024 } as const;
