@@ -49,9 +49,18 @@ export class Admission {
     return new Reservation(this.#book, size, this.#limits);
   }
 
-  /** Whether a reservation is one of this engine's. */
-  gave(reservation: Reservation): boolean {
-    return reservation.book === this.#book;
+  /**
+   * The place of a call: the given one, of which it uses some choices, or one of its own.
+   *
+   * @throws EngineError ENGINE_QUEUE_FULL; ENGINE_OPTIONS, ENGINE_TIMEOUT for a reservation that cannot be used
+   */
+  enter(reservation: Reservation | undefined, size: RequestSize, choices: number): Reservation {
+    if (!reservation) return this.admit(size);
+    if (reservation.book !== this.#book) {
+      throw new EngineError("ENGINE_OPTIONS", "the reservation is another engine's");
+    }
+    reservation.claim(choices);
+    return reservation;
   }
 
   stats(): AdmissionStats {

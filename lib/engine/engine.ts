@@ -20,10 +20,10 @@ import {
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
-import { checkDiffusionScore, checkRequest, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
+import { checkRequest, checkScore, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
 import { type CoreReply, errorParts } from "./protocol.js";
-import type { EngineRequest } from "./request.js";
-import type { RequestSize, Reservation } from "./reservation.js";
+import { stopsOf } from "./request.js";
+import type { Reservation } from "./reservation.js";
 import { Supervisor } from "./supervisor.js";
 import type {
   Choice,
@@ -130,7 +130,7 @@ export class Engine {
     const { n, edit } = parsed;
     const maxTokens = edit ? edit.end - edit.start : parsed.maxTokens;
     const size = { choices: n, promptTokens: n * ids.length, maxTokens: n * maxTokens };
-    const place = this.#placeOf(reservation, size, n);
+    const place = this.#admission.enter(reservation, size, n);
     const key = this.#nextKey++;
     const queue = this.#open(key, n, { place, isOwn: !reservation, promptTokens: ids.length, queued: n, signal });
     const seed = parsed.seed ?? Math.floor(Math.random() * 2 ** 48);
@@ -141,20 +141,6 @@ export class Engine {
     this.#supervisor.post({ kind: "generate", request });
     if (signal?.aborted) this.#abort(key);
     return queue;
-  }
-
-  /**
-   * The place of a request: the given one, of which it uses some choices, or one of its own.
-   *
-   * @throws EngineError ENGINE_QUEUE_FULL; ENGINE_OPTIONS, ENGINE_TIMEOUT for a reservation that cannot be used
-   */
-  #placeOf(reservation: Reservation | undefined, size: RequestSize, choices: number): Reservation {
-    if (!reservation) return this.#admission.admit(size);
-    if (!this.#admission.gave(reservation)) {
-      throw new EngineError("ENGINE_OPTIONS", "the reservation is another engine's");
-    }
-    reservation.claim(choices);
-    return reservation;
   }
 
   /** Notes a request that was admitted. @param n choices that will be reported */
@@ -190,11 +176,6 @@ export class Engine {
   #render(prompt: Prompt, parsed: GenerateSettings, facts: ModelFacts): Int32Array {
     const ids = renderPrompt(prompt, parsed.suffix, this.#rules(facts));
     checkRequest(ids, parsed, facts, this.settings.shift);
-    for (const id of [...(parsed.stopIds ?? []), ...Object.keys(parsed.logitBias).map(Number)]) {
-      if (id >= facts.vocabSize) {
-        throw new EngineError("ENGINE_OPTIONS", `token ${id} is outside the vocabulary of ${facts.vocabSize}`);
-      }
-    }
     return ids;
   }
 
@@ -250,13 +231,9 @@ export class Engine {
     const facts = this.#supervisor.requireAccepting();
     const settings = parseEngineOptions("score", scoreOptionsSchema, options);
     const tokens = idsOf(text, "text", this.#rules(facts));
-    if (tokens.length === 0) throw new EngineError("ENGINE_PROMPT", "nothing to score: the text is empty");
-    if (tokens.length > facts.maxLength) {
-      throw new EngineError("ENGINE_TOO_LONG", `${tokens.length} tokens exceed the ${facts.maxLength} of the model`);
-    }
-    if (settings.mode === "diffusion") checkDiffusionScore(tokens, facts);
+    checkScore(tokens, settings.mode, facts);
     const size = { choices: 1, promptTokens: tokens.length, maxTokens: 0 };
-    const place = this.#placeOf(reservation, size, 0);
+    const place = this.#admission.enter(reservation, size, 0);
     const key = this.#nextKey++;
     let result: ScoreResult | undefined;
     const onScore = (scored: ScoreResult) => {
@@ -363,27 +340,6 @@ function checkGiven({ thread, weights }: EngineSettings): void {
   const wrong = (message: string) => new EngineError("ENGINE_OPTIONS", message);
   if (thread) throw wrong("thread: a loaded model cannot move to another thread, give its folder");
   if (weights === "int8") throw wrong("weights: int8 would spoil the loaded model for its owner, give its folder");
-}
-
-/**
- * What ends a text, and what may never be chosen. Special tokens are not part of the text, so a stop string that is one
- * ends it by its id.
- */
-function stopsOf(
-  { stopIds, ignoreEos, canvas, edit, stop }: GenerateSettings,
-  { eosIds, vocabSize }: ModelFacts,
-  tokenizer: Tokenizer | undefined,
-): Pick<EngineRequest, "stopIds" | "stopTokens" | "forbidden"> {
-  const stopTokens = stop.flatMap((text): [number, string][] => {
-    const id = tokenizer?.tokenToId(text);
-    return id !== undefined && id < vocabSize && tokenizer?.isSpecial(id) ? [[id, text]] : [];
-  });
-  if (canvas === "fixed" || edit !== undefined) {
-    const named = new Set(stopTokens.map(([id]) => id));
-    const ends = [...new Set([...eosIds, ...(stopIds ?? [])])];
-    return { stopIds: [], stopTokens, forbidden: ends.filter((id) => !named.has(id)) };
-  }
-  return { stopIds: stopIds ?? (ignoreEos ? [] : eosIds), stopTokens, forbidden: [] };
 }
 
 function tokenizerOf(model: string | StableDiffCoder): Tokenizer | undefined {
