@@ -1,7 +1,7 @@
 import type { StableDiffCoder } from "../model/index.js";
 import { EngineCore } from "./core.js";
 import { type LoadedModel, loadModel } from "./load.js";
-import { type CoreMessage, type CoreReply, errorParts } from "./protocol.js";
+import { type CoreMessage, type CoreReply, errorFromParts, errorParts } from "./protocol.js";
 import type { CoreStats } from "./stats.js";
 
 const STATS_EVERY = 200; // ms
@@ -34,7 +34,7 @@ export class CoreService {
         this.#core?.generate(message.request);
         return;
       case "abort":
-        this.#core?.abort(message.key);
+        this.#core?.abort(message.key, message.error && errorFromParts(message.error));
         return;
       case "score":
         this.#core?.score(message.request);

@@ -86,7 +86,7 @@ export class EngineCore {
         },
         onEnd: (request, outcome) => this.#scored(request, outcome),
       },
-      { queueTimeout: settings.queueTimeout, isBatchBusy: () => this.#loop !== undefined },
+      () => this.#loop !== undefined,
     );
     const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
     const texts: string[] = [];
@@ -125,9 +125,14 @@ export class EngineCore {
     this.#loop ??= this.#run();
   }
 
-  /** Ends a request: its pages are free before the next pass. */
-  abort(key: number): void {
-    if (this.#scores.abort(key)) return;
+  /** Ends a request, with an error or as aborted: its pages are free before the next pass. */
+  abort(key: number, error?: EngineError): void {
+    if (this.#scores.abort(key, error)) return;
+    if (error) {
+      this.#fail(key, error);
+      this.#reports.flush();
+      return;
+    }
     const active = this.#active.get(key);
     if (!active) return;
     for (const sequence of active.sequences) {
@@ -176,17 +181,12 @@ export class EngineCore {
   }
 
   stats(): CoreStats {
-    const { waiting, running, preemptions } = this.#scheduler;
-    const scores = this.#scores.waiting;
+    const { running, preemptions } = this.#scheduler;
     const { total, used, cached, free, pageSize } = this.#pool;
     const { tensors, host, device } = torch.memory();
     this.#spent(this.#loop === undefined ? "idle" : "other");
     return {
       running: running.length + this.#scores.running,
-      waiting: waiting.length + scores.length,
-      waitingTokens:
-        waiting.reduce((sum, { request }) => sum + request.prompt.length, 0) +
-        scores.reduce((sum, { tokens }) => sum + tokens.length, 0),
       cacheUsage: used / total,
       pages: { total, used, cached, free, pageSize },
       counters: { ...structuredClone(this.#counters), preemptions, ...this.#graphCounters() },
@@ -232,7 +232,6 @@ export class EngineCore {
   /** One pass of the model and what follows from it. */
   #step(): void {
     for (const sequence of this.#scheduler.admit()) this.#begin(sequence);
-    this.#expire();
     const parts = this.#scheduler.plan();
     const decodes = parts.length > 0 && parts.every(({ sequence }) => sequence.isDecoding);
     // Nothing waits for a pass that does not come, or is a long one.
@@ -346,22 +345,6 @@ export class EngineCore {
       if (sequence.finishReason) continue;
       this.#tell(sequence, sequence.stop("error"));
       this.#finish(sequence);
-    }
-  }
-
-  #expire(): void {
-    const { queueTimeout, requestTimeout } = this.#settings;
-    if (queueTimeout === undefined && requestTimeout === undefined) return;
-    const now = Date.now();
-    for (const [key, { request, sequences }] of this.#active) {
-      const seconds = (now - request.arrival) / 1000;
-      const fail = (limit: "queue" | "request", what: string) =>
-        this.#fail(key, new EngineError("ENGINE_TIMEOUT", `the request ${what} s`, { details: { limit } }));
-      const waits = !sequences.some(({ started }) => started);
-      if (waits && queueTimeout !== undefined && seconds > queueTimeout)
-        fail("queue", `waited longer than ${queueTimeout}`);
-      else if (requestTimeout !== undefined && seconds > requestTimeout)
-        fail("request", `took longer than ${requestTimeout}`);
     }
   }
 

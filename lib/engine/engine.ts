@@ -3,9 +3,10 @@ import { join } from "node:path";
 import type { StableDiffCoder } from "../model/index.js";
 import { stagedFolder } from "../model/staging.js";
 import { Tokenizer } from "../tokenizer/tokenizer.js";
+import { Admission } from "./admission.js";
 import { EngineError, parseOptions } from "./errors.js";
 import { EventQueue } from "./event-queue.js";
-import { OpenRequests } from "./open-requests.js";
+import { type NewRequest, OpenRequests } from "./open-requests.js";
 import {
   type EngineOptions,
   type EngineSettings,
@@ -13,12 +14,15 @@ import {
   type GenerateOptions,
   type GenerateSettings,
   generateOptionsSchema,
+  type ReserveOptions,
+  requestSizeSchema,
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
-import { checkDiffusionScore, checkRequest, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
-import type { CoreReply } from "./protocol.js";
-import type { EngineRequest } from "./request.js";
+import { checkRequest, checkScore, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
+import { type CoreReply, errorParts } from "./protocol.js";
+import { stopsOf } from "./request.js";
+import type { Reservation } from "./reservation.js";
 import { Supervisor } from "./supervisor.js";
 import type {
   Choice,
@@ -53,7 +57,8 @@ export class Engine {
   readonly tokenizer: Tokenizer | undefined;
   readonly settings: EngineSettings;
   readonly #supervisor: Supervisor;
-  readonly #requests: OpenRequests;
+  readonly #admission: Admission;
+  readonly #requests = new OpenRequests();
   #nextKey = 1;
   #onIdle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
@@ -61,7 +66,7 @@ export class Engine {
   private constructor(model: string | StableDiffCoder, settings: EngineSettings) {
     this.settings = settings;
     this.tokenizer = tokenizerOf(model);
-    this.#requests = new OpenRequests(settings);
+    this.#admission = new Admission(settings);
     this.#supervisor = new Supervisor(model, settings, {
       onReply: (reply) => this.#hear(reply),
       onLost: (error) => this.#failAll(error),
@@ -95,6 +100,17 @@ export class Engine {
   }
 
   /**
+   * Admits a request of several calls as a whole: prompts that are decoded together, or scored first. They are given the
+   * reservation in their `request`; time limits hold from now until it is released.
+   *
+   * @throws EngineError ENGINE_OPTIONS, ENGINE_QUEUE_FULL, ENGINE_CLOSED, ENGINE_WORKER
+   */
+  reserve(size: ReserveOptions): Reservation {
+    this.#supervisor.requireAccepting();
+    return this.#admission.admit(parseOptions("reserve", requestSizeSchema, size));
+  }
+
+  /**
    * Decodes a prompt. What is wrong with the request, and limits that are reached, throw here, at the call; what goes
    * wrong later throws from the iterator, after "done" events with the reason "error". Leaving the loop early, or the
    * signal, frees what the request holds; after the signal the events end with "done" for the reason "abort".
@@ -105,13 +121,17 @@ export class Engine {
   generate(
     prompt: Prompt,
     options: GenerateOptions = {},
-    { signal }: RequestOptions = {},
+    { signal, reservation }: RequestOptions = {},
   ): AsyncIterableIterator<EngineEvent> {
     const facts = this.#supervisor.requireAccepting();
     const parsed = parseOptions("generate", generateOptionsSchema, options);
     const ids = this.#render(prompt, parsed, facts);
+    const { n, edit } = parsed;
+    const maxTokens = edit ? edit.end - edit.start : parsed.maxTokens;
+    const size = { choices: n, promptTokens: n * ids.length, maxTokens: n * maxTokens };
+    const place = this.#admission.enter(reservation, size, n);
     const key = this.#nextKey++;
-    const queue = this.#open(key, parsed.n, ids.length, { signal });
+    const queue = this.#open(key, n, { place, isOwn: !reservation, promptTokens: ids.length, queued: n, signal });
     const seed = parsed.seed ?? Math.floor(Math.random() * 2 ** 48);
     const blockSize = parsed.blockSize ?? this.settings.blockSize;
     const settings = { ...parsed, seed, blockSize };
@@ -122,18 +142,30 @@ export class Engine {
     return queue;
   }
 
-  /** Notes a request of n choices. @throws EngineError ENGINE_QUEUE_FULL */
+  /** Notes a request that was admitted. @param n choices that will be reported */
   #open(
     key: number,
     n: number,
-    promptTokens: number,
-    { signal, onScore }: { signal?: AbortSignal; onScore?: (result: ScoreResult) => void },
+    {
+      signal,
+      isOwn,
+      place,
+      ...request
+    }: Omit<NewRequest, "queue" | "release"> & {
+      signal: AbortSignal | undefined;
+      /** The place is this request's alone, and ends with it. */
+      isOwn: boolean;
+    },
   ): EventQueue<EngineEvent> {
-    this.#requests.checkRoom(n, promptTokens);
     const onAbort = () => this.#abort(key);
     const queue = new EventQueue<EngineEvent>(onAbort);
-    const release = () => signal?.removeEventListener("abort", onAbort);
-    this.#requests.add(key, n, { queue, promptTokens, onScore, release });
+    const removeListener = place.onExpire((error) => this.#expire(key, error));
+    const release = () => {
+      signal?.removeEventListener("abort", onAbort);
+      removeListener();
+      if (isOwn) place.release();
+    };
+    this.#requests.add(key, n, { ...request, queue, place, release });
     signal?.addEventListener("abort", onAbort, { once: true });
     this.#supervisor.hold(true);
     return queue;
@@ -143,11 +175,6 @@ export class Engine {
   #render(prompt: Prompt, parsed: GenerateSettings, facts: ModelFacts): Int32Array {
     const ids = renderPrompt(prompt, parsed.suffix, this.#rules(facts));
     checkRequest(ids, parsed, facts, this.settings.shift);
-    for (const id of [...(parsed.stopIds ?? []), ...Object.keys(parsed.logitBias).map(Number)]) {
-      if (id >= facts.vocabSize) {
-        throw new EngineError("ENGINE_OPTIONS", `token ${id} is outside the vocabulary of ${facts.vocabSize}`);
-      }
-    }
     return ids;
   }
 
@@ -197,23 +224,24 @@ export class Engine {
   async score(
     text: Prompt,
     options: ScoreOptions = {},
-    { signal, onStart }: ScoreRequestOptions = {},
+    { signal, reservation, onStart }: ScoreRequestOptions = {},
   ): Promise<ScoreResult> {
     signal?.throwIfAborted();
     const facts = this.#supervisor.requireAccepting();
     const settings = parseOptions("score", scoreOptionsSchema, options);
     const tokens = idsOf(text, "text", this.#rules(facts));
-    if (tokens.length === 0) throw new EngineError("ENGINE_PROMPT", "nothing to score: the text is empty");
-    if (tokens.length > facts.maxLength) {
-      throw new EngineError("ENGINE_TOO_LONG", `${tokens.length} tokens exceed the ${facts.maxLength} of the model`);
-    }
-    if (settings.mode === "diffusion") checkDiffusionScore(tokens, facts);
+    checkScore(tokens, settings.mode, facts);
+    const size = { choices: 1, promptTokens: tokens.length, maxTokens: 0 };
+    const place = this.#admission.enter(reservation, size, 0);
     const key = this.#nextKey++;
     let result: ScoreResult | undefined;
     const onScore = (scored: ScoreResult) => {
       result = scored;
     };
-    const queue = this.#open(key, 1, tokens.length, { signal, onScore });
+    // With a reservation it is the choices that wait, and the score is part of their request.
+    const queued = reservation ? 0 : 1;
+    const isOwn = !reservation;
+    const queue = this.#open(key, 1, { place, isOwn, promptTokens: tokens.length, queued, signal, onScore });
     this.#supervisor.post({ kind: "score", request: { key, tokens, settings, arrival: Date.now() } });
     // The worker may be in a pass: who gives up does not wait for its word.
     const leave = () => void queue.return();
@@ -232,15 +260,16 @@ export class Engine {
   stats(): EngineStats {
     const { state, restarts, trouble } = this.#supervisor;
     const core = this.#supervisor.stats();
-    const { unfinished, waitingTokens, rejected } = this.#requests;
+    const admission = this.#admission.stats();
     return {
       ...core,
       // Requests on their way to the worker wait, too.
-      waiting: Math.max(0, unfinished - core.running),
-      waitingTokens,
+      waiting: Math.max(0, this.#requests.unfinished - core.running),
+      waitingTokens: admission.waitingTokens,
+      admission,
       state,
       ...(trouble !== undefined && { trouble }),
-      counters: { ...core.counters, rejected: { ...rejected }, workerRestarts: restarts },
+      counters: { ...core.counters, rejected: { ...this.#admission.rejected }, workerRestarts: restarts },
     };
   }
 
@@ -280,7 +309,16 @@ export class Engine {
   }
 
   #abort(key: number): void {
-    if (this.#requests.has(key)) this.#supervisor.post({ kind: "abort", key });
+    if (!this.#requests.has(key)) return;
+    this.#requests.leaveQueue(key);
+    this.#supervisor.post({ kind: "abort", key });
+  }
+
+  /** Ends a request whose time is over, without waiting for a core that may be in a long pass, or hang. */
+  #expire(key: number, error: EngineError): void {
+    this.#supervisor.post({ kind: "abort", key, error: errorParts(error) });
+    this.#requests.fail(key, error);
+    this.#rest();
   }
 
   #failAll(error: EngineError): void {
@@ -301,27 +339,6 @@ function checkGiven({ thread, weights }: EngineSettings): void {
   const wrong = (message: string) => new EngineError("ENGINE_OPTIONS", message);
   if (thread) throw wrong("thread: a loaded model cannot move to another thread, give its folder");
   if (weights === "int8") throw wrong("weights: int8 would spoil the loaded model for its owner, give its folder");
-}
-
-/**
- * What ends a text, and what may never be chosen. Special tokens are not part of the text, so a stop string that is one
- * ends it by its id.
- */
-function stopsOf(
-  { stopIds, ignoreEos, canvas, edit, stop }: GenerateSettings,
-  { eosIds, vocabSize }: ModelFacts,
-  tokenizer: Tokenizer | undefined,
-): Pick<EngineRequest, "stopIds" | "stopTokens" | "forbidden"> {
-  const stopTokens = stop.flatMap((text): [number, string][] => {
-    const id = tokenizer?.tokenToId(text);
-    return id !== undefined && id < vocabSize && tokenizer?.isSpecial(id) ? [[id, text]] : [];
-  });
-  if (canvas === "fixed" || edit !== undefined) {
-    const named = new Set(stopTokens.map(([id]) => id));
-    const ends = [...new Set([...eosIds, ...(stopIds ?? [])])];
-    return { stopIds: [], stopTokens, forbidden: ends.filter((id) => !named.has(id)) };
-  }
-  return { stopIds: stopIds ?? (ignoreEos ? [] : eosIds), stopTokens, forbidden: [] };
 }
 
 function tokenizerOf(model: string | StableDiffCoder): Tokenizer | undefined {

@@ -9,12 +9,15 @@ export {
   type GenerateOptions,
   type GenerateSettings,
   generateOptionsSchema,
+  type ReserveOptions,
   remaskSchema,
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
 export type { Prompt } from "./prompt.js";
+export type { Reservation } from "./reservation.js";
 export type {
+  AdmissionStats,
   Choice,
   CommittedToken,
   DenoiseEvent,

@@ -105,6 +105,20 @@ export const scoreOptionsSchema = z.strictObject({
 export type ScoreOptions = z.input<typeof scoreOptionsSchema>;
 export type ScoreSettings = z.output<typeof scoreOptionsSchema>;
 
+/** Up to a week: timers count milliseconds in 32 bits. */
+const seconds = z
+  .number()
+  .min(0)
+  .max(86_400 * 7);
+
+/** What a request reserves: {@link Engine.reserve}. */
+export const requestSizeSchema = z.strictObject({
+  choices: z.number().int().min(1).describe("prompts times n"),
+  promptTokens: z.number().int().min(0).describe("summed over the choices"),
+  maxTokens: z.number().int().min(0).default(0).describe("tokens that may be generated, summed over the choices"),
+});
+export type ReserveOptions = z.input<typeof requestSizeSchema>;
+
 /** Options of the engine besides the model. */
 export const engineOptionsSchema = z
   .strictObject({
@@ -132,10 +146,10 @@ export const engineOptionsSchema = z
     prefixCache: z.boolean().default(true).describe("keep keys and values of prompts for later ones that begin alike"),
     maxRunning: z.number().int().min(1).default(64).describe("choices in one batch"),
     maxBatchTokens: z.number().int().min(1).default(512).describe("tokens of one pass; decoding goes before prefill"),
-    maxQueue: z.number().int().min(1).default(1024).describe("choices that wait or run"),
-    maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that wait"),
-    queueTimeout: z.number().gt(0).optional().describe("seconds a request may wait; by default for ever"),
-    requestTimeout: z.number().gt(0).optional().describe("seconds a request may take; by default for ever"),
+    maxQueue: z.number().int().min(1).default(1024).describe("choices that may wait; more are refused"),
+    maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that may wait"),
+    queueTimeout: seconds.default(0).describe("seconds a request may wait; 0: for ever"),
+    requestTimeout: seconds.default(0).describe("seconds a request may take; 0: for ever"),
     eventInterval: z
       .number()
       .min(0)

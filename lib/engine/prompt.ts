@@ -1,6 +1,6 @@
 import type { EncodeOptions, Tokenizer } from "../tokenizer/tokenizer.js";
 import { EngineError } from "./errors.js";
-import type { EngineSettings, GenerateSettings } from "./options.js";
+import type { EngineSettings, GenerateSettings, ScoreSettings } from "./options.js";
 import type { ModelFacts } from "./types.js";
 
 /** What a prompt is made of: text, or ids as they are. */
@@ -76,7 +76,7 @@ function checkIds(given: ArrayLike<number>, what: string, vocabSize: number): vo
 export function checkRequest(
   prompt: Int32Array,
   settings: GenerateSettings,
-  { maskId, maxLength, contextLength }: ModelFacts,
+  { maskId, maxLength, contextLength, vocabSize }: ModelFacts,
   shift: boolean,
 ): void {
   const { edit, mode, maxTokens } = settings;
@@ -109,14 +109,22 @@ export function checkRequest(
   if (settings.commit && settings.steps !== undefined) {
     fail("ENGINE_OPTIONS", "steps is short for a commit rule: give one of them");
   }
+  for (const id of [...(settings.stopIds ?? []), ...Object.keys(settings.logitBias).map(Number)]) {
+    if (id >= vocabSize) fail("ENGINE_OPTIONS", `token ${id} is outside the vocabulary of ${vocabSize}`);
+  }
 }
 
 /**
- * Checks that the diffusion bound of a text can be computed.
+ * Checks that a text can be scored.
  *
- * @throws EngineError ENGINE_OPTIONS, ENGINE_PROMPT
+ * @throws EngineError ENGINE_PROMPT, ENGINE_TOO_LONG, ENGINE_OPTIONS
  */
-export function checkDiffusionScore(tokens: Int32Array, { maskId }: ModelFacts): void {
+export function checkScore(tokens: Int32Array, mode: ScoreSettings["mode"], { maskId, maxLength }: ModelFacts): void {
+  if (tokens.length === 0) fail("ENGINE_PROMPT", "nothing to score: the text is empty");
+  if (tokens.length > maxLength) {
+    fail("ENGINE_TOO_LONG", `${tokens.length} tokens exceed the ${maxLength} of the model`);
+  }
+  if (mode !== "diffusion") return;
   if (maskId === null) {
     fail("ENGINE_OPTIONS", "the model has no mask token: it can only be scored autoregressively, or give maskId");
   }

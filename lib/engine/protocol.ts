@@ -11,7 +11,7 @@ import type { EngineEvent, ModelFacts, ScoreResult } from "./types.js";
 export type CoreMessage =
   | { kind: "load"; model: string; settings: EngineSettings }
   | { kind: "generate"; request: EngineRequest }
-  | { kind: "abort"; key: number }
+  | { kind: "abort"; key: number; error?: ErrorParts }
   | { kind: "score"; request: ScoreRequest }
   | { kind: "close" };
 

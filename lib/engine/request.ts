@@ -1,4 +1,6 @@
+import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { GenerateSettings } from "./options.js";
+import type { ModelFacts } from "./types.js";
 
 /** A request as it goes to the engine's thread: checked, its prompt as ids. */
 export interface EngineRequest {
@@ -14,4 +16,25 @@ export interface EngineRequest {
   forbidden: number[];
   /** Date.now() when the request was given to the engine. */
   arrival: number;
+}
+
+/**
+ * What ends a text, and what may never be chosen. Special tokens are not part of the text, so a stop string that is one
+ * ends it by its id.
+ */
+export function stopsOf(
+  { stopIds, ignoreEos, canvas, edit, stop }: GenerateSettings,
+  { eosIds, vocabSize }: ModelFacts,
+  tokenizer: Tokenizer | undefined,
+): Pick<EngineRequest, "stopIds" | "stopTokens" | "forbidden"> {
+  const stopTokens = stop.flatMap((text): [number, string][] => {
+    const id = tokenizer?.tokenToId(text);
+    return id !== undefined && id < vocabSize && tokenizer?.isSpecial(id) ? [[id, text]] : [];
+  });
+  if (canvas === "fixed" || edit !== undefined) {
+    const named = new Set(stopTokens.map(([id]) => id));
+    const ends = [...new Set([...eosIds, ...(stopIds ?? [])])];
+    return { stopIds: [], stopTokens, forbidden: ends.filter((id) => !named.has(id)) };
+  }
+  return { stopIds: stopIds ?? (ignoreEos ? [] : eosIds), stopTokens, forbidden: [] };
 }

@@ -26,25 +26,20 @@ export interface ScoreListener {
 export class ScoreQueue {
   readonly #score: (request: ScoreRequest, signal: AbortSignal) => Promise<ScoreResult>;
   readonly #listener: ScoreListener;
-  readonly #queueTimeout: number | undefined;
   readonly #isBatchBusy: () => boolean;
   readonly #waiting = new Map<number, ScoreRequest>();
   #running: { request: ScoreRequest; controller: AbortController } | undefined;
   #loop: Promise<void> | undefined;
 
-  /**
-   * @param options.queueTimeout seconds that a request may wait
-   * @param options.isBatchBusy whether others have work for the model, too
-   */
+  /** @param isBatchBusy whether others have work for the model, too */
   constructor(
     score: (request: ScoreRequest, signal: AbortSignal) => Promise<ScoreResult>,
     listener: ScoreListener,
-    { queueTimeout, isBatchBusy }: { queueTimeout?: number; isBatchBusy: () => boolean },
+    isBatchBusy: () => boolean,
   ) {
     this.#isBatchBusy = isBatchBusy;
     this.#score = score;
     this.#listener = listener;
-    this.#queueTimeout = queueTimeout;
   }
 
   get waiting(): readonly ScoreRequest[] {
@@ -60,16 +55,21 @@ export class ScoreQueue {
     this.#loop ??= this.#run();
   }
 
-  /** Ends a request; one that runs, after the pass at hand. @returns whether it was here */
-  abort(key: number): boolean {
+  /**
+   * Ends a request; one that runs, after the current pass.
+   *
+   * @param error the outcome; without one the request was aborted
+   * @returns whether it was here
+   */
+  abort(key: number, error?: EngineError): boolean {
     const waiting = this.#waiting.get(key);
     if (waiting) {
       this.#waiting.delete(key);
-      this.#listener.onEnd(waiting, {});
+      this.#listener.onEnd(waiting, { error });
       return true;
     }
     if (this.#running?.request.key !== key) return false;
-    this.#running.controller.abort();
+    this.#running.controller.abort(error);
     return true;
   }
 
@@ -99,14 +99,6 @@ export class ScoreQueue {
   }
 
   async #work(request: ScoreRequest): Promise<void> {
-    const limit = this.#queueTimeout;
-    if (limit !== undefined && Date.now() - request.arrival > limit * 1000) {
-      const error = new EngineError("ENGINE_TIMEOUT", `the request waited longer than ${limit} s`, {
-        details: { limit: "queue" },
-      });
-      this.#listener.onEnd(request, { error });
-      return;
-    }
     const controller = new AbortController();
     const { signal } = controller;
     this.#running = { request, controller };

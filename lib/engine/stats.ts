@@ -1,7 +1,7 @@
 import type { EngineStats } from "./types.js";
 
-/** What the core counts; the engine around it adds its state. */
-export type CoreStats = Omit<EngineStats, "state">;
+/** What the core counts; the engine around it adds its state and its admission. */
+export type CoreStats = Omit<EngineStats, "state" | "trouble" | "waiting" | "waitingTokens" | "admission">;
 
 /** Counters of an engine that has done nothing. */
 export function zeroCounters(): EngineStats["counters"] {
@@ -31,8 +31,6 @@ export function zeroCounters(): EngineStats["counters"] {
 export function zeroStats(): CoreStats {
   return {
     running: 0,
-    waiting: 0,
-    waitingTokens: 0,
     cacheUsage: 0,
     pages: { total: 0, used: 0, cached: 0, free: 0, pageSize: 0 },
     counters: zeroCounters(),

@@ -1,3 +1,5 @@
+import type { Reservation } from "./reservation.js";
+
 /** A token at the moment it was committed. */
 export interface CommittedToken {
   /** From the prompt's first token, which is at 0 (for infilling: of the rendered prompt). */
@@ -90,6 +92,8 @@ export type EngineEvent = StartEvent | DenoiseEvent | TextEvent | DoneEvent;
 export interface RequestOptions {
   /** Ends the request. */
   signal?: AbortSignal;
+  /** The place that `Engine.reserve` gave; without one the request is admitted by itself. */
+  reservation?: Reservation;
 }
 
 /** What goes with a score. */
@@ -129,6 +133,20 @@ export interface ScoreResult {
   passes: number;
 }
 
+/** What decides whether a request is taken, and when another try is worthwhile. */
+export interface AdmissionStats {
+  /** Choices that have not begun, reserved ones included: what counts against `maxQueue`. */
+  waiting: number;
+  /** Their prompt tokens: what counts against `maxQueueTokens`. */
+  waitingTokens: number;
+  /** Tokens that the requests that are not over may still generate. */
+  outstandingTokens: number;
+  /** Tokens generated in the best whole second of the last minute; 0 where there were none. */
+  tokensPerSecond: number;
+  /** Seconds after which a refused request should find room: 1 to 30. */
+  retryAfter: number;
+}
+
 /** What the engine is doing and has done. Counters only grow, but start at 0 when the worker is started again. */
 export interface EngineStats {
   state: "starting" | "ready" | "draining" | "dead" | "closed";
@@ -137,8 +155,9 @@ export interface EngineStats {
   /** Choices that decode, and that wait for a place. */
   running: number;
   waiting: number;
-  /** Prompt tokens of the waiting choices. */
+  /** Prompt tokens of choices that have not begun. */
   waitingTokens: number;
+  admission: AdmissionStats;
   /** Share of the key/value pages that running choices hold, 0 .. 1. */
   cacheUsage: number;
   pages: { total: number; used: number; cached: number; free: number; pageSize: number };

@@ -1,7 +1,6 @@
 import { createHash } from "node:crypto";
 import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import { ApiError } from "./api-error.js";
-import type { Admission } from "./operations/admission.js";
 import type { Lifetime } from "./operations/lifetime.js";
 import type { Metrics } from "./operations/metrics.js";
 import type { ServerSettings } from "./options.js";
@@ -12,7 +11,6 @@ import type { TextEngine } from "./served-engine.js";
 export interface ServerContext {
   readonly settings: ServerSettings;
   readonly metrics: Metrics;
-  readonly admission: Admission;
   readonly log: FastifyBaseLogger;
   readonly version: string;
   /** Seconds since 1970 when the server started: `created` of the model. */
@@ -67,6 +65,11 @@ export function runningEngine({ state }: ServerContext): TextEngine {
     throw new ApiError("engine_unavailable", "the engine does not run");
   }
   return engine;
+}
+
+/** Seconds after which another try is worthwhile: by the engine's queue, and 1 while there is no engine. */
+export function retryAfterOf({ state: { engine } }: ServerContext): number {
+  return engine?.stats().admission.retryAfter ?? 1;
 }
 
 /**

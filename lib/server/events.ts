@@ -1,8 +1,6 @@
-import type { EngineEvent } from "../engine/index.js";
+import type { EngineEvent, Reservation } from "../engine/index.js";
 import { runningEngine, type ServerContext } from "./context.js";
 import { merge } from "./merge.js";
-import type { Ticket } from "./operations/admission.js";
-import type { Lifetime } from "./operations/lifetime.js";
 import type { ChoiceMeter } from "./operations/meter.js";
 import type { Job } from "./prepare.js";
 import type { UsageSum } from "./protocol/usage.js";
@@ -15,16 +13,17 @@ export interface Tagged {
 }
 
 /**
- * Gives the prompts to the engine, once the first event is asked for; their events come as they are, until all are done or the signal says otherwise.
+ * Gives the prompts to the engine, once the first event is asked for; their events come as they are, until all are done
+ * or the signal says otherwise.
  *
- * @param streamSteps whether every pass is wanted
+ * @param options.streamSteps whether every pass is wanted
+ * @param options.reservation the place of all of them in the engine's queue
  * @throws the signal's reason, or what the engine throws
  */
 export async function* eventsOf(
   context: ServerContext,
   jobs: readonly Job[],
-  streamSteps: boolean,
-  signal: AbortSignal,
+  { streamSteps, reservation, signal }: { streamSteps: boolean; reservation: Reservation; signal: AbortSignal },
 ): AsyncGenerator<Tagged> {
   const engine = runningEngine(context);
   const events = streamSteps ? "all" : "text"; // a pass that nobody asked for need not come through the threads
@@ -33,7 +32,9 @@ export async function* eventsOf(
     const from = first;
     first += options.n;
     const source =
-      options.maxTokens === 0 ? nothing(jobs[i]) : engine.generate(prompt, { ...options, events }, { signal });
+      options.maxTokens === 0
+        ? nothing(jobs[i], reservation)
+        : engine.generate(prompt, { ...options, events }, { signal, reservation });
     return tagged(source, i, from, signal);
   });
   yield* merge(sources);
@@ -41,7 +42,8 @@ export async function* eventsOf(
 }
 
 /** Of a request that wants its prompt back and no more. */
-async function* nothing({ promptTokens, options }: Job): AsyncGenerator<EngineEvent> {
+async function* nothing({ promptTokens, options }: Job, reservation: Reservation): AsyncGenerator<EngineEvent> {
+  reservation.forgo(options.n, options.n * promptTokens);
   for (let index = 0; index < options.n; index++) {
     yield { type: "start", index, promptTokens, cachedTokens: 0 };
     const usage = { promptTokens, cachedTokens: 0, completionTokens: 0, forwards: 0, denoisingSteps: 0 };
@@ -72,8 +74,8 @@ async function* tagged(
 
 /** Who keeps the books of a request. */
 export interface Watchers {
-  ticket: Ticket;
-  lifetime: Lifetime;
+  /** Of the request's lifetime. */
+  signal: AbortSignal;
   meters: readonly ChoiceMeter[];
   usage: UsageSum;
 }
@@ -81,19 +83,16 @@ export interface Watchers {
 /** Keeps the books while events pass. */
 export async function* watched(
   events: AsyncIterable<Tagged>,
-  { ticket, lifetime, meters, usage }: Watchers,
+  { signal, meters, usage }: Watchers,
 ): AsyncGenerator<Tagged> {
   for await (const each of events) {
     const { prompt, choice, event } = each;
     // How it ended for a request that was given up is no matter of the client's.
-    if (event.type === "done" && lifetime.signal.aborted) lifetime.signal.throwIfAborted();
+    if (event.type === "done") signal.throwIfAborted();
     meters[choice].see(event);
     if (event.type === "start") {
-      ticket.began();
-      lifetime.began(); // with its first choice; the others wait as part of a request that runs
       usage.prompt(prompt, event.promptTokens, event.cachedTokens);
     } else if (event.type === "text") {
-      ticket.generated(event.ids.length);
       usage.generated(choice, event.ids.length);
     } else if (event.type === "done") {
       usage.done(choice, event.usage);

@@ -2,7 +2,7 @@ import type { OutgoingHttpHeaders } from "node:http";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ScoreRequestOptions } from "../engine/index.js";
-import { cacheSaltOf, type ServerContext } from "./context.js";
+import { cacheSaltOf, retryAfterOf, runningEngine, type ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
 import { eventsOf, type Tagged, watched } from "./events.js";
 import { noteIgnored } from "./ignored.js";
@@ -38,20 +38,16 @@ export async function answer(
   reply: FastifyReply,
   work: Work,
 ): Promise<unknown> {
-  const { admission, settings, metrics, lifetimes } = context;
+  const { metrics, lifetimes } = context;
   const jobs = work.jobs.map(({ options, ...job }) => {
     return { ...job, options: { ...options, cacheSalt: cacheSaltOf(context, request, options.cacheSalt) } };
   });
   const choices = jobs.reduce((sum, { options }) => sum + options.n, 0);
   const promptTokens = jobs.reduce((sum, job) => sum + job.promptTokens * job.options.n, 0);
   const maxTokens = jobs.reduce((sum, { options }) => sum + options.maxTokens * options.n, 0);
-  const ticket = admission.enter(choices, promptTokens, maxTokens);
-  const { queueTimeout, requestTimeout } = settings;
-  const lifetime = new Lifetime(reply.raw, {
-    queueTimeout,
-    requestTimeout,
-    retryAfter: () => admission.retryAfter(),
-  });
+  using reservation = runningEngine(context).reserve({ choices, promptTokens, maxTokens });
+  const lifetime = new Lifetime(reply.raw, reservation.signal);
+  const { signal } = lifetime;
   lifetimes.add(lifetime);
   const meters = Array.from({ length: choices }, () => new ChoiceMeter(metrics, work.arrived));
   if (jobs.length > 0) {
@@ -59,23 +55,19 @@ export async function answer(
     metrics.paramsMaxTokens.observe(jobs[0].options.maxTokens);
   }
   const usage = new UsageSum();
-  const events = watched(eventsOf(context, jobs, work.streamSteps, lifetime.signal), {
-    ticket,
-    lifetime,
-    meters,
-    usage,
-  });
+  const { streamSteps } = work;
+  const events = watched(eventsOf(context, jobs, { streamSteps, reservation, signal }), { signal, meters, usage });
   try {
     if (work.prepare && (await hasLeft(request))) lifetime.end(new ClientGone("the client has closed the connection"));
-    await work.prepare?.({ signal: lifetime.signal, onStart: () => lifetime.began() });
+    await work.prepare?.({ signal, reservation });
     return work.stream
       ? await streamed(context, reply, work, events, lifetime, usage)
       : await whole(reply, work, events, usage);
   } catch (error) {
     lifetime.end(error instanceof Error ? error : new Error(String(error)));
     // The client's leaving, or a limit, says more than how the engine ended for it.
-    const { reason: why } = lifetime.signal;
-    const reason = why instanceof ClientGone ? why : toApiError(why, () => admission.retryAfter());
+    const { reason: why } = signal;
+    const reason = why instanceof ClientGone ? why : toApiError(why, () => retryAfterOf(context));
     for (const meter of meters) meter.end(reason instanceof ClientGone ? "abort" : "error");
     noteFailure(request, reason);
     if (reply.sent) return reply; // it was told in the stream
@@ -85,7 +77,6 @@ export async function answer(
     noteGeneration(request, { id: work.dialect.id, prompt_tokens, completion_tokens, choices });
     lifetimes.delete(lifetime);
     lifetime.dispose();
-    ticket.leave();
   }
 }
 
@@ -183,7 +174,7 @@ async function streamed(
       stream.abandon();
       throw reason;
     }
-    const told = toApiError(reason, () => context.admission.retryAfter());
+    const told = toApiError(reason, () => retryAfterOf(context));
     stream.fail(told.toBody());
     throw error;
   }

@@ -2,15 +2,15 @@ import { STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyError, FastifyInstance } from "fastify";
 import { ApiError } from "./api-error.js";
-import type { ServerContext } from "./context.js";
+import { retryAfterOf, type ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
 import { noteFailure } from "./operations/access-log.js";
 import type { Connections } from "./operations/connections.js";
 import { ClientGone } from "./operations/lifetime.js";
 
 /** Answers what routes throw, and what no route answers. */
-export function answerErrors(app: FastifyInstance, { admission }: ServerContext): void {
-  const retryAfter = () => admission.retryAfter();
+export function answerErrors(app: FastifyInstance, context: ServerContext): void {
+  const retryAfter = () => retryAfterOf(context);
   app.setErrorHandler((error: FastifyError, request, reply) => {
     if (error instanceof ClientGone) {
       noteFailure(request, error);

@@ -33,10 +33,6 @@ export const serverOptionsSchema = z.strictObject({
   temperature: z.number().min(0).max(100).default(0).describe("of requests that name none, as the published sampler"),
   maxTokensLimit: z.number().int().min(1).optional().describe("most tokens of one choice; by default the context"),
   maxChoices: z.number().int().min(1).max(1024).default(64).describe("prompts times n of one request"),
-  maxQueue: z.number().int().min(1).default(256).describe("choices that wait"),
-  maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that wait"),
-  queueTimeout: seconds.default(60).describe("a request may wait; 0: for ever"),
-  requestTimeout: seconds.default(600).describe("a request may take; 0: for ever"),
   uploadTimeout: seconds.default(30).describe("a client may take to send a request; 0: for ever"),
   promptTimeout: seconds.default(10).describe("reading a prompt by template and tokenizer may take; 0: for ever"),
   sendTimeout: seconds.default(60).describe("a client may leave unread what is ready for it; 0: for ever"),
@@ -83,12 +79,21 @@ export const serverOptionsSchema = z.strictObject({
 export type ServerOptions = z.input<typeof serverOptionsSchema>;
 export type ServerSettings = z.output<typeof serverOptionsSchema>;
 
+/** Options of the engine, which were the server's before its engine admitted requests. */
+const ENGINE_OPTIONS = ["maxQueue", "maxQueueTokens", "queueTimeout", "requestTimeout"];
+
 /**
  * Checks options.
  *
  * @throws ServerError SERVER_OPTIONS: a wrong key or value, or a server without keys that others could reach
  */
 export function parseServerOptions(options: ServerOptions): ServerSettings {
+  const moved = ENGINE_OPTIONS.filter((name) => name in options);
+  if (moved.length > 0) {
+    const [what, verb] = moved.length > 1 ? ["engine options", "are"] : ["an engine option", "is"];
+    const message = `server options: ${moved.join(", ")} ${verb} ${what} now: Engine.create({ ${moved.join(", ")} })`;
+    throw new ServerError("SERVER_OPTIONS", message);
+  }
   const settings = parseOptions("server options", serverOptionsSchema, options);
   if (!hasKeys(settings) && !settings.insecure && !isLoopback(settings.host)) {
     throw new ServerError(

@@ -4,6 +4,8 @@ import type {
   GenerateOptions,
   ModelFacts,
   RequestOptions,
+  Reservation,
+  ReserveOptions,
   ScoreOptions,
   ScoreRequestOptions,
   ScoreResult,
@@ -14,6 +16,8 @@ import type { Tokenizer } from "../model/index.js";
 export interface ServedEngine {
   readonly model: ModelFacts;
   readonly tokenizer: Tokenizer | undefined;
+  /** Admits a request; the options of the calls that belong to it have the reservation. */
+  reserve(size: ReserveOptions): Reservation;
   generate(prompt: string | number[], options: GenerateOptions, request?: RequestOptions): AsyncIterable<EngineEvent>;
   score(tokens: number[], options?: ScoreOptions, request?: ScoreRequestOptions): Promise<ScoreResult>;
   stats(): EngineStats;

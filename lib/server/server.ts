@@ -9,7 +9,6 @@ import type { ServerContext, ServerState } from "./context.js";
 import { ServerError } from "./errors.js";
 import { systemFingerprint } from "./fingerprint.js";
 import { openApiDocument } from "./openapi.js";
-import { Admission } from "./operations/admission.js";
 import { ApiKeys } from "./operations/api-keys.js";
 import { Connections } from "./operations/connections.js";
 import { EventLoopDelay } from "./operations/event-loop-delay.js";
@@ -80,15 +79,13 @@ export class Server {
     this.#output = logTo ? undefined : new LogOutput(1);
     const log = (logTo ?? this.#output) as LogDestination;
     this.app = makeApp({ settings, tls: this.#tls, logTo: log, connections, uploads });
-    const admission = new Admission(settings);
     const modelNames = settings.modelNames.length > 0 ? settings.modelNames : [modelName];
     const stats = () => this.#state.engine?.stats();
     this.#context = {
       settings,
-      admission,
       metrics: new Metrics({
         modelName: modelNames[0],
-        ...{ stats, admission, connections, uploads, delay: this.#delay, version },
+        ...{ stats, open: () => this.open, connections, uploads, delay: this.#delay, version },
         lostLines: () => this.#output?.dropped ?? 0,
       }),
       log: this.app.log,
@@ -160,7 +157,7 @@ export class Server {
 
   /** Requests that are not over. */
   get open(): number {
-    return this.#context.admission.open;
+    return this.#context.lifetimes.size;
   }
 
   /** Number of API keys that open the server; 0: it is open to everybody. */

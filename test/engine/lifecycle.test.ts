@@ -103,18 +103,15 @@ describe("limits", () => {
     expect(engine.stats().counters.rejected).toEqual({ requests: 1, tokens: 1 });
   });
 
-  it("of time in the queue and altogether", async () => {
-    await using engine = await here(coder, { maxRunning: 1, queueTimeout: 0.02, requestTimeout: 0.15 });
-    const first = engine.complete(randomPrompt(1, 9), { ...long, maxTokens: 500, n: 16 });
-    const second = engine.complete(randomPrompt(1, 9), long);
-    await expect(second).rejects.toMatchObject({ code: "ENGINE_TIMEOUT", message: expect.stringContaining("waited") });
+  it("of time altogether", async () => {
+    await using engine = await here(coder, { maxRunning: 1, requestTimeout: 0.3 });
+    const first = engine.complete(randomPrompt(1, 9), { ...long, maxTokens: 500, n: 128 });
     await expect(first).rejects.toMatchObject({
       code: "ENGINE_TIMEOUT",
       message: expect.stringContaining("took longer"),
+      details: { limit: "request" },
     });
-    await expect(second).rejects.toMatchObject({ details: { limit: "queue" } });
-    await expect(first).rejects.toMatchObject({ details: { limit: "request" } });
-    expect(engine.stats().pages.used).toBe(0);
+    expect(engine.stats()).toMatchObject({ running: 0, waiting: 0, pages: { used: 0 } });
   });
 
   it("higher priority leaves the queue first", async () => {
@@ -208,6 +205,33 @@ describe.each([true, "process"] as const)("in a worker (thread: %s)", (thread) =
     expect(await engine.score("def f(x):")).toEqual(await local.score("def f(x):"));
     expect(engine.stats()).toMatchObject({ state: "ready", running: 0, counters: { requests: 2, scores: 1 } });
     await Promise.all([engine.close(), local.close()]);
+  });
+});
+
+describe("a process that does nothing", () => {
+  it("keeps no place of a request that was left or aborted, and time limits end what waits", async () => {
+    const options = { thread: "process", hangTimeout: 0, queueTimeout: 0.5 } as const;
+    const engine = await Engine.create({ model: folder, ...options });
+    process.kill(engine.workerPid as number, "SIGSTOP");
+    const controller = new AbortController();
+    const left = engine.generate("x", long);
+    const aborted = engine.complete("x", { ...long, n: 3 }, { signal: controller.signal });
+    expect(engine.stats().admission.waiting).toBe(4);
+    controller.abort();
+    expect(engine.stats().admission.waiting).toBe(1);
+    await left.return?.();
+    expect(engine.stats().admission).toMatchObject({ waiting: 0, waitingTokens: 0 });
+    const timeout = { status: "rejected", reason: { code: "ENGINE_TIMEOUT", details: { limit: "queue" } } };
+    const ends = await Promise.allSettled([engine.complete("x", long), engine.score("def f(x):")]);
+    expect(ends).toMatchObject([timeout, timeout]);
+    expect(engine.stats()).toMatchObject({ state: "ready", admission: { waiting: 0, waitingTokens: 0 } });
+    process.kill(engine.workerPid as number, "SIGCONT");
+    expect((await aborted).map(({ finishReason }) => finishReason)).toEqual(["abort", "abort", "abort"]);
+    expect((await engine.complete("x", { maxTokens: 5, stopIds: [] }))[0].ids.length).toBe(5);
+    const { admission, counters } = engine.stats();
+    expect(admission).toMatchObject({ waiting: 0, waitingTokens: 0, outstandingTokens: 0 });
+    expect(counters.finished).toMatchObject({ abort: 4, error: 2 });
+    await engine.close();
   });
 });
 

@@ -42,6 +42,28 @@ describe("diffcoder serve", () => {
     expect(stderr()).toMatch(/^SIGTERM: stopping; \d+ running/m);
   });
 
+  it("holds its limits of the queue and of time, also while the engine's process does nothing", async () => {
+    const limits = ["--max-queue", "1", "--queue-timeout", "5", "--request-timeout", "10", "--hang-timeout", "0"];
+    const { child, url, post } = await serve(model, ...limits);
+    const [worker] = descendants(child.pid ?? 0);
+    process.kill(worker, "SIGSTOP");
+    const waiting = post({ prompt: "x", max_tokens: 4 });
+    await until(async () => (await metric(url, "num_requests_waiting")) === 1, "a request that waits");
+    const refused = await post({ prompt: "x", max_tokens: 4 });
+    expect([refused.status, (await json(refused)).error.code]).toEqual([503, "queue_full"]);
+    expect(Number(refused.headers.get("retry-after"))).toBeGreaterThanOrEqual(1);
+    const late = await waiting;
+    expect([late.status, (await json(late)).error.code]).toEqual([503, "queue_timeout"]);
+    process.kill(worker, "SIGCONT");
+    const running = await post({ prompt: "x", n: 64, max_tokens: 500, ignore_eos: true, stream: true });
+    expect(running.status).toBe(200);
+    process.kill(worker, "SIGSTOP");
+    expect((await chunksOf(running)).at(-1).error.code).toBe("request_timeout");
+    process.kill(worker, "SIGCONT");
+    expect((await post({ prompt: "x", max_tokens: 4 })).status).toBe(200);
+    expect(await metric(url, 'admission_rejections_total\\{reason="queue_full"')).toBe(1);
+  });
+
   it("told twice, stops at once", async () => {
     const { child, post } = await serve(model, "--shutdown-timeout", "100");
     const response = await post({ prompt: "x", max_tokens: 500, stream: true, ignore_eos: true });

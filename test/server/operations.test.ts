@@ -80,6 +80,8 @@ describe("API keys", () => {
     expect(make({ host: "0.0.0.0" })).toThrow(/--api-key/);
     expect(make({ apiKeyFile: join(folder, "nowhere") })).toThrow(/nowhere cannot be read/);
     expect(make({ prot: 1 })).toThrow(/prot/);
+    expect(make({ maxQueue: 8 })).toThrow(/maxQueue is an engine option now: Engine.create\(\{ maxQueue \}\)/);
+    expect(make({ queueTimeout: 1, requestTimeout: 2 })).toThrow(/queueTimeout, requestTimeout are engine options now/);
   });
 
   it("without them, a page whose name was made to mean this machine gets nothing", async () => {
@@ -93,8 +95,8 @@ describe("API keys", () => {
 
 describe("a full queue", () => {
   it("is answered with 503 and the time after which to try again", async () => {
-    const engine = new ScriptedEngine({ blockTime: 200, maxRunning: 1 });
-    await using served = await start(engine, { maxQueue: 2 });
+    const engine = new ScriptedEngine({ blockTime: 200, maxRunning: 1, limits: { maxQueue: 2 } });
+    await using served = await start(engine);
     const send = () => served.post("/v1/completions", { prompt: "x", max_tokens: 60 });
     const taken = [send()];
     await until(() => engine.running === 1, "the first to run"); // until then it waits, too
@@ -113,8 +115,8 @@ describe("a full queue", () => {
   }, 60_000);
 
   it("counts prompt tokens, too", async () => {
-    const engine = new ScriptedEngine({ blockTime: 100, maxRunning: 1 });
-    await using served = await start(engine, { maxQueueTokens: 100 });
+    const engine = new ScriptedEngine({ blockTime: 100, maxRunning: 1, limits: { maxQueueTokens: 100 } });
+    await using served = await start(engine);
     const prompt = Array.from({ length: 80 }, () => 7);
     const running = served.post("/v1/completions", { prompt, max_tokens: 80 });
     await until(() => engine.running === 1, "the first to run");
@@ -128,8 +130,8 @@ describe("a full queue", () => {
 
 describe("time limits", () => {
   it("end the wait with 503, in a stream, too", async () => {
-    const engine = new ScriptedEngine({ blockTime: 20, maxRunning: 1 });
-    await using served = await start(engine, { queueTimeout: 0.1 });
+    const engine = new ScriptedEngine({ blockTime: 20, maxRunning: 1, limits: { queueTimeout: 0.1 } });
+    await using served = await start(engine);
     const running = served.post("/v1/completions", LONG);
     await until(() => engine.running === 1, "the first to run");
     const [plain, stream] = await Promise.all([
@@ -146,8 +148,8 @@ describe("time limits", () => {
   });
 
   it("of the wait are over with the first choice, whatever the others wait for", async () => {
-    const engine = new ScriptedEngine({ blockTime: 20 });
-    await using served = await start(engine, { queueTimeout: 0.15 });
+    const engine = new ScriptedEngine({ blockTime: 20, limits: { queueTimeout: 0.15 } });
+    await using served = await start(engine);
     const began = performance.now();
     const response = await served.post("/v1/completions", { prompt: "x", max_tokens: 16, n: 3 });
     expect(performance.now() - began).toBeGreaterThan(150);
@@ -156,8 +158,8 @@ describe("time limits", () => {
   });
 
   it("end a request with 504, or in the stream", async () => {
-    const engine = new ScriptedEngine({ blockTime: 20 });
-    await using served = await start(engine, { requestTimeout: 0.2 });
+    const engine = new ScriptedEngine({ blockTime: 20, limits: { requestTimeout: 0.2 } });
+    await using served = await start(engine);
     const [plain, stream] = await Promise.all([
       served.post("/v1/completions", LONG),
       served.post("/v1/completions", { ...LONG, stream: true }),
@@ -225,8 +227,8 @@ describe("a client that goes", () => {
 
 describe("a slow reader", () => {
   it("is waited for, without its stream piling up, and does not hold others up", async () => {
-    const engine = new ScriptedEngine({ model: { maxLength: 200_000 } });
-    await using served = await start(engine, { requestTimeout: 2 });
+    const engine = new ScriptedEngine({ model: { maxLength: 200_000 }, limits: { requestTimeout: 2 } });
+    await using served = await start(engine);
     const body = { prompt: "x", max_tokens: 100_000, stream: true, dllm: { stream_steps: true } };
     const { socket } = raw(served.url, httpText("/v1/completions", body));
     socket.pause();

@@ -519,6 +519,7 @@ describe("what is not honoured is refused", () => {
     const plain = {
       model: facts,
       tokenizer: engine.tokenizer,
+      reserve: engine.reserve.bind(engine),
       generate: engine.generate.bind(engine),
       score: engine.score.bind(engine),
       stats: () => engine.stats(),

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { Admission, type AdmissionLimits } from "../../lib/engine/admission.js";
 import type {
   CommittedToken,
   EngineEvent,
@@ -6,10 +7,13 @@ import type {
   GenerateOptions,
   ModelFacts,
   RequestOptions,
+  Reservation,
+  ReserveOptions,
   ScoreOptions,
   ScoreResult,
 } from "../../lib/engine/index.js";
 import { EngineError } from "../../lib/engine/index.js";
+import { engineOptionsSchema, requestSizeSchema } from "../../lib/engine/options.js";
 import { zeroCounters } from "../../lib/engine/stats.js";
 import { Tokenizer } from "../../lib/model/index.js";
 import type { ServedEngine } from "../../lib/server/index.js";
@@ -21,6 +25,8 @@ export interface Script {
   blockTime?: number;
   /** Choices at once; others wait. */
   maxRunning?: number;
+  /** Of the queue and of time; as in an engine that was made without options. */
+  limits?: Partial<AdmissionLimits>;
   model?: Partial<ModelFacts>;
   /** Thrown after this many blocks. */
   fail?: { after: number; error: Error };
@@ -28,7 +34,7 @@ export interface Script {
 
 /**
  * Stands in for the engine where a test is about time and failure, which the real one does not have on demand: how long
- * a block takes, when the worker dies. What it writes is a counting sequence. Tests of the protocol use the real engine.
+ * a block takes, when the worker dies. Its queue has the real engine's admission. What it writes is a counting sequence. Tests of the protocol use the real engine.
  */
 export class ScriptedEngine implements ServedEngine {
   readonly tokenizer = Tokenizer.fromPretrained(TOKENIZER);
@@ -40,9 +46,11 @@ export class ScriptedEngine implements ServedEngine {
   /** Requests that were given up by their signal. */
   aborted = 0;
   readonly counters = zeroCounters();
+  readonly #admission: Admission;
 
   constructor(script: Script = {}) {
     this.script = script;
+    this.#admission = new Admission({ ...engineOptionsSchema.parse({}), ...script.limits });
     this.model = {
       name: "scripted",
       vocabSize: 4096,
@@ -62,18 +70,28 @@ export class ScriptedEngine implements ServedEngine {
     };
   }
 
+  reserve(size: ReserveOptions): Reservation {
+    return this.#admission.admit(requestSizeSchema.parse(size));
+  }
+
   async *generate(
     prompt: string | number[],
     options: GenerateOptions,
-    { signal }: RequestOptions = {},
+    { signal: given, reservation }: RequestOptions = {},
   ): AsyncGenerator<EngineEvent> {
+    const { n = 1, maxTokens = 16 } = options;
+    const size = { choices: n, promptTokens: n * prompt.length, maxTokens: n * maxTokens };
+    using own = reservation ? undefined : this.reserve(size);
+    const place = reservation ?? (own as Reservation);
+    place.claim(n);
+    const signal = AbortSignal.any([place.signal, ...(given ? [given] : [])]);
     const { blockTime = 0, maxRunning = 64, fail } = this.script;
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     const promptTokens = prompt.length;
     const pause = async (time: number) => {
       if (time > 0) await sleep(time, undefined, { signal }).catch(() => {});
-      if (!signal?.aborted) return;
+      if (!signal.aborted) return;
       this.aborted++;
       throw signal.reason;
     };
@@ -86,9 +104,11 @@ export class ScriptedEngine implements ServedEngine {
     this.running++;
     try {
       const queue = seconds();
-      for (let index = 0; index < (options.n ?? 1); index++) {
+      for (let index = 0; index < n; index++) {
+        place.begin();
+        place.leaveQueue(1, promptTokens);
         yield { type: "start", index, promptTokens, cachedTokens: 0 };
-        const total = options.maxTokens ?? 16;
+        const total = maxTokens;
         let written = 0;
         for (let block = 0; written < total; block++) {
           await pause(blockTime);
@@ -110,6 +130,7 @@ export class ScriptedEngine implements ServedEngine {
           const start = promptTokens + written - tokens.length;
           yield { type: "denoise", index, block, step: 0, start, end: start + 4, masksLeft: 0, committed: tokens };
           const ids = tokens.map(({ id }) => id);
+          place.generated(ids.length);
           yield { type: "text", index, text: this.tokenizer.decode(ids), ids, tokens };
         }
         const forwards = Math.ceil(total / 4);
@@ -128,7 +149,13 @@ export class ScriptedEngine implements ServedEngine {
     }
   }
 
-  async score(tokens: number[], options: ScoreOptions = {}): Promise<ScoreResult> {
+  async score(
+    tokens: number[],
+    options: ScoreOptions = {},
+    { reservation }: RequestOptions = {},
+  ): Promise<ScoreResult> {
+    using own = reservation ? undefined : this.reserve({ choices: 1, promptTokens: tokens.length });
+    (reservation ?? own)?.begin();
     const logprobs = tokens.map((_, i) => (i === 0 ? null : -1));
     const top = options.logprobs ? { topLogprobs: tokens.map(() => null) } : {};
     const nats = tokens.length - 1;
@@ -140,10 +167,11 @@ export class ScriptedEngine implements ServedEngine {
       state: this.state,
       running: this.running,
       waiting: this.waiting,
-      waitingTokens: 0,
+      waitingTokens: this.#admission.stats().waitingTokens,
+      admission: this.#admission.stats(),
       cacheUsage: 0.25,
       pages: { total: 4, used: 1, cached: 0, free: 3, pageSize: 32 },
-      counters: this.counters,
+      counters: { ...this.counters, rejected: { ...this.#admission.rejected } },
       seconds: { model: 0, other: 0, idle: 0 },
       memory: { tensors: 0, bytes: 0 },
     };

@@ -6,9 +6,6 @@ import { CliError } from "../errors.js";
 import type { ServeOptions } from "../serve.js";
 import { StopSignals } from "./signals.js";
 
-/** Choices that the engine holds at most; the server refuses earlier, by what waits. */
-const ENGINE_QUEUE = 1_000_000;
-
 /**
  * Serves until SIGTERM or SIGINT, then lets running requests end. The listener is open before the model is loaded, so
  * that probes see a process that starts.
@@ -38,10 +35,6 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
       sharedPrefixCache: options.sharedPrefixCache,
       corsOrigins: options.corsOrigin,
       tls: tlsKey !== undefined && tlsCert !== undefined ? { key: tlsKey, cert: tlsCert } : undefined,
-      maxQueue: options.maxQueue,
-      maxQueueTokens: options.maxQueueTokens,
-      queueTimeout: options.queueTimeout,
-      requestTimeout: options.requestTimeout,
       uploadTimeout: options.uploadTimeout,
       promptTimeout: options.promptTimeout,
       uploadLimit: options.uploadLimit,
@@ -104,8 +97,10 @@ function createEngine(model: string, options: ServeOptions): Promise<Engine> {
     eventInterval: options.eventInterval,
     hangTimeout: options.hangTimeout,
     passTimeout: options.passTimeout,
-    maxQueue: ENGINE_QUEUE,
-    maxQueueTokens: Number.MAX_SAFE_INTEGER,
+    maxQueue: options.maxQueue,
+    maxQueueTokens: options.maxQueueTokens,
+    queueTimeout: options.queueTimeout,
+    requestTimeout: options.requestTimeout,
   });
 }
 

@@ -1,32 +1,25 @@
 import { setMaxListeners } from "node:events";
 import type { ServerResponse } from "node:http";
-import { ApiError } from "../api-error.js";
 
 /** Why a request was given up when its client is gone. Nobody is told. */
 export class ClientGone extends Error {
   override readonly name = "ClientGone";
 }
 
-export interface LifetimeLimits {
-  /** Seconds; 0: for ever. */
-  queueTimeout: number;
-  requestTimeout: number;
-  retryAfter: () => number;
-}
-
 /**
- * How long a request lives: until its client goes (in a stream or not, waiting or running), its time is up, or the
- * server stops. Then `signal` is aborted with the reason: a {@link ClientGone} or an {@link ApiError}.
+ * How long a request lives: until its client goes (in a stream or not, waiting or running), the engine's time limits end
+ * it, or the server stops. Then `signal` is aborted with the reason: a {@link ClientGone}, an EngineError or an ApiError.
  */
 export class Lifetime {
   readonly signal: AbortSignal;
   readonly #controller = new AbortController();
   readonly #response: ServerResponse;
   readonly #onClose: () => void;
-  #queueTimer: NodeJS.Timeout | undefined;
-  readonly #timer: NodeJS.Timeout | undefined;
+  readonly #limits: AbortSignal;
+  readonly #onLimit: () => void;
 
-  constructor(response: ServerResponse, { queueTimeout, requestTimeout, retryAfter }: LifetimeLimits) {
+  /** @param limits aborted with the reason when the engine's time limits end the request */
+  constructor(response: ServerResponse, limits: AbortSignal) {
     this.signal = this.#controller.signal;
     setMaxListeners(0, this.signal); // every prompt of a request listens
     this.#response = response;
@@ -35,21 +28,9 @@ export class Lifetime {
     };
     response.once("close", this.#onClose);
     if (response.destroyed || response.socket?.destroyed) this.#onClose();
-    const after = (seconds: number, error: () => ApiError) =>
-      seconds > 0 ? setTimeout(() => this.end(error()), seconds * 1000).unref() : undefined;
-    this.#queueTimer = after(queueTimeout, () => {
-      const message = `the request waited ${queueTimeout} s for its turn; try again later`;
-      return new ApiError("queue_timeout", message, { retryAfter: retryAfter() });
-    });
-    this.#timer = after(requestTimeout, () => {
-      return new ApiError("request_timeout", `the request took longer than ${requestTimeout} s`);
-    });
-  }
-
-  /** It waits no more. */
-  began(): void {
-    clearTimeout(this.#queueTimer);
-    this.#queueTimer = undefined;
+    this.#limits = limits;
+    this.#onLimit = () => this.end(limits.reason as Error);
+    limits.addEventListener("abort", this.#onLimit, { once: true });
   }
 
   /** Gives the request up. */
@@ -59,8 +40,7 @@ export class Lifetime {
 
   /** It is over. */
   dispose(): void {
-    clearTimeout(this.#queueTimer);
-    clearTimeout(this.#timer);
     this.#response.off("close", this.#onClose);
+    this.#limits.removeEventListener("abort", this.#onLimit);
   }
 }

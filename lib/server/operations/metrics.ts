@@ -1,6 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { DoneEvent, EngineStats } from "../../engine/index.js";
-import type { Admission } from "./admission.js";
 import type { Connections } from "./connections.js";
 import type { EventLoopDelay } from "./event-loop-delay.js";
 import type { Uploads } from "./uploads.js";
@@ -21,7 +20,8 @@ export interface MetricsOptions {
   modelName: string;
   /** Undefined while the engine starts. */
   stats: () => EngineStats | undefined;
-  admission: Admission;
+  /** Generation requests that are not over. */
+  open: () => number;
   connections: Connections;
   uploads: Uploads;
   delay: EventLoopDelay;
@@ -51,7 +51,7 @@ export class Metrics {
   readonly #success: Counter<"finished_reason">;
   readonly #http: Counter<"route" | "method" | "status">;
 
-  constructor({ modelName, stats, admission, connections, uploads, delay, lostLines, version }: MetricsOptions) {
+  constructor({ modelName, stats, open, connections, uploads, delay, lostLines, version }: MetricsOptions) {
     const { registry } = this;
     registry.setDefaultLabels({ model_name: modelName });
     const registers = [registry];
@@ -80,7 +80,7 @@ export class Metrics {
 
     gauge("num_requests_running", "choices that are being generated", (now) => now?.running ?? 0);
     gauge("num_requests_waiting", "choices that wait for a place in the batch", (now) => now?.waiting ?? 0);
-    gauge("num_http_requests_open", "generation requests that are not over", () => admission.open);
+    gauge("num_http_requests_open", "generation requests that are not over", open);
     gauge("num_connections", "connections that are open", () => connections.count);
     gauge("upload_bytes", "bytes of bodies that count against the limit", () => uploads.held);
     gauge("kv_cache_usage_perc", "share of the key/value pages in use, 1 is all", (now) => now?.cacheUsage ?? 0);
@@ -125,7 +125,8 @@ export class Metrics {
       registers,
       collect() {
         this.reset();
-        const rejected = { ...admission.rejected, uploads_full: uploads.rejected };
+        const { requests: queue_full = 0, tokens: queue_tokens_full = 0 } = stats()?.counters.rejected ?? {};
+        const rejected = { queue_full, queue_tokens_full, uploads_full: uploads.rejected };
         for (const [reason, count] of Object.entries(rejected)) this.inc({ reason }, count);
       },
     });
