@@ -182,8 +182,29 @@ export class Engine {
     return { tokenizer: this.tokenizer, fimFormat: this.settings.fimFormat, vocabSize };
   }
 
-  /** Decodes a prompt to its end: `n` choices. */
-  async complete(prompt: Prompt, options: GenerateOptions = {}, request: RequestOptions = {}): Promise<Choice[]> {
+  /**
+   * Decodes a prompt to its end.
+   *
+   * @throws as {@link generate}; EngineError ENGINE_OPTIONS for `n` above 1, which {@link completeChoices} takes
+   */
+  async complete(
+    prompt: Prompt,
+    options: Omit<GenerateOptions, "n"> = {},
+    request: RequestOptions = {},
+  ): Promise<Choice> {
+    const { n = 1 }: GenerateOptions = options;
+    if (n !== 1)
+      throw new EngineError("ENGINE_OPTIONS", `complete: n is ${n}, allowed: 1; completeChoices() gives several`);
+    const [choice] = await this.completeChoices(prompt, options, request);
+    return choice;
+  }
+
+  /** Decodes a prompt to its end, `n` times: the choices by their index. */
+  async completeChoices(
+    prompt: Prompt,
+    options: GenerateOptions = {},
+    request: RequestOptions = {},
+  ): Promise<Choice[]> {
     const events = this.generate(prompt, { events: "text", ...options }, request);
     const parts = new Map<number, TextEvent[]>();
     const choices: Choice[] = [];
@@ -204,12 +225,12 @@ export class Engine {
     return choices.sort((a, b) => a.index - b.index);
   }
 
-  /** Decodes many prompts; they share batches as they fit. Result i holds the choices of prompt i. */
+  /** Decodes many prompts to their ends; they share batches as they fit. Result i is that of prompt i. */
   completeAll(
     prompts: readonly Prompt[],
-    options: GenerateOptions = {},
+    options: Omit<GenerateOptions, "n"> = {},
     request: RequestOptions = {},
-  ): Promise<Choice[][]> {
+  ): Promise<Choice[]> {
     return Promise.all(prompts.map((prompt) => this.complete(prompt, options, request)));
   }
 

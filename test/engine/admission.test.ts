@@ -154,7 +154,7 @@ describe("an engine's queue", () => {
     expect(engine.stats().admission).toMatchObject({ waiting: 1, waitingTokens: 1 });
     expect(() => engine.generate([7])).toThrowError(expect.objectContaining({ code: "ENGINE_QUEUE_FULL" }));
     await leave();
-    expect((await waiting)[0].ids.length).toBe(2);
+    expect((await waiting).ids.length).toBe(2);
     expect(engine.stats()).toMatchObject({ admission: { waiting: 0, waitingTokens: 0, outstandingTokens: 0 } });
     await engine.close();
   });
@@ -174,7 +174,7 @@ describe("an engine's queue", () => {
     scored.abort(new Error("left"));
     await expect(score).rejects.toThrow("left");
     expect(engine.stats().admission).toMatchObject({ waiting: 0, waitingTokens: 0 });
-    expect((await aborted)[0].finishReason).toBe("abort");
+    expect((await aborted).finishReason).toBe("abort");
     await leave();
     await engine.close();
   });
@@ -201,7 +201,7 @@ describe("an engine's queue", () => {
     await using engine = await here(coder, { maxRunning: 1, queueTimeout: 2 });
     const controller = new AbortController();
     const { signal } = controller;
-    const choices = engine.complete(randomPrompt(1, 9), { ...long, n: 128 }, { signal });
+    const choices = engine.completeChoices(randomPrompt(1, 9), { ...long, n: 128 }, { signal });
     using reservation = engine.reserve({ choices: 1, promptTokens: 9 });
     await engine.score(randomPrompt(2, 9), {}, { reservation });
     const scored = engine.complete(randomPrompt(2, 9), long, { signal, reservation });
@@ -209,7 +209,7 @@ describe("an engine's queue", () => {
     expect(engine.stats().admission.waiting).toBeGreaterThan(0);
     controller.abort();
     expect((await choices).at(-1)?.finishReason).toBe("abort");
-    expect((await scored)[0].finishReason).toBe("abort");
+    expect((await scored).finishReason).toBe("abort");
   });
 
   it("ends a score that takes longer than requestTimeout", async () => {
@@ -234,7 +234,7 @@ describe("an engine's queue", () => {
       );
       const score = engine.score(randomPrompt(3, 11), {}, { reservation });
       const options = { maxTokens: 4, stopIds: [], n: 2 };
-      const texts = [3, 4].map((seed) => engine.complete(randomPrompt(seed, 11), options, { reservation }));
+      const texts = [3, 4].map((seed) => engine.completeChoices(randomPrompt(seed, 11), options, { reservation }));
       expect(engine.stats().admission).toMatchObject({ waiting: 4, waitingTokens: 44 });
       expect((await score).tokens).toBe(10);
       await leave();
@@ -271,7 +271,7 @@ describe("an engine's queue", () => {
       wrong(reservation, 3);
       reservation.forgo(1, 1);
       wrong(reservation, 2);
-      expect((await engine.complete([7], { maxTokens: 2, stopIds: [] }, { reservation }))[0].ids.length).toBe(2);
+      expect((await engine.complete([7], { maxTokens: 2, stopIds: [] }, { reservation })).ids.length).toBe(2);
       reservation.release();
       wrong(reservation, 1);
       expect(() => engine.reserve({ choices: 0, promptTokens: 1 })).toThrowError(

@@ -38,7 +38,7 @@ describe("cancellation", () => {
     await new Promise((resolve) => setImmediate(resolve));
     expect(engine.stats()).toMatchObject({ running: 0, waiting: 0, waitingTokens: 0, pages: { used: 0 } });
     const before = AbortSignal.abort();
-    const [choice] = await engine.complete([7], long, { signal: before });
+    const choice = await engine.complete([7], long, { signal: before });
     expect(choice).toMatchObject({ finishReason: "abort", ids: [] });
   });
 
@@ -99,13 +99,13 @@ describe("limits", () => {
       expect.objectContaining({ code: "ENGINE_QUEUE_FULL", details: { limit: "requests", used: 1, allowed: 3 } }),
     );
     await first;
-    expect((await engine.complete([7], { n: 3, maxTokens: 2, stopIds: [] })).length).toBe(3);
+    expect((await engine.completeChoices([7], { n: 3, maxTokens: 2, stopIds: [] })).length).toBe(3);
     expect(engine.stats().counters.rejected).toEqual({ requests: 1, tokens: 1 });
   });
 
   it("of time altogether", async () => {
     await using engine = await here(coder, { maxRunning: 1, requestTimeout: 0.3 });
-    const first = engine.complete(randomPrompt(1, 9), { ...long, maxTokens: 500, n: 128 });
+    const first = engine.completeChoices(randomPrompt(1, 9), { ...long, maxTokens: 500, n: 128 });
     await expect(first).rejects.toMatchObject({
       code: "ENGINE_TIMEOUT",
       message: expect.stringContaining("took longer"),
@@ -171,7 +171,7 @@ describe("closing", () => {
     const running = engine.complete(randomPrompt(1, 9), { maxTokens: 40, stopIds: [] });
     const closed = engine.close({ drain: 30 });
     expect(() => engine.generate([7])).toThrowError(expect.objectContaining({ code: "ENGINE_CLOSED" }));
-    expect((await running)[0].ids.length).toBe(40);
+    expect((await running).ids.length).toBe(40);
     await closed;
     expect(engine.stats().state).toBe("closed");
   });
@@ -215,7 +215,7 @@ describe("a process that does nothing", () => {
     process.kill(engine.workerPid as number, "SIGSTOP");
     const controller = new AbortController();
     const left = engine.generate("x", long);
-    const aborted = engine.complete("x", { ...long, n: 3 }, { signal: controller.signal });
+    const aborted = engine.completeChoices("x", { ...long, n: 3 }, { signal: controller.signal });
     expect(engine.stats().admission.waiting).toBe(4);
     controller.abort();
     expect(engine.stats().admission.waiting).toBe(1);
@@ -227,7 +227,7 @@ describe("a process that does nothing", () => {
     expect(engine.stats()).toMatchObject({ state: "ready", admission: { waiting: 0, waitingTokens: 0 } });
     process.kill(engine.workerPid as number, "SIGCONT");
     expect((await aborted).map(({ finishReason }) => finishReason)).toEqual(["abort", "abort", "abort"]);
-    expect((await engine.complete("x", { maxTokens: 5, stopIds: [] }))[0].ids.length).toBe(5);
+    expect((await engine.complete("x", { maxTokens: 5, stopIds: [] })).ids.length).toBe(5);
     const { admission, counters } = engine.stats();
     expect(admission).toMatchObject({ waiting: 0, waitingTokens: 0, outstandingTokens: 0 });
     expect(counters.finished).toMatchObject({ abort: 4, error: 2 });
@@ -250,7 +250,7 @@ describe("a worker that dies", () => {
     await expect(doomed).rejects.toMatchObject({ code: "ENGINE_WORKER", message: expect.stringContaining("SIGKILL") });
     expect(events.at(-1)).toMatchObject({ type: "done", finishReason: "error" });
     await scored;
-    const [choice] = await engine.complete("x", { maxTokens: 5, stopIds: [] });
+    const choice = await engine.complete("x", { maxTokens: 5, stopIds: [] });
     expect(choice.ids.length).toBe(5);
     expect(engine.stats().counters.workerRestarts).toBe(1);
     await engine.close();

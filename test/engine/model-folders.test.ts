@@ -13,7 +13,7 @@ const cases = fileURLToPath(new URL("../../../shared/cases/interop/models", impo
 describe.skipIf(!existsSync(cases))("folders that people bring (../shared/cases)", () => {
   const complete = async (name: string, stop: string[] = []) => {
     await using engine = await Engine.create({ model: join(cases, name), thread: false });
-    const [choice] = await engine.complete(":", { mode: "autoregressive", maxTokens: 10, stop });
+    const choice = await engine.complete(":", { mode: "autoregressive", maxTokens: 10, stop });
     return choice;
   };
 

@@ -36,7 +36,7 @@ describe("how a request ends", () => {
   it("maxTokens is exact, also inside a block", async () => {
     for (const mode of ["diffusion", "autoregressive"] as const) {
       for (let maxTokens = 1; maxTokens <= 9; maxTokens++) {
-        const [choice] = await engine.complete(randomPrompt(1, 6), { mode, maxTokens, stopIds: [], blockSize: 4 });
+        const choice = await engine.complete(randomPrompt(1, 6), { mode, maxTokens, stopIds: [], blockSize: 4 });
         expect(choice.ids.length).toBe(maxTokens);
         expect(choice).toMatchObject({
           finishReason: "length",
@@ -54,9 +54,9 @@ describe("how a request ends", () => {
         ...(mode === "diffusion" && { commit: { rule: "threshold", value: 0.5 } }),
       };
       const prompt = randomPrompt(2, 9);
-      const [{ ids }] = await engine.complete(prompt, { ...options, stopIds: [] });
+      const { ids } = await engine.complete(prompt, { ...options, stopIds: [] });
       const stopIds = [ids[11]];
-      const [choice] = await engine.complete(prompt, { ...options, stopIds });
+      const choice = await engine.complete(prompt, { ...options, stopIds });
       expect(choice.ids).toEqual((await reference(coder, prompt, { ...options, stopIds })).ids);
       expect(choice.ids).toEqual(ids.slice(0, ids.indexOf(stopIds[0])));
       expect(choice).toMatchObject({ finishReason: "stop", stopReason: stopIds[0] });
@@ -65,16 +65,16 @@ describe("how a request ends", () => {
 
   it("at the model's end token by default; ignoreEos and a fixed canvas go on", async () => {
     const prompt = randomPrompt(4, 9);
-    const eos = (await engine.complete(prompt, { maxTokens: 20, stopIds: [] }))[0].ids[7];
+    const eos = (await engine.complete(prompt, { maxTokens: 20, stopIds: [] })).ids[7];
     const own = sharpCoder({ eosTokenId: eos });
     const ending = await here(own);
-    const [stopped] = await ending.complete(prompt, { maxTokens: 20 });
+    const stopped = await ending.complete(prompt, { maxTokens: 20 });
     expect(stopped).toMatchObject({ finishReason: "stop", stopReason: eos });
     expect(stopped.ids.length).toBeLessThan(8);
-    const [ignored] = await ending.complete(prompt, { maxTokens: 20, ignoreEos: true });
+    const ignored = await ending.complete(prompt, { maxTokens: 20, ignoreEos: true });
     expect(ignored.ids).toContain(eos);
     expect(ignored.ids.length).toBe(20);
-    const [fixed] = await ending.complete(prompt, { maxTokens: 20, canvas: "fixed" });
+    const fixed = await ending.complete(prompt, { maxTokens: 20, canvas: "fixed" });
     expect(fixed.ids).not.toContain(eos);
     expect(fixed).toMatchObject({ finishReason: "length", usage: { completionTokens: 20 } });
     await ending.close();
@@ -83,7 +83,7 @@ describe("how a request ends", () => {
 
   it("at stop strings, across tokens and blocks, streamed text never showing any of them", async () => {
     for (const mode of ["diffusion", "autoregressive"] as const) {
-      const [whole] = await speaking.complete("def f(", { mode, maxTokens: 24, stopIds: [] });
+      const whole = await speaking.complete("def f(", { mode, maxTokens: 24, stopIds: [] });
       // Cuts in the middle of tokens, over their borders, and at the end.
       for (let at = 1; at < whole.text.length - 1; at += 3) {
         for (const length of [1, 5, 17]) {
@@ -108,18 +108,18 @@ describe("how a request ends", () => {
       // Token 6 is no part of any text, so the string can only be found by its id.
       const stop = ["<[fim-suffix]>"];
       const options = { mode, maxTokens: 8, stopIds: [], blockSize: 4 };
-      const [free] = await speaking.complete("x", options);
-      const [ended] = await speaking.complete("x", { ...options, stop, logitBias: { 6: 100 } });
+      const free = await speaking.complete("x", options);
+      const ended = await speaking.complete("x", { ...options, stop, logitBias: { 6: 100 } });
       expect(free.finishReason).toBe("length");
       expect(ended).toMatchObject({ text: "", ids: [], finishReason: "stop", stopReason: stop[0] });
-      const [hidden] = await speaking.complete("x", { ...options, logitBias: { 6: 100 } });
+      const hidden = await speaking.complete("x", { ...options, logitBias: { 6: 100 } });
       expect(hidden).toMatchObject({ text: "", finishReason: "length" });
     },
   );
 
   it("gives out text that only looked like a stop string", async () => {
-    const [whole] = await speaking.complete("x", { maxTokens: 12, stopIds: [] });
-    const [choice] = await speaking.complete("x", {
+    const whole = await speaking.complete("x", { maxTokens: 12, stopIds: [] });
+    const choice = await speaking.complete("x", {
       maxTokens: 12,
       stopIds: [],
       stop: [`${whole.text.slice(-3)}\u0001`],
@@ -150,7 +150,7 @@ describe("what a request can ask for", () => {
 
   it("AR logprobs equal those that score() gives, and a forward with plain attention", async () => {
     const prompt = randomPrompt(6, 7);
-    const [choice] = await engine.complete(prompt, { mode: "autoregressive", maxTokens: 9, stopIds: [], logprobs: 1 });
+    const choice = await engine.complete(prompt, { mode: "autoregressive", maxTokens: 9, stopIds: [], logprobs: 1 });
     const scored = await engine.score([...prompt, ...choice.ids], { logprobs: 3 });
     const all = [...prompt, ...choice.ids];
     const exact = torch.scope(() =>
@@ -196,16 +196,21 @@ describe("what a request can ask for", () => {
   it("a seed of any 64 bits, its lowest ones included, and topP 0 as the likeliest token", async () => {
     const prompt = randomPrompt(5, 6);
     const text = async (seed: number | bigint, more = {}) =>
-      (await engine.complete(prompt, { maxTokens: 12, temperature: 1, seed, ...more }))[0].ids.join(" ");
+      (await engine.complete(prompt, { maxTokens: 12, temperature: 1, seed, ...more })).ids.join(" ");
     const seeds = [0, 1, -1, 2n ** 53n, 2n ** 53n + 1n, 2n ** 63n - 1n, 2n ** 63n - 2n, -(2n ** 63n)];
     const texts = await Promise.all(seeds.map((seed) => text(seed)));
     expect(new Set(texts).size).toBe(seeds.length);
     expect(await text(2n ** 63n - 1n)).toBe(texts[5]);
     expect(await text(BigInt(1))).toBe(texts[1]);
     // Choice i draws with seed + i, also across 2^53 and around 2^64.
-    const [, next] = await engine.complete(prompt, { maxTokens: 12, temperature: 1, seed: 2n ** 63n - 1n, n: 2 });
+    const [, next] = await engine.completeChoices(prompt, {
+      maxTokens: 12,
+      temperature: 1,
+      seed: 2n ** 63n - 1n,
+      n: 2,
+    });
     expect(next.ids.join(" ")).toBe(texts[7]);
-    const [, beyond] = await engine.complete(prompt, { maxTokens: 12, temperature: 1, seed: 2 ** 53 - 1, n: 2 });
+    const [, beyond] = await engine.completeChoices(prompt, { maxTokens: 12, temperature: 1, seed: 2 ** 53 - 1, n: 2 });
     expect(beyond.ids.join(" ")).toBe(texts[3]);
     expect(await text(7, { topP: 0 })).toBe(await text(7, { temperature: 0 }));
     expect(await text(8, { topP: 0, mode: "autoregressive" })).toBe(await text(9, { topK: 1, mode: "autoregressive" }));
@@ -216,11 +221,11 @@ describe("what a request can ask for", () => {
 
   it("logitBias forbids and forces tokens", async () => {
     const prompt = randomPrompt(9, 5);
-    const [free] = await engine.complete(prompt, { maxTokens: 16, stopIds: [] });
+    const free = await engine.complete(prompt, { maxTokens: 16, stopIds: [] });
     const banned = Object.fromEntries([...new Set(free.ids)].map((id) => [id, -100]));
-    const [without] = await engine.complete(prompt, { maxTokens: 16, stopIds: [], logitBias: banned });
+    const without = await engine.complete(prompt, { maxTokens: 16, stopIds: [], logitBias: banned });
     expect(without.ids.filter((id) => id in banned)).toEqual([]);
-    const [forced] = await engine.complete(prompt, { maxTokens: 6, stopIds: [], logitBias: { 33: 100 } });
+    const forced = await engine.complete(prompt, { maxTokens: 6, stopIds: [], logitBias: { 33: 100 } });
     expect(forced.ids).toEqual(new Array(6).fill(33));
   });
 
@@ -228,10 +233,10 @@ describe("what a request can ask for", () => {
     const prompt = randomPrompt(9, 5);
     const bias = { 33: 60, 34: 59, 35: 58, 36: 57 };
     const options = { maxTokens: 4, stopIds: [], logitBias: bias, blockSize: 4 };
-    const [plain] = await engine.complete(prompt, options);
+    const plain = await engine.complete(prompt, options);
     expect(new Set(plain.ids).size).toBe(1);
     for (const penalty of [{ presencePenalty: 2 }, { frequencyPenalty: 2 }]) {
-      const [spread] = await engine.complete(prompt, {
+      const spread = await engine.complete(prompt, {
         ...options,
         logitBias: { 33: 100, 34: 99.5 },
         ...penalty,
@@ -239,8 +244,8 @@ describe("what a request can ask for", () => {
       });
       expect(new Set(spread.ids).size).toBeGreaterThan(1);
     }
-    const [first] = await engine.complete([...prompt, 40], { mode: "autoregressive", maxTokens: 1, stopIds: [] });
-    const [other] = await engine.complete([...prompt, first.ids[0], 40], {
+    const first = await engine.complete([...prompt, 40], { mode: "autoregressive", maxTokens: 1, stopIds: [] });
+    const other = await engine.complete([...prompt, first.ids[0], 40], {
       ...{ mode: "autoregressive", maxTokens: 12, stopIds: [], repetitionPenalty: 10 },
     });
     expect(new Set(other.ids).size).toBe(12);
@@ -249,10 +254,14 @@ describe("what a request can ask for", () => {
   it("n choices: choice i is what seed + i gives, and they share the prompt's pages", async () => {
     const prompt = randomPrompt(10, 130);
     const options = { temperature: 1, maxTokens: 12, stopIds: [], seed: 40 };
-    const choices = await engine.complete(prompt, { ...options, n: 4 });
+    const two = { ...options, n: 2 };
+    await expect(engine.complete(prompt, two)).rejects.toThrow(
+      "complete: n is 2, allowed: 1; completeChoices() gives several",
+    );
+    const choices = await engine.completeChoices(prompt, { ...options, n: 4 });
     expect(choices.map(({ index }) => index)).toEqual([0, 1, 2, 3]);
     for (const { index, ids } of choices) {
-      expect(ids).toEqual((await engine.complete(prompt, { ...options, seed: 40 + index }))[0].ids);
+      expect(ids).toEqual((await engine.complete(prompt, { ...options, seed: 40 + index })).ids);
     }
     expect(new Set(choices.map(({ ids }) => ids.join())).size).toBe(4);
     expect(choices.slice(1).every(({ usage }) => usage.cachedTokens === 128)).toBe(true);
@@ -263,14 +272,14 @@ describe("what a request can ask for", () => {
     const fim = tokenizer.fim as NonNullable<typeof tokenizer.fim>;
     const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
     const ids = [fim.suffix, ...encode("\n    return x"), fim.prefix, ...encode("def f("), fim.middle];
-    const [infilled] = await speaking.complete("def f(", { suffix: "\n    return x", maxTokens: 10 });
-    const [plain] = await speaking.complete(ids, { maxTokens: 10 });
+    const infilled = await speaking.complete("def f(", { suffix: "\n    return x", maxTokens: 10 });
+    const plain = await speaking.complete(ids, { maxTokens: 10 });
     expect(infilled.ids).toEqual(plain.ids);
     expect(infilled.usage.promptTokens).toBe(ids.length);
     const psm = await here(worded, { fimFormat: "psm" });
     const swapped = [fim.prefix, ...encode("def f("), fim.suffix, ...encode("\n    return x"), fim.middle];
-    const [other] = await psm.complete("def f(", { suffix: "\n    return x", maxTokens: 10 });
-    expect(other.ids).toEqual((await speaking.complete(swapped, { maxTokens: 10 }))[0].ids);
+    const other = await psm.complete("def f(", { suffix: "\n    return x", maxTokens: 10 });
+    expect(other.ids).toEqual((await speaking.complete(swapped, { maxTokens: 10 })).ids);
     await psm.close();
     expect(code(() => engine.generate([7, 8], { suffix: [9] }))).toBe("ENGINE_OPTIONS");
   });
@@ -370,7 +379,7 @@ describe("what a request must not be", () => {
 
   it("an empty prompt is fine for diffusion", async () => {
     // Positions that see nothing but masks are all alike, so which comes first is up to rounding: no comparison here.
-    const [choice] = await engine.complete([], { maxTokens: 6, stopIds: [] });
+    const choice = await engine.complete([], { maxTokens: 6, stopIds: [] });
     expect(choice).toMatchObject({ finishReason: "length", usage: { promptTokens: 0, completionTokens: 6 } });
   });
 
@@ -383,7 +392,7 @@ describe("what a request must not be", () => {
     })();
     await expect(bad).rejects.toMatchObject({ code: "ENGINE_MODEL" });
     expect(events.at(-1)).toMatchObject({ type: "done", finishReason: "error" });
-    expect((await good)[0].ids.length).toBe(20);
+    expect((await good).ids.length).toBe(20);
   });
 });
 

@@ -115,7 +115,7 @@ describe("an engine whose process hangs", () => {
       });
     }
     const told = (performance.now() - began) / 1000;
-    const [choice] = await engine.complete("x", { maxTokens: 5, stopIds: [] });
+    const choice = await engine.complete("x", { maxTokens: 5, stopIds: [] });
     const recovered = (performance.now() - began) / 1000;
     clearInterval(timer);
     expect(choice.ids).toHaveLength(5);

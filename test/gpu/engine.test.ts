@@ -40,7 +40,7 @@ describe("the engine on the device", () => {
     const coder = sharpCoder({ headDim: 64 }).to({ device, dtype: "bfloat16" });
     const engine = await Engine.create({ model: coder, thread: false, cudaGraphs: false });
     const options: GenerateOptions = { maxTokens: 24, stopIds: [], n: 2, temperature: 1, seed: 1, logprobs: 2 };
-    const run = () => Promise.all([1, 2, 3].map((seed) => engine.complete(randomPrompt(seed, 40), options)));
+    const run = () => Promise.all([1, 2, 3].map((seed) => engine.completeChoices(randomPrompt(seed, 40), options)));
     const first = await run();
     const before = heldTensors();
     const second = await run();

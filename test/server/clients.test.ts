@@ -22,7 +22,7 @@ afterAll(async () => {
 
 describe("the official openai client", () => {
   it("completes", async () => {
-    const [choice] = await engine.complete("def f(", { maxTokens: 12 });
+    const choice = await engine.complete("def f(", { maxTokens: 12 });
     const body = { model: "tiny", prompt: "def f(", max_tokens: 12 };
     const whole = await client.completions.create(body);
     expect(whole.choices[0].text).toBe(choice.text);
@@ -33,7 +33,7 @@ describe("the official openai client", () => {
   });
 
   it("infills", async () => {
-    const [choice] = await engine.complete("def f(", { suffix: "return x", maxTokens: 6 });
+    const choice = await engine.complete("def f(", { suffix: "return x", maxTokens: 6 });
     const infilled = await client.completions.create({
       model: "tiny",
       prompt: "def f(",
@@ -167,7 +167,7 @@ describe("curl", () => {
   const json = ["-H", "Content-Type: application/json"];
 
   it("completes, whole and as a stream", async () => {
-    const [choice] = await engine.complete("def f(", { maxTokens: 8 });
+    const choice = await engine.complete("def f(", { maxTokens: 8 });
     const data = ["-d", '{"prompt": "def f(", "max_tokens": 8}'];
     const whole = await curl(`${served.url}/v1/completions`, ...auth, ...json, ...data);
     expect(JSON.parse(whole.stdout).choices[0].text).toBe(choice.text);

@@ -65,7 +65,7 @@ describe("/v1/completions", () => {
 
   it("gives what the engine gives, and a stream the same", async () => {
     const options = { maxTokens: 24, temperature: 0.8, seed: 7 };
-    const [alone] = await engine.complete("for i in", options);
+    const alone = await engine.complete("for i in", options);
     const request = { prompt: "for i in", max_tokens: 24, temperature: 0.8, seed: 7 };
     const whole = await json(complete(request));
     expect(whole.choices[0].text).toBe(alone.text);
@@ -141,7 +141,7 @@ describe("/v1/completions", () => {
   });
 
   it("gives the log-probabilities of the committing pass", async () => {
-    const [choice] = await engine.complete("class", { maxTokens: 6, logprobs: 3 });
+    const choice = await engine.complete("class", { maxTokens: 6, logprobs: 3 });
     const { logprobs } = (await json(complete({ prompt: "class", max_tokens: 6, logprobs: 3 }))).choices[0];
     expect(logprobs.tokens).toEqual(choice.tokens.map(({ text }) => text));
     expect(logprobs.token_logprobs).toEqual(choice.tokens.map(({ logprob }) => logprob));
@@ -186,7 +186,7 @@ describe("/v1/completions", () => {
   });
 
   it("infills between prompt and suffix", async () => {
-    const [choice] = await engine.complete("def f(", { suffix: "    return x\n", maxTokens: 8 });
+    const choice = await engine.complete("def f(", { suffix: "    return x\n", maxTokens: 8 });
     const { choices } = await json(complete({ prompt: "def f(", suffix: "    return x\n", max_tokens: 8 }));
     expect(choices[0].text).toBe(choice.text);
   });
@@ -225,14 +225,14 @@ describe("the dllm object", () => {
   });
 
   it("decodes autoregressively, by steps, and by threshold", async () => {
-    const [ar] = await engine.complete("x = ", { mode: "autoregressive", maxTokens: 8 });
+    const ar = await engine.complete("x = ", { mode: "autoregressive", maxTokens: 8 });
     const body = { prompt: "x = ", max_tokens: 8 };
     expect((await json(complete({ ...body, dllm: { mode: "autoregressive" } }))).choices[0].text).toBe(ar.text);
-    const [two] = await engine.complete("x = ", { commit: { rule: "static", steps: 2 }, maxTokens: 8 });
+    const two = await engine.complete("x = ", { commit: { rule: "static", steps: 2 }, maxTokens: 8 });
     const steps = await json(complete({ ...body, dllm: { steps: 2 } }));
     expect(steps.choices[0].text).toBe(two.text);
     expect(steps.dllm.denoising_steps).toBe(two.usage.denoisingSteps);
-    const [sure] = await engine.complete("x = ", { commit: { rule: "threshold", value: 0.5 }, maxTokens: 8 });
+    const sure = await engine.complete("x = ", { commit: { rule: "threshold", value: 0.5 }, maxTokens: 8 });
     expect((await json(complete({ ...body, dllm: { threshold: 0.5 } }))).choices[0].text).toBe(sure.text);
   });
 
@@ -254,7 +254,7 @@ describe("/v1/chat/completions", () => {
     const ids = engine.tokenizer?.encodeChat([{ role: "user", content: "Sort a list." }], {
       addGenerationPrompt: true,
     });
-    const [choice] = await engine.complete(ids ?? [], { maxTokens: 8 });
+    const choice = await engine.complete(ids ?? [], { maxTokens: 8 });
     const body = await json(chat({ max_completion_tokens: 8 }));
     expect(body).toMatchObject({
       id: expect.stringMatching(/^chatcmpl-/),

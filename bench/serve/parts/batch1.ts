@@ -62,7 +62,7 @@ function engineDecoder(engine: Engine, prompt: number[], maxTokens: number): Dec
   return async ({ commit }) => {
     const how: GenerateOptions = commit ? commitOptions(commit) : { mode: "autoregressive" };
     const began = performance.now();
-    const [{ ids, usage }] = await engine.complete(prompt, { ...how, maxTokens, ignoreEos: true });
+    const { ids, usage } = await engine.complete(prompt, { ...how, maxTokens, ignoreEos: true });
     const seconds = (performance.now() - began) / 1000;
     return { ids, seconds, forwards: usage.forwards, denoising: usage.denoisingSteps };
   };
