@@ -93,6 +93,6 @@ export function engineOptions(
     threads,
     blockSize,
     dtype: weights === "int8" ? "float32" : weights,
-    weights: weights === "int8" ? "int8" : "full",
+    quantization: weights === "int8" ? "int8" : undefined,
   };
 }

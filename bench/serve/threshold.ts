@@ -80,7 +80,7 @@ async function decodeOnce(
   const confidences: number[] = [];
   let passes = 0;
   let made = 0;
-  const settings = { maxTokens: tokens, blockSize, commit, stopIds: [], temperature: 0 };
+  const settings = { maxTokens: tokens, blockSize, commit, stopTokenIds: [], temperature: 0 };
   for await (const event of generateBlocks(coder.model, prompt, settings)) {
     if (event.type !== "denoise") continue;
     passes++;

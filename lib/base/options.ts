@@ -28,6 +28,16 @@ export function optionsParser<Code extends string>(
   };
 }
 
+/** Options that had another name in 0.1.0. */
+const RENAMED: Readonly<Record<string, string>> = {
+  maxBatchTokens: "maxNumBatchedTokens",
+  maxLength: "maxModelLen",
+  maxRunning: "maxNumSeqs",
+  stopIds: "stopTokenIds",
+  thread: "worker",
+  weights: "quantization",
+};
+
 type Path = readonly PropertyKey[];
 type Issue = z.core.$ZodIssue;
 
@@ -37,6 +47,8 @@ function explain(issue: Issue, root: z.ZodType, value: unknown, prefix: Path): s
   if (issue.code === "unrecognized_keys") {
     const allowed = allowedKeys(root, path, value);
     return issue.keys.map((key) => {
+      const today = RENAMED[key];
+      if (today !== undefined && allowed.includes(today)) return `${at([...path, key])}it is called ${today} now`;
       const hint = allowed.length > 0 ? `; allowed: ${allowed.join(", ")}` : "";
       return `${at([...path, key])}unknown key${nearest(key, allowed)}${hint}`;
     });

@@ -39,7 +39,7 @@ export async function complete(
   // One request, in this thread: no more memory than it fills. The limit of its length stays the model's context.
   const context = coder.config.maxPositionEmbeddings;
   const cacheTokens = Math.min(context, prompt.length + (options.maxTokens ?? context));
-  await using engine = await Engine.create({ model: coder, thread: false, shift, cacheTokens, prefixCache: false });
+  await using engine = await Engine.create({ model: coder, worker: "none", shift, cacheTokens, prefixCache: false });
   const head = headOf(prompt, tokenizer, screen);
   const canvas = screen?.live ? new Canvas(screen.stream) : undefined;
   const drawing = new Drawing(prompt.length);

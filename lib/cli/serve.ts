@@ -1,4 +1,4 @@
-import { Command, Option } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { deviceOption, integer, port, real, size } from "./options.js";
 
 /** Options of `diffcoder serve`, as commander gives them. */
@@ -9,10 +9,10 @@ export interface ServeOptions {
   page: boolean;
   device: string;
   dtype: "auto" | "float32" | "bfloat16" | "float16";
-  int8?: boolean;
+  quantization?: "int8";
   blockSize?: number;
   shift?: boolean;
-  maxLength?: number;
+  maxModelLen?: number;
   threads?: number;
   worker: "thread" | "process";
   temperature: number;
@@ -20,8 +20,8 @@ export interface ServeOptions {
   cacheTokens?: number;
   cacheBytes?: number;
   prefixCache: boolean;
-  maxRunning: number;
-  maxBatchTokens: number;
+  maxNumSeqs: number;
+  maxNumBatchedTokens: number;
   cudaGraphs: boolean;
   eventInterval: number;
   apiKey?: string[];
@@ -54,6 +54,14 @@ export interface ServeOptions {
 const seconds = real(0, 86_400 * 7);
 const several = (value: string, previous: string[] | undefined) => [...(previous ?? []), value];
 
+/** Flags that had another name in 0.1.0. */
+const RENAMED = [
+  ["--max-running [n]", "--max-num-seqs"],
+  ["--max-batch-tokens [n]", "--max-num-batched-tokens"],
+  ["--max-length [n]", "--max-model-len"],
+  ["--int8 [n]", "--quantization int8"],
+] as const;
+
 /** `diffcoder serve MODEL` */
 export function serveCommand(): Command {
   const option = (flags: string, description: string) => new Option(flags, description);
@@ -74,17 +82,20 @@ export function serveCommand(): Command {
       option("--dtype <type>", "of the weights; auto: as saved")
         .choices(["auto", "float32", "bfloat16", "float16"])
         .default("auto"),
-      option("--int8", "matrices and what comes to them in int8, on the CPU"),
+      option("--quantization <kind>", "weights and activations of matrices in int8 (W8A8), on the CPU").choices([
+        "int8",
+      ]),
       option(
         "-b, --block-size <n>",
         "tokens denoised together where a request does not say: as in training; default: 4",
       ).argParser(integer(1)),
       option("--shift", "the model was trained with the logit shift"),
-      option("--max-length <n>", "most tokens of prompt and output together; default: the model's context").argParser(
-        integer(1),
-      ),
+      option(
+        "--max-model-len <n>",
+        "most tokens of prompt and output together; default: the model's context",
+      ).argParser(integer(1)),
       option("--threads <n>", "processor threads of the model's operators").argParser(integer(1)),
-      option("--worker <kind>", "where the model runs; a process can crash without harm to the server")
+      option("--worker <kind>", "where the model runs; the server survives a crash of a process")
         .choices(["thread", "process"])
         .default("process"),
       option("-t, --temperature <t>", "of requests that name none; 0: always the most likely token")
@@ -93,16 +104,21 @@ export function serveCommand(): Command {
       option("--max-tokens-limit <n>", "most tokens of one choice; default: the context").argParser(integer(1)),
     ],
     "Memory and batches:": [
-      option("--cache-tokens <n>", "key/value memory, in tokens; default: 8 contexts").argParser(integer(1)),
-      option("--cache-bytes <size>", "the same in bytes, such as 4GiB").argParser(size).conflicts("cacheTokens"),
-      option("--no-prefix-cache", "do not share the memory of equal beginnings"),
-      option("--shared-prefix-cache", "share it between API keys, too: they can then tell what others have asked"),
-      option("--max-running <n>", "most choices in one batch").argParser(integer(1)).default(64),
-      option("--max-batch-tokens <n>", "most tokens of one pass of the model").argParser(integer(1)).default(512),
+      option("--cache-tokens <n>", "size of the KV cache in tokens; default: 8 contexts").argParser(integer(1)),
+      option("--cache-bytes <size>", "size of the KV cache in bytes, such as 4GiB")
+        .argParser(size)
+        .conflicts("cacheTokens"),
+      option("--no-prefix-cache", "disable prefix caching"),
+      option(
+        "--shared-prefix-cache",
+        "share the prefix cache between API keys: clients can then find out what others have asked",
+      ),
+      option("--max-num-seqs <n>", "most sequences in one batch").argParser(integer(1)).default(64),
+      option("--max-num-batched-tokens <n>", "most tokens in one forward pass").argParser(integer(1)).default(512),
       option("--event-interval <ms>", "text of shorter passes is sent together, at most so much later; 0: at once")
         .argParser(real(0, 1000))
         .default(10),
-      option("--no-cuda-graphs", "on CUDA launch every operator by itself, to find out about faults"),
+      option("--no-cuda-graphs", "disable CUDA graphs"),
     ],
     "Access:": [
       option("--api-key <key>", "clients must send one; may be given more than once (seen in the list of processes)")
@@ -169,6 +185,12 @@ export function serveCommand(): Command {
     .argument("<model>", "the checkpoint's folder");
   for (const [title, options] of Object.entries(groups)) {
     for (const each of options) command.addOption(each.helpGroup(title));
+  }
+  for (const [flags, today] of RENAMED) {
+    const refuse = () => {
+      throw new InvalidArgumentError(`It is called ${today} now.`);
+    };
+    command.addOption(new Option(flags).preset("").argParser(refuse).hideHelp());
   }
   return command.action(async (model: string, options: ServeOptions) => {
     const { serve } = await import("./serve/run.js");

@@ -26,7 +26,7 @@ export async function* generateAutoregressive(
 ): AsyncGenerator<AutoregressiveGenerationEvent, SamplerDoneEvent> {
   const settings = parseOptions("generateAutoregressive", autoregressiveGenerationSchema, options);
   const { maxTokens, signal, prefillChunk } = settings;
-  const stopIds = resolveStopIds(model.config, settings.stopIds);
+  const stopTokenIds = resolveStopIds(model.config, settings.stopTokenIds);
   if (prompt.length === 0) {
     throw new DiffusionError("DIFFUSION_PROMPT", "the prompt is empty: give at least a start token");
   }
@@ -47,7 +47,7 @@ export async function* generateAutoregressive(
     }
     using logits = forward.logits({ sequence, finished: end, end, rows: [end - 1] });
     const { ids, confidence } = await chooseTokens(logits, [{ position: end, pass: 0 }], settings);
-    if (stopIds.has(ids[0])) {
+    if (stopTokenIds.has(ids[0])) {
       finishReason = "stop";
       stopId = ids[0];
       break;

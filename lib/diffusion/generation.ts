@@ -20,7 +20,7 @@ const samplingFields = {
     .default(0)
     .describe("sample among tokens at least this times as likely as the likeliest"),
   seed: z.number().int().default(0).describe("of the sampling"),
-  stopIds: z.array(z.number().int().min(0)).optional().describe("by default the model's end tokens"),
+  stopTokenIds: z.array(z.number().int().min(0)).optional().describe("by default the model's end tokens"),
   cache: z.boolean().default(true).describe("false: whole forwards, for reference"),
   prefillChunk: z.number().int().min(1).default(512).describe("prompt tokens in one forward"),
   signal: z.instanceof(AbortSignal).optional().describe("ends the generation"),

@@ -35,7 +35,7 @@ export async function* generateBlocks(
   const settings = parseOptions("generateBlocks", blockGenerationSchema, options);
   const { blockSize, maxTokens, shift, commit, signal } = settings;
   const maskId = resolveMaskId(model.config, settings.maskId);
-  const stopIds = resolveStopIds(model.config, settings.stopIds);
+  const stopTokenIds = resolveStopIds(model.config, settings.stopTokenIds);
   checkPrompt(prompt, maskId, shift);
   const sequence = layOutSequence(model.config, prompt, maxTokens, maskId);
   const from = prompt.length;
@@ -85,7 +85,7 @@ export async function* generateBlocks(
         forwards: forward.forwards,
       };
       const known = masked[0] ?? end;
-      const stop = range(firstNew, known).find((position) => stopIds.has(sequence[position]));
+      const stop = range(firstNew, known).find((position) => stopTokenIds.has(sequence[position]));
       if (stop !== undefined) {
         const stopId = sequence[stop];
         const ids = [...sequence.subarray(firstNew, stop)];

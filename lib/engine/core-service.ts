@@ -51,7 +51,7 @@ export class CoreService {
       if (!this.#given) this.#loaded = await loadModel(model, settings);
       const coder = this.#given ?? (this.#loaded as LoadedModel).coder;
       // In the engine's own thread a report is a call: nothing to save.
-      const isHere = this.#given !== undefined || settings.thread === false;
+      const isHere = this.#given !== undefined || settings.worker === "none";
       const eventInterval = isHere ? 0 : settings.eventInterval;
       const core = new EngineCore(coder, { ...settings, eventInterval }, (reports) => {
         const now = performance.now();

@@ -64,7 +64,7 @@ export class EngineCore {
     this.#reports = new Reports(report, settings.eventInterval);
     const { model } = coder;
     const maskId = maskIdOf(coder, settings);
-    const maxLength = Math.min(settings.maxLength ?? Number.POSITIVE_INFINITY, model.config.maxPositionEmbeddings);
+    const maxLength = Math.min(settings.maxModelLen ?? Number.POSITIVE_INFINITY, model.config.maxPositionEmbeddings);
     const { pageSize } = settings;
     const pages =
       settings.cacheBytes === undefined
@@ -108,7 +108,7 @@ export class EngineCore {
       hasChatTemplate: tokenizer?.hasChatTemplate ?? false,
       dtype: model.embedTokens.weight.dtype,
       device: model.device,
-      weights: settings.weights,
+      quantization: settings.quantization ?? null,
       blockSize: settings.blockSize,
     };
   }

@@ -94,7 +94,7 @@ export class Engine {
     return facts;
   }
 
-  /** The worker's process id with `thread: "process"`. */
+  /** The worker's process id with `worker: "process"`. */
   get workerPid(): number | undefined {
     return this.#supervisor.pid;
   }
@@ -356,10 +356,11 @@ export class Engine {
 }
 
 /** What a model that is somebody else's cannot be asked for. */
-function checkGiven({ thread, weights }: EngineSettings): void {
+function checkGiven({ worker = "none", quantization }: EngineSettings): void {
   const wrong = (message: string) => new EngineError("ENGINE_OPTIONS", message);
-  if (thread) throw wrong("thread: a loaded model cannot move to another thread, give its folder");
-  if (weights === "int8") throw wrong("weights: int8 would spoil the loaded model for its owner, give its folder");
+  if (worker !== "none") throw wrong("worker: a loaded model cannot move to another thread, give its folder");
+  if (quantization)
+    throw wrong(`quantization: ${quantization} would spoil the loaded model for its owner, give its folder`);
 }
 
 function tokenizerOf(model: string | StableDiffCoder): Tokenizer | undefined {

@@ -16,7 +16,7 @@ import { EngineError } from "./errors.js";
  */
 export function quantiseWeights(model: Decoder): () => void {
   if (model.device !== "cpu") {
-    throw new EngineError("ENGINE_OPTIONS", `weights: int8 runs on the CPU, the model is on ${model.device}`);
+    throw new EngineError("ENGINE_OPTIONS", `quantization: int8 runs on the CPU, the model is on ${model.device}`);
   }
   const made: Tensor[] = [];
   const pack = (weight: Tensor): [packed: Tensor, scales: Tensor] => {

@@ -17,13 +17,13 @@ export interface LoadedModel {
  * @throws EngineError ENGINE_MODEL, ENGINE_OPTIONS
  */
 export async function loadModel(folder: string, settings: EngineSettings): Promise<LoadedModel> {
-  const { device, dtype, threads, weights } = settings;
+  const { device, dtype, threads, quantization } = settings;
   if (threads !== undefined) torch.setNumThreads(threads);
   let coder: StableDiffCoder | undefined;
   try {
     const loaded = await StableDiffCoder.fromPretrained(folder, { device, dtype });
     coder = loaded;
-    const disposeInt8 = weights === "int8" ? quantiseWeights(loaded.model) : () => {};
+    const disposeInt8 = quantization === "int8" ? quantiseWeights(loaded.model) : () => {};
     const dispose = () => {
       disposeInt8();
       loaded.dispose();

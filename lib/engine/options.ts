@@ -51,8 +51,8 @@ export const generateOptionsSchema = z.strictObject({
     .default({})
     .describe("by token id; -100 forbids"),
   stop: z.array(z.string().min(1).max(1024)).max(64).default([]).describe("strings that end the text, not part of it"),
-  stopIds: z.array(tokenId).max(1024).optional().describe("by default the model's end tokens"),
-  ignoreEos: z.boolean().default(false).describe("the model's end tokens end nothing; stopIds and stop still do"),
+  stopTokenIds: z.array(tokenId).max(1024).optional().describe("by default the model's end tokens"),
+  ignoreEos: z.boolean().default(false).describe("the model's end tokens end nothing; stopTokenIds and stop still do"),
   n: z.number().int().min(1).max(128).default(1).describe("choices; choice i draws with seed + i"),
   logprobs: z.number().int().min(0).max(20).default(0).describe("how many of the likeliest tokens with each token"),
   blockSize: z.number().int().min(1).max(1024).optional().describe("by default the engine's"),
@@ -122,30 +122,35 @@ export type ReserveOptions = z.input<typeof requestSizeSchema>;
 /** Options of the engine besides the model. */
 export const engineOptionsSchema = z
   .strictObject({
-    thread: z
-      .union([z.boolean(), z.literal("process")])
+    worker: z
+      .enum(["thread", "process", "none"])
       .optional()
-      .describe("true: a worker thread; process: a child process, which a crash cannot take along; false: here"),
+      .describe("where the model runs: in a thread, a child process, which can crash alone, or the caller's thread"),
     device: z.string().default("cpu").describe("cpu, cuda, cuda:1"),
     dtype: z
       .enum(["auto", "float32", "bfloat16", "float16", "float64"])
       .default("auto")
       .describe("of the weights; auto: as saved"),
-    weights: z
-      .enum(["full", "int8"])
-      .default("full")
-      .describe("int8: matrices and what comes to them in int8, on the CPU"),
+    quantization: z
+      .enum(["int8"])
+      .optional()
+      .describe("int8: weights and activations of matrices in int8 (W8A8), on the CPU"),
     blockSize: z.number().int().min(1).max(1024).default(4).describe("of requests that name none; as trained"),
     shift: z.boolean().default(false).describe("whether the model was trained with the logit shift"),
     maskId: tokenId.optional().describe("by default the model's"),
     fimFormat: z.enum(["spm", "psm"]).default("spm").describe("order of fill-in-the-middle: suffix first (Seed-Coder)"),
-    maxLength: z.number().int().min(1).optional().describe("of prompt and output; by default the model's context"),
+    maxModelLen: z.number().int().min(1).optional().describe("of prompt and output; by default the model's context"),
     cacheTokens: z.number().int().min(1).optional().describe("key/value memory in tokens; by default 8 contexts"),
     cacheBytes: z.number().min(1).optional().describe("key/value memory in bytes, instead of cacheTokens"),
     pageSize: z.number().int().min(1).max(1024).default(32).describe("tokens of a page; a multiple of block sizes"),
     prefixCache: z.boolean().default(true).describe("keep keys and values of prompts for later ones that begin alike"),
-    maxRunning: z.number().int().min(1).default(64).describe("choices in one batch"),
-    maxBatchTokens: z.number().int().min(1).default(512).describe("tokens of one pass; decoding goes before prefill"),
+    maxNumSeqs: z.number().int().min(1).default(64).describe("choices in one batch"),
+    maxNumBatchedTokens: z
+      .number()
+      .int()
+      .min(1)
+      .default(512)
+      .describe("tokens of one pass; decoding goes before prefill"),
     maxQueue: z.number().int().min(1).default(1024).describe("choices that may wait; more are refused"),
     maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that may wait"),
     queueTimeout: seconds.default(0).describe("seconds a request may wait; 0: for ever"),

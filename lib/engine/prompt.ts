@@ -109,7 +109,7 @@ export function checkRequest(
   if (settings.commit && settings.steps !== undefined) {
     fail("ENGINE_OPTIONS", "steps is short for a commit rule: give one of them");
   }
-  for (const id of [...(settings.stopIds ?? []), ...Object.keys(settings.logitBias).map(Number)]) {
+  for (const id of [...(settings.stopTokenIds ?? []), ...Object.keys(settings.logitBias).map(Number)]) {
     if (id >= vocabSize) fail("ENGINE_OPTIONS", `token ${id} is outside the vocabulary of ${vocabSize}`);
   }
 }

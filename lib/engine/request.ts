@@ -9,7 +9,7 @@ export interface EngineRequest {
   prompt: Int32Array;
   settings: GenerateSettings & { seed: number | bigint; blockSize: number };
   /** Every id that ends the text. */
-  stopIds: number[];
+  stopTokenIds: number[];
   /** Stop strings that are special tokens, by id: they end the text, too. */
   stopTokens: [id: number, text: string][];
   /** Ids that are never chosen, besides the mask. */
@@ -23,18 +23,18 @@ export interface EngineRequest {
  * ends it by its id.
  */
 export function stopsOf(
-  { stopIds, ignoreEos, canvas, edit, stop }: GenerateSettings,
+  { stopTokenIds, ignoreEos, canvas, edit, stop }: GenerateSettings,
   { eosIds, vocabSize }: ModelFacts,
   tokenizer: Tokenizer | undefined,
-): Pick<EngineRequest, "stopIds" | "stopTokens" | "forbidden"> {
+): Pick<EngineRequest, "stopTokenIds" | "stopTokens" | "forbidden"> {
   const stopTokens = stop.flatMap((text): [number, string][] => {
     const id = tokenizer?.tokenToId(text);
     return id !== undefined && id < vocabSize && tokenizer?.isSpecial(id) ? [[id, text]] : [];
   });
   if (canvas === "fixed" || edit !== undefined) {
     const named = new Set(stopTokens.map(([id]) => id));
-    const ends = [...new Set([...eosIds, ...(stopIds ?? [])])];
-    return { stopIds: [], stopTokens, forbidden: ends.filter((id) => !named.has(id)) };
+    const ends = [...new Set([...eosIds, ...(stopTokenIds ?? [])])];
+    return { stopTokenIds: [], stopTokens, forbidden: ends.filter((id) => !named.has(id)) };
   }
-  return { stopIds: stopIds ?? (ignoreEos ? [] : eosIds), stopTokens, forbidden: [] };
+  return { stopTokenIds: stopTokenIds ?? (ignoreEos ? [] : eosIds), stopTokens, forbidden: [] };
 }

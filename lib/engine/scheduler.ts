@@ -10,8 +10,8 @@ export interface PlannedPart {
 }
 
 export interface SchedulerOptions {
-  maxRunning: number;
-  maxBatchTokens: number;
+  maxNumSeqs: number;
+  maxNumBatchedTokens: number;
 }
 
 /**
@@ -55,7 +55,7 @@ export class Scheduler {
   /** Moves sequences from the queue into the batch while there is room. @returns those that began or go on */
   admit(): Sequence[] {
     const admitted: Sequence[] = [];
-    while (this.waiting.length > 0 && this.running.length < this.#options.maxRunning) {
+    while (this.waiting.length > 0 && this.running.length < this.#options.maxNumSeqs) {
       const at = this.waiting.findIndex((sequence) => !this.#waitsForSibling(sequence));
       if (at < 0) break;
       const sequence = this.waiting[at];
@@ -89,7 +89,10 @@ export class Scheduler {
     for (const sequence of byAge.filter((each) => each.isDecoding)) this.#join(parts, sequence, sequence.goal);
     const decoding = [...parts.values()].reduce((sum, { from, to }) => sum + to - from, 0);
     // However many decode, a new request must get on.
-    let budget = Math.max(this.#options.maxBatchTokens - decoding, Math.floor(this.#options.maxBatchTokens / 4));
+    let budget = Math.max(
+      this.#options.maxNumBatchedTokens - decoding,
+      Math.floor(this.#options.maxNumBatchedTokens / 4),
+    );
     for (const [i, sequence] of byAge.filter((each) => !each.isDecoding).entries()) {
       const to = reach(sequence, budget, i === 0);
       if (to === undefined) continue;

@@ -8,7 +8,7 @@ export interface SequenceOutputOptions {
   /** The generated positions. */
   firstNew: number;
   lastNew: number;
-  stopIds: readonly number[];
+  stopTokenIds: readonly number[];
   /** Stop strings that are special tokens, by id. */
   stopTokens: readonly (readonly [id: number, text: string])[];
   /** Stop strings. */
@@ -34,11 +34,11 @@ export class SequenceOutput {
   /** A stop string ended the text: what was held back belongs to it or follows it. */
   #isCutInText = false;
 
-  constructor({ index, firstNew, lastNew, stopIds, stopTokens, stop, tokenizer }: SequenceOutputOptions) {
+  constructor({ index, firstNew, lastNew, stopTokenIds, stopTokens, stop, tokenizer }: SequenceOutputOptions) {
     this.#index = index;
     this.#firstNew = firstNew;
     this.#lastNew = lastNew;
-    this.#stops = new Map<number, string | number>([...stopTokens, ...stopIds.map((id) => [id, id] as const)]);
+    this.#stops = new Map<number, string | number>([...stopTokens, ...stopTokenIds.map((id) => [id, id] as const)]);
     this.#committed = new Array(lastNew - firstNew);
     this.#text = new TextOutput(tokenizer, stop);
     this.#emitted = firstNew;

@@ -89,13 +89,13 @@ export class Sequence {
     this.#rule = commitFromConfig(settings.commit ?? { rule: "static", steps: settings.steps });
     this.#adjustments = new RequestAdjustments(request);
     const { firstNew, lastNew } = this;
-    const { stopIds, stopTokens } = request;
+    const { stopTokenIds, stopTokens } = request;
     const { tokenizer } = model;
     this.#output = new SequenceOutput({
       index,
       firstNew,
       lastNew,
-      stopIds,
+      stopTokenIds,
       stopTokens,
       stop: settings.stop,
       tokenizer,

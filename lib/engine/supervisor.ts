@@ -173,8 +173,8 @@ export class Supervisor {
 
   #hostFor(handlers: HostHandlers): Host {
     if (typeof this.#model !== "string") return startHere(handlers, this.#model);
-    if (this.#settings.thread === false) return startHere(handlers);
-    return this.#settings.thread === "process" ? startProcess(handlers) : startWorkerThread(handlers);
+    if (this.#settings.worker === "none") return startHere(handlers);
+    return this.#settings.worker === "process" ? startProcess(handlers) : startWorkerThread(handlers);
   }
 
   #hear(reply: CoreReply): void {

@@ -213,6 +213,6 @@ export interface ModelFacts {
   hasChatTemplate: boolean;
   dtype: string;
   device: string;
-  weights: "full" | "int8";
+  quantization: "int8" | null;
   blockSize: number;
 }

@@ -57,7 +57,7 @@ export function samplingOptions(
     ...(request.repetition_penalty != null && { repetitionPenalty: request.repetition_penalty }),
     ...(request.logit_bias != null && { logitBias: request.logit_bias }),
     stop: stop.filter((text) => text !== ""),
-    ...(extraStops.length > 0 && { stopIds: [...(ignoreEos ? [] : facts.eosIds), ...extraStops] }),
+    ...(extraStops.length > 0 && { stopTokenIds: [...(ignoreEos ? [] : facts.eosIds), ...extraStops] }),
     ignoreEos,
     ...dllmOptions(request.dllm),
   };

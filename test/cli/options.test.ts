@@ -46,6 +46,17 @@ describe("options of several commands", () => {
   });
 });
 
+describe("serve", () => {
+  it.each([
+    [["--max-running", "4"], "--max-num-seqs"],
+    [["--max-batch-tokens", "4"], "--max-num-batched-tokens"],
+    [["--max-length=4"], "--max-model-len"],
+    [["--int8"], "--quantization int8"],
+  ])("refuses the flag of before, %j, with that of today", (words, today) => {
+    expect(() => parse(serveCommand(), "model", ...words)).toThrow(`It is called ${today} now.`);
+  });
+});
+
 describe("train", () => {
   it("does not take the file for the folder of a flag before it", () => {
     const { options, args } = parse(trainCommand(), "--tensorboard", "recipe.yaml");

@@ -12,7 +12,7 @@ beforeAll(() => {
 });
 afterAll(() => cuda[Symbol.dispose]());
 
-const options: GenerateOptions = { maxTokens: 40, stopIds: [] };
+const options: GenerateOptions = { maxTokens: 40, stopTokenIds: [] };
 const jobs = Array.from({ length: 7 }, (_, i) => ({
   prompt: randomPrompt(i, 1 + 9 * i),
   options: { ...options, maxTokens: 20 + 7 * i, commit: { rule: "threshold", value: 0.6 } } as GenerateOptions,
@@ -26,7 +26,7 @@ it.each([
   "the engine in %s, pages of %i: no mixed devices, one wait a pass, and nothing in a graph that cannot be recorded",
   async (dtype, pageSize) => {
     const coder = sharpCoder().to({ device: "cuda", dtype });
-    await using engine = await Engine.create({ model: coder, thread: false, pageSize, maxRunning: 4 });
+    await using engine = await Engine.create({ model: coder, worker: "none", pageSize, maxNumSeqs: 4 });
     cuda.take();
     const tensors = heldTensors();
     const all = jobs.map(({ prompt, options: each }) => collect(engine, prompt, each));
@@ -50,7 +50,7 @@ it("whatever requests ask for, the host waits for what it reads alone", async ()
     { commit: { rule: "entropy", bound: 0.4 }, remask: { below: 0.5, rounds: 2 } },
     { mode: "autoregressive", presencePenalty: 1 },
   ];
-  await using engine = await Engine.create({ model: coder, thread: false });
+  await using engine = await Engine.create({ model: coder, worker: "none" });
   cuda.take();
   await Promise.all(kinds.map((kind) => engine.complete(randomPrompt(1, 30), { ...options, ...kind })));
   expect(Object.keys(cuda.take().waits)).toEqual(["readInto"]);

@@ -150,7 +150,7 @@ describe("sampling and measuring on one device", () => {
 
   it.each(modes)("by blocks: %o", async (options) => {
     let passes = 0;
-    for await (const event of generateBlocks(model, prompt, { stopIds: [], ...options })) {
+    for await (const event of generateBlocks(model, prompt, { stopTokenIds: [], ...options })) {
       if (event.type === "denoise") passes++;
     }
     expect(cuda.take().waits).toEqual({ read: passes });
@@ -158,7 +158,7 @@ describe("sampling and measuring on one device", () => {
 
   it.each([true, false])("token by token (cache: %s)", async (cache) => {
     let tokens = 0;
-    for await (const event of generateAutoregressive(model, prompt, { maxTokens: 5, stopIds: [], cache })) {
+    for await (const event of generateAutoregressive(model, prompt, { maxTokens: 5, stopTokenIds: [], cache })) {
       if (event.type === "token") tokens++;
     }
     expect(tokens).toBe(5);

@@ -56,7 +56,7 @@ const modes = [
 function optionsOf(c: GoldenCase): BlockGenerationOptions {
   const commit: CommitConfig =
     c.threshold === undefined ? { rule: "static", steps: c.steps } : { rule: "threshold", value: c.threshold };
-  return { maxTokens: c.maxTokens, blockSize: c.size, commit, shift: c.shift ?? false, stopIds: [] };
+  return { maxTokens: c.maxTokens, blockSize: c.size, commit, shift: c.shift ?? false, stopTokenIds: [] };
 }
 
 describe("block decoding against transformers without a cache", () => {
@@ -73,7 +73,7 @@ describe("block decoding against transformers without a cache", () => {
 
     it(`${name}: stops at a stop token once everything before it is known`, async () => {
       for (const mode of modes) {
-        const { denoise, done } = await decode(c.prompt, { ...optionsOf(c), ...mode, stopIds: c.stop });
+        const { denoise, done } = await decode(c.prompt, { ...optionsOf(c), ...mode, stopTokenIds: c.stop });
         expect(done).toMatchObject({ ids: c.stopped, finishReason: "stop", stopId: c.stopId });
         expect(denoise.length).toBe(c.stoppedForwards);
       }
@@ -85,7 +85,7 @@ describe("block decoding against transformers without a cache", () => {
         let done: SamplerDoneEvent | undefined;
         for await (const event of generateAutoregressive(model, c.prompt, {
           maxTokens: c.maxTokens,
-          stopIds: [],
+          stopTokenIds: [],
           cache,
           prefillChunk: 3,
         })) {
@@ -101,7 +101,7 @@ describe("block decoding against transformers without a cache", () => {
 
 describe("how many forwards", () => {
   const prompt = [7, 8, 9, 10, 11, 12, 13, 14];
-  const options = { maxTokens: 20, blockSize: 4, commit: { rule: "static", steps: 4 } as const, stopIds: [] };
+  const options = { maxTokens: 20, blockSize: 4, commit: { rule: "static", steps: 4 } as const, stopTokenIds: [] };
 
   it("fused: 4 per block of 4, the prompt and finished blocks ride along", async () => {
     const { done, denoise } = await decode(prompt, options);
@@ -133,7 +133,7 @@ describe("how many forwards", () => {
 
   it("AR: one per token, the prompt in the first", async () => {
     let done: SamplerDoneEvent | undefined;
-    for await (const event of generateAutoregressive(model, prompt, { maxTokens: 20, stopIds: [] })) {
+    for await (const event of generateAutoregressive(model, prompt, { maxTokens: 20, stopTokenIds: [] })) {
       if (event.type === "done") done = event;
     }
     expect(done).toMatchObject({ forwards: 20, finishReason: "length" });
@@ -172,7 +172,7 @@ describe("for any prompt and options", () => {
       fc.asyncProperty(cases, async ({ prompt, threshold, steps, ...rest }) => {
         const commit: CommitConfig =
           threshold === null ? { rule: "static", steps } : { rule: "threshold", value: threshold };
-        const options = { ...rest, commit, stopIds: [] };
+        const options = { ...rest, commit, stopTokenIds: [] };
         const plain = await decode(prompt, { ...options, cache: false }, exact);
         const cached = await decode(prompt, options, exact);
         expect(cached.done.ids).toEqual(plain.done.ids);
@@ -207,7 +207,7 @@ describe("for any prompt and options", () => {
 
 describe("sampling with temperature", () => {
   const prompt = [7, 8, 9, 10, 11];
-  const options = { maxTokens: 24, temperature: 1, stopIds: [] };
+  const options = { maxTokens: 24, temperature: 1, stopTokenIds: [] };
 
   it("a seed gives its tokens, another seed others", async () => {
     const runs = await Promise.all([1, 1, 2, 3].map((seed) => decode(prompt, { ...options, seed })));
@@ -217,7 +217,7 @@ describe("sampling with temperature", () => {
   });
 
   it("topK = 1 is the most likely token whatever the temperature", async () => {
-    const greedy = await decode(prompt, { maxTokens: 24, stopIds: [] });
+    const greedy = await decode(prompt, { maxTokens: 24, stopTokenIds: [] });
     expect((await decode(prompt, { ...options, topK: 1 })).done.ids).toEqual(greedy.done.ids);
     expect((await decode(prompt, { ...options, topP: 1e-9 })).done.ids).toEqual(greedy.done.ids);
   });
@@ -227,7 +227,7 @@ describe("ends and errors", () => {
   const prompt = [7, 8, 9];
 
   it("the model's own end token stops by default", async () => {
-    const { done } = await decode(prompt, { maxTokens: 12, stopIds: [] });
+    const { done } = await decode(prompt, { maxTokens: 12, stopTokenIds: [] });
     const own = await tinyModel();
     Object.assign(own, { config: { ...model.config, eosTokenId: [done.ids[2]] } });
     let end: SamplerDoneEvent | undefined;
@@ -238,12 +238,12 @@ describe("ends and errors", () => {
   });
 
   it("an abort keeps what was committed and stops the model at once", async () => {
-    const full = await decode(prompt, { maxTokens: 16, stopIds: [] });
+    const full = await decode(prompt, { maxTokens: 16, stopTokenIds: [] });
     const controller = new AbortController();
     const events: BlockGenerationEvent[] = [];
     for await (const event of generateBlocks(model, prompt, {
       maxTokens: 16,
-      stopIds: [],
+      stopTokenIds: [],
       signal: controller.signal,
     })) {
       events.push(event);
@@ -261,10 +261,10 @@ describe("ends and errors", () => {
 
   it("frees everything, also when the consumer leaves early", async () => {
     const before = heldTensors();
-    await decode(prompt, { maxTokens: 9, stopIds: [] });
-    await decode(prompt, { maxTokens: 9, stopIds: [], cache: false, temperature: 1 });
-    for await (const _ of generateBlocks(model, prompt, { maxTokens: 9, stopIds: [] })) break;
-    for await (const _ of generateAutoregressive(model, prompt, { maxTokens: 9, stopIds: [] })) break;
+    await decode(prompt, { maxTokens: 9, stopTokenIds: [] });
+    await decode(prompt, { maxTokens: 9, stopTokenIds: [], cache: false, temperature: 1 });
+    for await (const _ of generateBlocks(model, prompt, { maxTokens: 9, stopTokenIds: [] })) break;
+    for await (const _ of generateAutoregressive(model, prompt, { maxTokens: 9, stopTokenIds: [] })) break;
     expect(heldTensors()).toBe(before);
   });
 
@@ -274,7 +274,7 @@ describe("ends and errors", () => {
       turns++;
       if (turns < 1000) setImmediate(again);
     });
-    const { done } = await decode(prompt, { maxTokens: 12, stopIds: [] });
+    const { done } = await decode(prompt, { maxTokens: 12, stopTokenIds: [] });
     clearImmediate(timer);
     expect(turns).toBeGreaterThanOrEqual(done.forwards - 1);
     turns = 1000;
@@ -312,6 +312,6 @@ describe("ends and errors", () => {
   });
 
   it("an empty prompt starts from nothing", async () => {
-    expect((await decode([], { maxTokens: 6, stopIds: [] })).done.ids.length).toBe(6);
+    expect((await decode([], { maxTokens: 6, stopTokenIds: [] })).done.ids.length).toBe(6);
   });
 });

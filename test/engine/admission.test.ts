@@ -118,13 +118,13 @@ describe("an engine's queue", () => {
   });
   afterAll(() => coder.dispose());
 
-  const long = { maxTokens: 400, stopIds: [] as number[] };
+  const long = { maxTokens: 400, stopTokenIds: [] as number[] };
   /**
    * An engine whose one place is taken, for far longer than a test takes, until `leave` is called. What takes it is one
    * request of 128 choices, of which those that have not begun are taken out of the count.
    */
   async function busy(options: EngineOptions = {}): Promise<{ engine: Engine; leave: () => Promise<void> }> {
-    const engine = await here(coder, { maxRunning: 1, ...options });
+    const engine = await here(coder, { maxNumSeqs: 1, ...options });
     const controller = new AbortController();
     let began = () => {};
     const started = new Promise<void>((resolve) => {
@@ -150,7 +150,7 @@ describe("an engine's queue", () => {
   it("does not count what runs", async () => {
     const { engine, leave } = await busy({ maxQueue: 1 });
     expect(engine.stats()).toMatchObject({ running: 1, admission: { waiting: 0 } });
-    const waiting = engine.complete([7], { maxTokens: 2, stopIds: [] });
+    const waiting = engine.complete([7], { maxTokens: 2, stopTokenIds: [] });
     expect(engine.stats().admission).toMatchObject({ waiting: 1, waitingTokens: 1 });
     expect(() => engine.generate([7])).toThrowError(expect.objectContaining({ code: "ENGINE_QUEUE_FULL" }));
     await leave();
@@ -198,7 +198,7 @@ describe("an engine's queue", () => {
   });
 
   it("does not count the wait of choices whose request has begun, with a choice or a score", async () => {
-    await using engine = await here(coder, { maxRunning: 1, queueTimeout: 2 });
+    await using engine = await here(coder, { maxNumSeqs: 1, queueTimeout: 2 });
     const controller = new AbortController();
     const { signal } = controller;
     const choices = engine.completeChoices(randomPrompt(1, 9), { ...long, n: 128 }, { signal });
@@ -233,7 +233,7 @@ describe("an engine's queue", () => {
         expect.objectContaining({ code: "ENGINE_QUEUE_FULL" }),
       );
       const score = engine.score(randomPrompt(3, 11), {}, { reservation });
-      const options = { maxTokens: 4, stopIds: [], n: 2 };
+      const options = { maxTokens: 4, stopTokenIds: [], n: 2 };
       const texts = [3, 4].map((seed) => engine.completeChoices(randomPrompt(seed, 11), options, { reservation }));
       expect(engine.stats().admission).toMatchObject({ waiting: 4, waitingTokens: 44 });
       expect((await score).tokens).toBe(10);
@@ -271,7 +271,7 @@ describe("an engine's queue", () => {
       wrong(reservation, 3);
       reservation.forgo(1, 1);
       wrong(reservation, 2);
-      expect((await engine.complete([7], { maxTokens: 2, stopIds: [] }, { reservation })).ids.length).toBe(2);
+      expect((await engine.complete([7], { maxTokens: 2, stopTokenIds: [] }, { reservation })).ids.length).toBe(2);
       reservation.release();
       wrong(reservation, 1);
       expect(() => engine.reserve({ choices: 0, promptTokens: 1 })).toThrowError(

@@ -40,7 +40,7 @@ export async function runCore(
         key,
         prompt: Int32Array.from(prompt),
         settings: { ...parsed, seed: parsed.seed ?? 0, blockSize: parsed.blockSize ?? settings.blockSize },
-        stopIds: [],
+        stopTokenIds: [],
         stopTokens: [],
         forbidden: [],
         arrival: Date.now(),

@@ -31,7 +31,7 @@ const logprobs = (events: readonly EngineEvent[]) =>
 /** Many requests of all kinds. */
 function jobs(count: number, more: GenerateOptions = {}): { prompt: number[]; options: GenerateOptions }[] {
   return Array.from({ length: count }, (_, i) => {
-    const options: GenerateOptions = { maxTokens: 5 + ((7 * i) % 23), seed: i, stopIds: [], ...more };
+    const options: GenerateOptions = { maxTokens: 5 + ((7 * i) % 23), seed: i, stopTokenIds: [], ...more };
     const isAr = i % 5 === 4;
     Object.assign(
       options,
@@ -76,7 +76,7 @@ describe("the engine equals the plain samplers, token for token", () => {
             torch.scope(() => tensor.add_(torch.randn(tensor.shape, { generator }), { alpha: 0.2 }));
         }
       });
-      await using serving = await here(own, { cacheTokens: 2048, pageSize: 8, maxBatchTokens: 23 });
+      await using serving = await here(own, { cacheTokens: 2048, pageSize: 8, maxNumBatchedTokens: 23 });
       const all = jobs(12);
       const got = await Promise.all(all.map(({ prompt, options }) => collect(serving, prompt, options)));
       for (const [i, { prompt, options }] of all.entries()) {
@@ -90,7 +90,7 @@ describe("the engine equals the plain samplers, token for token", () => {
       fc.asyncProperty(
         fc.record({
           lengths: fc.array(fc.integer({ min: 1, max: 60 }), { minLength: 1, maxLength: 5 }),
-          maxBatchTokens: fc.integer({ min: 1, max: 40 }),
+          maxNumBatchedTokens: fc.integer({ min: 1, max: 40 }),
           pageSize: fc.constantFrom(1, 3, 8, 16, 20, 32, 70),
           blockSize: fc.integer({ min: 1, max: 9 }),
           maxTokens: fc.integer({ min: 1, max: 20 }),
@@ -99,9 +99,9 @@ describe("the engine equals the plain samplers, token for token", () => {
           shift: fc.boolean(),
           seed: fc.nat(1000),
         }),
-        async ({ lengths, maxBatchTokens, pageSize, shift, rule, ...rest }) => {
-          const own = await here(coder, { cacheTokens: 700, maxBatchTokens, pageSize, shift });
-          const options: GenerateOptions = { ...rest, commit: rule, stopIds: [] };
+        async ({ lengths, maxNumBatchedTokens, pageSize, shift, rule, ...rest }) => {
+          const own = await here(coder, { cacheTokens: 700, maxNumBatchedTokens, pageSize, shift });
+          const options: GenerateOptions = { ...rest, commit: rule, stopTokenIds: [] };
           const prompts = lengths.map((length) => randomPrompt(rest.seed + length, length));
           const got = await Promise.all(prompts.map((prompt) => collect(own, prompt, options)));
           for (const [i, prompt] of prompts.entries()) {
@@ -116,12 +116,12 @@ describe("the engine equals the plain samplers, token for token", () => {
 
   it("alone, in a batch and after pre-emption a seeded request gives the same text and the same bits", async () => {
     // Memory for some two of the requests: the others are thrown out and computed again, again and again.
-    const tight = await here(coder, { cacheTokens: 192, pageSize: 8, maxRunning: 16, prefixCache: false });
+    const tight = await here(coder, { cacheTokens: 192, pageSize: 8, maxNumSeqs: 16, prefixCache: false });
     const all = jobs(16, { temperature: 0.8 });
     const together = await Promise.all(all.map(({ prompt, options }) => collect(tight, prompt, options)));
     expect(tight.stats().counters.preemptions).toBeGreaterThan(5);
     expect(tight.stats().pages.used).toBe(0);
-    const roomy = await here(coder, { cacheTokens: 4096, pageSize: 8, maxBatchTokens: 23 });
+    const roomy = await here(coder, { cacheTokens: 4096, pageSize: 8, maxNumBatchedTokens: 23 });
     for (const [i, { prompt, options }] of all.entries()) {
       const alone = await collect(roomy, prompt, options);
       expect(together[i].ids).toEqual(alone.ids);
@@ -134,7 +134,7 @@ describe("the engine equals the plain samplers, token for token", () => {
     const prefix = randomPrompt(1, 100);
     const all = Array.from({ length: 8 }, (_, i) => ({
       prompt: [...prefix.slice(0, 60 + 5 * i), ...randomPrompt(50 + i, 9)],
-      options: { maxTokens: 12, blockSize: i % 2 ? 4 : 8, stopIds: [] } as GenerateOptions,
+      options: { maxTokens: 12, blockSize: i % 2 ? 4 : 8, stopTokenIds: [] } as GenerateOptions,
     }));
     const cached = await here(coder, { pageSize: 8, cacheTokens: 2048 });
     let hits = 0;
@@ -147,10 +147,12 @@ describe("the engine equals the plain samplers, token for token", () => {
     expect(hits).toBeGreaterThan(6 * 48);
     expect(cached.stats().counters.prefixCacheHits).toBe(hits);
     // A page that another sequence finished is as good as a prompt's: the output of one is the prefix of the next.
-    const first = await collect(cached, prefix, { maxTokens: 40, stopIds: [] });
-    const second = await collect(cached, [...prefix, ...first.ids], { maxTokens: 8, stopIds: [] });
+    const first = await collect(cached, prefix, { maxTokens: 40, stopTokenIds: [] });
+    const second = await collect(cached, [...prefix, ...first.ids], { maxTokens: 8, stopTokenIds: [] });
     expect(second.events[0]).toMatchObject({ type: "start", cachedTokens: 136 });
-    expect(second.ids).toEqual((await reference(coder, [...prefix, ...first.ids], { maxTokens: 8, stopIds: [] })).ids);
+    expect(second.ids).toEqual(
+      (await reference(coder, [...prefix, ...first.ids], { maxTokens: 8, stopTokenIds: [] })).ids,
+    );
     await cached.close();
   });
 });

@@ -103,9 +103,9 @@ describe("an engine with int8 weights", () => {
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
   it("finds texts about as likely as the full weights do", async () => {
-    await using full = await Engine.create({ model: folder, thread: false });
-    await using small = await Engine.create({ model: folder, thread: false, weights: "int8" });
-    expect(small.model).toMatchObject({ weights: "int8", parameters: full.model.parameters });
+    await using full = await Engine.create({ model: folder, worker: "none" });
+    await using small = await Engine.create({ model: folder, worker: "none", quantization: "int8" });
+    expect(small.model).toMatchObject({ quantization: "int8", parameters: full.model.parameters });
     for (const mode of ["autoregressive", "diffusion"] as const) {
       const tokens = randomPrompt(3, 200);
       const [a, b] = await Promise.all([full, small].map((engine) => engine.score(tokens, { mode })));
@@ -119,16 +119,21 @@ describe("an engine with int8 weights", () => {
     const other = join(folder, "qwen3");
     await coder.savePretrained(other);
     coder.dispose();
-    await using full = await Engine.create({ model: other, thread: false });
-    await using small = await Engine.create({ model: other, thread: false, weights: "int8" });
+    await using full = await Engine.create({ model: other, worker: "none" });
+    await using small = await Engine.create({ model: other, worker: "none", quantization: "int8" });
     const [a, b] = await Promise.all([full, small].map((engine) => engine.score(randomPrompt(3, 200))));
     expect(Math.abs(a.nats - b.nats) / a.nats).toBeLessThan(0.01);
     expect(b.nats).not.toBe(a.nats);
   });
 
   it("gives a request the same text alone and in a batch: integer sums are exact", async () => {
-    await using engine = await Engine.create({ model: folder, thread: false, weights: "int8", prefixCache: false });
-    const options = { maxTokens: 20, stopIds: [] };
+    await using engine = await Engine.create({
+      model: folder,
+      worker: "none",
+      quantization: "int8",
+      prefixCache: false,
+    });
+    const options = { maxTokens: 20, stopTokenIds: [] };
     const prompts = Array.from({ length: 12 }, (_, i) => randomPrompt(i, 5 + 4 * i));
     const together = await Promise.all(prompts.map((prompt) => collect(engine, prompt, options)));
     for (const [i, prompt] of prompts.entries()) {
@@ -142,7 +147,7 @@ describe("an engine with int8 weights", () => {
 
   it("frees all it made when it is closed", async () => {
     const before = heldTensors();
-    const engine = await Engine.create({ model: folder, thread: false, weights: "int8" });
+    const engine = await Engine.create({ model: folder, worker: "none", quantization: "int8" });
     expect(heldTensors()).toBeGreaterThan(before);
     await engine.close();
     expect(heldTensors()).toBe(before);
@@ -150,7 +155,7 @@ describe("an engine with int8 weights", () => {
 
   it("is refused where it cannot be", async () => {
     const coder = sharpCoder();
-    const create = Engine.create({ model: coder, thread: false, weights: "int8" });
+    const create = Engine.create({ model: coder, worker: "none", quantization: "int8" });
     await expect(create).rejects.toMatchObject({ code: "ENGINE_OPTIONS" });
     coder.dispose();
   });

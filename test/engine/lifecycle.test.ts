@@ -22,7 +22,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const long = { maxTokens: 400, stopIds: [] as number[] };
+const long = { maxTokens: 400, stopTokenIds: [] as number[] };
 
 describe("cancellation", () => {
   it("by signal ends with what was decoded; by leaving the loop at once; pages are free", async () => {
@@ -43,7 +43,7 @@ describe("cancellation", () => {
   });
 
   it("2,000 requests, cancelled at random, leak neither page nor tensor", async () => {
-    const engine = await here(coder, { cacheTokens: 2048, pageSize: 16, maxRunning: 24, maxQueue: 4000 });
+    const engine = await here(coder, { cacheTokens: 2048, pageSize: 16, maxNumSeqs: 24, maxQueue: 4000 });
     await engine.complete([7, 8], { maxTokens: 4 });
     const tensors = heldTensors();
     const random = new torch.Philox(5);
@@ -58,7 +58,7 @@ describe("cancellation", () => {
         n: 1 + (i % 3 === 0 ? 1 : 0),
         temperature: i % 2,
         seed: i,
-        stopIds: [30],
+        stopTokenIds: [30],
       };
       for await (const event of engine.generate(randomPrompt(i % 37, 1 + random.below(60)), options, {
         signal: controller.signal,
@@ -90,8 +90,8 @@ describe("cancellation", () => {
 
 describe("limits", () => {
   it("of requests and tokens are told at the call, and hold for what waits", async () => {
-    await using engine = await here(coder, { maxQueue: 3, maxRunning: 1, maxQueueTokens: 50 });
-    const first = engine.complete(randomPrompt(1, 40), { maxTokens: 8, stopIds: [] });
+    await using engine = await here(coder, { maxQueue: 3, maxNumSeqs: 1, maxQueueTokens: 50 });
+    const first = engine.complete(randomPrompt(1, 40), { maxTokens: 8, stopTokenIds: [] });
     expect(() => engine.generate(randomPrompt(2, 40), {})).toThrowError(
       expect.objectContaining({ code: "ENGINE_QUEUE_FULL", details: { limit: "tokens", used: 40, allowed: 50 } }),
     );
@@ -99,12 +99,12 @@ describe("limits", () => {
       expect.objectContaining({ code: "ENGINE_QUEUE_FULL", details: { limit: "requests", used: 1, allowed: 3 } }),
     );
     await first;
-    expect((await engine.completeChoices([7], { n: 3, maxTokens: 2, stopIds: [] })).length).toBe(3);
+    expect((await engine.completeChoices([7], { n: 3, maxTokens: 2, stopTokenIds: [] })).length).toBe(3);
     expect(engine.stats().counters.rejected).toEqual({ requests: 1, tokens: 1 });
   });
 
   it("of time altogether", async () => {
-    await using engine = await here(coder, { maxRunning: 1, requestTimeout: 0.3 });
+    await using engine = await here(coder, { maxNumSeqs: 1, requestTimeout: 0.3 });
     const first = engine.completeChoices(randomPrompt(1, 9), { ...long, maxTokens: 500, n: 128 });
     await expect(first).rejects.toMatchObject({
       code: "ENGINE_TIMEOUT",
@@ -115,11 +115,11 @@ describe("limits", () => {
   });
 
   it("higher priority leaves the queue first", async () => {
-    await using engine = await here(coder, { maxRunning: 1 });
+    await using engine = await here(coder, { maxNumSeqs: 1 });
     const order: number[] = [];
     await Promise.all(
       [0, 0, 5, -1].map(async (priority, i) => {
-        await engine.complete([7, 8], { maxTokens: 4, stopIds: [], priority });
+        await engine.complete([7, 8], { maxTokens: 4, stopTokenIds: [], priority });
         order.push(i);
       }),
     );
@@ -168,7 +168,7 @@ describe("options of an engine", () => {
 describe("closing", () => {
   it("drains what runs, refuses what is new", async () => {
     const engine = await here(coder);
-    const running = engine.complete(randomPrompt(1, 9), { maxTokens: 40, stopIds: [] });
+    const running = engine.complete(randomPrompt(1, 9), { maxTokens: 40, stopTokenIds: [] });
     const closed = engine.close({ drain: 30 });
     expect(() => engine.generate([7])).toThrowError(expect.objectContaining({ code: "ENGINE_CLOSED" }));
     expect((await running).ids.length).toBe(40);
@@ -185,10 +185,10 @@ describe("closing", () => {
   });
 });
 
-describe.each([true, "process"] as const)("in a worker (thread: %s)", (thread) => {
+describe.each(["thread", "process"] as const)("in a worker: %s", (worker) => {
   it("gives what it gives here, while this thread stays free", async () => {
-    const engine = await Engine.create({ model: folder, thread });
-    const local = await Engine.create({ model: folder, thread: false });
+    const engine = await Engine.create({ model: folder, worker });
+    const local = await Engine.create({ model: folder, worker: "none" });
     const options = { maxTokens: 24, temperature: 0.7, seed: 3, n: 2, logprobs: 2 };
     let turns = 0;
     const timer = setInterval(() => turns++, 1);
@@ -210,7 +210,7 @@ describe.each([true, "process"] as const)("in a worker (thread: %s)", (thread) =
 
 describe("a process that does nothing", () => {
   it("keeps no place of a request that was left or aborted, and time limits end what waits", async () => {
-    const options = { thread: "process", hangTimeout: 0, queueTimeout: 0.5 } as const;
+    const options = { worker: "process", hangTimeout: 0, queueTimeout: 0.5 } as const;
     const engine = await Engine.create({ model: folder, ...options });
     process.kill(engine.workerPid as number, "SIGSTOP");
     const controller = new AbortController();
@@ -227,7 +227,7 @@ describe("a process that does nothing", () => {
     expect(engine.stats()).toMatchObject({ state: "ready", admission: { waiting: 0, waitingTokens: 0 } });
     process.kill(engine.workerPid as number, "SIGCONT");
     expect((await aborted).map(({ finishReason }) => finishReason)).toEqual(["abort", "abort", "abort"]);
-    expect((await engine.complete("x", { maxTokens: 5, stopIds: [] })).ids.length).toBe(5);
+    expect((await engine.complete("x", { maxTokens: 5, stopTokenIds: [] })).ids.length).toBe(5);
     const { admission, counters } = engine.stats();
     expect(admission).toMatchObject({ waiting: 0, waitingTokens: 0, outstandingTokens: 0 });
     expect(counters.finished).toMatchObject({ abort: 4, error: 2 });
@@ -237,7 +237,7 @@ describe("a process that does nothing", () => {
 
 describe("a worker that dies", () => {
   it("gives its requests an error and is started again", async () => {
-    const engine = await Engine.create({ model: folder, thread: "process" });
+    const engine = await Engine.create({ model: folder, worker: "process" });
     const events: EngineEvent[] = [];
     const doomed = (async () => {
       for await (const event of engine.generate("x", long)) {
@@ -250,7 +250,7 @@ describe("a worker that dies", () => {
     await expect(doomed).rejects.toMatchObject({ code: "ENGINE_WORKER", message: expect.stringContaining("SIGKILL") });
     expect(events.at(-1)).toMatchObject({ type: "done", finishReason: "error" });
     await scored;
-    const choice = await engine.complete("x", { maxTokens: 5, stopIds: [] });
+    const choice = await engine.complete("x", { maxTokens: 5, stopTokenIds: [] });
     expect(choice.ids.length).toBe(5);
     expect(engine.stats().counters.workerRestarts).toBe(1);
     await engine.close();
@@ -258,9 +258,9 @@ describe("a worker that dies", () => {
 
   it("is given up when it cannot load any more", async () => {
     await expect(Engine.create({ model: join(folder, "nowhere") })).rejects.toMatchObject({ code: "ENGINE_MODEL" });
-    await expect(Engine.create({ model: join(folder, "nowhere"), thread: "process" })).rejects.toMatchObject({
+    await expect(Engine.create({ model: join(folder, "nowhere"), worker: "process" })).rejects.toMatchObject({
       code: "ENGINE_MODEL",
     });
-    await expect(Engine.create({ model: coder, thread: true })).rejects.toMatchObject({ code: "ENGINE_OPTIONS" });
+    await expect(Engine.create({ model: coder, worker: "thread" })).rejects.toMatchObject({ code: "ENGINE_OPTIONS" });
   });
 });

@@ -12,7 +12,7 @@ const cases = fileURLToPath(new URL("../../../shared/cases/interop/models", impo
 // Models whose next token is given by the last one: ":" A B C <|eot|> D E D E ... Values of transformers' generate.
 describe.skipIf(!existsSync(cases))("folders that people bring (../shared/cases)", () => {
   const complete = async (name: string, stop: string[] = []) => {
-    await using engine = await Engine.create({ model: join(cases, name), thread: false });
+    await using engine = await Engine.create({ model: join(cases, name), worker: "none" });
     const choice = await engine.complete(":", { mode: "autoregressive", maxTokens: 10, stop });
     return choice;
   };

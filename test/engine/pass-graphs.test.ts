@@ -27,7 +27,7 @@ const jobs: Job[] = Array.from({ length: 20 }, (_, i) => {
   const options: GenerateOptions = { maxTokens: 5 + ((11 * i) % 60), seed: i, temperature: i % 2, ...kind };
   return { prompt: randomPrompt(i, 1 + ((13 * i) % 70)), options };
 });
-const options = { maxRunning: 6, cacheTokens: 2048 };
+const options = { maxNumSeqs: 6, cacheTokens: 2048 };
 
 describe("decoding passes padded to few shapes", () => {
   it.each([
@@ -51,7 +51,7 @@ describe("decoding passes padded to few shapes", () => {
   });
 
   it("with memory for two of them: pages go from one sequence to another", async () => {
-    const tight = { cacheTokens: 192, pageSize: 8, maxRunning: 16, prefixCache: false };
+    const tight = { cacheTokens: 192, pageSize: 8, maxNumSeqs: 16, prefixCache: false };
     const plain = await runCore(coder, jobs, {}, tight);
     const { ids, counters } = await runCore(
       coder,

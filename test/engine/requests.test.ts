@@ -36,7 +36,7 @@ describe("how a request ends", () => {
   it("maxTokens is exact, also inside a block", async () => {
     for (const mode of ["diffusion", "autoregressive"] as const) {
       for (let maxTokens = 1; maxTokens <= 9; maxTokens++) {
-        const choice = await engine.complete(randomPrompt(1, 6), { mode, maxTokens, stopIds: [], blockSize: 4 });
+        const choice = await engine.complete(randomPrompt(1, 6), { mode, maxTokens, stopTokenIds: [], blockSize: 4 });
         expect(choice.ids.length).toBe(maxTokens);
         expect(choice).toMatchObject({
           finishReason: "length",
@@ -54,18 +54,18 @@ describe("how a request ends", () => {
         ...(mode === "diffusion" && { commit: { rule: "threshold", value: 0.5 } }),
       };
       const prompt = randomPrompt(2, 9);
-      const { ids } = await engine.complete(prompt, { ...options, stopIds: [] });
-      const stopIds = [ids[11]];
-      const choice = await engine.complete(prompt, { ...options, stopIds });
-      expect(choice.ids).toEqual((await reference(coder, prompt, { ...options, stopIds })).ids);
-      expect(choice.ids).toEqual(ids.slice(0, ids.indexOf(stopIds[0])));
-      expect(choice).toMatchObject({ finishReason: "stop", stopReason: stopIds[0] });
+      const { ids } = await engine.complete(prompt, { ...options, stopTokenIds: [] });
+      const stopTokenIds = [ids[11]];
+      const choice = await engine.complete(prompt, { ...options, stopTokenIds });
+      expect(choice.ids).toEqual((await reference(coder, prompt, { ...options, stopTokenIds })).ids);
+      expect(choice.ids).toEqual(ids.slice(0, ids.indexOf(stopTokenIds[0])));
+      expect(choice).toMatchObject({ finishReason: "stop", stopReason: stopTokenIds[0] });
     }
   });
 
   it("at the model's end token by default; ignoreEos and a fixed canvas go on", async () => {
     const prompt = randomPrompt(4, 9);
-    const eos = (await engine.complete(prompt, { maxTokens: 20, stopIds: [] })).ids[7];
+    const eos = (await engine.complete(prompt, { maxTokens: 20, stopTokenIds: [] })).ids[7];
     const own = sharpCoder({ eosTokenId: eos });
     const ending = await here(own);
     const stopped = await ending.complete(prompt, { maxTokens: 20 });
@@ -83,7 +83,7 @@ describe("how a request ends", () => {
 
   it("at stop strings, across tokens and blocks, streamed text never showing any of them", async () => {
     for (const mode of ["diffusion", "autoregressive"] as const) {
-      const whole = await speaking.complete("def f(", { mode, maxTokens: 24, stopIds: [] });
+      const whole = await speaking.complete("def f(", { mode, maxTokens: 24, stopTokenIds: [] });
       // Cuts in the middle of tokens, over their borders, and at the end.
       for (let at = 1; at < whole.text.length - 1; at += 3) {
         for (const length of [1, 5, 17]) {
@@ -91,7 +91,7 @@ describe("how a request ends", () => {
           const { events, text, ids } = await collect(speaking, "def f(", {
             mode,
             maxTokens: 24,
-            stopIds: [],
+            stopTokenIds: [],
             stop: [stop],
           });
           expect(text).toBe(whole.text.slice(0, whole.text.indexOf(stop)));
@@ -107,7 +107,7 @@ describe("how a request ends", () => {
     async (mode) => {
       // Token 6 is no part of any text, so the string can only be found by its id.
       const stop = ["<[fim-suffix]>"];
-      const options = { mode, maxTokens: 8, stopIds: [], blockSize: 4 };
+      const options = { mode, maxTokens: 8, stopTokenIds: [], blockSize: 4 };
       const free = await speaking.complete("x", options);
       const ended = await speaking.complete("x", { ...options, stop, logitBias: { 6: 100 } });
       expect(free.finishReason).toBe("length");
@@ -118,10 +118,10 @@ describe("how a request ends", () => {
   );
 
   it("gives out text that only looked like a stop string", async () => {
-    const whole = await speaking.complete("x", { maxTokens: 12, stopIds: [] });
+    const whole = await speaking.complete("x", { maxTokens: 12, stopTokenIds: [] });
     const choice = await speaking.complete("x", {
       maxTokens: 12,
-      stopIds: [],
+      stopTokenIds: [],
       stop: [`${whole.text.slice(-3)}\u0001`],
     });
     expect(choice).toMatchObject({ text: whole.text, finishReason: "length" });
@@ -132,7 +132,7 @@ describe("what a request can ask for", () => {
   it("the logprobs of the committing pass, which are a plain softmax of the model's logits", async () => {
     const prompt = randomPrompt(5, 11);
     const B = 4;
-    const { events } = await collect(engine, prompt, { maxTokens: 14, blockSize: B, stopIds: [], logprobs: 5 });
+    const { events } = await collect(engine, prompt, { maxTokens: 14, blockSize: B, stopTokenIds: [], logprobs: 5 });
     const sequence = [...prompt, ...new Array<number>(14).fill(MASK)];
     for (const event of events) {
       if (event.type !== "denoise") continue;
@@ -150,7 +150,12 @@ describe("what a request can ask for", () => {
 
   it("AR logprobs equal those that score() gives, and a forward with plain attention", async () => {
     const prompt = randomPrompt(6, 7);
-    const choice = await engine.complete(prompt, { mode: "autoregressive", maxTokens: 9, stopIds: [], logprobs: 1 });
+    const choice = await engine.complete(prompt, {
+      mode: "autoregressive",
+      maxTokens: 9,
+      stopTokenIds: [],
+      logprobs: 1,
+    });
     const scored = await engine.score([...prompt, ...choice.ids], { logprobs: 3 });
     const all = [...prompt, ...choice.ids];
     const exact = torch.scope(() =>
@@ -221,18 +226,18 @@ describe("what a request can ask for", () => {
 
   it("logitBias forbids and forces tokens", async () => {
     const prompt = randomPrompt(9, 5);
-    const free = await engine.complete(prompt, { maxTokens: 16, stopIds: [] });
+    const free = await engine.complete(prompt, { maxTokens: 16, stopTokenIds: [] });
     const banned = Object.fromEntries([...new Set(free.ids)].map((id) => [id, -100]));
-    const without = await engine.complete(prompt, { maxTokens: 16, stopIds: [], logitBias: banned });
+    const without = await engine.complete(prompt, { maxTokens: 16, stopTokenIds: [], logitBias: banned });
     expect(without.ids.filter((id) => id in banned)).toEqual([]);
-    const forced = await engine.complete(prompt, { maxTokens: 6, stopIds: [], logitBias: { 33: 100 } });
+    const forced = await engine.complete(prompt, { maxTokens: 6, stopTokenIds: [], logitBias: { 33: 100 } });
     expect(forced.ids).toEqual(new Array(6).fill(33));
   });
 
   it("penalties drive repeated tokens out", async () => {
     const prompt = randomPrompt(9, 5);
     const bias = { 33: 60, 34: 59, 35: 58, 36: 57 };
-    const options = { maxTokens: 4, stopIds: [], logitBias: bias, blockSize: 4 };
+    const options = { maxTokens: 4, stopTokenIds: [], logitBias: bias, blockSize: 4 };
     const plain = await engine.complete(prompt, options);
     expect(new Set(plain.ids).size).toBe(1);
     for (const penalty of [{ presencePenalty: 2 }, { frequencyPenalty: 2 }]) {
@@ -244,16 +249,16 @@ describe("what a request can ask for", () => {
       });
       expect(new Set(spread.ids).size).toBeGreaterThan(1);
     }
-    const first = await engine.complete([...prompt, 40], { mode: "autoregressive", maxTokens: 1, stopIds: [] });
+    const first = await engine.complete([...prompt, 40], { mode: "autoregressive", maxTokens: 1, stopTokenIds: [] });
     const other = await engine.complete([...prompt, first.ids[0], 40], {
-      ...{ mode: "autoregressive", maxTokens: 12, stopIds: [], repetitionPenalty: 10 },
+      ...{ mode: "autoregressive", maxTokens: 12, stopTokenIds: [], repetitionPenalty: 10 },
     });
     expect(new Set(other.ids).size).toBe(12);
   });
 
   it("n choices: choice i is what seed + i gives, and they share the prompt's pages", async () => {
     const prompt = randomPrompt(10, 130);
-    const options = { temperature: 1, maxTokens: 12, stopIds: [], seed: 40 };
+    const options = { temperature: 1, maxTokens: 12, stopTokenIds: [], seed: 40 };
     const two = { ...options, n: 2 };
     await expect(engine.complete(prompt, two)).rejects.toThrow(
       "complete: n is 2, allowed: 1; completeChoices() gives several",
@@ -286,7 +291,11 @@ describe("what a request can ask for", () => {
 
   it("editing a span in place: the rest stays and is seen as far as the block goes", async () => {
     const text = randomPrompt(11, 24);
-    const { events, ids } = await collect(engine, text, { edit: { start: 6, end: 11 }, blockSize: 4, stopIds: [] });
+    const { events, ids } = await collect(engine, text, {
+      edit: { start: 6, end: 11 },
+      blockSize: 4,
+      stopTokenIds: [],
+    });
     expect(ids.length).toBe(5);
     expect(events.at(-1)).toMatchObject({ finishReason: "length", usage: { completionTokens: 5 } });
     // The reference: denoise position by position over whole forwards of everything up to the block's end.
@@ -310,7 +319,7 @@ describe("what a request can ask for", () => {
     const options: GenerateOptions = {
       maxTokens: 24,
       blockSize: 8,
-      stopIds: [],
+      stopTokenIds: [],
       commit: { rule: "threshold", value: 0 },
     };
     const { events: before } = await collect(engine, prompt, options);
@@ -331,7 +340,11 @@ describe("what a request can ask for", () => {
   });
 
   it("text events only", async () => {
-    const { events, ids } = await collect(engine, randomPrompt(1, 5), { events: "text", maxTokens: 8, stopIds: [] });
+    const { events, ids } = await collect(engine, randomPrompt(1, 5), {
+      events: "text",
+      maxTokens: 8,
+      stopTokenIds: [],
+    });
     expect(new Set(events.map(({ type }) => type))).toEqual(new Set(["start", "text", "done"]));
     expect(ids.length).toBe(8);
   });
@@ -341,7 +354,7 @@ describe("what a request must not be", () => {
   it.each([
     ["ENGINE_OPTIONS", [7], { maxTokens: 0 }],
     ["ENGINE_OPTIONS", [7], { temprature: 1 }],
-    ["ENGINE_OPTIONS", [7], { stopIds: [96] }],
+    ["ENGINE_OPTIONS", [7], { stopTokenIds: [96] }],
     ["ENGINE_OPTIONS", [7], { logitBias: { 96: 1 } }],
     ["ENGINE_OPTIONS", [7], { logitBias: { a: 1 } }],
     ["ENGINE_OPTIONS", [7], { temperature: Number.NaN }],
@@ -379,13 +392,13 @@ describe("what a request must not be", () => {
 
   it("an empty prompt is fine for diffusion", async () => {
     // Positions that see nothing but masks are all alike, so which comes first is up to rounding: no comparison here.
-    const choice = await engine.complete([], { maxTokens: 6, stopIds: [] });
+    const choice = await engine.complete([], { maxTokens: 6, stopTokenIds: [] });
     expect(choice).toMatchObject({ finishReason: "length", usage: { promptTokens: 0, completionTokens: 6 } });
   });
 
   it("one whose logits are all forbidden fails alone", async () => {
     const all = Object.fromEntries(Array.from({ length: 96 }, (_, id) => [id, -100]));
-    const good = engine.complete(randomPrompt(1, 20), { maxTokens: 20, stopIds: [] });
+    const good = engine.complete(randomPrompt(1, 20), { maxTokens: 20, stopTokenIds: [] });
     const events: EngineEvent[] = [];
     const bad = (async () => {
       for await (const event of engine.generate([7, 8], { logitBias: all })) events.push(event);

@@ -21,7 +21,7 @@ describe("scores", () => {
     );
     expect(engine.stats()).toMatchObject({ waiting: 200, waitingTokens: 200 * 60 });
     const generated = engine
-      .complete(randomPrompt(1, 9), { maxTokens: 12, stopIds: [] })
+      .complete(randomPrompt(1, 9), { maxTokens: 12, stopTokenIds: [] })
       .then(() => order.push("text"));
     for (const [i, controller] of controllers.entries()) if (i > 0) controller.abort(new Error(`left ${i}`));
     const ends = await Promise.allSettled(scores);
@@ -42,7 +42,7 @@ describe("scores", () => {
     const scores = Array.from({ length: 40 }, (_, i) =>
       engine.score(randomPrompt(i, 30)).then(() => order.push("score")),
     );
-    const text = engine.complete(randomPrompt(1, 9), { maxTokens: 8, stopIds: [] }).then(() => order.push("text"));
+    const text = engine.complete(randomPrompt(1, 9), { maxTokens: 8, stopTokenIds: [] }).then(() => order.push("text"));
     await Promise.all([...scores, text]);
     expect(order.indexOf("text")).toBeLessThan(40);
   });

@@ -38,7 +38,7 @@ export function randomPrompt(seed: number, length: number, vocabulary = 96): num
 }
 
 export async function here(coder: StableDiffCoder, options: EngineOptions = {}): Promise<Engine> {
-  return Engine.create({ model: coder, thread: false, ...options });
+  return Engine.create({ model: coder, worker: "none", ...options });
 }
 
 export async function collect(
@@ -59,7 +59,7 @@ export async function reference(
   {
     mode,
     maxTokens,
-    stopIds = [],
+    stopTokenIds = [],
     blockSize,
     commit,
     temperature,
@@ -72,7 +72,7 @@ export async function reference(
 ): Promise<{ ids: number[]; commits: number[][] }> {
   const common = {
     maxTokens: maxTokens ?? 128,
-    stopIds,
+    stopTokenIds,
     temperature,
     topK,
     topP,

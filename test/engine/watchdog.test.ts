@@ -97,14 +97,14 @@ describe("an engine whose process hangs", () => {
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
   it("says so, tells its requests, and is started again", async () => {
-    await using engine = await Engine.create({ model: folder, thread: "process", hangTimeout: 15 });
-    await engine.complete("x", { maxTokens: 2, stopIds: [] });
+    await using engine = await Engine.create({ model: folder, worker: "process", hangTimeout: 15 });
+    await engine.complete("x", { maxTokens: 2, stopTokenIds: [] });
     expect(engine.stats().trouble).toBeUndefined();
     await sleep(2000); // its first beat comes; a process without any gets a minute
     const pid = engine.workerPid as number;
     process.kill(pid, "SIGSTOP");
     const began = performance.now();
-    const lost = engine.complete("x", { maxTokens: 200, stopIds: [] });
+    const lost = engine.complete("x", { maxTokens: 200, stopTokenIds: [] });
     const scored = engine.score("def f(x):");
     const troubles = new Set<string>();
     const timer = setInterval(() => troubles.add((engine.stats().trouble ?? "").replace(/\d+/g, "N")), 100);
@@ -115,7 +115,7 @@ describe("an engine whose process hangs", () => {
       });
     }
     const told = (performance.now() - began) / 1000;
-    const choice = await engine.complete("x", { maxTokens: 5, stopIds: [] });
+    const choice = await engine.complete("x", { maxTokens: 5, stopTokenIds: [] });
     const recovered = (performance.now() - began) / 1000;
     clearInterval(timer);
     expect(choice.ids).toHaveLength(5);

@@ -76,7 +76,7 @@ async function texts(): Promise<Bits["texts"]> {
     { ...shape, maxPositionEmbeddings: 512, maskTokenId: 5, initializerRange: 0.4 },
     { seed: 3 },
   );
-  const engine = await Engine.create({ model: coder, thread: false, cacheTokens: 4096 });
+  const engine = await Engine.create({ model: coder, worker: "none", cacheTokens: 4096 });
   const requests: GenerateOptions[] = [
     { blockSize: 4 },
     { blockSize: 8, commit: { rule: "threshold", value: 0.6 } },
@@ -99,7 +99,7 @@ async function texts(): Promise<Bits["texts"]> {
       const ids: number[] = [];
       const logprobs: number[] = [];
       let passes = 0;
-      for await (const event of engine.generate(prompt, { maxTokens: 32, stopIds: [], ...options })) {
+      for await (const event of engine.generate(prompt, { maxTokens: 32, stopTokenIds: [], ...options })) {
         if (event.type === "text") {
           ids.push(...event.ids);
           logprobs.push(...event.tokens.map(({ logprob }) => logprob));

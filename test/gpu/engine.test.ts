@@ -12,7 +12,7 @@ import { device, memory, onGpu, record, relativeError, sized, synchronize } from
 /** Requests of all kinds; more than run at once, so that batches grow and shrink. */
 const jobs: Job[] = Array.from({ length: 12 }, (_, i) => {
   const diffusion = { blockSize: [1, 4, 8][i % 3], commit: { rule: "threshold", value: 0.6 } } as const;
-  const options: GenerateOptions = { maxTokens: 6 + 5 * i, seed: i, temperature: i % 2, stopIds: [] };
+  const options: GenerateOptions = { maxTokens: 6 + 5 * i, seed: i, temperature: i % 2, stopTokenIds: [] };
   return {
     prompt: randomPrompt(i, 1 + 5 * i),
     options: { ...options, ...(i % 4 === 3 ? { mode: "autoregressive" as const } : diffusion) },
@@ -25,7 +25,7 @@ const attentionOf = (dtype: (typeof dtypes)[number]) => (dtype === "float32" ? "
 describe("the engine on the device", () => {
   it("equals the plain samplers in float32, many requests in one batch, also after pre-emption", async () => {
     const coder = sharpCoder().to({ device });
-    const tight = await Engine.create({ model: coder, thread: false, cacheTokens: 192, pageSize: 8, maxRunning: 8 });
+    const tight = await Engine.create({ model: coder, worker: "none", cacheTokens: 192, pageSize: 8, maxNumSeqs: 8 });
     const got = await Promise.all(jobs.map(({ prompt, options }) => collect(tight, prompt, options)));
     for (const [i, { prompt, options }] of jobs.entries()) {
       expect(got[i].ids, `request ${i}`).toEqual((await reference(coder, prompt, options)).ids);
@@ -38,8 +38,8 @@ describe("the engine on the device", () => {
 
   it("decodes in bfloat16 and leaks nothing", async () => {
     const coder = sharpCoder({ headDim: 64 }).to({ device, dtype: "bfloat16" });
-    const engine = await Engine.create({ model: coder, thread: false, cudaGraphs: false });
-    const options: GenerateOptions = { maxTokens: 24, stopIds: [], n: 2, temperature: 1, seed: 1, logprobs: 2 };
+    const engine = await Engine.create({ model: coder, worker: "none", cudaGraphs: false });
+    const options: GenerateOptions = { maxTokens: 24, stopTokenIds: [], n: 2, temperature: 1, seed: 1, logprobs: 2 };
     const run = () => Promise.all([1, 2, 3].map((seed) => engine.completeChoices(randomPrompt(seed, 40), options)));
     const first = await run();
     const before = heldTensors();
@@ -59,7 +59,7 @@ describe("decoding by graphs", () => {
 
   it.each(dtypes)("%s: replays give the tokens of the same passes launched one by one", async (dtype) => {
     const coder = sharpCoder({ headDim: 32 }).to({ device, dtype });
-    const options = { maxRunning: 5, pageSize: 16 };
+    const options = { maxNumSeqs: 5, pageSize: 16 };
     const launched = await runCore(
       coder,
       jobs,
@@ -90,7 +90,7 @@ describe("decoding by graphs", () => {
         const prompt = randomPrompt(seed + i, 1 + ((17 * i) % 90));
         return { prompt, options: { maxTokens: 4 + ((7 * i) % 40), blockSize: [1, 2, 4, 8][i % 4] } };
       });
-      const { counters } = await runCore(coder, many, recorded("bfloat16"), { maxRunning: 16, pageSize: 16 });
+      const { counters } = await runCore(coder, many, recorded("bfloat16"), { maxNumSeqs: 16, pageSize: 16 });
       synchronize();
       return { counters, allocated: memory.allocated(), tensors: heldTensors() };
     };
@@ -111,9 +111,9 @@ describe("decoding by graphs", () => {
     for (const batch of sized([1, 16, 64], [1])) {
       const times: string[] = [];
       for (const cudaGraphs of [true, false]) {
-        const engine = await Engine.create({ model: coder, thread: false, cudaGraphs, maxRunning: batch });
+        const engine = await Engine.create({ model: coder, worker: "none", cudaGraphs, maxNumSeqs: batch });
         const run = () => {
-          const options: GenerateOptions = { maxTokens: sized(128, 8), stopIds: [], events: "text" };
+          const options: GenerateOptions = { maxTokens: sized(128, 8), stopTokenIds: [], events: "text" };
           return engine.completeAll(
             Array.from({ length: batch }, (_, i) => randomPrompt(i, 16)),
             options,

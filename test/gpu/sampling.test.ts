@@ -31,7 +31,7 @@ const golden = JSON.parse(readFileSync(fixture("diffusion/sampler.json"), "utf8"
 async function byBlocks(model: Decoder, prompt: number[], options: BlockGenerationOptions) {
   const commits: number[][] = [];
   let done: SamplerDoneEvent | undefined;
-  for await (const event of generateBlocks(model, prompt, { stopIds: [], ...options })) {
+  for await (const event of generateBlocks(model, prompt, { stopTokenIds: [], ...options })) {
     if (event.type === "denoise") commits.push((event satisfies SamplerDenoiseEvent).committed);
     if (event.type === "done") done = event;
   }
@@ -40,7 +40,7 @@ async function byBlocks(model: Decoder, prompt: number[], options: BlockGenerati
 }
 
 async function oneByOne(model: Decoder, prompt: number[], maxTokens: number, more: { cache?: boolean } = {}) {
-  for await (const event of generateAutoregressive(model, prompt, { maxTokens, stopIds: [], ...more })) {
+  for await (const event of generateAutoregressive(model, prompt, { maxTokens, stopTokenIds: [], ...more })) {
     if (event.type === "done") return event.ids;
   }
   throw new Error("no end");

@@ -40,7 +40,7 @@ export async function serve(
     },
     { seed: 11, tokenizer: "assets/tokenizer" },
   );
-  const engine = await Engine.create({ model: coder, thread: false });
+  const engine = await Engine.create({ model: coder, worker: "none" });
   const server = Server.create(engine, { port: 0, logLevel: "silent", ...options }, "tiny-random");
   const url = await server.listen();
   return {

@@ -24,7 +24,7 @@ class Stopped {
   }
 
   static async create(limits: EngineOptions): Promise<Stopped> {
-    const engine = await Engine.create({ model: folder, thread: "process", hangTimeout: 0, passTimeout: 0, ...limits });
+    const engine = await Engine.create({ model: folder, worker: "process", hangTimeout: 0, passTimeout: 0, ...limits });
     return new Stopped(engine, await start(engine));
   }
 

@@ -109,7 +109,7 @@ describe("the official openai client", () => {
   });
 
   it("tries again after 503, at the time it is told", async () => {
-    const busy = new ScriptedEngine({ blockTime: 10, maxRunning: 1, limits: { maxQueue: 1 } });
+    const busy = new ScriptedEngine({ blockTime: 10, maxNumSeqs: 1, limits: { maxQueue: 1 } });
     await using full = await start(busy);
     const other = new OpenAI({ baseURL: `${full.url}/v1`, apiKey: "none", maxRetries: 4 });
     const body = { model: "tiny", prompt: "x", max_tokens: 120 };

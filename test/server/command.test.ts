@@ -25,7 +25,7 @@ describe("diffcoder serve", () => {
   });
 
   it("stopped under load, loses no request that it took", async () => {
-    const { child, url, post, stderr } = await serve(model, "--max-running", "4");
+    const { child, url, post, stderr } = await serve(model, "--max-num-seqs", "4");
     const whole = Array.from({ length: 8 }, (_, i) => post({ prompt: `x${i}`, max_tokens: 300 }));
     const streams = Array.from({ length: 8 }, (_, i) => post({ prompt: `y${i}`, max_tokens: 300, stream: true }));
     await until(async () => (await metric(url, "num_http_requests_open")) === 16, "the load", 20);

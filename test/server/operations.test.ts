@@ -95,7 +95,7 @@ describe("API keys", () => {
 
 describe("a full queue", () => {
   it("is answered with 503 and the time after which to try again", async () => {
-    const engine = new ScriptedEngine({ blockTime: 200, maxRunning: 1, limits: { maxQueue: 2 } });
+    const engine = new ScriptedEngine({ blockTime: 200, maxNumSeqs: 1, limits: { maxQueue: 2 } });
     await using served = await start(engine);
     const send = () => served.post("/v1/completions", { prompt: "x", max_tokens: 60 });
     const taken = [send()];
@@ -115,7 +115,7 @@ describe("a full queue", () => {
   }, 60_000);
 
   it("counts prompt tokens, too", async () => {
-    const engine = new ScriptedEngine({ blockTime: 100, maxRunning: 1, limits: { maxQueueTokens: 100 } });
+    const engine = new ScriptedEngine({ blockTime: 100, maxNumSeqs: 1, limits: { maxQueueTokens: 100 } });
     await using served = await start(engine);
     const prompt = Array.from({ length: 80 }, () => 7);
     const running = served.post("/v1/completions", { prompt, max_tokens: 80 });
@@ -130,7 +130,7 @@ describe("a full queue", () => {
 
 describe("time limits", () => {
   it("end the wait with 503, in a stream, too", async () => {
-    const engine = new ScriptedEngine({ blockTime: 20, maxRunning: 1, limits: { queueTimeout: 0.1 } });
+    const engine = new ScriptedEngine({ blockTime: 20, maxNumSeqs: 1, limits: { queueTimeout: 0.1 } });
     await using served = await start(engine);
     const running = served.post("/v1/completions", LONG);
     await until(() => engine.running === 1, "the first to run");
@@ -191,7 +191,7 @@ describe("a client that goes", () => {
     ["waiting", "whole", {}],
     ["waiting", "stream", { stream: true }],
   ])("frees what was %s, %s", async (state, _, more) => {
-    const engine = new ScriptedEngine({ blockTime: 20, maxRunning: state === "running" ? 2 : 1 });
+    const engine = new ScriptedEngine({ blockTime: 20, maxNumSeqs: state === "running" ? 2 : 1 });
     await using served = await start(engine);
     const before = state === "waiting" ? 1 : 0;
     const others = Array.from({ length: before }, () =>
@@ -257,7 +257,7 @@ describe("a slow reader", () => {
 
 describe("stopping", () => {
   it("lets what runs and waits end, and takes nothing more", async () => {
-    const engine = new ScriptedEngine({ blockTime: 10, maxRunning: 2 });
+    const engine = new ScriptedEngine({ blockTime: 10, maxNumSeqs: 2 });
     const served = await start(engine);
     const whole = Array.from({ length: 3 }, () => served.post("/v1/completions", { prompt: "x", max_tokens: 400 }));
     const stream = served.post("/v1/completions", { prompt: "x", max_tokens: 400, stream: true });

@@ -24,7 +24,7 @@ export interface Script {
   /** Milliseconds a block takes. Default 0: as fast as it goes. */
   blockTime?: number;
   /** Choices at once; others wait. */
-  maxRunning?: number;
+  maxNumSeqs?: number;
   /** Of the queue and of time; as in an engine that was made without options. */
   limits?: Partial<AdmissionLimits>;
   model?: Partial<ModelFacts>;
@@ -64,7 +64,7 @@ export class ScriptedEngine implements ServedEngine {
       hasChatTemplate: true,
       dtype: "float32",
       device: "cpu",
-      weights: "full",
+      quantization: null,
       blockSize: 4,
       ...script.model,
     };
@@ -85,7 +85,7 @@ export class ScriptedEngine implements ServedEngine {
     const place = reservation ?? (own as Reservation);
     place.claim(n);
     const signal = AbortSignal.any([place.signal, ...(given ? [given] : [])]);
-    const { blockTime = 0, maxRunning = 64, fail } = this.script;
+    const { blockTime = 0, maxNumSeqs = 64, fail } = this.script;
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     const promptTokens = prompt.length;
@@ -97,7 +97,7 @@ export class ScriptedEngine implements ServedEngine {
     };
     this.waiting++;
     try {
-      while (this.running >= maxRunning) await pause(5);
+      while (this.running >= maxNumSeqs) await pause(5);
     } finally {
       this.waiting--;
     }

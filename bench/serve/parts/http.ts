@@ -31,7 +31,7 @@ export async function http(setting: Setting): Promise<BenchRow[]> {
     [
       ...["--device", device, "--block-size", String(blockSize), "--threads", String(threads)],
       ...["--cache-tokens", String(CACHE_TOKENS)],
-      ...(weights === "int8" ? ["--int8", "--dtype", "float32"] : ["--dtype", weights]),
+      ...(weights === "int8" ? ["--quantization", "int8", "--dtype", "float32"] : ["--dtype", weights]),
     ],
     { OMP_NUM_THREADS: String(threads) },
   );

@@ -97,7 +97,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
     const byAr = await complete(preAnneal, prompt.ids, {
       mode: "autoregressive",
       maxTokens: byDiffusion.tokens,
-      stopIds: [],
+      stopTokenIds: [],
       signal,
     });
     say(
@@ -117,7 +117,7 @@ function completeSurely(
   screen?: Screen,
 ): Promise<Completion> {
   const commit = { rule: "threshold", value: 0.7 } as const;
-  const options = { maxTokens: NEW_TOKENS, blockSize: BLOCK_SIZE, commit, stopIds: [], signal };
+  const options = { maxTokens: NEW_TOKENS, blockSize: BLOCK_SIZE, commit, stopTokenIds: [], signal };
   return complete(coder, prompt.ids, options, screen);
 }
 

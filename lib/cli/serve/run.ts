@@ -68,7 +68,7 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
     const signal = await signals.first;
     const { open } = server;
     const waits = open > 0 ? `; ${open} running, at most ${options.shutdownTimeout} s more` : "";
-    say(`${signal}: stopping${waits} (once more: at once)\n`);
+    say(`${signal}: stopping${waits} (press Ctrl-C again to exit immediately)\n`);
     signals.onAgain = () => server.hurry();
     await server.close();
   } finally {
@@ -80,19 +80,19 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
 function createEngine(model: string, options: ServeOptions): Promise<Engine> {
   return Engine.create({
     model,
-    thread: options.worker === "process" ? "process" : true,
+    worker: options.worker,
     device: options.device,
     dtype: options.dtype,
-    weights: options.int8 ? "int8" : "full",
+    quantization: options.quantization,
     blockSize: options.blockSize,
     shift: options.shift,
-    maxLength: options.maxLength,
+    maxModelLen: options.maxModelLen,
     threads: options.threads,
     cacheTokens: options.cacheTokens,
     cacheBytes: options.cacheBytes,
     prefixCache: options.prefixCache,
-    maxRunning: options.maxRunning,
-    maxBatchTokens: options.maxBatchTokens,
+    maxNumSeqs: options.maxNumSeqs,
+    maxNumBatchedTokens: options.maxNumBatchedTokens,
     cudaGraphs: options.cudaGraphs,
     eventInterval: options.eventInterval,
     hangTimeout: options.hangTimeout,
@@ -118,7 +118,7 @@ function say(text: string): void {
 }
 
 function describe(server: Server, url: string, model: ModelFacts, { insecure, page }: ServeOptions): string {
-  const weights = model.weights === "int8" ? "int8" : model.dtype;
+  const weights = model.quantization ?? model.dtype;
   const facts = `${compact(model.parameters)} parameters, ${weights} on ${model.device}, context ${model.maxLength}`;
   const can = [
     ...(model.maskId === null ? ["token by token only"] : [`blocks of ${model.blockSize}`]),

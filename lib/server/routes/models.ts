@@ -25,7 +25,7 @@ export function modelRoutes(app: FastifyInstance, context: ServerContext): void 
             parameters: facts.parameters,
             vocabulary: facts.vocabSize,
             dtype: facts.dtype,
-            weights: facts.weights,
+            weights: facts.quantization ?? "full",
             device: facts.device,
           }
         : null,
