@@ -1,5 +1,4 @@
 import { CodedError } from "../base/coded-error.js";
-import { optionsParser } from "../base/options.js";
 
 /** What can go wrong with data, for programs; the message is for people. */
 export type DataErrorCode =
@@ -16,6 +15,3 @@ export type DataErrorCode =
 
 /** Every error of lib/data. `code` is stable, `message` names the path or the value that is wrong. */
 export class DataError extends CodedError<DataErrorCode> {}
-
-/** Parses options of this layer by their schema. */
-export const parseOptions = optionsParser(DataError, "DATA_OPTIONS");

@@ -1,5 +1,6 @@
 import * as z from "zod";
-import { parseOptions } from "./errors.js";
+import { optionsParser } from "../base/options.js";
+import { DataError } from "./errors.js";
 
 const extension = z.string().regex(/^(\.[^./\\]+)+$/, 'an extension with its dot, like ".py"');
 const bytes = z.int().positive();
@@ -75,6 +76,8 @@ export type DataOptions = z.output<typeof dataOptionsSchema>;
 export type SftDataOptionsInput = z.input<typeof sftDataOptionsSchema>;
 /** Options with every default filled in. */
 export type SftDataOptions = z.output<typeof sftDataOptionsSchema>;
+
+const parseOptions = optionsParser(DataError, "DATA_OPTIONS");
 
 /**
  * Checks the options of a code corpus and fills in the defaults.

@@ -85,12 +85,14 @@ export function scratchCheckout(folder = scratchFolder()): string {
     "CMakeLists.txt",
     ".clang-format",
     ".ci",
+    join("playground", "tsconfig.json"),
   ]) {
     cpSync(join(projectRoot, name), join(folder, name), { recursive: true });
   }
   symlinkSync(join(projectRoot, "node_modules"), join(folder, "node_modules"));
   put(join(folder, "native", "addon.cc"), "int answer() { return 42; }\n");
   put(join(folder, "lib", "cli", "main.ts"), "export {};\n");
+  put(join(folder, "playground", "src", "main.ts"), "export {};\n");
   return folder;
 }
 
