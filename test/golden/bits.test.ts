@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Bits, measure } from "./measure.js";
 
-// Written by scripts/fixtures/bits.ts. They change with libtorch, with the machine's instruction set and with a change that
+// Written by write-bits.ts. They change with libtorch, with the machine's instruction set and with a change that
 // means to change numbers, and never with one that only moves code.
 const golden: Bits = JSON.parse(readFileSync(join(import.meta.dirname, "../fixtures/bits.json"), "utf8"));
 const folder = mkdtempSync(join(tmpdir(), "diffcoder-bits-"));
