@@ -12,6 +12,11 @@ export interface OptimizerState {
 
 /** What a training loop needs of an optimiser. Write your own by implementing it. */
 export interface Optimizer {
+  /**
+   * Whether each number's update depends on that number's gradient and state alone (AdamW, SGD). An optimiser that needs
+   * whole matrices (Muon, Shampoo) says false, or nothing: it is refused where parameters are cut over processes.
+   */
+  readonly elementwise?: boolean;
   /** Applies the gradients with learning rate `lr`. Parameters without a gradient are left alone. */
   step(lr: number): void;
   /** Drops the gradients. */
@@ -132,6 +137,8 @@ const SLICE_ELEMENTS = 1 << 26;
  * holds no more than parameters and gradients (FSDP's CPUOffloadPolicy, for the optimiser).
  */
 export abstract class BucketedOptimizer implements Optimizer {
+  /** Buckets are flat, and each process has its part of them: an update can only be elementwise. */
+  readonly elementwise = true;
   readonly #buckets: Bucket[] = [];
   #steps = 0;
 

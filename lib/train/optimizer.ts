@@ -1,6 +1,7 @@
 import * as z from "zod";
 import type { Decoder } from "../model/index.js";
 import { AdamW, decayGroups, type Optimizer, SGD } from "../nn/index.js";
+import type { ParallelModel } from "../parallel/index.js";
 import { TrainError } from "./errors.js";
 import { failureOf } from "./user-code.js";
 
@@ -65,6 +66,21 @@ export function makeOptimizer(choice: OptimizerChoice, model: Decoder, stage: st
   }
   const { type: _, decayEmbeddings, ...options } = choice;
   return new AdamW(decayGroups(model, options.weightDecay, { embeddings: decayEmbeddings }), options);
+}
+
+/**
+ * Refuses an optimiser that needs whole matrices where processes have parts of them.
+ *
+ * @throws TrainError TRAIN_OPTIONS
+ */
+export function requireElementwise(optimizer: Optimizer, { isWhole, shape }: ParallelModel, stage: string): void {
+  if (isWhole || optimizer.elementwise === true) return;
+  const { shard, tensor } = shape;
+  throw new TrainError(
+    "TRAIN_OPTIONS",
+    `stage '${stage}': its optimizer does not say \`elementwise: true\`, and parameters are cut (shard ${shard}, tensor ${tensor}): ` +
+      "declare it if each number's update depends on that number's gradient alone, or train with shard: 1 and tensor: 1",
+  );
 }
 
 const OPTIMIZER_METHODS = ["step", "zeroGrad", "stateDict", "loadStateDict", "dispose"] as const;

@@ -13,7 +13,7 @@ import { checkHookResult } from "./hook-result.js";
 import { Meter } from "./meter.js";
 import { divergence, skippedMessage } from "./not-finite.js";
 import { checkState } from "./objective-result.js";
-import { makeOptimizer } from "./optimizer.js";
+import { makeOptimizer, requireElementwise } from "./optimizer.js";
 import type { PlannedStage } from "./plan.js";
 import { RunCheckpoints } from "./run-checkpoints.js";
 import { describeRun, identify } from "./run-facts.js";
@@ -254,7 +254,9 @@ export class Session {
   #optimizerFor({ stage, optimizer, optimizerFrom }: PlannedStage): Optimizer {
     if (this.#optimizer?.madeIn !== optimizerFrom) {
       this.#optimizer?.instance.dispose();
-      this.#optimizer = { instance: makeOptimizer(optimizer, this.#model, stage.name), madeIn: optimizerFrom };
+      const instance = makeOptimizer(optimizer, this.#model, stage.name);
+      this.#optimizer = { instance, madeIn: optimizerFrom };
+      requireElementwise(instance, this.#parallel, stage.name);
     }
     return this.#optimizer.instance;
   }

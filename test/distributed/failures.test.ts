@@ -64,6 +64,27 @@ describe("when a process", () => {
     expect(survivor.stderr).toMatch(/rank 1 failed: stopped reading the run's events/);
   });
 
+  it.each([
+    ["needs whole matrices", { elementwise: false }, { shard: 2 }],
+    ["does not say", {}, { tensor: 2 }],
+  ])("has an optimiser that %s, it is refused where parameters are cut", async (_, ownOptimizer, parallel) => {
+    const order: TrainOrder = { run: { sinks: [], parallel }, ownOptimizer };
+    const ranks = await startRanks("train.ts", { size: 2, args: [JSON.stringify(order)] });
+    for (const { code, stderr } of await Promise.all(ranks.map(({ ended }) => ended))) {
+      expect(code).toBe(1);
+      expect(stderr).toMatch(/TRAIN_OPTIONS/);
+      expect(stderr).toMatch(
+        /stage 'compress': its optimizer does not say `elementwise: true`, and parameters are cut/,
+      );
+    }
+  });
+
+  it("has one that is elementwise, parameters may be cut", async () => {
+    const order: TrainOrder = { run: { parallel: { shard: 2 } }, ownOptimizer: { elementwise: true }, steps: 2 };
+    const { ranks } = await train(2, order);
+    expect(ranks[0].at(-1)).toMatchObject({ type: "done" });
+  });
+
   it("joined with another backend than the run wants, all refuse", async () => {
     for (const { code, stderr } of await disturbed(undefined, { parallel: { backend: "nccl" } })) {
       expect(code).toBe(1);

@@ -1,4 +1,6 @@
 // One rank of a run of the tiny curriculum: what the trainer's tests compare with a process of its own.
+import type { Decoder } from "../../../lib/model/index.js";
+import { AdamW, type Optimizer } from "../../../lib/nn/index.js";
 import { Curriculum, type Objective, type RunOptions, type Stage, type TrainEvent } from "../../../lib/train/index.js";
 import { tinyModel, tinyStages } from "../../train/tiny.js";
 import { asRank } from "../rank.js";
@@ -11,13 +13,30 @@ export interface TrainOrder {
   batchSize?: number;
   accumulation?: number;
   model?: Parameters<typeof tinyModel>[0];
+  /** An optimiser of the user's own, and what it says of itself. */
+  ownOptimizer?: { elementwise?: boolean };
   /** What befalls a rank after a global step. */
   fault?: { rank: number; step: number; kind: "kill" | "stop" | "throw" | "hang" | "abort" | "leave" };
 }
 
+/** AdamW behind an object of the user's own. */
+const own = ({ elementwise }: { elementwise?: boolean }) => {
+  return (model: Decoder): Optimizer => {
+    const inner = new AdamW(model.namedParameters());
+    return {
+      ...(elementwise !== undefined && { elementwise }),
+      step: (lr) => inner.step(lr),
+      zeroGrad: () => inner.zeroGrad(),
+      stateDict: () => inner.stateDict(),
+      loadStateDict: (state) => inner.loadStateDict(state),
+      dispose: () => inner.dispose(),
+    };
+  };
+};
+
 await asRank(async ({ rank, device }) => {
   const order = JSON.parse(process.argv[2]) as TrainOrder;
-  const { run = {}, steps: cptSteps, batchSize = 4, accumulation = 1, fault } = order;
+  const { run = {}, steps: cptSteps, batchSize = 4, accumulation = 1, fault, ownOptimizer } = order;
   const model = tinyModel(order.model);
   if (device !== "cpu") model.to({ device });
   let steps = 0;
@@ -27,7 +46,7 @@ await asRank(async ({ rank, device }) => {
         throw new RangeError("the user's own mistake");
       return stage.objective(...args);
     };
-    return { ...stage, batchSize, accumulation, objective };
+    return { ...stage, batchSize, accumulation, objective, ...(ownOptimizer && { optimizer: own(ownOptimizer) }) };
   });
   const controller = new AbortController();
   process.on("SIGTERM", () => controller.abort());
