@@ -17,6 +17,8 @@ export interface CommitState {
  */
 export interface CommitRule {
   readonly name: string;
+  /** The same rule as data, which crosses to an engine's thread. A rule of one's own has none. */
+  readonly config?: CommitConfig;
   /** Whether the state must hold entropies. */
   readonly usesEntropy?: boolean;
   /**
@@ -39,6 +41,7 @@ export function staticSchedule(options: { steps?: number } = {}): CommitRule {
   }
   return {
     name: "static",
+    config: { rule: "static", ...(Number.isFinite(steps) && { steps }) },
     choose(confidence, { step, initiallyMasked }) {
       const passes = Math.min(steps, initiallyMasked);
       const share = Math.floor(initiallyMasked / passes) + (step < initiallyMasked % passes ? 1 : 0);
@@ -54,6 +57,7 @@ export function confidenceThreshold(value: number): CommitRule {
   }
   return {
     name: "threshold",
+    config: { rule: "threshold", value },
     choose(confidence) {
       const above = [...confidence.keys()].filter((i) => confidence[i] > value);
       return above.length > 0 ? above : mostConfident(confidence, 1);
@@ -67,6 +71,7 @@ export function hybridRule(options: { value: number; steps?: number }): CommitRu
   const above = confidenceThreshold(options.value);
   return {
     name: "hybrid",
+    config: { rule: "hybrid", ...options },
     choose(confidence, state) {
       const [first, second] = [share.choose(confidence, state), above.choose(confidence, state)];
       return second.length > first.length ? second : first;
@@ -84,6 +89,7 @@ export function confidenceFactor(factor: number): CommitRule {
   }
   return {
     name: "factor",
+    config: { rule: "factor", factor },
     choose(confidence) {
       const sorted = Float64Array.from(confidence).sort().reverse();
       let count = 1;
@@ -103,6 +109,7 @@ export function entropyBound(bound: number): CommitRule {
   }
   return {
     name: "entropy",
+    config: { rule: "entropy", bound },
     usesEntropy: true,
     choose(_confidence, { entropy }) {
       if (!entropy) throw new DiffusionError("DIFFUSION_OPTIONS", "the entropy rule needs entropies");

@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { commitConfigSchema } from "../diffusion/commit.js";
+import { type CommitRule, commitConfigSchema } from "../diffusion/commit.js";
 
 const tokenId = z.number().int().min(0);
 
@@ -14,6 +14,20 @@ const tokenId = z.number().int().min(0);
  */
 export const commitSchema = commitConfigSchema;
 export type CommitOptions = z.output<typeof commitSchema>;
+
+/** A rule as data, or one of {@link CommitRule}'s that is also data: functions do not cross to the engine's thread. */
+const commitOption = z
+  .union([
+    commitSchema,
+    z.custom<CommitRule>((value) => typeof (value as Partial<CommitRule> | null)?.choose === "function"),
+  ])
+  .transform((rule, context) => {
+    if ("rule" in rule) return rule;
+    if (rule.config) return rule.config;
+    const message = `a rule of your own ('${rule.name}') is not data, so it cannot cross to the engine's thread: generateBlocks() takes it`;
+    context.addIssue({ code: "custom", message });
+    return z.NEVER;
+  });
 
 export const remaskSchema = z.strictObject({
   below: z.number().min(0).max(1).describe("mask a committed token again when its probability falls below this"),
@@ -57,7 +71,7 @@ export const generateOptionsSchema = z.strictObject({
   logprobs: z.number().int().min(0).max(20).default(0).describe("how many of the likeliest tokens with each token"),
   blockSize: z.number().int().min(1).max(1024).optional().describe("by default the engine's"),
   steps: z.number().int().min(1).optional().describe("short for commit: { rule: static, steps }"),
-  commit: commitSchema.optional().describe("by default static, one token a pass"),
+  commit: commitOption.optional().describe("by default static, one token a pass"),
   remask: remaskSchema.optional().describe("mask unsure tokens again; default: never"),
   suffix: z
     .union([z.string(), z.array(tokenId)])

@@ -2,6 +2,13 @@ import { describe, expect, it } from "vitest";
 import * as z from "zod";
 import { CodedError } from "../../lib/base/coded-error.js";
 import { optionsParser } from "../../lib/base/options.js";
+import {
+  confidenceFactor,
+  confidenceThreshold,
+  entropyBound,
+  hybridRule,
+  staticSchedule,
+} from "../../lib/diffusion/index.js";
 import { EngineError, parseOptions } from "../../lib/engine/errors.js";
 import { engineOptionsSchema, generateOptionsSchema } from "../../lib/engine/options.js";
 
@@ -57,5 +64,25 @@ describe("options of every layer", () => {
     expect(() => parseOptions("engine", options, { [before]: 1 })).toThrow(
       new EngineError("ENGINE_OPTIONS", `engine:\n  ${before}: it is called ${today} now`),
     );
+  });
+
+  it.each([
+    [staticSchedule(), { rule: "static" }],
+    [staticSchedule({ steps: 3 }), { rule: "static", steps: 3 }],
+    [confidenceThreshold(0.9), { rule: "threshold", value: 0.9 }],
+    [hybridRule({ value: 0.8, steps: 2 }), { rule: "hybrid", value: 0.8, steps: 2 }],
+    [confidenceFactor(1.5), { rule: "factor", factor: 1.5 }],
+    [entropyBound(0.4), { rule: "entropy", bound: 0.4 }],
+  ])("take a commit rule as an object and as data: %#", (commit, data) => {
+    expect(parseOptions("generate", generateOptionsSchema, { commit }).commit).toEqual(data);
+    expect(parseOptions("generate", generateOptionsSchema, { commit: data }).commit).toEqual(data);
+  });
+
+  it("say what is wrong with a commit rule", () => {
+    const own = { name: "mine", choose: () => [0] };
+    const told = (commit: object) => () => parseOptions("generate", generateOptionsSchema, { commit });
+    expect(told(own)).toThrow(/commit: a rule of your own \('mine'\) is not data/);
+    expect(told({ rule: "threshold", value: 2 })).toThrow(/commit\.value/);
+    expect(told({ rule: "treshold", value: 0.5 })).toThrow(/commit/);
   });
 });
