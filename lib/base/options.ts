@@ -23,9 +23,14 @@ export function optionsParser<Code extends string>(
   return (what, schema, value, code = defaultCode) => {
     const parsed = schema.safeParse(value);
     if (parsed.success) return parsed.data;
-    const lines = parsed.error.issues.flatMap((issue) => explain(issue, schema, value, []));
-    throw new LayerError(code, `${what}:\n${lines.map((line) => `  ${line}`).join("\n")}`, { cause: parsed.error });
+    throw new LayerError(code, problemsOf(what, schema, value, parsed.error), { cause: parsed.error });
   };
+}
+
+/** A message that names every wrong key of a value, its path and what is allowed there. */
+export function problemsOf(what: string, schema: z.ZodType, value: unknown, error: z.ZodError): string {
+  const lines = error.issues.flatMap((issue) => explain(issue, schema, value, []));
+  return `${what}:\n${lines.map((line) => `  ${line}`).join("\n")}`;
 }
 
 /** Options that had another name in 0.1.0. */

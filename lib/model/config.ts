@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { problemsOf } from "../base/options.js";
 import { init } from "../nn/index.js";
 import { ARCHITECTURES, ATTENTION_BIASES, architectureSpec } from "./architectures/index.js";
 import { ModelConfigError } from "./errors.js";
@@ -95,6 +96,7 @@ export type DecoderConfigInput = z.input<typeof decoderConfigSchema>;
  */
 export function decoderConfig(input: DecoderConfigInput): DecoderConfig {
   const parsed = decoderConfigSchema.safeParse(input);
-  if (!parsed.success) throw new ModelConfigError(`the decoder config is wrong\n${z.prettifyError(parsed.error)}`);
-  return parsed.data;
+  if (parsed.success) return parsed.data;
+  const message = problemsOf("the decoder config is wrong", decoderConfigSchema, input, parsed.error);
+  throw new ModelConfigError(message, { cause: parsed.error });
 }
