@@ -52,7 +52,7 @@ it("whatever requests ask for, the host waits for what it reads alone", async ()
   ];
   await using engine = await Engine.create({ model: coder, worker: "none" });
   cuda.take();
-  await Promise.all(kinds.map((kind) => engine.complete(randomPrompt(1, 30), { ...options, ...kind })));
+  await Promise.all(kinds.map((kind) => engine.completeChoices(randomPrompt(1, 30), { ...options, ...kind })));
   expect(Object.keys(cuda.take().waits)).toEqual(["readInto"]);
   await engine.close();
   coder.dispose();
