@@ -62,7 +62,7 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
       return;
     }
     engine = first;
-    if (!engine.tokenizer) throw new CliError(`${folder} has no tokenizer.json, so it cannot be served`);
+    if (!engine.tokenizer) throw new CliError(`cannot serve ${folder}: it has no tokenizer.json`);
     ready(engine);
     say(`${describe(server, url, engine.model, options)}\n`);
     const signal = await signals.first;
