@@ -104,7 +104,7 @@ function createEngine(model: string, options: ServeOptions): Promise<Engine> {
   });
 }
 
-/** Neither log nor terminal may stop the server: a reader that is gone is no error, one that does not read is not waited for. */
+/** Neither log nor terminal may stop the server: a reader that is gone is not an error, one that does not read is not waited for. */
 function letGoOfReaders(): void {
   for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners("error").on("error", () => {});
 }
