@@ -58,8 +58,8 @@ class OnSideStream {
   c10::cuda::CUDAStreamGuard guard_;
 };
 
-// Memory that the recordings of one device share. libtorch ends a pool with its last recording and takes no other under
-// the same id: where there is none the next begins a new one.
+// The memory pool that all graphs of one device share. libtorch destroys a pool with its last graph, and the pool's id
+// cannot be reused, so that the next capture allocates a new pool.
 struct GraphPool {
   c10::MempoolId_t id{};
   int64_t recordings = 0;

@@ -31,9 +31,9 @@ class JsThread {
   // `serve`, where nobody would answer.
   void call(const Work& work);
 
-  // On the JavaScript thread: runs `work` on another thread and answers that one's and any other's `call` until it
-  // ends; its exception is thrown here. Inside an answer, `work` goes to the thread that asked: to autograd it is then
-  // a backward pass within one, whose nodes that thread runs. On a new thread they would wait for it for ever.
+  // On the JavaScript thread: runs `work` on another thread, and serves `call` requests of all threads until it ends;
+  // an exception of `work` is thrown here. When called from within such a request, `work` runs on the requesting
+  // thread, so that autograd sees a nested backward pass. On a new thread its nodes would wait for ever.
   void serve(const Work& work);
 
   // Deletes a reference here or, from another thread, at the next `releaseCollected`.

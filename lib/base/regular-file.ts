@@ -26,7 +26,7 @@ export const MAX_FILE_BYTES = 256 * 2 ** 20;
 const CHUNK = 1 << 20;
 
 /**
- * Opens a file for reading, links followed. Anything that is no regular file is refused at once: a pipe without a writer
+ * Opens a file for reading, links followed. Anything that is not a regular file is refused at once: a pipe without a writer
  * would never answer, and a device may never end.
  *
  * @returns the descriptor, which the caller closes, and what the file was when it was opened

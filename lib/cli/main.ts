@@ -45,7 +45,7 @@ function diffcoder(): Command {
   return program;
 }
 
-// A reader that has enough, such as `head`, is no error.
+// A reader that has enough, such as `head`, is not an error.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
   process.exit();

@@ -39,7 +39,7 @@ export function size(text: string): number {
   return value;
 }
 
-/** Reads `name=number,name=number`. What names there are is for the library to say. */
+/** Reads `name=number,name=number`. The library validates the names. */
 export function sizes(text: string): Record<string, number> {
   const pairs = text.split(",").map((part) => /^([a-z]+)=(\d+)$/i.exec(part.trim()));
   if (pairs.some((pair) => pair === null)) throw new InvalidArgumentError("expected NAME=NUMBER,NAME=NUMBER");

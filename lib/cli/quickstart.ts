@@ -39,7 +39,7 @@ export function quickstartCommand(): Command {
     .option("--steps <ar,cpt,anneal>", "steps of the three stages, instead of a time: repeats a run exactly", steps)
     .option("--data <path...>", "folders or files of code; default: node_modules and Python's standard library")
     .option("--out <folder>", "where the run goes; a run that is there moves to FOLDER.previous", "runs/quickstart")
-    .option("--seed <n>", "of the weights, the data's order and the corruption", integer(0), 0)
+    .option("--seed <n>", "random seed of the weights, the data order and the corruption", integer(0), 0)
     .addOption(deviceOption("cpu"))
     .action(async (options: QuickstartOptions) => {
       const { quickstart } = await import("./quickstart/run.js");

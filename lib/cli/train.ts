@@ -31,7 +31,7 @@ export function trainCommand(): Command {
     .option("--out <folder>", "where checkpoints, metrics.jsonl and report.html go; default: the file's, or runs/NAME")
     .option("--model <folder>", "a checkpoint to start from, instead of the file's model")
     .addOption(device)
-    .option("--seed <n>", "of the data's order and the corruption; default: the file's, or 0", integer(0))
+    .option("--seed <n>", "random seed of the data order and the corruption; default: the file's, or 0", integer(0))
     .option("--resume", "go on from the folder's newest whole checkpoint; begin where there is none")
     .option("--overwrite", "begin anew in a folder that holds a run, whose checkpoints are removed")
     .option(

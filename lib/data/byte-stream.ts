@@ -36,7 +36,7 @@ export async function* readChunks(descriptor: number, opened: Stats): AsyncGener
 /**
  * The text in a stream that may be compressed.
  *
- * @throws DataError DATA_FORMAT if what was compressed is no text; Error if the compressed data is damaged
+ * @throws DataError DATA_FORMAT if what was compressed is not text; Error if the compressed data is damaged
  */
 export async function* unpacked(
   chunks: ByteStream,

@@ -305,7 +305,7 @@ function fieldsOf(record: unknown, wanted: readonly string[]): string {
   return `: no ${wanted.join(", ")}; its fields: ${found.slice(0, 300)}`;
 }
 
-/** Without a byte order mark, which is no part of the text. */
+/** Without a byte order mark, which is not part of the text. */
 function withoutMark(content: Buffer): Buffer {
   return content[0] === 0xef && content[1] === 0xbb && content[2] === 0xbf ? content.subarray(3) : content;
 }

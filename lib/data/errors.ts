@@ -10,7 +10,7 @@ export type DataErrorCode =
   | "DATA_OPTIONS" // options that are wrong or contradict each other
   | "DATA_STORE" // a token store that is torn, of another version or cannot be written
   | "DATA_RANGE" // a position or an index outside the data
-  | "DATA_SAMPLE" // a dataset gave what is no sample
+  | "DATA_SAMPLE" // a dataset gave what is not a sample
   | "DATA_WORKER"; // a thread that reads ahead ended, or has another dataset than the thread that trains
 
 /** Every error of lib/data. `code` is stable, `message` names the path or the value that is wrong. */

@@ -35,7 +35,7 @@ export interface Listing {
   readonly otherExtensions: Readonly<Record<string, number>>;
 }
 
-/** Folders that hold no source of their own; node_modules counts only where the source is no node_modules itself. */
+/** Folders that hold no source of their own; node_modules counts only where the source is not a node_modules itself. */
 export const EXCLUDED_FOLDERS: readonly string[] = [
   "node_modules",
   "__pycache__",

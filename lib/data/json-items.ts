@@ -96,7 +96,7 @@ class Window {
     this.#chunks = chunks[Symbol.asyncIterator]();
   }
 
-  /** Goes to the next byte that is no white space and gives it; undefined at the end. */
+  /** Goes to the next byte that is not white space and gives it; undefined at the end. */
   async skipSpace(): Promise<number | undefined> {
     do {
       const [bytes, end] = [this.#buffer, this.#end];

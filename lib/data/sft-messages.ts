@@ -18,7 +18,7 @@ const SPEAKERS: Readonly<Record<string, string>> = {
 
 /**
  * Messages with `role` and `content`; other fields (`tool_calls`, `name`, ...) go to the template. An assistant's message
- * with `weight: 0` (OpenAI) or `train: false` (axolotl) is no answer to learn.
+ * with `weight: 0` (OpenAI) or `train: false` (axolotl) is not an answer to learn.
  *
  * @throws RecordError
  */
@@ -77,7 +77,7 @@ function objectAt(value: unknown, at: string): JsonRecord {
   }
 }
 
-/** Text, or parts of it; null where the message calls tools instead. Parts that are no text have no tokens here. */
+/** Text, or parts of it; null where the message calls tools instead. Parts that are not text have no tokens here. */
 function contentOf(content: unknown, at: string, calls: boolean): unknown {
   if (typeof content === "string") return content;
   if (content === null && calls) return null;

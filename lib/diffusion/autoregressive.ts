@@ -14,7 +14,7 @@ export type AutoregressiveOptions = z.input<typeof autoregressiveSchema>;
 
 /**
  * Next-token prediction (Eq. 2), the objective of the AR stages: the hidden state of position i - 1 predicts token i,
- * with the head that diffusion uses unshifted later. A row's first token is no target, nor is an isolated document's:
+ * with the head that diffusion uses unshifted later. A row's first token is not a target, nor is an isolated document's:
  * nothing of its own comes before it. With a lossMask only answer tokens are targets.
  *
  * The normaliser is the number of targets.

@@ -79,7 +79,7 @@ export function cosineNoise(rules: BlockRules = {}): NoiseSchedule {
 export interface CustomNoiseOptions extends BlockRules {
   /** u'(t); by default a central difference of `u`. The weight is then u'(t) / rate. */
   slope?: (t: number) => number;
-  /** The weight itself, for a loss that is no bound on purpose. */
+  /** The weight itself, for a loss that is not a bound on purpose. */
   weight?: (t: number, rate: number) => number;
 }
 

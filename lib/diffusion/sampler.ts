@@ -99,7 +99,7 @@ export async function* generateBlocks(
   return yield* last(done(total, "length"));
 }
 
-/** Makes a token's probability zero in every row: the mask is no token to commit. */
+/** Makes a token's probability zero in every row: the mask is not a token to commit. */
 function forbid(logits: Tensor, id: number): void {
   torch.scope(() => void torch.noGrad(() => logits.narrow(1, id, 1).fill_(Number.NEGATIVE_INFINITY)));
 }

@@ -92,7 +92,7 @@ export function advanceWarmup(
     return { step: context.step, progress: context.step, held: 0, reference };
   }
   if (context.step <= state.step) return state;
-  // A gradient norm that is no number is the very instability the ramp waits for.
+  // A gradient norm that is not a number is the very instability the ramp waits for.
   const calm = context.gradNorm === undefined || context.gradNorm <= hold.multiple * (state.reference ?? 0);
   const waits = !calm && state.progress < warmup.steps && state.held < (hold.limit ?? 2 * warmup.steps);
   return {

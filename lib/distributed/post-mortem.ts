@@ -1,12 +1,12 @@
 import { DistributedError } from "./errors.js";
 import type { World } from "./world.js";
 
-/** How long survivors wait for each other's sign of life. */
+/** How long the surviving ranks wait for each other's heartbeat. */
 const SIGN_OF_LIFE_SECONDS = 5;
 
 /**
- * After a failure: tells the others what happened here, or finds out which of them failed. Whoever still runs leaves a
- * sign of life in the store; whoever does not within a few seconds is gone or hangs.
+ * After a failure: tells the others what happened here, or finds out which of them failed. Healthy ranks
+ * write a heartbeat to the store; those without one after a few seconds are reported as gone or stuck.
  *
  * @param error what ended this process's part
  * @returns an error that names the ranks at fault; `error` itself where it is this process's own

@@ -404,7 +404,7 @@ function isBitwise(op: ReduceOperation): boolean {
   return op === "band" || op === "bor" || op === "bxor";
 }
 
-/** Gloo adds booleans as bytes, which gives what is no boolean; NCCL takes the maximum, which is the sum of two. */
+/** Gloo adds booleans as bytes, which gives what is not a boolean; NCCL takes the maximum, which is the sum of two. */
 function reduction(op: ReduceOperation, dtype: torch.DType): ReduceOperation {
   return op === "sum" && dtype === "bool" ? "max" : op;
 }

@@ -8,8 +8,8 @@ import { c10d, type NativeId } from "./native.js";
 export const DEFAULT_TIMEOUT = 300;
 
 /**
- * The small memory of keys and values through which processes find each other: torch.distributed.Store. Values are
- * bytes; strings are taken as UTF-8.
+ * The key-value store through which processes find each other (torch.distributed.Store). Values are bytes; strings are
+ * encoded as UTF-8.
  */
 export abstract class Store implements Disposable {
   #id: NativeId;

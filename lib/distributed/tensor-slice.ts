@@ -41,7 +41,7 @@ export function volume(size: readonly number[]): number {
   return size.reduce((product, length) => product * length, 1);
 }
 
-/** Why something is no slice; undefined if it is one. */
+/** Why something is not a slice; undefined if it is one. */
 export function sliceProblem({ shape, offset, size }: TensorSlice): string | undefined {
   if (offset.length !== shape.length || size.length !== shape.length) {
     return `offset [${offset}] and size [${size}] are of other dimensions than shape [${shape}]`;

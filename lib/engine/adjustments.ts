@@ -33,7 +33,7 @@ export class RequestAdjustments {
   /**
    * What holds for the next pass.
    *
-   * @param tokens prompt and output; the mask is no token
+   * @param tokens prompt and output; the mask is not a token
    * @param firstNew where the output begins
    * @param end the position after the last that counts
    */

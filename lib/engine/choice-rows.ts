@@ -12,7 +12,7 @@ export interface RowSettings {
   /** How many of the likeliest tokens to report. */
   logprobs: number;
   entropy: boolean;
-  /** Whether the mask is no token to choose, as in denoising. */
+  /** Whether the mask is not a token to choose, as in denoising. */
   forbidMask: boolean;
   adjust?: Adjustments;
 }
@@ -31,7 +31,7 @@ export interface RowChoice {
   id: number;
   /** Probability of the token: untempered and unfiltered, after adjustments. */
   confidence: number;
-  /** ln of that probability; NaN when the row's logits are no numbers, or all are forbidden. */
+  /** ln of that probability; NaN when the row's logits are not numbers, or all are forbidden. */
   logprob: number;
   /** 0 unless asked for. */
   entropy: number;

@@ -10,7 +10,7 @@ export type EngineErrorCode =
   | "ENGINE_TIMEOUT" // waited longer in the queue, or took longer, than the engine allows
   | "ENGINE_CLOSED" // the engine is closed, or closes
   | "ENGINE_WORKER" // the thread or process that runs the model died; it is started again
-  | "ENGINE_MODEL" // the model cannot be loaded, or its logits are no numbers
+  | "ENGINE_MODEL" // the model cannot be loaded, or its logits are not numbers
   | "ENGINE_INTERNAL"; // a fault of the engine itself
 
 /** Every error of lib/engine. `code` is stable, `message` names the value that is wrong. */

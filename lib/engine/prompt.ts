@@ -59,7 +59,7 @@ export function idsOf(
   return ids;
 }
 
-/** @throws EngineError ENGINE_PROMPT for the first that is no id of the vocabulary */
+/** @throws EngineError ENGINE_PROMPT for the first that is not an id of the vocabulary */
 function checkIds(given: ArrayLike<number>, what: string, vocabSize: number): void {
   for (let i = 0; i < given.length; i++) {
     const id = given[i];

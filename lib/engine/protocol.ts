@@ -42,7 +42,7 @@ export interface ErrorParts {
   details?: EngineError["details"];
 }
 
-/** @param otherwise the code of what is no error of the engine's */
+/** @param otherwise the code of what is not an error of the engine's */
 export function errorParts(error: unknown, otherwise: EngineErrorCode = "ENGINE_INTERNAL"): ErrorParts {
   if (error instanceof EngineError) {
     const { code, message, details } = error;

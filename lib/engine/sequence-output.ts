@@ -86,7 +86,7 @@ export class SequenceOutput {
     return this.finishReason ? this.#flush(events) : events;
   }
 
-  /** Ends with a stop token that is no part of the output. */
+  /** Ends with a stop token that is not part of the output. */
   endAt(id: number): EngineEvent[] {
     this.#stopAt(this.#stops.get(id) ?? id);
     return this.#flush([]);

@@ -154,7 +154,7 @@ function fileOf({ pieces }: StoredTensor): string {
   return pieces.length === 1 ? pieces[0].file : `${pieces[0]?.file ?? "no file"} and others`;
 }
 
-/** @throws CheckpointError CHECKPOINT_MISSING when there is no such folder or it is no checkpoint */
+/** @throws CheckpointError CHECKPOINT_MISSING when there is no such folder or it is not a checkpoint */
 export function checkpointFolder(folder: string): string {
   const root = stagedFolder(folder);
   if (!existsSync(root)) throw new CheckpointError("CHECKPOINT_MISSING", missingFolder(folder));

@@ -20,8 +20,8 @@ const seedCoder8b = {
 } satisfies DecoderConfigInput;
 
 /**
- * Shapes by name. `seed-coder-8b` is the published model (paper.md section 8: 8.25e9 parameters); the others scale
- * its architecture down: grouped-query attention, SwiGLU of about 3.5 times the width, no biases.
+ * Shapes by name. `seed-coder-8b` is the published model, on which Stable-DiffCoder is trained (8.25e9 parameters); the
+ * others scale its architecture down: grouped-query attention, SwiGLU of about 3.5 times the width, no biases.
  */
 const presets = {
   /** 5.5M parameters with the library's 4096-token code tokenizer: trains on two CPU cores in minutes. */

@@ -27,7 +27,7 @@ export function parameter(tensor: Tensor, requiresGrad = true): Tensor {
 /**
  * Base of everything with parameters. There is nothing to register: every own property that holds a Tensor is a
  * parameter, every own property that holds a Module (or an array of either) is a part. Names are the dotted property
- * paths, `layers.0.mlp.gateProj.weight`. Tensors that are no parameters belong in `#private` fields.
+ * paths, `layers.0.mlp.gateProj.weight`. Tensors that are not parameters belong in `#private` fields.
  */
 export abstract class Module {
   /**

@@ -87,7 +87,7 @@ export async function* watched(
 ): AsyncGenerator<Tagged> {
   for await (const each of events) {
     const { prompt, choice, event } = each;
-    // How it ended for a request that was given up is no matter of the client's.
+    // How it ended for a request that was given up is not a matter of the client's.
     if (event.type === "done") signal.throwIfAborted();
     meters[choice].see(event);
     if (event.type === "start") {

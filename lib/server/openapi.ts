@@ -42,8 +42,8 @@ export function openApiDocument(version: string): Json {
       "/tokenize": post("Ids of a text or a conversation", "TokenizeRequest", "Tokens", statuses),
       "/detokenize": post("Text of ids", "DetokenizeRequest", "Text", statuses),
       "/version": get("Version and fingerprint", "Version"),
-      "/health": get("Whether the process should live on", "Health", { open: true, unavailable: "Health" }),
-      "/ready": get("Whether the process should get requests", "Health", { open: true, unavailable: "Health" }),
+      "/health": get("Liveness probe", "Health", { open: true, unavailable: "Health" }),
+      "/ready": get("Readiness probe", "Health", { open: true, unavailable: "Health" }),
       "/metrics": {
         get: {
           summary: "Metrics in Prometheus' text format",

@@ -6,7 +6,7 @@ const seconds = z
   .min(0)
   .max(86_400 * 7);
 
-/** White space around a key is no part of it: files and secrets end with a new line. */
+/** White space around a key is not part of it: files and secrets end with a new line. */
 const apiKey = z
   .string()
   .transform((key) => key.trim())

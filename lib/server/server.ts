@@ -60,7 +60,7 @@ export class Server {
     this.settings = settings;
     const version = packageVersion();
     const reloaded = (what: string) => (problem: Error | undefined) => {
-      if (problem) this.app.log.error({ err: problem }, `the new ${what} cannot be used; the old stay`);
+      if (problem) this.app.log.error({ err: problem }, `failed to reload ${what}; keeping the previous one`);
       else this.app.log.info(`new ${what} are in use`);
     };
     this.#keys = new ApiKeys({
@@ -203,7 +203,7 @@ export class Server {
 
   #take(engine: ServedEngine): void {
     if (!hasTokenizer(engine)) {
-      throw new ServerError("SERVER_OPTIONS", "a model without a tokenizer cannot be served: it has no words");
+      throw new ServerError("SERVER_OPTIONS", "cannot serve a model without a tokenizer");
     }
     this.#state.fingerprint = systemFingerprint(engine.model, engine.tokenizer.hash, this.#context.version);
     const { dir, hash, options } = engine.tokenizer;

@@ -7,7 +7,7 @@ export type TokenizerErrorCode =
   | "TOKENIZER_UNSUPPORTED" // a part of tokenizer.json that is not known to give the ids of Rust's tokenizers
   | "TOKENIZER_TEXT" // a text with a character that has no token, where there is no unknown token
   | "TOKENIZER_TOKEN_MISSING" // a special token that is needed is not in the vocabulary
-  | "TOKENIZER_ID" // an id that is no token id
+  | "TOKENIZER_ID" // an id that is not a token id
   | "CHAT_TEMPLATE_MISSING" // a conversation without a template to write it with
   | "CHAT_TEMPLATE_INVALID" // a template that does not parse
   | "CHAT_TEMPLATE_UNSUPPORTED" // a template that uses a part of Jinja that is left out

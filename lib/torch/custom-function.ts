@@ -32,7 +32,7 @@ export interface DifferentiableFunction<Inputs extends readonly unknown[], Outpu
 }
 
 /**
- * Makes an operator from a forward and a backward. Inputs that are no tensors are passed through and have no gradient.
+ * Makes an operator from a forward and a backward. Inputs that are not tensors are passed through and have no gradient.
  * An exception of either comes out of the call, or out of backward(), as it is.
  */
 export function defineFunction<Inputs extends readonly unknown[], Output extends Tensor | Tensor[]>(

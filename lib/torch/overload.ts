@@ -148,7 +148,7 @@ export class Overload {
     return results;
   }
 
-  /** The arguments as the schema has them. Only `self` moves, which is no list: those in scratch keep their order. */
+  /** The arguments as the schema has them. Only `self` moves, which is not a list: those in scratch keep their order. */
   #inOrder(converted: [number, ...unknown[]], order: readonly number[]): [number, ...unknown[]] {
     const sorted: [number, ...unknown[]] = [this.id];
     for (let i = 1; i < converted.length; i++) sorted[order[i - 1] + 1] = converted[i];

@@ -164,7 +164,7 @@ export class Tensor implements Disposable, Owned {
     this.#ask("grad", (handle) => native.setGrad(handle, gradient === null ? 0 : liveHandle(gradient)));
   }
 
-  /** Keeps the gradient of a tensor that is no leaf: torch.Tensor.retain_grad. */
+  /** Keeps the gradient of a tensor that is not a leaf: torch.Tensor.retain_grad. */
   retainGrad(): void {
     this.#ask("retainGrad", native.retainGrad);
   }

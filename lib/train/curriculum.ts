@@ -216,7 +216,7 @@ export function defaultSinks(out: string): Sink[] {
 /** Seconds that a sink may take for an event. One that takes longer is not asked again. */
 const SINK_PATIENCE = 60;
 
-/** Hands events to sinks. One that fails is no reason to lose a run. */
+/** Hands events to sinks. One that fails is not a reason to lose a run. */
 class Sinks implements AsyncDisposable {
   readonly #sinks: readonly Sink[];
   readonly #warned = new Set<Sink>();

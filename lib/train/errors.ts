@@ -13,7 +13,7 @@ export type TrainErrorCode =
   | "TRAIN_OBJECTIVE" // an objective that fails or gives back something unusable
   | "TRAIN_DATA" // data that cannot be read, or that the model or the stage cannot use
   | "TRAIN_HOOK" // an evaluation or a sampling hook that fails or gives back something unusable
-  | "TRAIN_NOT_FINITE"; // too many steps with a loss or gradients that are no numbers
+  | "TRAIN_NOT_FINITE"; // too many steps with a loss or gradients that are not numbers
 
 /** Every error of lib/train. `code` is stable, `message` names the file, the key or the value. */
 export class TrainError extends CodedError<TrainErrorCode> {}

@@ -7,7 +7,7 @@ import * as torch from "../torch/index.js";
  * attention as if it were dense).
  *
  * Block diffusion computes two positions for each token, so body and attention count twice. The head counts once for
- * each token whatever is masked: no more than that can give loss. Embedding look-ups are no arithmetic.
+ * each token whatever is masked: no more than that can give loss. Embedding look-ups are not arithmetic.
  *
  * @param parameters of the whole model, tied ones once
  */

@@ -39,7 +39,7 @@ function overRanks({ perRank, seconds, communicationSeconds }: StepResult): Reco
  *   `step_seconds_min` and `_max` (each process's own work), `slowest_rank`, `straggler` (slowest / median - 1);
  * - `live_tensors`, `rss` and `device_memory` in bytes (the highest so far on a GPU).
  *
- * A loss or norm that is no number is left out.
+ * A loss or norm that is not a number is left out.
  */
 export class Meter {
   readonly #planned: PlannedStage;

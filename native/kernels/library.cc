@@ -10,13 +10,14 @@
 namespace diffcoder {
 namespace {
 
-// Below autocast. Every operator decides there for itself:
-//   rms_norm, add_rms_norm   compute in float32 as always and write the normed result in autocast's dtype, ready for
-//   the matrix product that
-//                            follows; the sum keeps the residual stream's dtype
-//   linear_cross_entropy     its three matrix products in autocast's dtype, statistics and the weight's gradient in
-//   float32 attention, swiglu        in autocast's dtype rotary                   x's dtype (no cast: the attention
-//   casts)
+// Under autocast each operator has its own rule:
+//
+// - rms_norm, add_rms_norm: float32 as always. The normed result is in autocast's dtype, for the matrix product that
+//   follows; the sum keeps the dtype of the residual stream.
+// - linear_cross_entropy: the three matrix products are in autocast's dtype, statistics and the weight's gradient in
+//   float32.
+// - attention, swiglu: autocast's dtype.
+// - rotary: the dtype of x. It does not cast, because attention does.
 
 at::Tensor plain_rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return rms_norm(x, weight, eps, {});

@@ -1,7 +1,7 @@
 #pragma once
 
 // The library's operators as C++ functions: each picks the autograd path when a gradient is wanted and the plain kernel
-// otherwise. The dispatcher's public operators (library.cc) and their autocast forms (autocast.cc) both lead here.
+// otherwise. The dispatcher's public operators and their autocast forms (library.cc) both lead here.
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/OptionalArrayRef.h>

@@ -189,7 +189,7 @@ describe("presets", () => {
     expect(countParameters(presetConfig(name))).toBe(count);
   });
 
-  it("seed-coder-8b is 32 layers of 218.1M and two tables of 155136 x 4096 (paper.md section 8)", () => {
+  it("seed-coder-8b is 32 layers of 218.1M and two tables of 155136 x 4096", () => {
     const layer = 4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 14_336 + 2 * 4096;
     expect(Math.round(layer / 1e5)).toBe(2181);
     expect(countParameters(presetConfig("seed-coder-8b"))).toBe(32 * layer + 2 * 155_136 * 4096 + 4096);

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";
 
-// paper.md section 10's decomposition against the mask it stands for, in float64: every query of [x_t ; x_0] and what it
+// The decomposition of docs/diffusion.md against the mask it stands for, in float64: every query of [x_t ; x_0] and what it
 // sees, written out. Forward and all gradients to 1e-12.
 
 interface Case {

@@ -1,6 +1,6 @@
 import { SingleBar } from "cli-progress";
 
-/** A bar on standard error for work measured in bytes; nothing where that is no terminal. */
+/** A bar on standard error for work measured in bytes; nothing where that is not a terminal. */
 export class BytesBar implements Disposable {
   readonly #bar: SingleBar | undefined;
 

@@ -1,6 +1,6 @@
 /**
- * Imports the program, and never comes to an end itself: what importFile does to the way modules are found lasts as long
- * as its import, and a program may import more at any time. Waiting here does not keep the process alive.
+ * Imports the program and never returns: importFile's module hooks are removed when its import settles, and the program
+ * may import more at any time. Waiting here does not keep the process alive.
  */
 import { pathToFileURL } from "node:url";
 import { shownPath } from "../show.js";

@@ -34,7 +34,7 @@ export async function launch(words: readonly string[], isCommand: boolean, optio
       output.mute(screen);
       // A reader that has enough ends a pipeline. A terminal that is gone says SIGHUP, too, unless that was not wanted.
       if (error.code === "EPIPE") interruption.raise("SIGTERM");
-      // Node would abort when it ends and cannot give such a terminal its settings back: end as the terminal's other programs.
+      // Node aborts at exit if it cannot restore the settings of a closed terminal: exit by SIGHUP, as other programs do.
       else if (error.code === "EIO") process.once("exit", () => process.kill(process.pid, "SIGHUP"));
     });
   }

@@ -62,7 +62,7 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
       return;
     }
     engine = first;
-    if (!engine.tokenizer) throw new CliError(`${folder} has no tokenizer.json, so it cannot be served`);
+    if (!engine.tokenizer) throw new CliError(`cannot serve ${folder}: it has no tokenizer.json`);
     ready(engine);
     say(`${describe(server, url, engine.model, options)}\n`);
     const signal = await signals.first;
@@ -104,7 +104,7 @@ function createEngine(model: string, options: ServeOptions): Promise<Engine> {
   });
 }
 
-/** Neither log nor terminal may stop the server: a reader that is gone is no error, one that does not read is not waited for. */
+/** Neither log nor terminal may stop the server: a reader that is gone is not an error, one that does not read is not waited for. */
 function letGoOfReaders(): void {
   for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners("error").on("error", () => {});
 }

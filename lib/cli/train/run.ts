@@ -66,7 +66,7 @@ async function run(
   try {
     for await (const event of curriculum.run({ ...job.run, model, out, parallel, resume, overwrite, signal, sinks })) {
       if (event.type === "aborted") {
-        // A scheduler that takes the machine back asks by SIGTERM, and takes what is saved for success.
+        // Schedulers preempt with SIGTERM: exit with 0, because the checkpoint was saved.
         process.exitCode = /SIGINT/.test(String(signal.reason)) ? 130 : 0;
         if (isMain) sayStopped(file, options);
       } else if (event.type === "done" && isMain) {

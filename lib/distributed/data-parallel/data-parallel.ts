@@ -50,7 +50,7 @@ export class DataParallel {
 
   /**
    * @param segments in the order of their forward
-   * @throws DistributedError DISTRIBUTED_ARGUMENT for a segment that is given twice or is no part of the model, and with
+   * @throws DistributedError DISTRIBUTED_ARGUMENT for a segment that is given twice or is not part of the model, and with
    *   `shard` for one whose parameters differ in dtype or are scalars; the model is then as before
    */
   constructor(model: Segment, segments: readonly Segment[], options: DataParallelOptions) {

@@ -107,7 +107,7 @@ export class ShardedUnit implements Unit {
         const shard = this.#flat.narrow(0, offset, numRows * row).view([numRows, ...rest]);
         shard.copy_(whole.narrow(0, firstRow, numRows));
         const padded = torch.empty([group.size * chunk, ...rest], { dtype, device: whole.device });
-        // Autograd counts writes to `full`; gathering it anew is none, so it goes through an alias that does not tell.
+        // Weights are gathered into an alias of `full`, so that its version counter, which autograd checks, is not bumped.
         const memory = torch.ops.aten.data(padded) as Tensor;
         return { shard, full: padded.narrow(0, 0, count), memory: memory.view([group.size, chunk * row]) };
       }),

@@ -67,7 +67,7 @@ function slurmHost(variables: Variables, { numNodes, numTasksName }: SlurmStep):
 /**
  * The first host of a SLURM node list, in which brackets hold numbers: "gpu[003-005,9],login" begins with gpu003.
  *
- * @returns undefined if it is no such list
+ * @returns undefined if it is not such a list
  */
 export function firstHost(list: string): string | undefined {
   const brackets = String.raw`\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\]`;

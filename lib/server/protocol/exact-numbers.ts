@@ -9,7 +9,7 @@ const COLON = /\s*:/y;
  * Puts back what JSON.parse loses of numbers that a request means exactly: the digits of `seed`, which has 64 bits where
  * a double holds 53, and in `chat_template_kwargs` the difference between 1.0 and 1, which a template prints.
  *
- * @param value what `text` was parsed to; its `seed` becomes a bigint where it is no safe integer
+ * @param value what `text` was parsed to; its `seed` becomes a bigint where it is not a safe integer
  */
 export function restoreNumbers(value: unknown, text: string): void {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return;

@@ -146,7 +146,7 @@ function isIn(inner: readonly number[], ids: readonly number[]): boolean[] {
   return ids.map((_, i) => i >= before && i < before + inner.length);
 }
 
-/** Where a sequence begins in a longer one; -1 if it is no part of it. */
+/** Where a sequence begins in a longer one; -1 if it is not part of it. */
 function startOf(inner: readonly number[], outer: readonly number[]): number {
   for (let from = 0; from + inner.length <= outer.length; from++) {
     if (inner.every((id, i) => outer[from + i] === id)) return from;

@@ -14,7 +14,7 @@ function healthOf({ state: { engine, failed, draining } }: ServerContext): Healt
 }
 
 /**
- * GET /health: whether the process should live on; GET /ready: whether it should get requests. While the model is loaded,
+ * GET /health: the liveness probe; GET /ready: the readiness probe. While the model is loaded,
  * or a worker that is dead or hangs is replaced, the process is alive and not ready.
  */
 export function healthRoutes(app: FastifyInstance, context: ServerContext): void {

@@ -51,7 +51,7 @@ export function getAttribute(value: Value, name: string): Value {
   return lookUp(value, name, () => itemOf(value, name));
 }
 
-/** value[key] for what is no slice: the element, else, for a str, the attribute of that name, else undefined. */
+/** value[key] for what is not a slice: the element, else, for a str, the attribute of that name, else undefined. */
 export function getItem(value: Value, key: Value): Value {
   step();
   return lookUp(

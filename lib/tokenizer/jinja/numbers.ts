@@ -135,7 +135,7 @@ export function divideInts(a: bigint, b: bigint): number {
   return negative ? -float : float;
 }
 
-/** float(text), undefined if it is no float literal. */
+/** float(text), undefined if it is not a float literal. */
 export function parseFloatText(text: string): number | undefined {
   const plain = plainDigits(text);
   const match =
@@ -148,7 +148,7 @@ export function parseFloatText(text: string): number | undefined {
   return Number(sign + digits.replaceAll("_", ""));
 }
 
-/** int(text, base), undefined if it is no such literal. @throws PyError ValueError for a base that is none */
+/** int(text, base), undefined if it is not such a literal. @throws PyError ValueError for a base that is none */
 export function parseIntText(text: string, base: bigint): bigint | undefined {
   if (base !== 0n && (base < 2n || base > 36n)) throw valueError("int() base must be >= 2 and <= 36, or 0");
   const match = /^([+-]?)(.*)$/s.exec(plainDigits(text).toLowerCase());

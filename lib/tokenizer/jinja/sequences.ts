@@ -125,7 +125,7 @@ export class DictView extends PyObject {
   }
 }
 
-/** value[key] for what is no slice. @throws PyError TypeError, KeyError or IndexError as Python does */
+/** value[key] for what is not a slice. @throws PyError TypeError, KeyError or IndexError as Python does */
 export function itemOf(value: Value, key: Value): Value {
   const text = textOf(value);
   if (text === undefined && !Array.isArray(value) && !(value instanceof Tuple) && !(value instanceof Range)) {

@@ -11,7 +11,7 @@ import type { Sink } from "./sink.js";
 export interface TerminalOptions {
   /** Default: standard error, so that a program's own output stays clean. */
   stream?: Writable & { isTTY?: boolean; columns?: number };
-  /** Fewest seconds between two lines where the stream is no terminal. Default 5. */
+  /** Fewest seconds between two lines where the stream is not a terminal. Default 5. */
   interval?: number;
 }
 
