@@ -115,7 +115,10 @@ export function serveCommand(): Command {
       ),
       option("--max-num-seqs <n>", "most sequences in one batch").argParser(integer(1)).default(64),
       option("--max-num-batched-tokens <n>", "most tokens in one forward pass").argParser(integer(1)).default(512),
-      option("--event-interval <ms>", "send the text of short forward passes together; maximum added latency; 0: send at once")
+      option(
+        "--event-interval <ms>",
+        "send the text of short forward passes together; maximum added latency; 0: send at once",
+      )
         .argParser(real(0, 1000))
         .default(10),
       option("--no-cuda-graphs", "disable CUDA graphs"),
