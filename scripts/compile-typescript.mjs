@@ -1,5 +1,6 @@
 // Compiles lib/ to dist/ as tsc -p tsconfig.build.json does, and writes what zod schemas say of their fields (`describe`,
 // `default`) into the declarations, where editors show it: zod's inferred types carry only JSDoc comments along.
+import { existsSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
@@ -25,15 +26,28 @@ const config = ts.getParsedCommandLineOfConfigFile(join(root, "tsconfig.build.js
   onUnRecoverableConfigFileDiagnostic: (diagnostic) => fail([diagnostic]),
 });
 if (!config || config.errors.length > 0) fail(config?.errors ?? []);
-const host = ts.createIncrementalCompilerHost(config.options);
-const builder = ts.createIncrementalProgram({ rootNames: config.fileNames, options: config.options, host });
-const problems = [
-  ...builder.getConfigFileParsingDiagnostics(),
-  ...builder.getOptionsDiagnostics(),
-  ...builder.getSyntacticDiagnostics(),
-  ...builder.getGlobalDiagnostics(),
-  ...builder.getSemanticDiagnostics(),
-];
+const { fileNames: rootNames, options } = config;
+
+/** The program as far as it follows from the last one, and what is wrong with it. */
+function check() {
+  const host = ts.createIncrementalCompilerHost(options);
+  const program = ts.createIncrementalProgram({ rootNames, options, host });
+  const problems = [
+    ...program.getConfigFileParsingDiagnostics(),
+    ...program.getOptionsDiagnostics(),
+    ...program.getSyntacticDiagnostics(),
+    ...program.getGlobalDiagnostics(),
+    ...program.getSemanticDiagnostics(),
+  ];
+  return { program, problems };
+}
+
+let { program: builder, problems } = check();
+if (problems.length > 0 && existsSync(options.tsBuildInfoFile ?? "")) {
+  // After a change of a class with a [Symbol.dispose]() the compiler may miss that method where it checks incrementally.
+  rmSync(options.tsBuildInfoFile ?? "");
+  ({ program: builder, problems } = check());
+}
 if (problems.length > 0) fail(problems);
 const checker = builder.getProgram().getTypeChecker();
 const { diagnostics } = builder.emit(undefined, undefined, undefined, undefined, {
