@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { Engine, type GenerateOptions } from "../../lib/engine/index.js";
@@ -35,11 +35,24 @@ export async function measure(folder: string): Promise<Bits> {
   const first = await train(tinyStages(), { out, until: 9 });
   losses.resumed = [...first, ...(await train(tinyStages(), { out, resume: true }))];
   return {
-    machine: { torch: version, cpu: `${cpus()[0]?.model} ${cpuCapability}` },
+    machine: { torch: version, cpu: `${cpuCapability} ${cpuIdentity()}` },
     losses,
     checkpoint: hashes(join(out, "checkpoints", "final")),
     texts: await texts(),
   };
+}
+
+/** What libraries choose their kernels by: family, model, stepping and instruction sets. A model's name alone may be generic. */
+function cpuIdentity(): string {
+  let text = cpus()[0]?.model ?? "";
+  if (existsSync("/proc/cpuinfo")) {
+    const [first] = readFileSync("/proc/cpuinfo", "utf8").split("\n\n");
+    text = first
+      .split("\n")
+      .filter((line) => /^(vendor_id|cpu family|model|model name|stepping|flags|Features)\s*:/.test(line))
+      .join("\n");
+  }
+  return createHash("sha256").update(text).digest("hex").slice(0, 12);
 }
 
 async function train(
