@@ -157,14 +157,14 @@ export class ExpressionCompiler {
   }
 
   /** The variable behind a name. */
-  protected target(name: string, frame: Frame, line: number): string {
+  target(name: string, frame: Frame, line: number): string {
     const target = frame.symbols.ref(name);
     if (target !== undefined) return target;
     const what = `Tried to resolve a name to a reference that was unknown to the frame (${quote(name)})`;
     throw new TemplateSyntaxError(what, line);
   }
 
-  protected expression(node: Expr, frame: Frame): Eval {
+  expression(node: Expr, frame: Frame): Eval {
     const constant = this.constant(node);
     if (constant && isSafe(constant.value)) {
       const { value } = constant;
@@ -305,7 +305,7 @@ export class ExpressionCompiler {
   }
 
   /** A filter that waits for its value. */
-  protected filter(node: FilterNode, frame: Frame): (scope: Scope, value: Value) => Value {
+  filter(node: FilterNode, frame: Frame): (scope: Scope, value: Value) => Value {
     const filter = this.#named("filter", node.name, node.line, frame, FILTERS);
     const args = this.#arguments(node, frame);
     const inner = node.node?.kind === "Filter" && isBlockFilter(node.node) ? this.filter(node.node, frame) : undefined;
@@ -337,7 +337,7 @@ export class ExpressionCompiler {
   }
 
   /** A call; a call block hands its own body on as `caller`. */
-  protected call(node: CallNode, frame: Frame): (scope: Scope, caller?: Value) => Value {
+  call(node: CallNode, frame: Frame): (scope: Scope, caller?: Value) => Value {
     const callee = this.expression(node.node, frame);
     const args = this.#arguments(node, frame);
     return (scope, caller) => {

@@ -1,7 +1,6 @@
-import { PyError, typeError, UnsupportedFeature } from "./errors.js";
+import { PyError, UnsupportedFeature } from "./errors.js";
 import { MISSING, type Scope } from "./runtime.js";
 import type { Symbols } from "./symbols.js";
-import { iterate, type Value } from "./values.js";
 
 /** Runs `work`; an error in it is one of this line unless it knows a line within. */
 export function located<T>(line: number, work: () => T): T {
@@ -32,19 +31,4 @@ export function leaveFrame(symbols: Symbols): (scope: Scope) => void {
   return (scope) => {
     for (const target of targets) scope.set(target, MISSING);
   };
-}
-
-/** The items of a value that several names take, as Python unpacks it. */
-export function unpack(value: Value): Iterable<Value> {
-  try {
-    const iterator = iterate(value);
-    return { [Symbol.iterator]: () => iterator };
-  } catch (error) {
-    if (!(error instanceof PyError) || error.kind !== "TypeError") throw error;
-    throw typeError(
-      error.message
-        .replace(/^('.*') object is not iterable$/, "cannot unpack non-iterable $1 object")
-        .replaceAll("'", ""),
-    );
-  }
 }
