@@ -1,5 +1,5 @@
 import { isUtf8 } from "node:buffer";
-import { boundedJsonText, parseJsonText } from "../base/json-text.js";
+import { boundedJsonText } from "../base/json-text.js";
 import { parseChatJson } from "../tokenizer/index.js";
 import type { ByteStream } from "./byte-stream.js";
 
@@ -69,12 +69,12 @@ const TEMPLATE_FIELDS = ["messages", "conversations", "tools", "functions", "doc
 function parseItem(bytes: Uint8Array, number: number): JsonItem {
   if (!isUtf8(bytes)) return { number, value: undefined, problem: "not UTF-8" };
   try {
-    const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8");
-    const value = parseJsonText(text);
+    const bounded = boundedJsonText(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8"));
+    const value: unknown = JSON.parse(bounded);
     if (typeof value === "object" && value !== null && TEMPLATE_FIELDS.some((key) => Object.hasOwn(value, key))) {
-      const exact = parseChatJson(boundedJsonText(text)) as Record<string, unknown>;
-      const fields = TEMPLATE_FIELDS.filter((key) => Object.hasOwn(exact, key)).map((key) => [key, exact[key]]);
-      Object.assign(value, Object.fromEntries(fields));
+      const record = value as Record<string, unknown>;
+      const exact = parseChatJson(bounded) as Record<string, unknown>;
+      for (const key of TEMPLATE_FIELDS) if (Object.hasOwn(record, key)) record[key] = exact[key];
     }
     return { number, value };
   } catch {

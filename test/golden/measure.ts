@@ -3,9 +3,9 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { Engine, type GenerateOptions } from "../../lib/engine/index.js";
-import { StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { autoregressive, blockDiffusion, Curriculum, type Stage } from "../../lib/train/index.js";
+import { sharpCoder } from "../engine/support.js";
 import { data, tinyModel, tinyStages } from "../train/tiny.js";
 
 /** What must not change where only the code's shape does. Numbers are written so that they come back bit for bit. */
@@ -84,11 +84,7 @@ function hashes(folder: string): Record<string, string> {
 }
 
 async function texts(): Promise<Bits["texts"]> {
-  const shape = { vocabSize: 96, hiddenSize: 32, intermediateSize: 64, numLayers: 2, numHeads: 4, numKeyValueHeads: 2 };
-  using coder = StableDiffCoder.fromConfig(
-    { ...shape, maxPositionEmbeddings: 512, maskTokenId: 5, initializerRange: 0.4 },
-    { seed: 3 },
-  );
+  using coder = sharpCoder();
   const engine = await Engine.create({ model: coder, worker: "none", cacheTokens: 4096 });
   const requests: GenerateOptions[] = [
     { blockSize: 4 },

@@ -16,17 +16,13 @@ const ADDON = "lib/torch/native.ts";
 /** The project's files that a file imports when it runs. */
 function importsOf(file: string): string[] {
   const text = readFileSync(join(projectRoot, file), "utf8");
-  const found = [...text.matchAll(/^(?:import|export)\s(?!type\s)([^;]*?\sfrom\s)?"(\.[^"]+)";/gm)];
-  const named = found.filter(([, names]) => !isTypesOnly(names ?? "")).map(([, , path]) => path);
+  const named = [...text.matchAll(/^(?:import|export)\s(?!type\s)(?:[^;]*?\sfrom\s)?"(\.[^"]+)";/gm)].map(
+    ([, path]) => path,
+  );
   const dynamic = [...text.matchAll(/\bimport\("(\.[^"]+)"\)/g)].map(([, path]) => path);
   return [...named, ...dynamic].map((path) =>
     relative(projectRoot, join(projectRoot, dirname(file), path.replace(/\.js$/, ".ts"))),
   );
-}
-
-/** { type A, type B } from: the compiler leaves nothing of it, but for `verbatimModuleSyntax`, which keeps the import. */
-function isTypesOnly(names: string): boolean {
-  return names.startsWith("type ");
 }
 
 /** How a file comes to load another, or undefined. */
