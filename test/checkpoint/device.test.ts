@@ -48,7 +48,7 @@ it("gives the memory of its copies back, also of a save that is given up", async
   for (let save = 2; save <= 6; save += 2) {
     const pending = await store.begin("given-up", content(save));
     await pending.abort();
-    await expect(pending.done).rejects.toThrow(/the save was given up/);
+    await expect(pending.done).rejects.toThrow(/the save was cancelled/);
     await store.save(`step-00000${save}`, content(save));
     expect(heldTensors()).toBe(before);
   }

@@ -85,7 +85,7 @@ describe("an export that fails", () => {
   it("of a folder that is no checkpoint says what is missing", async () => {
     const folder = temporaryFolder();
     const target = join(folder, "out");
-    await expect(exportCheckpoint(folder, target)).rejects.toThrow(/is no checkpoint: it has no config\.json/);
+    await expect(exportCheckpoint(folder, target)).rejects.toThrow(/is not a checkpoint: it has no config\.json/);
     mkdirSync(join(folder, "empty"));
     writeFileSync(join(folder, "empty", "config.json"), readFileSync(join(fixture("llama"), "config.json")));
     await expect(exportCheckpoint(join(folder, "empty"), target)).rejects.toThrow(/has neither model\.safetensors/);

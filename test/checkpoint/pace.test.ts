@@ -64,5 +64,5 @@ it("work that is given up ends after its piece", () => {
   const pace = new Pace(shared, 2);
   signal(shared, CANCELLED);
   signal(shared, HURRIED);
-  expect(pace.pause).toThrow(/given up/);
+  expect(pace.pause).toThrow(/cancelled/);
 });
