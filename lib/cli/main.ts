@@ -2,16 +2,18 @@ import { Command } from "commander";
 import colors from "picocolors";
 import { packageVersion } from "../torch/package-version.js";
 import { checkpointCommand } from "./checkpoint.js";
-import { doctorCommand } from "./doctor.js";
+import {
+  doctorCommand,
+  launchCommand,
+  quickstartCommand,
+  reportCommand,
+  serveCommand,
+  setupCommand,
+  trainCommand,
+  watchCommand,
+} from "./commands.js";
 import { describeError } from "./errors.js";
 import { generateCommand } from "./generate.js";
-import { launchCommand } from "./launch.js";
-import { quickstartCommand } from "./quickstart.js";
-import { reportCommand } from "./report.js";
-import { serveCommand } from "./serve.js";
-import { setupCommand } from "./setup.js";
-import { trainCommand } from "./train.js";
-import { watchCommand } from "./watch.js";
 
 /**
  * All commands. Here they are only described: each loads what it runs on when it is called, because help must come at

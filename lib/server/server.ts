@@ -79,7 +79,7 @@ export class Server {
     this.#output = logTo ? undefined : new LogOutput(1);
     const log = (logTo ?? this.#output) as LogDestination;
     this.app = makeApp({ settings, tls: this.#tls, logTo: log, connections, uploads });
-    const modelNames = settings.modelNames.length > 0 ? settings.modelNames : [modelName];
+    const modelNames = settings.servedModelNames.length > 0 ? settings.servedModelNames : [modelName];
     const stats = () => this.#state.engine?.stats();
     this.#context = {
       settings,
@@ -106,7 +106,7 @@ export class Server {
    *
    * @param engine may still be loading: until it is there requests get 503, and /ready says so; one that fails to load
    *   makes /health say so, too
-   * @param modelName what clients call the model unless `modelNames` says otherwise; default: its folder's name
+   * @param modelName what clients call the model unless `servedModelNames` says otherwise; default: its folder's name
    * @throws ServerError SERVER_OPTIONS, SERVER_FILE
    */
   static create(

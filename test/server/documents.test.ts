@@ -2,7 +2,9 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseAllDocuments } from "yaml";
-import { type ServeOptions, serveCommand } from "../../lib/cli/serve.js";
+import { serveServerSchema } from "../../lib/cli/command-options.js";
+import { serveCommand } from "../../lib/cli/commands.js";
+import { parseFlags } from "../../lib/cli/flags.js";
 import type { Engine } from "../../lib/engine/index.js";
 import { API_CODES } from "../../lib/server/index.js";
 import { read, tablesOf } from "../docs/markdown.js";
@@ -124,7 +126,7 @@ describe("examples/deploy", () => {
       .exitOverride()
       .configureOutput({ writeErr: () => {} })
       .action(() => {});
-    return command.parse(args, { from: "user" }).opts<ServeOptions>();
+    return parseFlags(serveServerSchema, command.parse(args, { from: "user" }).opts());
   };
 
   it("gives a pod more time to end than the server takes", () => {

@@ -2,8 +2,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { thinned } from "../../train/sinks/report-data.js";
 import { comparisonPage, reportPage } from "../../train/sinks/report-page.js";
+import type { ReportOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
-import type { ReportOptions } from "../report.js";
 import { shownPath } from "../show.js";
 import { type ReadRun, readRun } from "./read-run.js";
 

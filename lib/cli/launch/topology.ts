@@ -3,8 +3,8 @@ import { createServer } from "node:net";
 import { availableParallelism } from "node:os";
 import { DistributedError } from "../../distributed/errors.js";
 import { DEFAULT_MASTER_PORT, readLaunchEnvironment } from "../../distributed/launch-environment.js";
+import type { LaunchOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
-import type { LaunchOptions } from "../launch.js";
 
 /** How many processes there are, which of them this launcher starts, and where they meet. */
 export interface Topology {

@@ -3,11 +3,11 @@ import colors from "picocolors";
 import { formatSummary, prepareData } from "../../data/index.js";
 import { CODE_TOKENIZER, StableDiffCoder, Tokenizer } from "../../model/index.js";
 import { Curriculum, defaultSinks, type TrainingSample, terminal } from "../../train/index.js";
+import type { QuickstartOptions } from "../command-options.js";
 import { type Completion, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";
 import { interruptible } from "../interruptible.js";
 import { progressLine } from "../progress-line.js";
-import type { QuickstartOptions } from "../quickstart.js";
 import { shownCommand, shownPath, shownSummary } from "../show.js";
 import { calibrate } from "./calibrate.js";
 import { autoregressive, bound, gzipBitsPerByte, heldOutText } from "./compare.js";
@@ -22,7 +22,7 @@ const OVERHEAD = { share: 0.12, seconds: 20 };
 
 /** Trains, measures and tries a small model. */
 export async function quickstart(options: QuickstartOptions): Promise<void> {
-  const message = "Stopping, and saving what was learnt. Once more ends at once.";
+  const message = "Stopping and saving. Press Ctrl-C again to exit immediately.";
   await interruptible(message, (signal) => runQuickstart(options, signal));
 }
 

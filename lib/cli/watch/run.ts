@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { compact, duration, number } from "../../train/format.js";
 import { printable } from "../canvas.js";
-import type { WatchOptions } from "../watch.js";
+import type { WatchOptions } from "../command-options.js";
 import { drawFrame, firstLine, type View } from "./frame.js";
 import { FullScreen } from "./full-screen.js";
 import { type Key, readKeys } from "./keys.js";

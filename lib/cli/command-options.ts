@@ -1,0 +1,130 @@
+import * as z from "zod";
+import { deviceSchema, fileSchema, folderSchema, portSchema, secondsSchema } from "../base/option-schemas.js";
+import { engineOptionsSchema } from "../engine/options.js";
+import { serverOptionsSchema } from "../server/options.js";
+import { runSettingsSchema } from "../train/run-options.js";
+
+// The options of the commands. Flags, help texts, defaults and checks follow from these schemas and from those of the
+// layers behind the commands (flags.ts). Nothing here may load the addon: help must work where it is not built.
+
+const seedSchema = z.number().int().min(0);
+
+/** Engine options of `serve`: a server needs limits, and its own thread must stay free. */
+export const serveEngineSchema = engineOptionsSchema.safeExtend({
+  worker: z
+    .enum(["thread", "process"])
+    .default("process")
+    .describe("where the model runs; the server survives the crash of a process"),
+  maxQueue: engineOptionsSchema.shape.maxQueue.default(256),
+  queueTimeout: engineOptionsSchema.shape.queueTimeout.default(60),
+  requestTimeout: engineOptionsSchema.shape.requestTimeout.default(600),
+});
+export const serveServerSchema = serverOptionsSchema;
+
+export interface ServeOptions {
+  engine: z.output<typeof serveEngineSchema>;
+  server: z.output<typeof serveServerSchema>;
+}
+
+/** Options of `train` that a curriculum file may hold, too; what is not given is the file's. */
+export const trainRunSchema = runSettingsSchema.extend({
+  out: folderSchema.optional().describe("folder of the checkpoints, metrics.jsonl and report.html; default: runs/NAME"),
+});
+export const trainOptionsSchema = z.strictObject({
+  model: folderSchema.optional().describe("checkpoint to start from, instead of the file's model"),
+  cacheDir: folderSchema.optional().describe("folder that keeps tokens; default: DIFFCODER_CACHE, or .cache/data"),
+  tensorboard: z
+    .boolean()
+    .default(false)
+    .describe("write TensorBoard event files to the folder tensorboard of the run"),
+  tensorboardDir: folderSchema.optional().describe("write TensorBoard event files to this folder"),
+  wandb: z
+    .string()
+    .min(1)
+    .meta({ placeholder: "project" })
+    .optional()
+    .describe("send the run to Weights & Biases, with the key in WANDB_API_KEY; requires @wandb/sdk"),
+  quiet: z
+    .boolean()
+    .default(false)
+    .describe("show no progress; warnings, errors and what to do next are still printed"),
+});
+export type TrainOptions = z.output<typeof trainOptionsSchema> & { run: Partial<z.input<typeof trainRunSchema>> };
+
+export const quickstartOptionsSchema = z.strictObject({
+  minutes: z.number().min(0.1).max(100_000).default(7.5).describe("time for everything, in minutes"),
+  steps: z
+    .string()
+    .regex(/^[1-9]\d*,[1-9]\d*,[1-9]\d*$/, 'expected three positive integers, such as "800,300,200"')
+    .meta({ placeholder: "ar,cpt,anneal" })
+    .transform((text) => {
+      const [compress, cpt, anneal] = text.split(",").map(Number);
+      return { compress, cpt, anneal };
+    })
+    .optional()
+    .describe("steps of the three stages instead of a time, which repeats a run exactly"),
+  data: z
+    .array(z.string().min(1).meta({ placeholder: "path" }))
+    .optional()
+    .describe("folders or files of code; default: node_modules and Python's standard library"),
+  out: folderSchema
+    .default("runs/quickstart")
+    .describe("folder of the run; an existing run is moved to FOLDER.previous"),
+  seed: seedSchema.default(0).describe("random seed of the weights, the data order and the corruption"),
+  device: deviceSchema.default("cpu").describe('"cpu", "cuda" or "cuda:1"'),
+});
+export type QuickstartOptions = z.output<typeof quickstartOptionsSchema>;
+
+export const launchOptionsSchema = z.strictObject({
+  nproc: z
+    .string()
+    .regex(/^(auto|gpu|cpu|[1-9]\d{0,5})$/, 'expected a number from 1, "auto", "gpu" or "cpu"')
+    .meta({ placeholder: "n" })
+    .optional()
+    .describe(
+      'processes on this machine: "auto" (one for each GPU, else for each core), "gpu", "cpu" or a number; default: 1',
+    ),
+  nnodes: z.number().int().min(1).optional().describe("number of machines, each with its own launcher; default: 1"),
+  nodeRank: z.number().int().min(0).optional().describe("rank of this machine, from 0"),
+  masterAddr: z.string().meta({ placeholder: "host" }).optional().describe("address of the machine with rank 0"),
+  masterPort: portSchema
+    .min(1)
+    .optional()
+    .describe("port on that machine; default: a free one, or 29500 with several machines"),
+  maxRestarts: z
+    .number()
+    .int()
+    .min(0)
+    .default(0)
+    .describe("how often all processes are restarted after one has failed"),
+  logDir: folderSchema.optional().describe("also write the output of each process to RANK.log in this folder"),
+  grace: secondsSchema
+    .max(86_400)
+    .default(15)
+    .describe("time between SIGTERM and SIGKILL for a process that has to end"),
+  expect: fileSchema
+    .optional()
+    .describe("file or folder that must exist at the end: if it does not, the exit code is 75 even after success"),
+  prefix: z.boolean().default(true).describe("print [RANK] in front of the output of the processes"),
+});
+export type LaunchOptions = z.output<typeof launchOptionsSchema>;
+
+export const watchOptionsSchema = z.strictObject({
+  interval: secondsSchema
+    .min(0.05)
+    .max(3600)
+    .optional()
+    .describe("time between two updates; default: 1 on a terminal, 5 elsewhere"),
+  once: z.boolean().optional().describe("print the dashboard once and exit"),
+});
+export type WatchOptions = z.output<typeof watchOptionsSchema>;
+
+export const reportOptionsSchema = z.strictObject({
+  out: fileSchema.default("report.html").describe("file of the page"),
+  title: z.string().optional().describe("heading of the page; default: the run's name, or the number of runs"),
+});
+export type ReportOptions = z.output<typeof reportOptionsSchema>;
+
+export const doctorOptionsSchema = z.strictObject({
+  json: z.boolean().default(false).describe("print the report as JSON"),
+});
