@@ -1,9 +1,10 @@
 import { closeSync, existsSync } from "node:fs";
 import { extname, resolve } from "node:path";
 import { openRegularFile } from "../base/regular-file.js";
+import { StableDiffCoder } from "../checkpoint/index.js";
 import type { PrepareProgress } from "../data/index.js";
 import { world } from "../distributed/index.js";
-import { Decoder, StableDiffCoder } from "../model/index.js";
+import { Decoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/index.js";
 import { Curriculum } from "./curriculum.js";
 import { parseOptions, TrainError } from "./errors.js";

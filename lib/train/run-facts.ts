@@ -1,6 +1,6 @@
+import type { ResumeFacts } from "../checkpoint/index.js";
 import type { Decoder } from "../model/index.js";
 import type { ParallelModel } from "../parallel/index.js";
-import type { ResumeFacts } from "./checkpoint.js";
 import type { RunFacts } from "./events.js";
 import { type PlannedStage, resumeFacts } from "./plan.js";
 import type { RunSettings } from "./run-options.js";

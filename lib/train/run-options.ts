@@ -1,5 +1,6 @@
 import * as z from "zod";
-import type { Decoder, StableDiffCoder } from "../model/index.js";
+import type { StableDiffCoder } from "../checkpoint/index.js";
+import type { Decoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/options.js";
 import { LIMITS } from "./limits.js";
 import type { Sink } from "./sinks/sink.js";
