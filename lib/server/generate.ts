@@ -12,7 +12,8 @@ import { ChoiceMeter } from "./operations/meter.js";
 import { EventStream } from "./operations/sse.js";
 import type { Job } from "./prepare.js";
 import type { Dialect, Generated } from "./protocol/dialect.js";
-import { type DllmStep, dllmStep } from "./protocol/steps.js";
+import type { DllmStep } from "./protocol/responses.js";
+import { dllmStep } from "./protocol/steps.js";
 import { dllmTotals, UsageSum } from "./protocol/usage.js";
 
 /** What is to be done for a request, and how the answer is written. */

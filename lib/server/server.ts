@@ -8,7 +8,7 @@ import { addHooks, makeApp } from "./app.js";
 import type { ServerContext, ServerState } from "./context.js";
 import { ServerError } from "./errors.js";
 import { systemFingerprint } from "./fingerprint.js";
-import { openApiDocument } from "./openapi.js";
+import { describeRoutes } from "./openapi.js";
 import { ApiKeys } from "./operations/api-keys.js";
 import { Connections } from "./operations/connections.js";
 import { EventLoopDelay } from "./operations/event-loop-delay.js";
@@ -18,7 +18,7 @@ import { Metrics } from "./operations/metrics.js";
 import { ReloadedTls } from "./operations/tls.js";
 import { Uploads } from "./operations/uploads.js";
 import { parseServerOptions, type ServerOptions, type ServerSettings } from "./options.js";
-import { pageRoutes } from "./page.js";
+import { page } from "./page.js";
 import { PromptPool, type SharedPool } from "./prompts/prompt-pool.js";
 import { chatRoute } from "./routes/chat.js";
 import { completionRoute } from "./routes/completions.js";
@@ -213,15 +213,18 @@ export class Server {
   }
 
   #routes(version: string, pageFolder: string | undefined): void {
-    const { app } = this;
     const context = this.#context;
-    completionRoute(app, context);
-    chatRoute(app, context);
-    modelRoutes(app, context);
-    tokenRoutes(app, context);
-    healthRoutes(app, context);
-    const document = openApiDocument(version);
-    app.get("/openapi.json", async () => document);
-    if (this.settings.page) pageRoutes(app, pageFolder);
+    describeRoutes(this.app, version);
+    // In a plugin, because the document's plugin sees the routes that are added after it has been loaded.
+    this.app.register((app, _options, done) => {
+      completionRoute(app, context);
+      chatRoute(app, context);
+      modelRoutes(app, context);
+      tokenRoutes(app, context);
+      healthRoutes(app, context);
+      app.get("/openapi.json", async () => app.swagger());
+      done();
+    });
+    if (this.settings.page) this.app.register(page, { folder: pageFolder });
   }
 }

@@ -1,9 +1,9 @@
 import type { CommittedToken } from "../../engine/index.js";
 import type { Tokenizer } from "../../tokenizer/index.js";
 import { type Dialect, finishReasonName, type Generated, type Head, type Piece } from "./dialect.js";
+import type { ApiUsage } from "./responses.js";
 import { finite } from "./steps.js";
 import { TokenPlaces } from "./token-places.js";
-import type { ApiUsage } from "./usage.js";
 
 export interface ChatOptions {
   logprobs: boolean;

@@ -1,17 +1,9 @@
 import type { CommittedToken, ScoreResult } from "../../engine/index.js";
 import type { Tokenizer } from "../../tokenizer/index.js";
 import { type Dialect, finishReasonName, type Generated, type Head, type Piece } from "./dialect.js";
+import type { ApiUsage, CompletionLogprobs } from "./responses.js";
 import { finite } from "./steps.js";
 import { codePoints, TokenPlaces } from "./token-places.js";
-import type { ApiUsage } from "./usage.js";
-
-/** OpenAI's log-probabilities of /v1/completions. */
-export interface CompletionLogprobs {
-  tokens: string[];
-  token_logprobs: (number | null)[];
-  top_logprobs: (Record<string, number> | null)[] | null;
-  text_offset: number[];
-}
 
 /** A prompt that is sent back first. */
 export interface Echo {

@@ -1,5 +1,5 @@
 import type { CommittedToken, DoneEvent } from "../../engine/index.js";
-import type { ApiUsage } from "./usage.js";
+import type { ApiUsage } from "./responses.js";
 
 /** What was generated of one choice. */
 export interface Generated {

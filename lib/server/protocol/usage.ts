@@ -1,20 +1,5 @@
 import type { Usage } from "../../engine/index.js";
-
-/** OpenAI's `usage`. */
-export interface ApiUsage {
-  prompt_tokens: number;
-  completion_tokens: number;
-  total_tokens: number;
-  prompt_tokens_details: { cached_tokens: number };
-}
-
-/** Totals of the `dllm` object. */
-export interface DllmTotals {
-  /** Passes of the model, prefill included; summed over choices. */
-  forwards: number;
-  denoising_steps: number;
-  tokens_per_forward: number;
-}
+import type { ApiUsage, DllmTotals } from "./responses.js";
 
 /** Adds up what choices used. A prompt counts once, whatever n is. */
 export class UsageSum {

@@ -3,17 +3,22 @@ import type { FastifyInstance } from "fastify";
 import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
 import { answer } from "../generate.js";
+import { documented } from "../openapi.js";
 import { checkChoices, checkIds, clientSignal, encodeChat, samplingOptions, tokensToGenerate } from "../prepare.js";
 import { ChatDialect } from "../protocol/chat-dialect.js";
 import { unsupportedChatFields } from "../protocol/fields.js";
 import { chatRequestSchema } from "../protocol/requests.js";
+import { chatResponseSchema } from "../protocol/responses.js";
 import { checkStreamOptions } from "../protocol/stream-options.js";
 import { headOf } from "./head.js";
 import { openRequest } from "./open-request.js";
 
 /** POST /v1/chat/completions */
 export function chatRoute(app: FastifyInstance, context: ServerContext): void {
-  app.post("/v1/chat/completions", async (http, reply) => {
+  const schema = documented("Answer a conversation", "createChatCompletion", {
+    ...{ body: chatRequestSchema, answer: chatResponseSchema, streams: true },
+  });
+  app.post("/v1/chat/completions", { schema }, async (http, reply) => {
     const arrived = performance.now();
     const { engine, request, ignored, model } = openRequest(context, http, chatRequestSchema, unsupportedChatFields);
     const streaming = checkStreamOptions(request);

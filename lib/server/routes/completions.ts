@@ -4,6 +4,7 @@ import type { ScoreRequestOptions } from "../../engine/index.js";
 import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
 import { answer } from "../generate.js";
+import { documented } from "../openapi.js";
 import {
   checkChoices,
   checkIds,
@@ -18,6 +19,7 @@ import { contextLengthExceeded } from "../protocol/context-length.js";
 import { unsupportedFields } from "../protocol/fields.js";
 import { promptsOf } from "../protocol/prompt.js";
 import { type CompletionRequest, completionRequestSchema } from "../protocol/requests.js";
+import { completionResponseSchema } from "../protocol/responses.js";
 import { checkStreamOptions } from "../protocol/stream-options.js";
 import type { TextEngine } from "../served-engine.js";
 import { headOf } from "./head.js";
@@ -28,7 +30,10 @@ const DEFAULT_MAX_TOKENS = 16;
 
 /** POST /v1/completions */
 export function completionRoute(app: FastifyInstance, context: ServerContext): void {
-  app.post("/v1/completions", async (http, reply) => {
+  const schema = documented("Continue or infill text", "createCompletion", {
+    ...{ body: completionRequestSchema, answer: completionResponseSchema, streams: true },
+  });
+  app.post("/v1/completions", { schema }, async (http, reply) => {
     const arrived = performance.now();
     const { engine, request, ignored, model } = openRequest(context, http, completionRequestSchema, unsupportedFields);
     const streaming = checkStreamOptions(request);
