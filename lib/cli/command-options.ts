@@ -1,6 +1,13 @@
 import * as z from "zod";
-import { deviceSchema, fileSchema, folderSchema, portSchema, secondsSchema } from "../base/option-schemas.js";
-import { engineOptionsSchema } from "../engine/options.js";
+import {
+  bytesSchema,
+  deviceSchema,
+  fileSchema,
+  folderSchema,
+  portSchema,
+  secondsSchema,
+} from "../base/option-schemas.js";
+import { engineOptionsSchema, generateOptionsSchema } from "../engine/options.js";
 import { serverOptionsSchema } from "../server/options.js";
 import { runSettingsSchema } from "../train/run-options.js";
 
@@ -128,3 +135,56 @@ export type ReportOptions = z.output<typeof reportOptionsSchema>;
 export const doctorOptionsSchema = z.strictObject({
   json: z.boolean().default(false).describe("print the report as JSON"),
 });
+
+const engine = engineOptionsSchema.shape;
+const request = generateOptionsSchema.shape;
+
+export const generateCommandSchema = z.strictObject({
+  file: fileSchema.optional().describe("read the prompt from a file"),
+  chat: z.boolean().default(false).describe("wrap the prompt as a user's message in the model's chat template"),
+  maxTokens: request.maxTokens,
+  blockSize: engine.blockSize.describe("tokens that are denoised together; use the value from training"),
+  steps: request.steps.describe("denoising passes per block; default: one token per pass"),
+  threshold: z
+    .number()
+    .min(0)
+    .max(1)
+    .optional()
+    .describe("instead of `steps`: commit every token with a higher probability, at least one per pass"),
+  shift: engine.shift,
+  temperature: request.temperature,
+  topP: request.topP,
+  topK: request.topK,
+  seed: seedSchema.default(0).describe("random seed of the sampling"),
+  autoregressive: z.boolean().default(false).describe("decode token by token with the same weights"),
+  device: engine.device,
+  dtype: z
+    .enum(["auto", "float32", "bfloat16", "float16"])
+    .default("auto")
+    .describe("data type of the weights; auto: as saved"),
+  pause: z
+    .number()
+    .int()
+    .min(0)
+    .meta({ unit: "milliseconds" })
+    .default(0)
+    .describe("time between two frames of the canvas"),
+  canvas: z.boolean().default(true).describe("draw the canvas on a terminal"),
+  json: z.boolean().default(false).describe("print one JSON object with the text and the counts"),
+});
+export type GenerateCommandOptions = z.output<typeof generateCommandSchema>;
+
+export const checkpointListSchema = z.strictObject({
+  json: z.boolean().default(false).describe("print one JSON array"),
+});
+export const checkpointVerifySchema = z.strictObject({
+  all: z.boolean().default(false).describe("verify all checkpoints of the run"),
+});
+export const checkpointExportSchema = z.strictObject({
+  out: folderSchema.describe("folder of the model; a model that is there is replaced"),
+  dtype: z.enum(["float32", "bfloat16", "float16"]).optional().describe("data type of the weights; default: as saved"),
+  maxShard: bytesSchema.default(5e9).describe("maximum size of a file of weights"),
+});
+export type CheckpointListOptions = z.output<typeof checkpointListSchema>;
+export type CheckpointVerifyOptions = z.output<typeof checkpointVerifySchema>;
+export type CheckpointExportOptions = z.output<typeof checkpointExportSchema>;

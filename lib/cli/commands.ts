@@ -1,6 +1,10 @@
 import { Command } from "commander";
 import {
+  checkpointExportSchema,
+  checkpointListSchema,
+  checkpointVerifySchema,
   doctorOptionsSchema,
+  generateCommandSchema,
   launchOptionsSchema,
   quickstartOptionsSchema,
   reportOptionsSchema,
@@ -104,10 +108,34 @@ export function reportCommand(): Command {
     )
     .argument("<run...>", "a run's folder, its metrics.jsonl or its report.html");
   return addFlags(command, reportOptionsSchema).action(async (runs: string[], given) => {
-    const { writeReport } = await import("./compare/run.js");
+    const { writeReport } = await import("./report/run.js");
     const options = parseFlags(reportOptionsSchema, given);
     await writeReport(runs, options);
     process.stdout.write(`${options.out}\n`);
+  });
+}
+
+/** `diffcoder generate MODEL [PROMPT]` */
+export function generateCommand(): Command {
+  const command = new Command("generate")
+    .summary("complete a prompt with a checkpoint, drawing the canvas as it denoises")
+    .description("Completes a prompt with a checkpoint in Hugging Face layout, by block diffusion or token by token.")
+    .argument("<model>", "the checkpoint's folder")
+    .argument("[prompt]", "text to complete; default: standard input");
+  addFlags(command, generateCommandSchema, {
+    hints: {
+      file: { short: "f" },
+      maxTokens: { short: "n" },
+      blockSize: { short: "b", conflicts: ["autoregressive"] },
+      steps: { conflicts: ["autoregressive"] },
+      threshold: { conflicts: ["autoregressive", "steps"] },
+      shift: { conflicts: ["autoregressive"] },
+      temperature: { short: "t" },
+    },
+  });
+  return command.action(async (model: string, prompt: string | undefined, given) => {
+    const { generate } = await import("./generate/run.js");
+    await generate(model, prompt, parseFlags(generateCommandSchema, given));
   });
 }
 
@@ -159,4 +187,58 @@ export function setupCommand(): Command {
     .summary("install or build what is missing: npm packages, libtorch, the addon")
     .description("Installs or builds what is missing. npx diffcoder setup --help shows its options.")
     .helpOption(false);
+}
+
+/** `diffcoder checkpoint ls|verify|export` */
+export function checkpointCommand(): Command {
+  const command = new Command("checkpoint")
+    .summary("list, check and export the checkpoints of a run")
+    .description("Works on the checkpoints of training runs, without a GPU. See docs/checkpoints.md.");
+  for (const sub of [checkpointListCommand(), checkpointVerifyCommand(), checkpointExportCommand()]) {
+    sub.showHelpAfterError(`(npx diffcoder checkpoint ${sub.name()} --help shows how it is called)`);
+    command.addCommand(sub);
+  }
+  return command;
+}
+
+function checkpointListCommand(): Command {
+  const command = new Command("ls")
+    .summary("list a run's checkpoints, the newest first")
+    .description(
+      "Lists a run's checkpoints, the newest first, with the number of processes that wrote each, and whether all of its " +
+        "files are complete. `checkpoint verify` compares their content.",
+    )
+    .argument("<run>", "the run's folder");
+  return addFlags(command, checkpointListSchema).action(async (run: string, given) => {
+    const { list } = await import("./checkpoint/run.js");
+    list(run, parseFlags(checkpointListSchema, given));
+  });
+}
+
+function checkpointVerifyCommand(): Command {
+  const command = new Command("verify")
+    .summary("read a checkpoint's files and compare them with its manifest")
+    .description(
+      "Reads every file of a checkpoint and compares it with the SHA-256 in the manifest. Lists each file that differs, " +
+        "and exits with code 1 if there is one.",
+    )
+    .argument("<folder>", "a checkpoint, or a run: then its newest checkpoint");
+  return addFlags(command, checkpointVerifySchema).action(async (folder: string, given) => {
+    const { verify } = await import("./checkpoint/run.js");
+    await verify(folder, parseFlags(checkpointVerifySchema, given));
+  });
+}
+
+function checkpointExportCommand(): Command {
+  const command = new Command("export")
+    .summary("write a checkpoint's weights in Hugging Face layout")
+    .description(
+      "Writes a checkpoint's weights in Hugging Face layout, with config and tokenizer, from the shards of any number of " +
+        "processes. It writes one tensor after the other, so host memory holds little more than the largest.",
+    )
+    .argument("<folder>", "the checkpoint");
+  return addFlags(command, checkpointExportSchema).action(async (folder: string, given) => {
+    const { exportModel } = await import("./checkpoint/run.js");
+    await exportModel(folder, parseFlags(checkpointExportSchema, given));
+  });
 }

@@ -113,7 +113,11 @@ function flagsOf(schema: z.ZodObject, group: FlagGroup, prefix = ""): Option[] {
     const inner = objectSchema(field.schema);
     if (inner && hint.flatten) return flagsOf(inner, { ...group, noDefaults: true }, `${prefix}${field.key}-`);
     if (!isText(field.json)) return [];
-    return [flagOf({ ...field, key: `${prefix}${field.key}`, description: helpText(field, schema) }, hint, group)];
+    // Part of an object: the object as a whole is checked by parseFlags.
+    const required = field.required && prefix === "";
+    return [
+      flagOf({ ...field, required, key: `${prefix}${field.key}`, description: helpText(field, schema) }, hint, group),
+    ];
   });
 }
 
@@ -121,12 +125,15 @@ function flagOf(field: OptionField, hint: FlagHint, { noDefaults = false }: Flag
   const { key, json, description } = field;
   const negated = json.type === "boolean" && json.default === true;
   const names = `${hint.short === undefined ? "" : `-${hint.short}, `}${flagName(key, json)}`;
-  if (json.type === "boolean") return new Option(names, negated ? `do not ${description}` : description);
+  if (json.type === "boolean") {
+    return new Option(names, negated ? `do not ${description}` : description).conflicts(hint.conflicts ?? []);
+  }
   const option = new Option(`${names} <${placeholder(key, json)}${hint.variadic ? "..." : ""}>`, description);
   option.argParser((text: string, previous: unknown) => flagValue(field, text, previous));
   if (json.enum) option.choices(json.enum.map(String));
   if (hint.conflicts) option.conflicts(hint.conflicts);
   if (hint.env !== undefined) option.env(hint.env);
+  if (field.required) option.makeOptionMandatory();
   const { default: value } = json;
   if (noDefaults || value === undefined || typeof value === "object") return option;
   return option.default(value, json.unit === "bytes" ? bytesText(value as number) : undefined);
@@ -227,12 +234,18 @@ export function bytesOf(text: string): number | undefined {
   return match ? Math.floor(Number(number) * (binary ? 1024 : 1000) ** power) : undefined;
 }
 
-/** 4194304 is 4MiB. */
+/** 4194304 is 4MiB, 5000000000 is 5GB. */
 function bytesText(bytes: number): string {
-  const power = Math.min(4, Math.floor(Math.log2(bytes) / 10));
-  const value = bytes / 1024 ** power;
-  if (power === 0 || !Number.isInteger(value)) return String(bytes);
-  return `${value}${["", "KiB", "MiB", "GiB", "TiB"][power]}`;
+  for (const [base, suffix] of [
+    [1024, "iB"],
+    [1000, "B"],
+  ] as const) {
+    for (const [i, unit] of ["T", "G", "M", "K"].entries()) {
+      const value = bytes / base ** (4 - i);
+      if (value >= 1 && Number.isInteger(value)) return `${value}${unit}${suffix}`;
+    }
+  }
+  return String(bytes);
 }
 
 /** The object schema behind an option's default and optional. */

@@ -1,9 +1,10 @@
 import { Command } from "commander";
 import colors from "picocolors";
 import { packageVersion } from "../torch/package-version.js";
-import { checkpointCommand } from "./checkpoint.js";
 import {
+  checkpointCommand,
   doctorCommand,
+  generateCommand,
   launchCommand,
   quickstartCommand,
   reportCommand,
@@ -13,7 +14,6 @@ import {
   watchCommand,
 } from "./commands.js";
 import { describeError } from "./errors.js";
-import { generateCommand } from "./generate.js";
 
 /**
  * All commands. Here they are only described: each loads what it runs on when it is called, because help must come at

@@ -1,6 +1,6 @@
 import { EngineError, type EngineErrorCode } from "../engine/index.js";
 import { TokenizerError, type TokenizerErrorCode } from "../tokenizer/index.js";
-import { type ApiCode, ApiError } from "./api-error.js";
+import { type ApiCode, ApiError } from "./errors.js";
 
 /** Of an error whose `details` name no limit of {@link LIMITS}. */
 const CODES: Record<EngineErrorCode, ApiCode> = {

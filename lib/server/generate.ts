@@ -2,19 +2,16 @@ import type { OutgoingHttpHeaders } from "node:http";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ScoreRequestOptions } from "../engine/index.js";
-import { cacheSaltOf, retryAfterOf, runningEngine, type ServerContext } from "./context.js";
+import { cacheSaltOf, noteIgnored, retryAfterOf, runningEngine, type ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
 import { eventsOf, type Tagged, watched } from "./events.js";
-import { noteIgnored } from "./ignored.js";
 import { noteFailure, noteGeneration } from "./operations/access-log.js";
-import { ClientGone, Lifetime } from "./operations/lifetime.js";
 import { ChoiceMeter } from "./operations/meter.js";
+import { ClientGone, Lifetime } from "./operations/request-scope.js";
 import { EventStream } from "./operations/sse.js";
 import type { Job } from "./prepare.js";
-import type { Dialect, Generated } from "./protocol/dialect.js";
+import { type Dialect, dllmStep, dllmTotals, type Generated, UsageSum } from "./protocol/response-format.js";
 import type { DllmStep } from "./protocol/responses.js";
-import { dllmStep } from "./protocol/steps.js";
-import { dllmTotals, UsageSum } from "./protocol/usage.js";
 
 /** What is to be done for a request, and how the answer is written. */
 export interface Work {

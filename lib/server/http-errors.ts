@@ -1,12 +1,12 @@
 import { STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyError, FastifyInstance } from "fastify";
-import { ApiError } from "./api-error.js";
 import { retryAfterOf, type ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
+import { ApiError } from "./errors.js";
 import { noteFailure } from "./operations/access-log.js";
 import type { Connections } from "./operations/connections.js";
-import { ClientGone } from "./operations/lifetime.js";
+import { ClientGone } from "./operations/request-scope.js";
 
 /** Answers what routes throw, and what no route answers. */
 export function answerErrors(app: FastifyInstance, context: ServerContext): void {

@@ -2,7 +2,7 @@ import swagger from "@fastify/swagger";
 import type { FastifyInstance, FastifySchema } from "fastify";
 import { jsonSchemaTransform, jsonSchemaTransformObject } from "fastify-type-provider-zod";
 import * as z from "zod";
-import { API_CODES } from "./api-error.js";
+import { API_CODES } from "./errors.js";
 import { errorSchema } from "./protocol/responses.js";
 
 /**

@@ -3,29 +3,24 @@ import { basename, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyInstance } from "fastify";
 import { packageVersion } from "../torch/package-version.js";
-import { ApiError } from "./api-error.js";
-import { addHooks, makeApp } from "./app.js";
-import type { ServerContext, ServerState } from "./context.js";
-import { ServerError } from "./errors.js";
-import { systemFingerprint } from "./fingerprint.js";
+import { addHooks, makeApp, page } from "./app.js";
+import { hasTokenizer, type ServedEngine, type ServerContext, type ServerState, systemFingerprint } from "./context.js";
+import { ApiError, ServerError } from "./errors.js";
 import { describeRoutes } from "./openapi.js";
 import { ApiKeys } from "./operations/api-keys.js";
 import { Connections } from "./operations/connections.js";
-import { EventLoopDelay } from "./operations/event-loop-delay.js";
-import type { Lifetime } from "./operations/lifetime.js";
 import { type LogDestination, LogOutput } from "./operations/log-output.js";
-import { Metrics } from "./operations/metrics.js";
+import { EventLoopDelay, Metrics } from "./operations/metrics.js";
+import type { Lifetime } from "./operations/request-scope.js";
 import { ReloadedTls } from "./operations/tls.js";
 import { Uploads } from "./operations/uploads.js";
 import { parseServerOptions, type ServerOptions, type ServerSettings } from "./options.js";
-import { page } from "./page.js";
 import { PromptPool, type SharedPool } from "./prompts/prompt-pool.js";
 import { chatRoute } from "./routes/chat.js";
 import { completionRoute } from "./routes/completions.js";
 import { healthRoutes } from "./routes/health.js";
 import { modelRoutes } from "./routes/models.js";
 import { tokenRoutes } from "./routes/tokens.js";
-import { hasTokenizer, type ServedEngine } from "./served-engine.js";
 
 export interface CreateServerOptions extends ServerOptions {
   /** Default: standard output, which is never waited for; what it does not take is dropped and counted. */

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { CheckpointStore, StableDiffCoder } from "../../lib/checkpoint/index.js";
-import { exportModel } from "../../lib/cli/checkpoint/export.js";
+import { exportModel } from "../../lib/cli/checkpoint/run.js";
 import * as torch from "../../lib/torch/index.js";
 import { expectExplained, type RunOptions, run as start } from "../cli/support.js";
 import { fixture } from "../nn/golden.js";

@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 import { describe, expect, it } from "vitest";
-import { checkpointCommand } from "../../lib/cli/checkpoint.js";
-import { launchCommand, serveCommand, trainCommand } from "../../lib/cli/commands.js";
+import { checkpointCommand, launchCommand, serveCommand, trainCommand } from "../../lib/cli/commands.js";
 
 /** Reads a command line as a person types it, without running it. */
 function parse(command: Command, ...words: string[]): { options: Record<string, unknown>; args: string[] } {

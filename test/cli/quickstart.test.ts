@@ -1,8 +1,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { calibrate } from "../../lib/cli/quickstart/calibrate.js";
 import { stepsFor } from "../../lib/cli/quickstart/curriculum.js";
+import { calibrate } from "../../lib/cli/quickstart/measure.js";
 import { prepareData } from "../../lib/data/index.js";
 import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { blocksOf } from "../docs/markdown.js";

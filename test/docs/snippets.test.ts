@@ -3,9 +3,10 @@ import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync
 import { join } from "node:path";
 import type { Command } from "commander";
 import { beforeAll, describe, expect, it } from "vitest";
-import { checkpointCommand } from "../../lib/cli/checkpoint.js";
 import {
+  checkpointCommand,
   doctorCommand,
+  generateCommand,
   launchCommand,
   quickstartCommand,
   reportCommand,
@@ -14,7 +15,6 @@ import {
   trainCommand,
   watchCommand,
 } from "../../lib/cli/commands.js";
-import { generateCommand } from "../../lib/cli/generate.js";
 import { parseRecipe } from "../../lib/train/index.js";
 import { packageCommand } from "../../scripts/lib/vitest.mjs";
 import { root, run, scratchFolder, smallCheckpoint, someCode, TOKENIZER } from "../cli/support.js";

@@ -3,8 +3,7 @@ import { compact, duration, number } from "../../train/format.js";
 import { printable } from "../canvas.js";
 import type { WatchOptions } from "../command-options.js";
 import { drawFrame, firstLine, type View } from "./frame.js";
-import { FullScreen } from "./full-screen.js";
-import { type Key, readKeys } from "./keys.js";
+import { FullScreen, type Key, readKeys } from "./full-screen.js";
 import { metricNames, SMOOTHING } from "./metric-view.js";
 import { WatchedRun } from "./watched-run.js";
 

@@ -1,8 +1,8 @@
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { ApiError } from "../api-error.js";
-import { ClientGone } from "./lifetime.js";
+import { ApiError } from "../errors.js";
 import type { Metrics } from "./metrics.js";
+import { ClientGone } from "./request-scope.js";
 
 /** Asked for every few seconds, by machines. */
 const QUIET = new Set(["/health", "/ready", "/metrics"]);

@@ -1,8 +1,8 @@
 import type { Worker } from "node:worker_threads";
 import { TokenizerError, type TokenizerErrorCode } from "../../tokenizer/index.js";
 import { startThread } from "../../torch/start-thread.js";
-import { ApiError } from "../api-error.js";
-import type { PromptAnswer, PromptTask, PromptTokenizer } from "./tasks.js";
+import { ApiError } from "../errors.js";
+import type { PromptAnswer, PromptTask, PromptTokenizer } from "./prompt-thread.js";
 
 /** Threads at most. The first is always there, others come while all before them are busy. */
 const MAX_THREADS = 4;

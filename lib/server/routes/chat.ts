@@ -1,17 +1,14 @@
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance } from "fastify";
-import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
+import { ApiError } from "../errors.js";
 import { answer } from "../generate.js";
 import { documented } from "../openapi.js";
 import { checkChoices, checkIds, clientSignal, encodeChat, samplingOptions, tokensToGenerate } from "../prepare.js";
-import { ChatDialect } from "../protocol/chat-dialect.js";
-import { unsupportedChatFields } from "../protocol/fields.js";
-import { chatRequestSchema } from "../protocol/requests.js";
+import { ChatDialect } from "../protocol/chat-format.js";
+import { chatRequestSchema, checkStreamOptions, unsupportedChatFields } from "../protocol/requests.js";
 import { chatResponseSchema } from "../protocol/responses.js";
-import { checkStreamOptions } from "../protocol/stream-options.js";
-import { headOf } from "./head.js";
-import { openRequest } from "./open-request.js";
+import { headOf, openRequest } from "./open-request.js";
 
 /** POST /v1/chat/completions */
 export function chatRoute(app: FastifyInstance, context: ServerContext): void {

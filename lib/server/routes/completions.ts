@@ -1,29 +1,30 @@
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance } from "fastify";
 import type { ScoreRequestOptions } from "../../engine/index.js";
-import { ApiError } from "../api-error.js";
-import type { ServerContext } from "../context.js";
+import type { ServerContext, TextEngine } from "../context.js";
+import { ApiError } from "../errors.js";
 import { answer } from "../generate.js";
 import { documented } from "../openapi.js";
 import {
   checkChoices,
   checkIds,
   clientSignal,
+  contextLengthExceeded,
   encodeText,
   type Job,
   samplingOptions,
   tokensToGenerate,
 } from "../prepare.js";
-import { CompletionDialect, type Echo } from "../protocol/completion-dialect.js";
-import { contextLengthExceeded } from "../protocol/context-length.js";
-import { unsupportedFields } from "../protocol/fields.js";
-import { promptsOf } from "../protocol/prompt.js";
-import { type CompletionRequest, completionRequestSchema } from "../protocol/requests.js";
+import { CompletionDialect, type Echo } from "../protocol/completion-format.js";
+import {
+  type CompletionRequest,
+  checkStreamOptions,
+  completionRequestSchema,
+  promptsOf,
+  unsupportedFields,
+} from "../protocol/requests.js";
 import { completionResponseSchema } from "../protocol/responses.js";
-import { checkStreamOptions } from "../protocol/stream-options.js";
-import type { TextEngine } from "../served-engine.js";
-import { headOf } from "./head.js";
-import { openRequest } from "./open-request.js";
+import { headOf, openRequest } from "./open-request.js";
 
 /** OpenAI's, where a request does not say. */
 const DEFAULT_MAX_TOKENS = 16;

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from "fastify";
-import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
+import { ApiError } from "../errors.js";
 import { documented } from "../openapi.js";
 import { checkIds, clientSignal, decodeIds, encodeChat, encodeText, namesOf } from "../prepare.js";
 import { detokenizeRequestSchema, tokenizeRequestSchema } from "../protocol/requests.js";

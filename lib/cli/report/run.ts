@@ -1,11 +1,12 @@
-import { mkdirSync, writeFileSync } from "node:fs";
-import { basename, dirname, resolve } from "node:path";
-import { thinned } from "../../train/sinks/report-data.js";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { readReport } from "../../train/sinks/report.js";
+import { type ReportState, thinned } from "../../train/sinks/report-data.js";
 import { comparisonPage, reportPage } from "../../train/sinks/report-page.js";
 import type { ReportOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
-import { shownPath } from "../show.js";
-import { type ReadRun, readRun } from "./read-run.js";
+import { shownPath } from "../terminal.js";
+import { WatchedRun } from "../watch/watched-run.js";
 
 /** A page with so many rows of curves is still quick to open. */
 const MAX_ROWS = 12_000;
@@ -49,4 +50,29 @@ export function uniqueNames(paths: readonly string[]): string[] {
   }
   // The same run given twice.
   return named(longest).map((name, i) => `${basename(name)} (${i + 1})`);
+}
+
+export interface ReadRun {
+  path: string;
+  state: ReportState;
+}
+
+/**
+ * What a run's log tells, or else its page.
+ *
+ * @param path the run's folder, its metrics.jsonl or its report.html
+ * @throws CliError where there is neither, or nothing in it
+ */
+export async function readRun(path: string): Promise<ReadRun> {
+  if (!existsSync(path)) throw new CliError(`${shownPath(path)} does not exist`);
+  const isPage = path.endsWith(".html");
+  if (!isPage) {
+    const run = new WatchedRun(path);
+    while (await run.read());
+    if (run.report.run !== null || run.report.rows.length > 0) return { path, state: run.report };
+  }
+  const state = readReport(isPage ? path : join(path, "report.html"));
+  if (state) return { path, state };
+  const hint = isPage ? "is no report of a run" : "holds no run: neither metrics.jsonl nor report.html tells of one";
+  throw new CliError(`${shownPath(path)} ${hint}`);
 }

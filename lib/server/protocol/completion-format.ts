@@ -1,8 +1,7 @@
 import type { CommittedToken, ScoreResult } from "../../engine/index.js";
 import type { Tokenizer } from "../../tokenizer/index.js";
-import { type Dialect, finishReasonName, type Generated, type Head, type Piece } from "./dialect.js";
+import { type Dialect, finishReasonName, finite, type Generated, type Head, type Piece } from "./response-format.js";
 import type { ApiUsage, CompletionLogprobs } from "./responses.js";
-import { finite } from "./steps.js";
 import { codePoints, TokenPlaces } from "./token-places.js";
 
 /** A prompt that is sent back first. */
