@@ -27,7 +27,7 @@ function diffcoder(): Command {
     .version(packageVersion())
     .configureHelp({ subcommandTerm: (command) => command.name() })
     .enablePositionalOptions() // what follows a launched program belongs to that
-    .showHelpAfterError("(npx diffcoder --help shows what there is)");
+    .showHelpAfterError("(npx diffcoder --help lists the commands)");
   const commands = [
     quickstartCommand(),
     trainCommand(),
@@ -47,18 +47,18 @@ function diffcoder(): Command {
   return program;
 }
 
-// A reader that has enough, such as `head`, is not an error.
+// A closed pipe, as with `| head`, is not an error.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
   process.exit();
 });
 
-// With nothing left to wait for Node ends in silence, with exit code 0, though the command did not come to its end. Whoever
-// waits for a user's promise says so itself, see lib/train/user-code.ts.
+// When nothing is left to wait for, Node exits silently with code 0, although the command has not finished. Code that waits
+// for a user's promise reports this itself, see lib/train/user-code.ts.
 let isOver = false;
 const reportStuck = () => {
   if (isOver || process.listenerCount("beforeExit") > 1) return;
-  const what = "the command waits for something that never comes: nothing is left in the process that could end it";
+  const what = "the command waits for a promise that nothing in the process can resolve";
   process.stderr.write(`${colors.red("error:")} ${what}\n`);
   process.exitCode = 1;
 };

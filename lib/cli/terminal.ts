@@ -28,8 +28,8 @@ export function progressLine(stream: NodeJS.WriteStream = process.stderr): (prog
 }
 
 /**
- * Runs a command's work so that Ctrl-C and SIGTERM abort its signal. Work that ends by throwing the signal's reason was
- * stopped and did not fail: the exit code is 130, and there is no error to show.
+ * Runs a command's work so that Ctrl-C and SIGTERM abort its signal. If the work throws the
+ * signal's reason, it was stopped and did not fail: the exit code is 130, and no error is shown.
  *
  * @param message what the first Ctrl-C prints
  */

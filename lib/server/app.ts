@@ -129,8 +129,8 @@ function fastifyOptions({ settings, tls, logTo, connections }: AppParts): Fastif
       stream: logTo,
     },
     frameworkErrors: (error, _request, reply) => {
-      const told = new ApiError("bad_request", error.message);
-      void (reply as FastifyReply).code(told.status).send(told.toBody());
+      const apiError = new ApiError("bad_request", error.message);
+      void (reply as FastifyReply).code(apiError.status).send(apiError.toBody());
     },
     clientErrorHandler: (error, socket) => refuseBrokenHttp(error, socket, connections),
   };

@@ -15,7 +15,7 @@ import type {
 import type { Tokenizer } from "../tokenizer/index.js";
 import { ApiError } from "./errors.js";
 import type { Metrics } from "./operations/metrics.js";
-import type { Lifetime } from "./operations/request-scope.js";
+import type { RequestScope } from "./operations/request-scope.js";
 import type { ServerSettings } from "./options.js";
 import type { PromptPool } from "./prompts/prompt-pool.js";
 
@@ -31,9 +31,9 @@ export interface ServerContext {
   readonly modelNames: readonly string[];
   /** Names of the API keys that requests came with. */
   readonly keyNames: WeakMap<FastifyRequest, string>;
-  /** Requests that are not over. */
-  readonly lifetimes: Set<Lifetime>;
-  /** Fields of requests that are not known, of which the log has told. */
+  /** Requests that have not ended. */
+  readonly openRequests: Set<RequestScope>;
+  /** Unknown fields of requests that the log has already reported. */
   readonly ignoredNames: Set<string>;
   readonly state: ServerState;
 }
@@ -79,7 +79,7 @@ export function runningEngine({ state }: ServerContext): TextEngine {
   return engine;
 }
 
-/** Seconds after which another try is worthwhile: by the engine's queue, and 1 while there is no engine. */
+/** Seconds after which a client should retry, from the engine's queue; 1 while there is no engine. */
 export function retryAfterOf({ state: { engine } }: ServerContext): number {
   return engine?.stats().admission.retryAfter ?? 1;
 }

@@ -7,7 +7,7 @@ export type ServerErrorCode =
   | "SERVER_FILE" // a key file or a TLS file that cannot be read or used
   | "SERVER_LISTEN"; // the address cannot be listened on
 
-/** An error of starting a server. What a client is told is an {@link ApiError}. */
+/** An error when a server starts. Clients get an {@link ApiError}. */
 export class ServerError extends CodedError<ServerErrorCode> {}
 
 /** Parses options of this layer by their schema. */
@@ -57,7 +57,7 @@ export interface ErrorBody {
 export interface ApiErrorOptions extends ErrorOptions {
   /** The request's field that is at fault, as a path: `messages[0].content`. */
   param?: string;
-  /** Seconds after which another try is worth while; sent as Retry-After. */
+  /** Seconds after which a client should retry; sent as Retry-After. */
   retryAfter?: number;
 }
 

@@ -73,7 +73,7 @@ async function* tagged(
 
 /** Who keeps the books of a request. */
 export interface Watchers {
-  /** Of the request's lifetime. */
+  /** Of the request's scope. */
   signal: AbortSignal;
   meters: readonly ChoiceMeter[];
   usage: UsageSum;
@@ -102,7 +102,7 @@ export async function* watched(
 
 /**
  * Several sources as one, each value as it comes; no source is asked for more before its last value was taken. When one
- * fails, or the reader has enough, the others are told to stop.
+ * fails, or the reader has enough, the others are stopped.
  */
 export async function* merge<T>(sources: readonly AsyncIterable<T>[]): AsyncGenerator<T, void, undefined> {
   if (sources.length === 1) {

@@ -60,7 +60,7 @@ export function samplingOptions(
   };
 }
 
-/** What is generated anew in place has its own length, whatever max_tokens says. @throws ApiError invalid_value */
+/** Tokens that are regenerated in place have their own number, independent of max_tokens. @throws ApiError invalid_value */
 function checkEdit(
   { start, end }: { start: number; end: number },
   { maxTokensLimit }: ServerContext["settings"],
@@ -154,7 +154,7 @@ function idsOf(answer: PromptAnswer, maxLength: number, prompt: string, completi
   throw contextLengthExceeded({ ...counted, prompt, completion: param });
 }
 
-/** Ends with a response whose client is gone. */
+/** A signal that aborts when the client closes the connection before the response is complete. */
 export function clientSignal({ raw }: FastifyReply): AbortSignal {
   const controller = new AbortController();
   raw.once("close", () => {
@@ -172,7 +172,7 @@ export function checkIds({ model: facts }: TextEngine, ids: readonly number[], p
   throw new ApiError("invalid_value", message, { param });
 }
 
-/** @throws ApiError unsupported_parameter, invalid_value when a request asks for more choices than it gets or one may */
+/** @throws ApiError unsupported_parameter, invalid_value for more choices than a request may have */
 export function checkChoices(
   { settings }: ServerContext,
   prompts: number,
@@ -209,7 +209,7 @@ export async function encodeChat(
   if (!engine.model.hasChatTemplate) {
     throw new ApiError(
       "chat_template_missing",
-      "this model has no chat template, so it cannot be talked to; /v1/completions continues text",
+      "this model has no chat template; use /v1/completions to continue text",
       { param: "messages" },
     );
   }

@@ -11,7 +11,7 @@ import { ApiKeys } from "./operations/api-keys.js";
 import { Connections } from "./operations/connections.js";
 import { type LogDestination, LogOutput } from "./operations/log-output.js";
 import { EventLoopDelay, Metrics } from "./operations/metrics.js";
-import type { Lifetime } from "./operations/request-scope.js";
+import type { RequestScope } from "./operations/request-scope.js";
 import { ReloadedTls } from "./operations/tls.js";
 import { Uploads } from "./operations/uploads.js";
 import { parseServerOptions, type ServerOptions, type ServerSettings } from "./options.js";
@@ -88,7 +88,7 @@ export class Server {
       created: Math.floor(Date.now() / 1000),
       modelNames,
       keyNames: new WeakMap(),
-      lifetimes: new Set<Lifetime>(),
+      openRequests: new Set<RequestScope>(),
       ignoredNames: new Set(),
       state: this.#state,
     };
@@ -152,7 +152,7 @@ export class Server {
 
   /** Requests that are not over. */
   get open(): number {
-    return this.#context.lifetimes.size;
+    return this.#context.openRequests.size;
   }
 
   /** Number of API keys that open the server; 0: it is open to everybody. */
@@ -173,8 +173,8 @@ export class Server {
 
   /** Ends a drain that is under way. */
   hurry(): void {
-    for (const lifetime of this.#context.lifetimes) {
-      lifetime.end(new ApiError("draining", "the server was stopped before this request was done", { retryAfter: 1 }));
+    for (const scope of this.#context.openRequests) {
+      scope.end(new ApiError("draining", "the server was stopped before this request was done", { retryAfter: 1 }));
     }
   }
 

@@ -107,7 +107,7 @@ describe("diffcoder checkpoint", () => {
     mkdirSync(join(run, "other"));
     writeFileSync(join(run, "other", "thesis.txt"), "");
     await expect(to(join(run, "other"))).rejects.toThrow(/is not empty and no model/);
-    await expect(to(join(run, "nowhere"), run)).rejects.toThrow(/is no checkpoint; a run, perhaps[\s\S]*step-000008/);
+    await expect(to(join(run, "nowhere"), run)).rejects.toThrow(/is not a checkpoint; a run, perhaps[\s\S]*step-000008/);
     expect(existsSync(join(run, "other", "thesis.txt"))).toBe(true);
   });
 });

@@ -143,17 +143,17 @@ function checkTarget(from: string, to: string): void {
   if (names.length === 0) return;
   if (existsSync(join(to, "trainer.json"))) throw new CliError(`--out ${shownPath(to)} is a checkpoint of a run`);
   if (existsSync(join(to, "config.json"))) return;
-  throw new CliError(`--out ${shownPath(to)} is not empty and no model: it would be replaced`);
+  throw new CliError(`--out ${shownPath(to)} is not empty and is not a model: it would be replaced`);
 }
 
 /** The folder with a run's checkpoints: given as the run, or itself. */
 export function checkpointsFolder(run: string): string {
-  if (!existsSync(run) || !statSync(run).isDirectory()) throw new CliError(`${run} is no folder`);
+  if (!existsSync(run) || !statSync(run).isDirectory()) throw new CliError(`${run} is not a folder`);
   const inside = join(run, "checkpoints");
   if (existsSync(inside)) return inside;
   const { readable } = listCheckpoints(run);
   if (readable.length > 0) return run;
-  throw new CliError(`${run} is no run: it has no folder checkpoints`);
+  throw new CliError(`${run} is not a run: it has no folder checkpoints`);
 }
 
 /** Whether a folder looks like one checkpoint, of a run or in Hugging Face layout. */
@@ -163,12 +163,12 @@ export function isCheckpoint(folder: string): boolean {
 
 /** The folder of one checkpoint. A run's folder is a likely mistake, and then the message lists what is in there. */
 export function oneCheckpoint(folder: string): string {
-  if (!existsSync(folder) || !statSync(folder).isDirectory()) throw new CliError(`${folder} is no folder`);
+  if (!existsSync(folder) || !statSync(folder).isDirectory()) throw new CliError(`${folder} is not a folder`);
   if (isCheckpoint(folder)) return folder;
   const inside = existsSync(join(folder, "checkpoints")) ? join(folder, "checkpoints") : folder;
   const names = listCheckpoints(inside).readable.map(({ path }) => shownPath(path));
   const hint = names.length > 0 ? `; a run, perhaps. Its checkpoints:\n  ${names.join("\n  ")}` : "";
-  throw new CliError(`${folder} is no checkpoint${hint}`);
+  throw new CliError(`${folder} is not a checkpoint${hint}`);
 }
 
 /** Bytes of all files in a folder. */

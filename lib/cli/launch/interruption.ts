@@ -6,7 +6,7 @@ const ONE_SIGNAL_MS = 250;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
- * What the launcher is told from outside: SIGINT, SIGTERM and SIGHUP. The first asks the ranks to end, which save; a second
+ * Signals to the launcher: SIGINT, SIGTERM and SIGHUP. The first one makes the ranks end, which save; a second
  * one ends them at once. A terminal that closes may say SIGHUP more than once, so that is never a second.
  */
 export class Interruption implements Disposable {
@@ -20,7 +20,7 @@ export class Interruption implements Disposable {
 
   constructor(env: NodeJS.ProcessEnv) {
     for (const name of SIGNALS) process.on(name, this.raise);
-    // At SIGTERM npx ends its shell and itself, and tells us nothing.
+    // At SIGTERM npx ends its shell and itself, and sends us nothing.
     const parent = process.ppid;
     if (env.npm_command !== "exec" || parent <= 1) return;
     this.#watch = setInterval(() => {

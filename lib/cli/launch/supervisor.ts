@@ -148,7 +148,7 @@ class Start {
   async #askAndKill(rank: RankProcess): Promise<void> {
     const { interruption, graceSeconds } = this.#supervision;
     if (!rank.isAlive) return;
-    // Whoever was asked from outside is not asked again, which would mean: at once.
+    // A rank that got the signal from outside does not get it again, which would end it immediately.
     if (interruption.name === undefined) rank.signal("SIGTERM");
     if (await rank.gone(graceSeconds)) return;
     if (rank.signal("SIGKILL")) this.#killed.add(rank.rank);

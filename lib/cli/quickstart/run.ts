@@ -137,7 +137,7 @@ async function asSample(coder: StableDiffCoder, prompt: Prompt, signal: AbortSig
 }
 
 function sayStopped(checkpoint: string): void {
-  say("What was learnt can be tried, and npm start begins anew:");
+  say("The model so far can be tried, and npm start starts over:");
   say(`  ${shownCommand("npx", "diffcoder", "generate", shownPath(checkpoint), "def main(")}`);
 }
 

@@ -58,7 +58,7 @@ export interface ReadRun {
 }
 
 /**
- * What a run's log tells, or else its page.
+ * A run as its log holds it, or else its page.
  *
  * @param path the run's folder, its metrics.jsonl or its report.html
  * @throws CliError where there is neither, or nothing in it
@@ -73,6 +73,8 @@ export async function readRun(path: string): Promise<ReadRun> {
   }
   const state = readReport(isPage ? path : join(path, "report.html"));
   if (state) return { path, state };
-  const hint = isPage ? "is no report of a run" : "holds no run: neither metrics.jsonl nor report.html tells of one";
+  const hint = isPage
+    ? "is not a valid report of a run"
+    : "does not contain a run: it has neither metrics.jsonl nor report.html";
   throw new CliError(`${shownPath(path)} ${hint}`);
 }

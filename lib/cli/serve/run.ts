@@ -80,30 +80,30 @@ function describe(server: Server, url: string, model: ModelFacts): string {
 }
 
 /**
- * Waits for SIGTERM or SIGINT, and tells of the ones after it. Only a command may do this: a library that takes signals
- * takes them from the program around it.
+ * Waits for SIGTERM or SIGINT, and reports the ones after it. Only a command may do this: a library that handles signals
+ * takes them away from the program around it.
  */
 export class StopSignals {
   readonly first: Promise<NodeJS.Signals>;
   /** Called at each signal after the first. */
   onAgain: () => void = () => {};
-  readonly #hear: (signal: NodeJS.Signals) => void;
+  readonly #onSignal: (signal: NodeJS.Signals) => void;
 
   constructor() {
     let resolve: (signal: NodeJS.Signals) => void;
-    let heard = false;
+    let received = false;
     this.first = new Promise((done) => {
       resolve = done;
     });
-    this.#hear = (signal) => {
-      if (heard) this.onAgain();
-      heard = true;
+    this.#onSignal = (signal) => {
+      if (received) this.onAgain();
+      received = true;
       resolve(signal);
     };
-    process.on("SIGTERM", this.#hear).on("SIGINT", this.#hear);
+    process.on("SIGTERM", this.#onSignal).on("SIGINT", this.#onSignal);
   }
 
   [Symbol.dispose](): void {
-    process.off("SIGTERM", this.#hear).off("SIGINT", this.#hear);
+    process.off("SIGTERM", this.#onSignal).off("SIGINT", this.#onSignal);
   }
 }

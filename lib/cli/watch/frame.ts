@@ -61,7 +61,7 @@ const STATES: Record<string, readonly [text: string, style: Style]> = {
   failed: ["✖ failed", colors.red],
 };
 
-/** Whoever wrote nothing for so long, or for twenty steps, may be gone. */
+/** A rank that wrote nothing for this long, or for twenty steps, may be gone. */
 const QUIET_SECONDS = 60;
 
 function header(run: WatchedRun, { columns, now, place }: FrameOptions): Line[] {
@@ -265,7 +265,7 @@ function sample({ sample: event }: WatchedRun, columns: number, rows: number): L
   const title = printable(`sample at step ${event.globalStep}${note}`);
   const prompt = textLines(first.prompt ?? "");
   const text = textLines(first.text.replace(/\n\s*\n/g, "\n")); // there is no room for empty lines
-  // The prompt's last line goes on in the text's first.
+  // The text's first line continues the prompt's last one.
   const lines: Piece[][] = prompt.map((line): Piece[] => [[line, colors.gray]]);
   const joint = lines.pop() ?? [];
   lines.push([...joint, [text[0] ?? ""]]);
@@ -302,7 +302,7 @@ function help({ columns, place }: FrameOptions): Line {
 const BEHIND = 0.1;
 
 /**
- * What each rank tells of the latest step: its time with a bar, its wait for data, its memory. Where not all fit, the
+ * What each rank reports about the latest step: its time with a bar, its wait for data, its memory. Where not all fit, the
  * slowest are shown.
  */
 export function rankTable(perRank: readonly RankFacts[], columns: number, rows: number): Line[] {

@@ -7,7 +7,7 @@ import { FullScreen, type Key, readKeys } from "./full-screen.js";
 import { metricNames, SMOOTHING } from "./metric-view.js";
 import { WatchedRun } from "./watched-run.js";
 
-/** Shows runs until it is told to stop; where there is no terminal, until they have ended. */
+/** Shows runs until a key stops it; without a terminal, until they have ended. */
 export async function watch(paths: readonly string[], options: WatchOptions): Promise<void> {
   const runs = paths.map((path) => new WatchedRun(path));
   if (options.once) await printOnce(runs);

@@ -8,7 +8,7 @@ import { addToReport, newReport, type ReportState } from "../../train/sinks/repo
 import { CliError } from "../errors.js";
 import { shownPath } from "../terminal.js";
 
-/** A run as its log tells of it. */
+/** A run, as read from its log. */
 export class WatchedRun {
   readonly name: string;
   readonly #follower: LogFollower;
@@ -125,7 +125,7 @@ export interface LoggedEvent {
 }
 
 export interface LogNews {
-  /** What is read now begins anew: the file is another one, or was cut. */
+  /** Reading starts over: the file was replaced or truncated. */
   restarted: boolean;
   events: LoggedEvent[];
   /** More is there already. */

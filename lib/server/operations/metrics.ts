@@ -207,7 +207,7 @@ export class Metrics {
 /** Milliseconds between two looks; what the histogram measures includes them. */
 const RESOLUTION = 10;
 
-/** How late timers come: how long the server's own thread is busy at one go. */
+/** Measures the delay of timers: how long the server's thread is busy without a break. */
 export class EventLoopDelay {
   readonly #histogram: IntervalHistogram = monitorEventLoopDelay({ resolution: RESOLUTION });
 
@@ -215,7 +215,7 @@ export class EventLoopDelay {
     this.#histogram.enable();
   }
 
-  /** The 99th percentile since the last call, in seconds; begins anew. */
+  /** The 99th percentile since the last call, in seconds; resets the histogram. */
   takeP99(): number {
     const nanoseconds = this.#histogram.percentile(99) || 0;
     this.#histogram.reset();

@@ -1,7 +1,7 @@
 import { setMaxListeners } from "node:events";
 import type { ServerResponse } from "node:http";
 
-/** Why a request was given up when its client is gone. Nobody is told. */
+/** The reason of a request that ended because its client closed the connection. Nobody receives it. */
 export class ClientGone extends Error {
   override readonly name = "ClientGone";
 }
@@ -10,7 +10,7 @@ export class ClientGone extends Error {
  * How long a request lives: until its client goes (in a stream or not, waiting or running), the engine's time limits end
  * it, or the server stops. Then `signal` is aborted with the reason: a {@link ClientGone}, an EngineError or an ApiError.
  */
-export class Lifetime {
+export class RequestScope {
   readonly signal: AbortSignal;
   readonly #controller = new AbortController();
   readonly #response: ServerResponse;
@@ -33,12 +33,12 @@ export class Lifetime {
     limits.addEventListener("abort", this.#onLimit, { once: true });
   }
 
-  /** Gives the request up. */
+  /** Ends the request early. */
   end(reason: Error): void {
     if (!this.signal.aborted) this.#controller.abort(reason);
   }
 
-  /** It is over. */
+  /** Releases the listeners at the end of the request. */
   dispose(): void {
     this.#response.off("close", this.#onClose);
     this.#limits.removeEventListener("abort", this.#onLimit);

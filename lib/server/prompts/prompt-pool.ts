@@ -47,7 +47,7 @@ export interface SharedPool {
 const pools = new Map<string, { pool: PromptPool; users: number; timer: NodeJS.Timeout | undefined }>();
 
 /**
- * Threads in which the model's own template and tokenizer read prompts: whatever they do, the server's thread goes on. A
+ * Threads in which the model's own template and tokenizer read prompts: the server's thread continues in any case. A
  * prompt that takes too long, or too much memory, costs its thread, which is replaced.
  */
 export class PromptPool {

@@ -1,6 +1,13 @@
 import type { CommittedToken } from "../../engine/index.js";
 import type { Tokenizer } from "../../tokenizer/index.js";
-import { type Dialect, finishReasonName, finite, type Generated, type Head, type Piece } from "./response-format.js";
+import {
+  finishReasonName,
+  finite,
+  type Generated,
+  type Head,
+  type Piece,
+  type ResponseFormat,
+} from "./response-format.js";
 import type { ApiUsage } from "./responses.js";
 import { TokenPlaces } from "./token-places.js";
 
@@ -11,7 +18,7 @@ export interface ChatOptions {
 }
 
 /** /v1/chat/completions */
-export class ChatDialect implements Dialect {
+export class ChatFormat implements ResponseFormat {
   readonly #head: Head;
   readonly #options: ChatOptions;
   /** By choice, where its next token is. */

@@ -1,6 +1,13 @@
 import type { CommittedToken, ScoreResult } from "../../engine/index.js";
 import type { Tokenizer } from "../../tokenizer/index.js";
-import { type Dialect, finishReasonName, finite, type Generated, type Head, type Piece } from "./response-format.js";
+import {
+  finishReasonName,
+  finite,
+  type Generated,
+  type Head,
+  type Piece,
+  type ResponseFormat,
+} from "./response-format.js";
 import type { ApiUsage, CompletionLogprobs } from "./responses.js";
 import { codePoints, TokenPlaces } from "./token-places.js";
 
@@ -23,7 +30,7 @@ export interface CompletionOptions {
 }
 
 /** /v1/completions */
-export class CompletionDialect implements Dialect {
+export class CompletionFormat implements ResponseFormat {
   readonly #head: Head;
   readonly #options: CompletionOptions;
   /** By choice, where its next token is. */

@@ -9,14 +9,19 @@ export const dllmRequestSchema = z
     mode: z.enum(["diffusion", "autoregressive"]).nullish().describe("default diffusion"),
     block_size: z.number().int().min(1).max(1024).nullish().describe("tokens denoised together; as trained"),
     steps: z.number().int().min(1).max(1024).nullish().describe("passes per block; default: one token a pass"),
-    threshold: z.number().min(0).max(1).nullish().describe("commit every token surer than this, at least one a pass"),
+    threshold: z
+      .number()
+      .min(0)
+      .max(1)
+      .nullish()
+      .describe("commit every token with a higher probability, at least one per pass"),
     commit: commitSchema.nullish().describe("which tokens a pass commits, in place of steps or threshold"),
-    remask: remaskSchema.nullish().describe("mask tokens again that the model comes to doubt"),
+    remask: remaskSchema.nullish().describe("mask tokens again whose probability falls"),
     canvas: z.enum(["growing", "fixed"]).nullish().describe("fixed: exactly max_tokens, no end token is chosen"),
     edit: z
       .strictObject({ start: z.number().int().min(0), end: z.number().int().min(1) })
       .nullish()
-      .describe("generate these of the prompt's tokens anew, in place"),
+      .describe("regenerate these tokens of the prompt in place"),
     stream_steps: z.boolean().nullish().describe("report every denoising pass"),
   })
   .describe("how the text is denoised; an extension of OpenAI's API");
@@ -27,7 +32,7 @@ export function dllmOptions(dllm: DllmRequest | null | undefined): Partial<Gener
   if (!dllm) return {};
   const rules = (["steps", "threshold", "commit"] as const).filter((name) => dllm[name] != null);
   if (rules.length > 1) {
-    const message = `dllm.${rules.join(" and dllm.")} exclude each other: commit can hold both ("hybrid")`;
+    const message = `dllm.${rules.join(" and dllm.")} cannot be combined: commit can hold both ("hybrid")`;
     throw new ApiError("invalid_value", message, { param: `dllm.${rules[1]}` });
   }
   if (dllm.mode === "autoregressive") {
@@ -125,7 +130,7 @@ export const samplingFields = {
   stop: z
     .union([z.string().max(1024), z.array(z.string().min(1).max(1024)).max(16)])
     .nullish()
-    .describe("strings that end the text and are no part of it"),
+    .describe("strings that end the text and are not part of it"),
   stop_token_ids: z.array(z.number().int().min(0)).max(256).nullish().describe("besides the model's end tokens"),
   ignore_eos: z.boolean().nullish(),
   presence_penalty: z.number().min(-2).max(2).nullish(),
@@ -145,7 +150,7 @@ export const samplingFields = {
     })
     .nullish(),
   return_token_ids: z.boolean().nullish(),
-  add_special_tokens: z.boolean().nullish().describe("put the tokens around the prompt that the tokenizer asks for"),
+  add_special_tokens: z.boolean().nullish().describe("add the tokenizer's special tokens around the prompt"),
   cache_salt: z
     .string()
     .min(1)
@@ -156,13 +161,13 @@ export const samplingFields = {
   dllm: dllmRequestSchema.nullish(),
 };
 
-/** A field that exists elsewhere and is not honoured here, and the values of it that ask for nothing. */
+/** A field of other servers that is not supported here, and the values of it that change nothing. */
 export interface Unsupported {
   readonly neutral?: readonly unknown[];
   readonly instead?: string;
 }
 
-/** Honouring none of these in silence: the text would not be what the client asked for. */
+/** These are refused rather than ignored: the text would not be what the client wants. */
 export const unsupportedFields: Record<string, Unsupported> = {
   min_tokens: { neutral: [0] },
   include_stop_str_in_output: { neutral: [false] },
@@ -223,7 +228,7 @@ export const completionRequestSchema = z
   .meta({ id: "CompletionRequest" });
 export type CompletionRequest = z.output<typeof completionRequestSchema>;
 
-/** What tells OpenAI's service more about a request and asks nothing of its text. */
+/** Hints for OpenAI's service, which do not affect the text. */
 const hints = {
   metadata: z.record(z.string(), z.string()).nullish().describe("has no effect"),
   safety_identifier: z.string().nullish().describe("has no effect"),

@@ -21,7 +21,7 @@ export interface Piece {
 }
 
 /** How an endpoint writes what was generated: /v1/completions and /v1/chat/completions differ in nothing else. */
-export interface Dialect {
+export interface ResponseFormat {
   readonly id: string;
   /** What the stream of a choice begins with, if with anything: the role, the echoed prompt. */
   opening(index: number): object | undefined;

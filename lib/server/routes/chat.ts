@@ -5,7 +5,7 @@ import { ApiError } from "../errors.js";
 import { answer } from "../generate.js";
 import { documented } from "../openapi.js";
 import { checkChoices, checkIds, clientSignal, encodeChat, samplingOptions, tokensToGenerate } from "../prepare.js";
-import { ChatDialect } from "../protocol/chat-format.js";
+import { ChatFormat } from "../protocol/chat-format.js";
 import { chatRequestSchema, checkStreamOptions, unsupportedChatFields } from "../protocol/requests.js";
 import { chatResponseSchema } from "../protocol/responses.js";
 import { headOf, openRequest } from "./open-request.js";
@@ -42,12 +42,12 @@ export function chatRoute(app: FastifyInstance, context: ServerContext): void {
       maxTokens,
       n,
     };
-    const dialect = new ChatDialect(headOf(context, "chatcmpl", model), {
+    const format = new ChatFormat(headOf(context, "chatcmpl", model), {
       logprobs: request.logprobs ?? false,
       tokenIds: request.return_token_ids ?? false,
       tokenizer: engine.tokenizer,
     });
     const jobs = [{ prompt: ids, promptTokens: ids.length, options }];
-    return answer(context, http, reply, { jobs, dialect, arrived, ignored, ...streaming });
+    return answer(context, http, reply, { jobs, format, arrived, ignored, ...streaming });
   });
 }

@@ -15,7 +15,7 @@ import {
   samplingOptions,
   tokensToGenerate,
 } from "../prepare.js";
-import { CompletionDialect, type Echo } from "../protocol/completion-format.js";
+import { CompletionFormat, type Echo } from "../protocol/completion-format.js";
 import {
   type CompletionRequest,
   checkStreamOptions,
@@ -47,14 +47,14 @@ export function completionRoute(app: FastifyInstance, context: ServerContext): v
     const prepare = async (run: ScoreRequestOptions) => {
       if (request.echo) echo.push(...(await echoes(context, engine, request, jobs, run)));
     };
-    const dialect = new CompletionDialect(headOf(context, "cmpl", model), {
+    const format = new CompletionFormat(headOf(context, "cmpl", model), {
       logprobs: request.logprobs ?? undefined,
       echo,
       n,
       tokenIds: request.return_token_ids ?? false,
       tokenizer: engine.tokenizer,
     });
-    return answer(context, http, reply, { jobs, dialect, arrived, ignored, prepare, ...streaming });
+    return answer(context, http, reply, { jobs, format, arrived, ignored, prepare, ...streaming });
   });
 }
 
