@@ -106,8 +106,10 @@ describe("diffcoder checkpoint", () => {
     await expect(to(at("pre-anneal"))).rejects.toThrow(/is a checkpoint of a run/);
     mkdirSync(join(run, "other"));
     writeFileSync(join(run, "other", "thesis.txt"), "");
-    await expect(to(join(run, "other"))).rejects.toThrow(/is not empty and no model/);
-    await expect(to(join(run, "nowhere"), run)).rejects.toThrow(/is not a checkpoint; a run, perhaps[\s\S]*step-000008/);
+    await expect(to(join(run, "other"))).rejects.toThrow(/is not empty and is not a model/);
+    await expect(to(join(run, "nowhere"), run)).rejects.toThrow(
+      /is not a checkpoint; a run, perhaps[\s\S]*step-000008/,
+    );
     expect(existsSync(join(run, "other", "thesis.txt"))).toBe(true);
   });
 });

@@ -141,7 +141,7 @@ describe("quickstart", () => {
   });
 
   it.each([
-    [["--minutes", "soon"], /expected a number of minutes from 0\.1/],
+    [["--minutes", "soon"], /expected a number from 0\.1/],
     [["--steps", "1,2"], /expected three positive integers/],
     [["--steps", "1,2,0"], /expected three positive integers/],
     [["--seed", "-1"], /expected an integer from 0/],

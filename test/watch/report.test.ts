@@ -78,7 +78,9 @@ describe("report", () => {
     expect((await readRun(join(folder, "moved"))).state).toMatchObject({ title: "kept", steps: 30 });
     expect((await readRun(page)).state.rows).toHaveLength(30);
     mkdirSync(join(folder, "empty"));
-    await expect(readRun(join(folder, "empty"))).rejects.toThrow(/empty does not contain a run: it has neither metrics\.jsonl nor/);
+    await expect(readRun(join(folder, "empty"))).rejects.toThrow(
+      /empty does not contain a run: it has neither metrics\.jsonl nor/,
+    );
     await expect(readRun(join(folder, "nowhere"))).rejects.toThrow(/nowhere does not exist/);
     writeFileSync(join(folder, "other.html"), "<p>hello");
     await expect(readRun(join(folder, "other.html"))).rejects.toThrow(/other\.html is not a valid report of a run/);
