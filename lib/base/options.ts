@@ -33,11 +33,18 @@ export function problemsOf(what: string, schema: z.ZodType, value: unknown, erro
   return `${what}:\n${lines.map((line) => `  ${line}`).join("\n")}`;
 }
 
+/** What is wrong with one value by its schema, a line for each problem; empty: nothing. */
+export function valueProblems(schema: z.ZodType, value: unknown): string[] {
+  const parsed = schema.safeParse(value);
+  return parsed.success ? [] : parsed.error.issues.flatMap((issue) => explain(issue, schema, value, []));
+}
+
 /** Options that had another name in 0.1.0. */
-const RENAMED: Readonly<Record<string, string>> = {
+export const RENAMED: Readonly<Record<string, string>> = {
   maxBatchTokens: "maxNumBatchedTokens",
   maxLength: "maxModelLen",
   maxRunning: "maxNumSeqs",
+  modelNames: "servedModelNames",
   stopIds: "stopTokenIds",
   thread: "worker",
   weights: "quantization",

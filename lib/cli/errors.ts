@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { shownPath } from "./show.js";
+import { shownPath } from "./terminal.js";
 
 /** A mistake in how a command was called. Its message is shown alone, without a stack. */
 export class CliError extends Error {

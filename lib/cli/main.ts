@@ -1,17 +1,19 @@
 import { Command } from "commander";
 import colors from "picocolors";
 import { packageVersion } from "../torch/package-version.js";
-import { checkpointCommand } from "./checkpoint.js";
-import { doctorCommand } from "./doctor.js";
+import {
+  checkpointCommand,
+  doctorCommand,
+  generateCommand,
+  launchCommand,
+  quickstartCommand,
+  reportCommand,
+  serveCommand,
+  setupCommand,
+  trainCommand,
+  watchCommand,
+} from "./commands.js";
 import { describeError } from "./errors.js";
-import { generateCommand } from "./generate.js";
-import { launchCommand } from "./launch.js";
-import { quickstartCommand } from "./quickstart.js";
-import { reportCommand } from "./report.js";
-import { serveCommand } from "./serve.js";
-import { setupCommand } from "./setup.js";
-import { trainCommand } from "./train.js";
-import { watchCommand } from "./watch.js";
 
 /**
  * All commands. Here they are only described: each loads what it runs on when it is called, because help must come at
@@ -25,7 +27,7 @@ function diffcoder(): Command {
     .version(packageVersion())
     .configureHelp({ subcommandTerm: (command) => command.name() })
     .enablePositionalOptions() // what follows a launched program belongs to that
-    .showHelpAfterError("(npx diffcoder --help shows what there is)");
+    .showHelpAfterError("(npx diffcoder --help lists the commands)");
   const commands = [
     quickstartCommand(),
     trainCommand(),
@@ -45,18 +47,18 @@ function diffcoder(): Command {
   return program;
 }
 
-// A reader that has enough, such as `head`, is not an error.
+// A closed pipe, as with `| head`, is not an error.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
   process.exit();
 });
 
-// With nothing left to wait for Node ends in silence, with exit code 0, though the command did not come to its end. Whoever
-// waits for a user's promise says so itself, see lib/train/user-code.ts.
+// When nothing is left to wait for, Node exits silently with code 0, although the command has not finished. Code that waits
+// for a user's promise reports this itself, see lib/train/user-code.ts.
 let isOver = false;
 const reportStuck = () => {
   if (isOver || process.listenerCount("beforeExit") > 1) return;
-  const what = "the command waits for something that never comes: nothing is left in the process that could end it";
+  const what = "the command waits for a promise that nothing in the process can resolve";
   process.stderr.write(`${colors.red("error:")} ${what}\n`);
   process.exitCode = 1;
 };

@@ -1,14 +1,15 @@
 import * as z from "zod";
+import { bytesSchema, deviceSchema, secondsSchema } from "../base/option-schemas.js";
 import { type CommitRule, commitConfigSchema } from "../diffusion/commit.js";
 
 const tokenId = z.number().int().min(0);
 
 /**
  * Which masked tokens a denoising pass commits. c is the probability of the token chosen at a position.
- * - static: `steps` passes per block, each its share, surest first (the published sampler)
+ * - static: `steps` passes per block, each its share, most confident first (the published sampler)
  * - threshold: every c above `value`, at least one
  * - hybrid: the static share or the threshold, whichever commits more
- * - factor: the n surest, n the largest with (n + 1)(1 - c_n) < factor, at least one (Fast-dLLM)
+ * - factor: the n most confident, n the largest with (n + 1)(1 - c_n) < factor, at least one (Fast-dLLM)
  * - entropy: positions by rising entropy while the sum of entropies, less the largest of them, stays within `bound`
  *   nats, at least one (entropy-bounded unmasking)
  */
@@ -24,7 +25,7 @@ const commitOption = z
   .transform((rule, context) => {
     if ("rule" in rule) return rule;
     if (rule.config) return rule.config;
-    const message = `a rule of your own ('${rule.name}') is not data, so it cannot cross to the engine's thread: generateBlocks() takes it`;
+    const message = `a rule of your own ('${rule.name}') is not data, so it cannot cross to the engine's thread: pass it to generateBlocks()`;
     context.addIssue({ code: "custom", message });
     return z.NEVER;
   });
@@ -45,54 +46,127 @@ const seedSchema = z.union([
 
 /** Options of one request: {@link Engine.generate}. */
 export const generateOptionsSchema = z.strictObject({
-  mode: z.enum(["diffusion", "autoregressive"]).default("diffusion").describe("block by block, or token by token"),
-  maxTokens: z.number().int().min(1).default(128).describe("tokens to generate, exactly, unless a stop comes first"),
-  temperature: z.number().min(0).max(100).default(0).describe("0: the most likely token"),
+  mode: z
+    .enum(["diffusion", "autoregressive"])
+    .default("diffusion")
+    .describe("decode block by block (diffusion), or token by token with the same weights (autoregressive)"),
+  maxTokens: z
+    .number()
+    .int()
+    .min(1)
+    .default(128)
+    .describe("number of tokens to generate, exact also inside a block, unless a stop comes first"),
+  temperature: z.number().min(0).max(100).default(0).describe("sampling temperature; 0: always the most likely token"),
   topP: z
     .number()
     .min(0)
     .max(1)
     .default(1)
-    .describe("only the likeliest tokens of this joint probability; 0: the likeliest, 1: all"),
-  topK: z.number().int().min(0).default(0).describe("0: all"),
-  minP: z.number().min(0).max(1).default(0).describe("only tokens at least this times as likely as the likeliest"),
-  seed: seedSchema.optional().describe("64 bits, signed; by default a random one"),
-  presencePenalty: z.number().min(-2).max(2).default(0).describe("taken off the logits of tokens in the output, once"),
-  frequencyPenalty: z.number().min(-2).max(2).default(0).describe("taken off for each time they occur there"),
-  repetitionPenalty: z.number().gt(0).max(10).default(1).describe("over prompt and output; 1: none"),
+    .describe("sample from the most likely tokens with this joint probability; 0: the most likely token, 1: all"),
+  topK: z.number().int().min(0).default(0).describe("sample from the k most likely tokens; 0: all"),
+  minP: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0)
+    .describe("sample from the tokens that are at least this fraction as likely as the most likely one"),
+  seed: seedSchema
+    .optional()
+    .describe("random seed, a signed 64-bit integer; a draw depends on (seed, position, pass) alone; default: random"),
+  presencePenalty: z
+    .number()
+    .min(-2)
+    .max(2)
+    .default(0)
+    .describe("subtracted from the logit of every token that is in the output"),
+  frequencyPenalty: z
+    .number()
+    .min(-2)
+    .max(2)
+    .default(0)
+    .describe("subtracted from a token's logit once for each time it is in the output"),
+  repetitionPenalty: z
+    .number()
+    .gt(0)
+    .max(10)
+    .default(1)
+    .describe("divides positive and multiplies negative logits of tokens in the prompt and the output; 1: none"),
   logitBias: z
     .record(z.string().regex(/^\d+$/), z.number().min(-100).max(100))
     .default({})
-    .describe("by token id; -100 forbids"),
-  stop: z.array(z.string().min(1).max(1024)).max(64).default([]).describe("strings that end the text, not part of it"),
-  stopTokenIds: z.array(tokenId).max(1024).optional().describe("by default the model's end tokens"),
-  ignoreEos: z.boolean().default(false).describe("the model's end tokens end nothing; stopTokenIds and stop still do"),
-  n: z.number().int().min(1).max(128).default(1).describe("choices; choice i draws with seed + i"),
-  logprobs: z.number().int().min(0).max(20).default(0).describe("how many of the likeliest tokens with each token"),
-  blockSize: z.number().int().min(1).max(1024).optional().describe("by default the engine's"),
-  steps: z.number().int().min(1).optional().describe("short for commit: { rule: static, steps }"),
-  commit: commitOption.optional().describe("by default static, one token a pass"),
-  remask: remaskSchema.optional().describe("mask unsure tokens again; default: never"),
+    .describe("added to logits, by token id; -100 forbids a token"),
+  stop: z
+    .array(z.string().min(1).max(1024))
+    .max(64)
+    .default([])
+    .describe("strings that end the text and are not part of it; the first to be complete counts"),
+  stopTokenIds: z
+    .array(tokenId)
+    .max(1024)
+    .optional()
+    .describe("tokens that end the text; default: the model's end tokens"),
+  ignoreEos: z
+    .boolean()
+    .default(false)
+    .describe("ignore the model's end tokens, unless `stopTokenIds` lists them; `stop` still applies"),
+  n: z.number().int().min(1).max(128).default(1).describe("number of choices; choice i samples with seed + i"),
+  logprobs: z
+    .number()
+    .int()
+    .min(0)
+    .max(20)
+    .default(0)
+    .describe("number of most likely tokens to report with each token"),
+  blockSize: z
+    .number()
+    .int()
+    .min(1)
+    .max(1024)
+    .optional()
+    .describe("tokens that are denoised together (B); default: the engine's"),
+  steps: z.number().int().min(1).optional().describe('short for `commit: { rule: "static", steps }`'),
+  commit: commitOption
+    .optional()
+    .describe(
+      'which tokens a pass commits: `{ rule: "static", steps? }`, `{ rule: "threshold", value }`, ' +
+        '`{ rule: "hybrid", value, steps? }`, `{ rule: "factor", factor }` or `{ rule: "entropy", bound }`; ' +
+        "default: static, one token per pass",
+    ),
+  remask: remaskSchema
+    .optional()
+    .describe(
+      "`{ below, rounds }`: mask a committed token again when its probability falls below this value, in at most this " +
+        "many passes of a block; default: never",
+    ),
   suffix: z
     .union([z.string(), z.array(tokenId)])
     .optional()
-    .describe("what follows: infilling by the tokenizer's fill-in-the-middle tokens"),
+    .describe("text after the generated part: infilling with the tokenizer's fill-in-the-middle tokens"),
   canvas: z
     .enum(["growing", "fixed"])
     .default("growing")
-    .describe("growing: block after block until a stop; fixed: exactly maxTokens, end tokens are never chosen"),
+    .describe("growing: add blocks until a stop; fixed: exactly `maxTokens`, end tokens are never chosen"),
   edit: z
     .strictObject({ start: z.number().int().min(0), end: z.number().int().min(1) })
     .optional()
-    .describe("generate the prompt's tokens start .. end anew in place, what follows in the same block is seen"),
-  events: z.enum(["all", "text"]).default("all").describe("text: no denoise events, which cost a message each"),
+    .describe(
+      "`{ start, end }`: regenerate these tokens of the prompt in place; the model sees what precedes them, and what " +
+        "follows in the same block",
+    ),
+  events: z.enum(["all", "text"]).default("all").describe("text: no `denoise` events, each of which costs a message"),
   cacheSalt: z
     .string()
     .min(1)
     .max(256)
     .optional()
-    .describe("the prefix cache is shared with requests of the same salt only; by default with those without one"),
-  priority: z.number().int().min(-1000).max(1000).default(0).describe("higher leaves the queue first"),
+    .describe("share cached prefixes only with requests that have the same salt; default: with those that have none"),
+  priority: z
+    .number()
+    .int()
+    .min(-1000)
+    .max(1000)
+    .default(0)
+    .describe("higher: leaves the queue earlier and keeps its memory longer"),
 });
 /** What users write. */
 export type GenerateOptions = z.input<typeof generateOptionsSchema>;
@@ -104,26 +178,26 @@ export const scoreOptionsSchema = z.strictObject({
   mode: z
     .enum(["autoregressive", "diffusion"])
     .default("autoregressive")
-    .describe("log-likelihood token by token, or the diffusion bound"),
-  blockSize: z.number().int().min(1).max(1024).optional().describe("of the bound; default: the engine's"),
-  logprobs: z.number().int().min(0).max(20).default(0).describe("how many of the likeliest tokens with each token"),
+    .describe("autoregressive: the exact log-likelihood, token by token; diffusion: its lower bound (Eq. 4)"),
+  blockSize: z.number().int().min(1).max(1024).optional().describe("block size of the bound; default: the engine's"),
+  logprobs: z
+    .number()
+    .int()
+    .min(0)
+    .max(20)
+    .default(0)
+    .describe("number of most likely tokens to report at each position"),
   passes: z
     .number()
     .int()
     .min(2)
     .max(1024)
     .optional()
-    .describe("random masks of the bound; by default every mask up to block size 4, then 16"),
-  seed: seedSchema.default(0).describe("of the random masks"),
+    .describe("random masks per block for the bound; default: every mask of blocks up to 4 tokens, 16 beyond"),
+  seed: seedSchema.default(0).describe("random seed of the masks"),
 });
 export type ScoreOptions = z.input<typeof scoreOptionsSchema>;
 export type ScoreSettings = z.output<typeof scoreOptionsSchema>;
-
-/** Up to a week: timers count milliseconds in 32 bits. */
-const seconds = z
-  .number()
-  .min(0)
-  .max(86_400 * 7);
 
 /** What a request reserves: {@link Engine.reserve}. */
 export const requestSizeSchema = z.strictObject({
@@ -133,64 +207,107 @@ export const requestSizeSchema = z.strictObject({
 });
 export type ReserveOptions = z.input<typeof requestSizeSchema>;
 
-/** Options of the engine besides the model. */
+/** Options of the engine besides the model. Each is also a flag of `diffcoder serve` and a row of the table in docs/engine.md. */
 export const engineOptionsSchema = z
   .strictObject({
     worker: z
       .enum(["thread", "process", "none"])
       .optional()
-      .describe("where the model runs: in a thread, a child process, which can crash alone, or the caller's thread"),
-    device: z.string().default("cpu").describe("cpu, cuda, cuda:1"),
+      .describe(
+        "where the model runs: a worker thread (the default for a folder), a child process, whose crash the caller " +
+          "survives, or none, the calling thread (the default for a loaded model)",
+      ),
+    device: deviceSchema.default("cpu").describe('"cpu", "cuda" or "cuda:1"'),
     dtype: z
       .enum(["auto", "float32", "bfloat16", "float16", "float64"])
       .default("auto")
-      .describe("of the weights; auto: as saved"),
+      .describe("data type of the weights; auto: as saved"),
     quantization: z
       .enum(["int8"])
       .optional()
-      .describe("int8: weights and activations of matrices in int8 (W8A8), on the CPU"),
-    blockSize: z.number().int().min(1).max(1024).default(4).describe("of requests that name none; as trained"),
-    shift: z.boolean().default(false).describe("whether the model was trained with the logit shift"),
-    maskId: tokenId.optional().describe("by default the model's"),
-    fimFormat: z.enum(["spm", "psm"]).default("spm").describe("order of fill-in-the-middle: suffix first (Seed-Coder)"),
-    maxModelLen: z.number().int().min(1).optional().describe("of prompt and output; by default the model's context"),
-    cacheTokens: z.number().int().min(1).optional().describe("key/value memory in tokens; by default 8 contexts"),
-    cacheBytes: z.number().min(1).optional().describe("key/value memory in bytes, instead of cacheTokens"),
-    pageSize: z.number().int().min(1).max(1024).default(32).describe("tokens of a page; a multiple of block sizes"),
-    prefixCache: z.boolean().default(true).describe("keep keys and values of prompts for later ones that begin alike"),
-    maxNumSeqs: z.number().int().min(1).default(64).describe("choices in one batch"),
+      .describe("int8: weights and activations of matrices in int8 (W8A8), on the CPU; default: none"),
+    blockSize: z
+      .number()
+      .int()
+      .min(1)
+      .max(1024)
+      .default(4)
+      .describe("tokens that are denoised together where a request does not say; use the value from training"),
+    shift: z.boolean().default(false).describe("set if the model was trained with the logit shift"),
+    maskId: tokenId.optional().describe("id of the mask token; default: the model's"),
+    fimFormat: z
+      .enum(["spm", "psm"])
+      .default("spm")
+      .describe("order of fill-in-the-middle: spm, suffix first (Seed-Coder), or psm, prefix first"),
+    maxModelLen: z
+      .number()
+      .int()
+      .min(1)
+      .optional()
+      .describe("maximum number of tokens of prompt and output together; default: the model's context"),
+    cacheTokens: z.number().int().min(1).optional().describe("size of the KV cache in tokens; default: 8 contexts"),
+    cacheBytes: bytesSchema
+      .optional()
+      .describe("size of the KV cache in bytes with padding, instead of the size in tokens"),
+    pageSize: z
+      .number()
+      .int()
+      .min(1)
+      .max(1024)
+      .default(32)
+      .describe("tokens per page of the KV cache; prefixes are shared if it is a multiple of the block size"),
+    prefixCache: z
+      .boolean()
+      .default(true)
+      .describe("reuse the KV cache of earlier prompts that start with the same tokens (prefix caching)"),
+    maxNumSeqs: z.number().int().min(1).default(64).describe("maximum number of sequences in one batch"),
     maxNumBatchedTokens: z
       .number()
       .int()
       .min(1)
       .default(512)
-      .describe("tokens of one pass; decoding goes before prefill"),
-    maxQueue: z.number().int().min(1).default(1024).describe("choices that may wait; more are refused"),
-    maxQueueTokens: z.number().int().min(1).default(1_000_000).describe("prompt tokens that may wait"),
-    queueTimeout: seconds.default(0).describe("seconds a request may wait; 0: for ever"),
-    requestTimeout: seconds.default(0).describe("seconds a request may take; 0: for ever"),
+      .describe(
+        "maximum number of tokens in one forward pass; decoding goes first, prefill gets the rest, at least a quarter",
+      ),
+    maxQueue: z
+      .number()
+      .int()
+      .min(1)
+      .default(1024)
+      .describe("maximum number of sequences in the queue; more are refused"),
+    maxQueueTokens: z
+      .number()
+      .int()
+      .min(1)
+      .default(1_000_000)
+      .describe("maximum number of prompt tokens in the queue; more are refused"),
+    queueTimeout: secondsSchema.default(0).describe("longest time that a request may wait in the queue; 0: no limit"),
+    requestTimeout: secondsSchema.default(0).describe("longest time that a request may take altogether; 0: no limit"),
     eventInterval: z
       .number()
       .min(0)
       .max(1000)
+      .meta({ unit: "milliseconds" })
       .default(10)
-      .describe("ms that events of short passes may wait for each other on their way from the thread; 0: not at all"),
+      .describe("send events of short forward passes together; maximum added latency; 0: send at once"),
     hangTimeout: z
       .number()
       .min(0)
+      .meta({ unit: "seconds" })
       .default(10)
-      .describe("seconds without a sign of life after which a child process is started again; 0: never"),
+      .describe("restart a child process that gives no sign of life for this long; 0: never"),
     passTimeout: z
       .number()
       .min(0)
+      .meta({ unit: "seconds" })
       .default(600)
-      .describe("seconds in one pass of the model after which a child process is started again; 0: never"),
-    cudaGraphs: z.boolean().default(true).describe("decode by CUDA graphs, on CUDA"),
-    threads: z.number().int().min(1).optional().describe("processor threads of the model's operators"),
+      .describe("restart a child process whose forward pass takes longer than this; 0: never"),
+    cudaGraphs: z.boolean().default(true).describe("use CUDA graphs for decoding passes, on CUDA"),
+    threads: z.number().int().min(1).optional().describe("CPU threads of the model's operators"),
   })
   .refine(({ cacheTokens, cacheBytes }) => cacheTokens === undefined || cacheBytes === undefined, {
     path: ["cacheBytes"],
-    error: "cacheTokens and cacheBytes exclude each other",
+    error: "cacheTokens and cacheBytes cannot be combined",
   });
 export type EngineOptions = z.input<typeof engineOptionsSchema>;
 export type EngineSettings = z.output<typeof engineOptionsSchema>;

@@ -1,15 +1,20 @@
 import { randomUUID } from "node:crypto";
+import { existsSync } from "node:fs";
 import type { Server as HttpsServer } from "node:https";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import cors from "@fastify/cors";
+import files from "@fastify/static";
 import fastify, {
   type FastifyInstance,
+  type FastifyPluginCallback,
   type FastifyReply,
   type FastifyRequest,
   type FastifyServerOptions,
   LogController,
 } from "fastify";
-import { ApiError } from "./api-error.js";
 import type { ServerContext } from "./context.js";
+import { ApiError } from "./errors.js";
 import { answerErrors, refuseBrokenHttp } from "./http-errors.js";
 import { logResponses } from "./operations/access-log.js";
 import type { ApiKeys } from "./operations/api-keys.js";
@@ -124,8 +129,8 @@ function fastifyOptions({ settings, tls, logTo, connections }: AppParts): Fastif
       stream: logTo,
     },
     frameworkErrors: (error, _request, reply) => {
-      const told = new ApiError("bad_request", error.message);
-      void (reply as FastifyReply).code(told.status).send(told.toBody());
+      const apiError = new ApiError("bad_request", error.message);
+      void (reply as FastifyReply).code(apiError.status).send(apiError.toBody());
     },
     clientErrorHandler: (error, socket) => refuseBrokenHttp(error, socket, connections),
   };
@@ -144,3 +149,33 @@ function fastifyOptions({ settings, tls, logTo, connections }: AppParts): Fastif
 function hostName(host: string | undefined): string {
   return (host ?? "").replace(/:\d+$/, "");
 }
+
+/** The folder of the built playground. */
+export const PLAYGROUND = fileURLToPath(new URL("../../assets/playground", import.meta.url));
+
+/** A plain page, for where the playground is not built. */
+const PLAIN_PAGE = fileURLToPath(new URL("../../assets/plain-page", import.meta.url));
+
+/** Nothing from elsewhere, nothing inline, and no other page may frame ours. */
+const POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/** Serves the playground at /, without an API key. Browsers ask again whether a file has changed (ETag). */
+export const page: FastifyPluginCallback<{ folder?: string }> = (app, { folder = PLAYGROUND }, done) => {
+  const root = existsSync(join(folder, "index.html")) ? folder : PLAIN_PAGE;
+  app.addHook("onRoute", (route) => {
+    route.config = { ...route.config, public: true } as typeof route.config;
+  });
+  app.register(files, {
+    root,
+    wildcard: false,
+    decorateReply: false,
+    cacheControl: false,
+    setHeaders: (reply) => {
+      reply.setHeader("cache-control", "no-cache");
+      reply.setHeader("content-security-policy", POLICY);
+      reply.setHeader("x-content-type-options", "nosniff");
+      reply.setHeader("referrer-policy", "no-referrer");
+    },
+  });
+  done();
+};

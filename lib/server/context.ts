@@ -1,11 +1,23 @@
 import { createHash } from "node:crypto";
-import type { FastifyBaseLogger, FastifyRequest } from "fastify";
-import { ApiError } from "./api-error.js";
-import type { Lifetime } from "./operations/lifetime.js";
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
+import type {
+  EngineEvent,
+  EngineStats,
+  GenerateOptions,
+  ModelFacts,
+  RequestOptions,
+  Reservation,
+  ReserveOptions,
+  ScoreOptions,
+  ScoreRequestOptions,
+  ScoreResult,
+} from "../engine/index.js";
+import type { Tokenizer } from "../tokenizer/index.js";
+import { ApiError } from "./errors.js";
 import type { Metrics } from "./operations/metrics.js";
+import type { RequestScope } from "./operations/request-scope.js";
 import type { ServerSettings } from "./options.js";
 import type { PromptPool } from "./prompts/prompt-pool.js";
-import type { TextEngine } from "./served-engine.js";
 
 /** What the routes share. */
 export interface ServerContext {
@@ -19,9 +31,9 @@ export interface ServerContext {
   readonly modelNames: readonly string[];
   /** Names of the API keys that requests came with. */
   readonly keyNames: WeakMap<FastifyRequest, string>;
-  /** Requests that are not over. */
-  readonly lifetimes: Set<Lifetime>;
-  /** Fields of requests that are not known, of which the log has told. */
+  /** Requests that have not ended. */
+  readonly openRequests: Set<RequestScope>;
+  /** Unknown fields of requests that the log has already reported. */
   readonly ignoredNames: Set<string>;
   readonly state: ServerState;
 }
@@ -67,7 +79,7 @@ export function runningEngine({ state }: ServerContext): TextEngine {
   return engine;
 }
 
-/** Seconds after which another try is worthwhile: by the engine's queue, and 1 while there is no engine. */
+/** Seconds after which a client should retry, from the engine's queue; 1 while there is no engine. */
 export function retryAfterOf({ state: { engine } }: ServerContext): number {
   return engine?.stats().admission.retryAfter ?? 1;
 }
@@ -96,4 +108,54 @@ export function checkModel({ modelNames }: ServerContext, model: string | null |
   throw new ApiError("model_not_found", `the model ${JSON.stringify(model)} does not exist; there is: ${there}`, {
     param: "model",
   });
+}
+
+/** What the server needs of an engine: the part of `Engine` that it uses. */
+export interface ServedEngine {
+  readonly model: ModelFacts;
+  readonly tokenizer: Tokenizer | undefined;
+  /** Admits a request; the options of the calls that belong to it have the reservation. */
+  reserve(size: ReserveOptions): Reservation;
+  generate(prompt: string | number[], options: GenerateOptions, request?: RequestOptions): AsyncIterable<EngineEvent>;
+  score(tokens: number[], options?: ScoreOptions, request?: ScoreRequestOptions): Promise<ScoreResult>;
+  stats(): EngineStats;
+}
+
+/** One that can be asked in words. */
+export type TextEngine = ServedEngine & { readonly tokenizer: Tokenizer };
+
+export function hasTokenizer(engine: ServedEngine): engine is TextEngine {
+  return engine.tokenizer !== undefined;
+}
+
+/**
+ * OpenAI's `system_fingerprint`: what besides the request decides a text. Equal requests with a seed and equal
+ * fingerprints give equal texts.
+ */
+export function systemFingerprint(facts: ModelFacts, tokenizerHash: string, version: string): string {
+  const { vocabSize, parameters, maxLength, maskId, dtype, device, quantization, blockSize } = facts;
+  const weights = quantization ?? "full";
+  const kind = device.replace(/:\d+$/, "");
+  const what = [version, tokenizerHash, vocabSize, parameters, maxLength, maskId, dtype, kind, weights, blockSize];
+  return `fp_${createHash("sha256").update(JSON.stringify(what)).digest("hex").slice(0, 12)}`;
+}
+
+/** Names that are warned of; clients can send any number of them. */
+const MOST_NAMES = 256;
+
+/** Says in the log, once for each name, that a field of requests is not known and does nothing. */
+export function warnIgnored({ ignoredNames: known, log }: ServerContext, names: readonly string[]): void {
+  for (const name of names) {
+    if (known.has(name) || known.size >= MOST_NAMES) continue;
+    known.add(name);
+    const message = "requests have a field that is not known and has no effect (--strict refuses such requests)";
+    log.warn({ field: name.slice(0, 128) }, message);
+  }
+}
+
+/** Names the fields that do nothing in the answer's head. */
+export function noteIgnored(reply: FastifyReply, names: readonly string[]): void {
+  if (names.length === 0) return;
+  const written = names.slice(0, 16).map((name) => encodeURIComponent(Buffer.from(name.slice(0, 64)).toString()));
+  reply.header("x-ignored-parameters", written.join(", "));
 }

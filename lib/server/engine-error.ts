@@ -1,6 +1,6 @@
 import { EngineError, type EngineErrorCode } from "../engine/index.js";
 import { TokenizerError, type TokenizerErrorCode } from "../tokenizer/index.js";
-import { type ApiCode, ApiError } from "./api-error.js";
+import { type ApiCode, ApiError } from "./errors.js";
 
 /** Of an error whose `details` name no limit of {@link LIMITS}. */
 const CODES: Record<EngineErrorCode, ApiCode> = {
@@ -21,7 +21,7 @@ const LIMITS: Partial<Record<EngineErrorCode, Record<string, ApiCode>>> = {
   ENGINE_TIMEOUT: { queue: "queue_timeout", request: "request_timeout" },
 };
 
-/** What may be otherwise in a moment. */
+/** Conditions that may pass: the response has Retry-After. */
 const PASSING: ReadonlySet<ApiCode> = new Set([
   "queue_full",
   "queue_tokens_full",
@@ -29,7 +29,7 @@ const PASSING: ReadonlySet<ApiCode> = new Set([
   "engine_unavailable",
 ]);
 
-/** What a client is told of the model's chat template. */
+/** Codes for errors of the model's chat template. */
 const TEMPLATE_CODES: Partial<Record<TokenizerErrorCode, ApiCode>> = {
   CHAT_TEMPLATE_MISSING: "chat_template_missing",
   CHAT_TEMPLATE_INVALID: "chat_template_invalid",
@@ -37,7 +37,7 @@ const TEMPLATE_CODES: Partial<Record<TokenizerErrorCode, ApiCode>> = {
   CHAT_TEMPLATE_FAILED: "chat_template_failed",
 };
 
-/** What a client is told of an error; anything not foreseen is an internal error, without its details. */
+/** The error that a client gets; an unexpected one becomes an internal error without details. */
 export function toApiError(error: unknown, retryAfter: () => number): ApiError {
   if (error instanceof ApiError) return error;
   if (error instanceof EngineError) {

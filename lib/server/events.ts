@@ -1,9 +1,8 @@
 import type { EngineEvent, Reservation } from "../engine/index.js";
 import { runningEngine, type ServerContext } from "./context.js";
-import { merge } from "./merge.js";
 import type { ChoiceMeter } from "./operations/meter.js";
 import type { Job } from "./prepare.js";
-import type { UsageSum } from "./protocol/usage.js";
+import type { UsageSum } from "./protocol/response-format.js";
 
 /** An event of the engine, and whose it is: the numbers of prompt and choice within the request. */
 export interface Tagged {
@@ -74,7 +73,7 @@ async function* tagged(
 
 /** Who keeps the books of a request. */
 export interface Watchers {
-  /** Of the request's lifetime. */
+  /** Of the request's scope. */
   signal: AbortSignal;
   meters: readonly ChoiceMeter[];
   usage: UsageSum;
@@ -98,5 +97,51 @@ export async function* watched(
       usage.done(choice, event.usage);
     }
     yield each;
+  }
+}
+
+/**
+ * Several sources as one, each value as it comes; no source is asked for more before its last value was taken. When one
+ * fails, or the reader has enough, the others are stopped.
+ */
+export async function* merge<T>(sources: readonly AsyncIterable<T>[]): AsyncGenerator<T, void, undefined> {
+  if (sources.length === 1) {
+    yield* sources[0];
+    return;
+  }
+  type Step = { from: number; result: IteratorResult<T> } | { error: unknown };
+  const iterators = sources.map((source) => source[Symbol.asyncIterator]());
+  const running = new Set(iterators.keys());
+  const ready: Step[] = [];
+  let wake = () => {};
+  const ask = (from: number) => {
+    const put = (step: Step) => {
+      ready.push(step);
+      wake();
+    };
+    iterators[from].next().then(
+      (result) => put({ from, result }),
+      (error) => put({ error }),
+    );
+  };
+  for (const from of running) ask(from);
+  try {
+    while (running.size > 0) {
+      if (ready.length === 0) {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+      for (const step of ready.splice(0)) {
+        if ("error" in step) throw step.error;
+        if (step.result.done) running.delete(step.from);
+        else {
+          yield step.result.value;
+          ask(step.from);
+        }
+      }
+    }
+  } finally {
+    for (const from of running) void iterators[from].return?.()?.catch(() => {});
   }
 }

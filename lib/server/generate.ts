@@ -2,23 +2,21 @@ import type { OutgoingHttpHeaders } from "node:http";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ScoreRequestOptions } from "../engine/index.js";
-import { cacheSaltOf, retryAfterOf, runningEngine, type ServerContext } from "./context.js";
+import { cacheSaltOf, noteIgnored, retryAfterOf, runningEngine, type ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
 import { eventsOf, type Tagged, watched } from "./events.js";
-import { noteIgnored } from "./ignored.js";
 import { noteFailure, noteGeneration } from "./operations/access-log.js";
-import { ClientGone, Lifetime } from "./operations/lifetime.js";
 import { ChoiceMeter } from "./operations/meter.js";
+import { ClientGone, RequestScope } from "./operations/request-scope.js";
 import { EventStream } from "./operations/sse.js";
 import type { Job } from "./prepare.js";
-import type { Dialect, Generated } from "./protocol/dialect.js";
-import { type DllmStep, dllmStep } from "./protocol/steps.js";
-import { dllmTotals, UsageSum } from "./protocol/usage.js";
+import { dllmStep, dllmTotals, type Generated, type ResponseFormat, UsageSum } from "./protocol/response-format.js";
+import type { DllmStep } from "./protocol/responses.js";
 
 /** What is to be done for a request, and how the answer is written. */
 export interface Work {
   jobs: readonly Job[];
-  dialect: Dialect;
+  format: ResponseFormat;
   stream: boolean;
   includeUsage: boolean;
   continuousUsage: boolean;
@@ -31,14 +29,14 @@ export interface Work {
   ignored: readonly string[];
 }
 
-/** Generates what a request asks for, and answers it. Every request of either endpoint comes through here. */
+/** Generates the choices of a request and sends the response. Both endpoints use it for every request. */
 export async function answer(
   context: ServerContext,
   request: FastifyRequest,
   reply: FastifyReply,
   work: Work,
 ): Promise<unknown> {
-  const { metrics, lifetimes } = context;
+  const { metrics, openRequests } = context;
   const jobs = work.jobs.map(({ options, ...job }) => {
     return { ...job, options: { ...options, cacheSalt: cacheSaltOf(context, request, options.cacheSalt) } };
   });
@@ -46,9 +44,9 @@ export async function answer(
   const promptTokens = jobs.reduce((sum, job) => sum + job.promptTokens * job.options.n, 0);
   const maxTokens = jobs.reduce((sum, { options }) => sum + options.maxTokens * options.n, 0);
   using reservation = runningEngine(context).reserve({ choices, promptTokens, maxTokens });
-  const lifetime = new Lifetime(reply.raw, reservation.signal);
-  const { signal } = lifetime;
-  lifetimes.add(lifetime);
+  const scope = new RequestScope(reply.raw, reservation.signal);
+  const { signal } = scope;
+  openRequests.add(scope);
   const meters = Array.from({ length: choices }, () => new ChoiceMeter(metrics, work.arrived));
   if (jobs.length > 0) {
     metrics.paramsN.observe(jobs[0].options.n);
@@ -58,25 +56,25 @@ export async function answer(
   const { streamSteps } = work;
   const events = watched(eventsOf(context, jobs, { streamSteps, reservation, signal }), { signal, meters, usage });
   try {
-    if (work.prepare && (await hasLeft(request))) lifetime.end(new ClientGone("the client has closed the connection"));
+    if (work.prepare && (await hasLeft(request))) scope.end(new ClientGone("the client has closed the connection"));
     await work.prepare?.({ signal, reservation });
     return work.stream
-      ? await streamed(context, reply, work, events, lifetime, usage)
+      ? await streamed(context, reply, work, events, scope, usage)
       : await whole(reply, work, events, usage);
   } catch (error) {
-    lifetime.end(error instanceof Error ? error : new Error(String(error)));
+    scope.end(error instanceof Error ? error : new Error(String(error)));
     // The client's leaving, or a limit, says more than how the engine ended for it.
     const { reason: why } = signal;
     const reason = why instanceof ClientGone ? why : toApiError(why, () => retryAfterOf(context));
     for (const meter of meters) meter.end(reason instanceof ClientGone ? "abort" : "error");
     noteFailure(request, reason);
-    if (reply.sent) return reply; // it was told in the stream
+    if (reply.sent) return reply; // the stream has reported the error
     throw reason;
   } finally {
     const { prompt_tokens, completion_tokens } = usage.toUsage();
-    noteGeneration(request, { id: work.dialect.id, prompt_tokens, completion_tokens, choices });
-    lifetimes.delete(lifetime);
-    lifetime.dispose();
+    noteGeneration(request, { id: work.format.id, prompt_tokens, completion_tokens, choices });
+    openRequests.delete(scope);
+    scope.dispose();
   }
 }
 
@@ -118,8 +116,8 @@ async function whole(
       into.stopReason = event.stopReason;
     }
   }
-  const dllm = { ...usage.toDllm(), ...work.dialect.totals?.(), ...(work.streamSteps && { steps }) };
-  const body = { ...work.dialect.response(choices, usage.toUsage()), dllm };
+  const dllm = { ...usage.toDllm(), ...work.format.totals?.(), ...(work.streamSteps && { steps }) };
+  const body = { ...work.format.response(choices, usage.toUsage()), dllm };
   noteIgnored(reply, work.ignored);
   return reply.send(body);
 }
@@ -129,10 +127,10 @@ async function streamed(
   reply: FastifyReply,
   work: Work,
   events: AsyncIterable<Tagged>,
-  { signal }: Lifetime,
+  { signal }: RequestScope,
   usage: UsageSum,
 ): Promise<unknown> {
-  const { dialect, includeUsage, continuousUsage, streamSteps, ignored } = work;
+  const { format, includeUsage, continuousUsage, streamSteps, ignored } = work;
   const stream = new EventStream(reply.raw, context.settings.keepAlive);
   const open = () => {
     noteIgnored(reply, ignored);
@@ -148,24 +146,24 @@ async function streamed(
   try {
     for await (const { choice: index, event } of events) {
       if (event.type === "start") {
-        const opening = dialect.opening(index);
+        const opening = format.opening(index);
         if (opening) await send(opening);
         else if (!stream.isOpen) open();
       } else if (event.type === "denoise") {
         if (!streamSteps) continue;
-        await send(dialect.chunk({ index, text: "", ids: [], tokens: [] }), { dllm: dllmStep(index, event) });
+        await send(format.chunk({ index, text: "", ids: [], tokens: [] }), { dllm: dllmStep(index, event) });
       } else if (event.type === "text") {
         const { text, ids, tokens } = event;
-        if (text !== "" || ids.length > 0) await send(dialect.chunk({ index, text, ids, tokens }));
+        if (text !== "" || ids.length > 0) await send(format.chunk({ index, text, ids, tokens }));
       } else {
         const { finishReason, stopReason, usage: used } = event;
-        const chunk = dialect.chunk({ index, text: "", ids: [], tokens: [], done: { finishReason, stopReason } });
+        const chunk = format.chunk({ index, text: "", ids: [], tokens: [], done: { finishReason, stopReason } });
         const totals = dllmTotals(used.completionTokens, used.forwards, used.denoisingSteps);
         await send(chunk, { dllm: { index, ...totals } });
       }
     }
     if (!stream.isOpen) open();
-    if (includeUsage) await stream.send({ ...dialect.usageChunk(usage.toUsage()), dllm: usage.toDllm() }, signal);
+    if (includeUsage) await stream.send({ ...format.usageChunk(usage.toUsage()), dllm: usage.toDllm() }, signal);
     stream.close();
   } catch (error) {
     if (!stream.isOpen) throw error;
@@ -174,8 +172,8 @@ async function streamed(
       stream.abandon();
       throw reason;
     }
-    const told = toApiError(reason, () => retryAfterOf(context));
-    stream.fail(told.toBody());
+    const apiError = toApiError(reason, () => retryAfterOf(context));
+    stream.fail(apiError.toBody());
     throw error;
   }
   return reply;

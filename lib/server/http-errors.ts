@@ -1,12 +1,12 @@
 import { STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyError, FastifyInstance } from "fastify";
-import { ApiError } from "./api-error.js";
 import { retryAfterOf, type ServerContext } from "./context.js";
 import { toApiError } from "./engine-error.js";
+import { ApiError } from "./errors.js";
 import { noteFailure } from "./operations/access-log.js";
 import type { Connections } from "./operations/connections.js";
-import { ClientGone } from "./operations/lifetime.js";
+import { ClientGone } from "./operations/request-scope.js";
 
 /** Answers what routes throw, and what no route answers. */
 export function answerErrors(app: FastifyInstance, context: ServerContext): void {
@@ -18,11 +18,11 @@ export function answerErrors(app: FastifyInstance, context: ServerContext): void
       reply.raw.destroy();
       return reply;
     }
-    const told = fromFastify(error, retryAfter);
-    noteFailure(request, told);
-    if (told.retryAfter !== undefined) reply.header("retry-after", String(told.retryAfter));
-    if (told.status === 401) reply.header("www-authenticate", "Bearer");
-    return reply.code(told.status).send(told.toBody());
+    const apiError = fromFastify(error, retryAfter);
+    noteFailure(request, apiError);
+    if (apiError.retryAfter !== undefined) reply.header("retry-after", String(apiError.retryAfter));
+    if (apiError.status === 401) reply.header("www-authenticate", "Bearer");
+    return reply.code(apiError.status).send(apiError.toBody());
   });
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split("?")[0];
@@ -31,26 +31,26 @@ export function answerErrors(app: FastifyInstance, context: ServerContext): void
       reply.header("allow", methods.join(", "));
       throw new ApiError("method_not_allowed", `${path} answers to ${methods.join(" and ")} only`);
     }
-    throw new ApiError("not_found", `there is nothing at ${path.slice(0, 256)}; /openapi.json says what there is`);
+    throw new ApiError("not_found", `there is nothing at ${path.slice(0, 256)}; /openapi.json lists the routes`);
   });
 }
 
-/** What is no HTTP, or too slow, never becomes a request; it is answered here, on the socket. */
+/** Answers, on the socket, bytes that are not valid HTTP and requests that arrive too slowly: they never become requests. */
 export function refuseBrokenHttp(error: NodeJS.ErrnoException, socket: Socket, connections: Connections): void {
   if (error.code === "ECONNRESET") {
     socket.destroy();
     return;
   }
-  const told =
+  const apiError =
     error.code === "HPE_HEADER_OVERFLOW"
       ? new ApiError("headers_too_large", "the headers are too large")
       : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
         ? new ApiError("request_too_slow", "the request did not arrive in time")
         : new ApiError("bad_request", "this is not HTTP");
-  const body = JSON.stringify(told.toBody());
+  const body = JSON.stringify(apiError.toBody());
   connections.refuse(
     socket,
-    `HTTP/1.1 ${told.status} ${STATUS_CODES[told.status]}\r\nContent-Type: application/json\r\n` +
+    `HTTP/1.1 ${apiError.status} ${STATUS_CODES[apiError.status]}\r\nContent-Type: application/json\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
   );
 }

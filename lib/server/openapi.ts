@@ -1,104 +1,97 @@
+import swagger from "@fastify/swagger";
+import type { FastifyInstance, FastifySchema } from "fastify";
+import { jsonSchemaTransform, jsonSchemaTransformObject } from "fastify-type-provider-zod";
 import * as z from "zod";
-import { API_CODES } from "./api-error.js";
-import {
-  chatRequestSchema,
-  completionRequestSchema,
-  detokenizeRequestSchema,
-  tokenizeRequestSchema,
-} from "./protocol/requests.js";
-import { ERROR_SCHEMA, RESPONSE_SCHEMAS } from "./protocol/response-schemas.js";
+import { API_CODES } from "./errors.js";
+import { errorSchema } from "./protocol/responses.js";
 
-type Json = Record<string, unknown>;
-
-/** The API as an OpenAPI 3.1 document. Requests are what the server checks by: one source for both. */
-export function openApiDocument(version: string): Json {
-  const requests = {
-    CompletionRequest: completionRequestSchema,
-    ChatCompletionRequest: chatRequestSchema,
-    TokenizeRequest: tokenizeRequestSchema,
-    DetokenizeRequest: detokenizeRequestSchema,
-  };
-  const schemas: Json = { ...RESPONSE_SCHEMAS, Error: ERROR_SCHEMA };
-  for (const [name, schema] of Object.entries(requests)) schemas[name] = jsonSchema(schema);
-  const statuses = [...new Set(Object.values(API_CODES).map(([status]) => status))];
-  return {
-    openapi: "3.1.0",
-    info: {
-      title: "diffcoder",
-      version,
-      description: "OpenAI's API over a block diffusion model, with the object `dllm` for how a text is denoised.",
-      license: { name: "MIT", identifier: "MIT" },
-    },
-    servers: [{ url: "/" }],
-    security: [{ bearer: [] }],
-    paths: {
-      "/v1/completions": post("Continue or infill text", "CompletionRequest", "Completion", statuses, true),
-      "/v1/chat/completions": post("Answer a conversation", "ChatCompletionRequest", "ChatCompletion", statuses, true),
-      "/v1/models": get("The model", "ModelList"),
-      "/v1/models/{model}": {
-        ...get("One model", "Model"),
-        parameters: [{ name: "model", in: "path", required: true, schema: { type: "string" } }],
+/**
+ * Serves the OpenAPI 3.1 document of all routes that are added to `app` after this call and have a schema. The schemas
+ * only describe: routes parse requests themselves (protocol/parse.ts), and responses are not validated. A schema with
+ * an id (`.meta({ id })`) is a component of that name.
+ */
+export function describeRoutes(app: FastifyInstance, version: string): void {
+  app.setValidatorCompiler(() => () => true);
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+  app.register(swagger, {
+    openapi: {
+      openapi: "3.1.0",
+      info: {
+        title: "diffcoder",
+        version,
+        description: "OpenAI's API over a block diffusion model, with the object `dllm` for how a text is denoised.",
+        license: { name: "MIT" },
       },
-      "/tokenize": post("Ids of a text or a conversation", "TokenizeRequest", "Tokens", statuses),
-      "/detokenize": post("Text of ids", "DetokenizeRequest", "Text", statuses),
-      "/version": get("Version and fingerprint", "Version"),
-      "/health": get("Liveness probe", "Health", { open: true, unavailable: "Health" }),
-      "/ready": get("Readiness probe", "Health", { open: true, unavailable: "Health" }),
-      "/metrics": {
-        get: {
-          summary: "Metrics in Prometheus' text format",
-          operationId: "getMetrics",
-          responses: { 200: { description: "metrics", content: { "text/plain": { schema: { type: "string" } } } } },
-        },
-      },
+      servers: [{ url: "/" }],
+      security: [{ bearer: [] }],
+      components: { securitySchemes: { bearer: { type: "http", scheme: "bearer" } } },
     },
-    components: {
-      securitySchemes: { bearer: { type: "http", scheme: "bearer" } },
-      schemas,
-      responses: {
-        Error: { description: "why not", content: { "application/json": { schema: { $ref: ref("Error") } } } },
-      },
+    transform: (route) => {
+      if (!route.schema) return { schema: { hide: true }, url: route.url };
+      return { ...jsonSchemaTransform(route), url: route.url.replace("*", ":model") };
     },
-  };
-}
-
-const ref = (name: string) => `#/components/schemas/${name}`;
-
-function jsonSchema(schema: z.ZodType): Json {
-  const { $schema, ...rest } = z.toJSONSchema(schema, { io: "input", unrepresentable: "any" }) as Json;
-  return rest;
-}
-
-function post(summary: string, request: string, response: string, statuses: readonly number[], streams = false): Json {
-  const content: Json = { "application/json": { schema: { $ref: ref(response) } } };
-  if (streams) content["text/event-stream"] = { schema: { type: "string", description: "data: CHUNK, data: [DONE]" } };
-  const errors = Object.fromEntries(statuses.map((status) => [status, { $ref: "#/components/responses/Error" }]));
-  return {
-    post: {
-      summary,
-      operationId: `create${response}`,
-      requestBody: { required: true, content: { "application/json": { schema: { $ref: ref(request) } } } },
-      responses: { 200: { description: "the answer", content }, ...errors },
-    },
-  };
-}
-
-function get(summary: string, response: string, { open = false, unavailable = "" } = {}): Json {
-  const content = { "application/json": { schema: { $ref: ref(response) } } };
-  const error = (name: string) => ({
-    description: "not now",
-    content: { "application/json": { schema: { $ref: ref(name) } } },
+    transformObject: (document) => withUsedNames(jsonSchemaTransformObject(document)),
   });
-  return {
-    get: {
-      summary,
-      operationId: `get${summary.replace(/[^A-Za-z]/g, "")}`,
-      ...(open && { security: [] }),
-      responses: {
-        200: { description: "the answer", content },
-        ...(unavailable && { 503: error(unavailable) }),
-        ...(!open && { 401: { $ref: "#/components/responses/Error" } }),
-      },
-    },
+}
+
+/** The schema of a route for the document. */
+export function documented(
+  summary: string,
+  operationId: string,
+  {
+    body,
+    answer,
+    streams = false,
+    open = false,
+    unavailable,
+  }: {
+    body?: z.ZodType;
+    answer: z.ZodType | { text: string };
+    /** The route can also answer as server-sent events. */
+    streams?: boolean;
+    /** No API key is needed. */
+    open?: boolean;
+    /** What a 503 holds, other than an error. */
+    unavailable?: z.ZodType;
+  },
+): FastifySchema {
+  const json = (description: string, schema: z.ZodType) => ({
+    description,
+    content: { "application/json": { schema } },
+  });
+  const events = z.string().describe("data: CHUNK, data: [DONE]");
+  const success =
+    "text" in answer
+      ? { description: answer.text, content: { "text/plain": { schema: z.string() } } }
+      : json("the answer", answer as z.ZodType);
+  const statuses = body ? ERROR_STATUSES : open ? [] : [401];
+  const response: Record<string, unknown> = {
+    200: streams ? { ...success, content: { ...success.content, "text/event-stream": { schema: events } } } : success,
+    ...Object.fromEntries(statuses.map((status) => [status, json("why not", errorSchema)])),
+    ...(unavailable && { 503: json("not now", unavailable) }),
   };
+  return { summary, operationId, ...(body && { body }), ...(open && { security: [] }), response } as FastifySchema;
+}
+
+const ERROR_STATUSES = [...new Set(Object.values(API_CODES).map(([status]) => status))];
+
+/**
+ * Leaves out the names that nothing refers to: the library writes each schema twice, as what is read (`NameInput`) and as
+ * what is written. A request is then called as it is registered.
+ */
+function withUsedNames<D extends object>(document: D): D {
+  const { paths, components } = document as { paths?: object; components?: { schemas?: Record<string, unknown> } };
+  const schemas = components?.schemas ?? {};
+  const used = new Map<string, unknown>();
+  const find = (text: string) => {
+    for (const [, name] of text.matchAll(/"#\/components\/schemas\/(\w+)"/g)) {
+      if (used.has(name)) continue;
+      used.set(name, schemas[name]);
+      find(JSON.stringify(schemas[name]));
+    }
+  };
+  find(JSON.stringify(paths));
+  const kept = Object.fromEntries([...used].sort(([a], [b]) => (a < b ? -1 : 1)));
+  const text = JSON.stringify({ ...document, components: { ...components, schemas: kept } });
+  return JSON.parse(text.replace(/\b(\w+Request)Input\b/g, "$1")) as D;
 }

@@ -1,10 +1,6 @@
 import * as z from "zod";
+import { bytesSchema, fileSchema, portSchema, secondsSchema } from "../base/option-schemas.js";
 import { parseOptions, ServerError } from "./errors.js";
-
-const seconds = z
-  .number()
-  .min(0)
-  .max(86_400 * 7);
 
 /** White space around a key is not part of it: files and secrets end with a new line. */
 const apiKey = z
@@ -17,63 +13,104 @@ export function isApiKey(text: string): boolean {
   return /^[\x21-\x7e]+$/.test(text);
 }
 
-/** Options of {@link Server.create}. Durations are in seconds. */
+/** Options of {@link Server.create}. Each is also a flag of `diffcoder serve` and a row of the table in docs/serving.md. */
 export const serverOptionsSchema = z.strictObject({
-  host: z.string().min(1).default("127.0.0.1").describe("address to listen at"),
-  port: z.number().int().min(0).max(65_535).default(8000).describe("0: any free one"),
-  modelNames: z
+  host: z
+    .string()
+    .min(1)
+    .default("127.0.0.1")
+    .describe("address to listen on; 0.0.0.0: every address, which requires an API key or `insecure`"),
+  port: portSchema.min(0).default(8000).describe("port to listen on; 0: any free one"),
+  servedModelNames: z
     .array(z.string().min(1))
     .default([])
-    .describe("names clients call the model by; else its folder's name"),
-  apiKeys: z.array(apiKey).default([]).describe("one of these is needed for everything but /health"),
-  apiKeyFile: z.string().optional().describe("one key a line; read again when it changes"),
-  sharedPrefixCache: z.boolean().default(false).describe("one prefix cache for all API keys; else each has its own"),
-  insecure: z.boolean().default(false).describe("without keys also on addresses that others reach"),
-  strict: z.boolean().default(false).describe("refuse fields that are not known; else they are named in a header"),
-  temperature: z.number().min(0).max(100).default(0).describe("of requests that name none, as the published sampler"),
-  maxTokensLimit: z.number().int().min(1).optional().describe("most tokens of one choice; by default the context"),
-  maxChoices: z.number().int().min(1).max(1024).default(64).describe("prompts times n of one request"),
-  uploadTimeout: seconds.default(30).describe("a client may take to send a request; 0: for ever"),
-  promptTimeout: seconds.default(10).describe("reading a prompt by template and tokenizer may take; 0: for ever"),
-  sendTimeout: seconds.default(60).describe("a client may leave unread what is ready for it; 0: for ever"),
-  idleTimeout: seconds.default(75).describe("a connection may be kept without a request; 0: for ever"),
+    .describe("names by which clients call the model; default: its folder's name"),
+  page: z.boolean().default(true).describe("serve the playground at /"),
+  temperature: z
+    .number()
+    .min(0)
+    .max(100)
+    .default(0)
+    .describe("sampling temperature where a request does not say; 0: always the most likely token"),
+  maxTokensLimit: z
+    .number()
+    .int()
+    .min(1)
+    .optional()
+    .describe("maximum number of tokens in one choice; default: the model's context"),
+  maxChoices: z
+    .number()
+    .int()
+    .min(1)
+    .max(1024)
+    .default(64)
+    .describe("maximum number of choices in one request: prompts times n"),
+  apiKeys: z
+    .array(apiKey)
+    .default([])
+    .describe("keys, one of which a client must send, except for /health (visible in the process list)"),
+  apiKeyFile: fileSchema.optional().describe("file with one API key per line; read again when it changes"),
+  insecure: z.boolean().default(false).describe("require no API key, even on addresses that other machines can reach"),
+  sharedPrefixCache: z
+    .boolean()
+    .default(false)
+    .describe("share the prefix cache between API keys: clients can then find out what others have sent"),
+  strict: z
+    .boolean()
+    .default(false)
+    .describe("refuse requests with unknown fields; otherwise a header of the response lists them"),
+  corsOrigins: z
+    .array(z.string().min(1))
+    .default([])
+    .describe('origins of web pages that may use the server besides its own; "*": all'),
+  tls: z
+    .strictObject({
+      key: fileSchema.describe("file of the private key (PEM); read again when it changes"),
+      cert: fileSchema.describe("file of the certificate chain (PEM); read again when it changes"),
+    })
+    .optional()
+    .describe("PEM files for HTTPS"),
+  uploadTimeout: secondsSchema.default(30).describe("longest time to receive a request; 0: no limit"),
+  promptTimeout: secondsSchema
+    .default(10)
+    .describe("longest time to process a prompt with the chat template and the tokenizer; 0: no limit"),
+  sendTimeout: secondsSchema
+    .default(60)
+    .describe("longest time in which a client reads nothing of a response; 0: no limit"),
+  idleTimeout: secondsSchema.default(75).describe("longest time that a connection is idle; 0: no limit"),
+  shutdownTimeout: secondsSchema
+    .default(30)
+    .describe("longest time that running requests may take after the signal to stop"),
+  keepAlive: secondsSchema.default(15).describe("interval of comments in a silent stream; 0: none"),
   maxConnections: z
     .number()
     .int()
     .min(1)
     .max(1_000_000)
     .default(1024)
-    .describe("the longest idle gives way to a new one"),
-  shutdownTimeout: seconds.default(30).describe("running requests may go on after the order to stop"),
-  keepAlive: seconds.default(15).describe("between comments in a silent stream; 0: none"),
-  bodyLimit: z
-    .number()
+    .describe("maximum number of open connections; a new one replaces the one that is idle for longest"),
+  bodyLimit: bytesSchema
     .int()
     .min(1024)
     .max(2 ** 30)
     .default(4 * 2 ** 20)
-    .describe("bytes"),
-  uploadLimit: z
-    .number()
+    .describe("maximum size of a request's body"),
+  uploadLimit: bytesSchema
     .int()
     .min(1024)
     .max(2 ** 40)
     .default(64 * 2 ** 20)
-    .describe("bytes of the bodies of all requests that are not over, 64 KiB of each not counted"),
-  headerLimit: z
-    .number()
+    .describe("maximum size of the bodies of all open requests together, not counting 64 KiB of each"),
+  headerLimit: bytesSchema
     .int()
     .min(1024)
     .max(2 ** 20)
     .default(16 * 2 ** 10)
-    .describe("bytes"),
-  corsOrigins: z.array(z.string().min(1)).default([]).describe('"*": every page; by default none but our own'),
-  tls: z.strictObject({ key: z.string(), cert: z.string() }).optional().describe("PEM files; read again when changed"),
+    .describe("maximum size of a request's headers"),
   logLevel: z
     .enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"])
     .default("info")
-    .describe("least severity that is logged"),
-  page: z.boolean().default(true).describe("serve the playground at /"),
+    .describe("lowest severity that is logged, as lines of JSON on standard output; prompts are never logged"),
 });
 /** What users write. */
 export type ServerOptions = z.input<typeof serverOptionsSchema>;
@@ -98,8 +135,8 @@ export function parseServerOptions(options: ServerOptions): ServerSettings {
   if (!hasKeys(settings) && !settings.insecure && !isLoopback(settings.host)) {
     throw new ServerError(
       "SERVER_OPTIONS",
-      `without an API key the server listens on this machine only, and ${settings.host} can be reached from outside; ` +
-        "give a key (--api-key, --api-key-file), or --insecure if something else keeps strangers out",
+      `without an API key the server listens on loopback addresses only, and other machines can reach ${settings.host}: ` +
+        "pass a key (--api-key, --api-key-file), or --insecure if something else restricts access",
     );
   }
   return settings;

@@ -1,16 +1,13 @@
 import type { FastifyReply } from "fastify";
 import type { GenerateOptions } from "../engine/index.js";
 import type { ChatMessage } from "../tokenizer/index.js";
-import { ApiError } from "./api-error.js";
-import type { ServerContext } from "./context.js";
-import { ClientGone } from "./operations/lifetime.js";
+import type { ServerContext, TextEngine } from "./context.js";
+import { ApiError } from "./errors.js";
+import { ClientGone } from "./operations/request-scope.js";
 import type { PromptPool } from "./prompts/prompt-pool.js";
-import type { PromptAnswer } from "./prompts/tasks.js";
-import { contextLengthExceeded } from "./protocol/context-length.js";
-import { dllmOptions } from "./protocol/dllm.js";
+import type { PromptAnswer } from "./prompts/prompt-thread.js";
 import { textOf } from "./protocol/messages.js";
-import type { ChatRequest, CompletionRequest } from "./protocol/requests.js";
-import type { TextEngine } from "./served-engine.js";
+import { type ChatRequest, type CompletionRequest, dllmOptions } from "./protocol/requests.js";
 
 /** One prompt and what is to be made of it. */
 export interface Job {
@@ -63,7 +60,7 @@ export function samplingOptions(
   };
 }
 
-/** What is generated anew in place has its own length, whatever max_tokens says. @throws ApiError invalid_value */
+/** Tokens that are regenerated in place have their own number, independent of max_tokens. @throws ApiError invalid_value */
 function checkEdit(
   { start, end }: { start: number; end: number },
   { maxTokensLimit }: ServerContext["settings"],
@@ -157,7 +154,7 @@ function idsOf(answer: PromptAnswer, maxLength: number, prompt: string, completi
   throw contextLengthExceeded({ ...counted, prompt, completion: param });
 }
 
-/** Ends with a response whose client is gone. */
+/** A signal that aborts when the client closes the connection before the response is complete. */
 export function clientSignal({ raw }: FastifyReply): AbortSignal {
   const controller = new AbortController();
   raw.once("close", () => {
@@ -175,7 +172,7 @@ export function checkIds({ model: facts }: TextEngine, ids: readonly number[], p
   throw new ApiError("invalid_value", message, { param });
 }
 
-/** @throws ApiError unsupported_parameter, invalid_value when a request asks for more choices than it gets or one may */
+/** @throws ApiError unsupported_parameter, invalid_value for more choices than a request may have */
 export function checkChoices(
   { settings }: ServerContext,
   prompts: number,
@@ -212,7 +209,7 @@ export async function encodeChat(
   if (!engine.model.hasChatTemplate) {
     throw new ApiError(
       "chat_template_missing",
-      "this model has no chat template, so it cannot be talked to; /v1/completions continues text",
+      "this model has no chat template; use /v1/completions to continue text",
       { param: "messages" },
     );
   }
@@ -226,4 +223,38 @@ export async function encodeChat(
   const task = { kind: "chat", messages: plain, options: { addGenerationPrompt, variables } } as const;
   const answer = await promptsOf(context).run({ ...task, addSpecialTokens, maxLength }, signal);
   return idsOf(answer, maxLength, "messages", completion);
+}
+
+export interface Overflow {
+  /** Tokens of prompt and completion that there is room for. */
+  maxLength: number;
+  promptTokens: number;
+  /** Tokens to be generated: as asked for, or the fewest there may be. */
+  completionTokens: number;
+  /** Whether the prompt was counted only until it was certainly too long. */
+  atLeast?: boolean;
+  /** The fields that hold the prompt, and that ask for tokens. */
+  prompt: string;
+  completion: string;
+}
+
+/**
+ * The error of a request that the context is too short for. Clients (LiteLLM, LangChain, aider, ...) know it by these
+ * words, those of OpenAI and vLLM, and then shorten their conversation; "prompt is too long" is Anthropic's, and
+ * LangChain looks for it or the code, in the message alone.
+ */
+export function contextLengthExceeded(overflow: Overflow): ApiError {
+  const { maxLength, promptTokens, completionTokens, prompt, completion } = overflow;
+  const least = overflow.atLeast ? "at least " : "";
+  const isPrompt = promptTokens + 1 > maxLength;
+  const why = isPrompt
+    ? `${prompt}: the prompt is too long: ${least}${promptTokens} tokens > ${maxLength} maximum`
+    : completionTokens < maxLength
+      ? `${completion}: the prompt is too long to leave room for ${completionTokens} tokens`
+      : `${completion}: more than the whole context (context_length_exceeded)`;
+  const message =
+    `This model's maximum context length is ${maxLength} tokens. However, you requested ` +
+    `${least}${promptTokens + completionTokens} tokens (${promptTokens} in the messages, ${completionTokens} in the ` +
+    `completion). Please reduce the length of the messages or completion. ${why}`;
+  return new ApiError("context_length_exceeded", message, { param: isPrompt ? prompt : completion });
 }

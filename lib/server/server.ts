@@ -3,29 +3,24 @@ import { basename, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyInstance } from "fastify";
 import { packageVersion } from "../torch/package-version.js";
-import { ApiError } from "./api-error.js";
-import { addHooks, makeApp } from "./app.js";
-import type { ServerContext, ServerState } from "./context.js";
-import { ServerError } from "./errors.js";
-import { systemFingerprint } from "./fingerprint.js";
-import { openApiDocument } from "./openapi.js";
+import { addHooks, makeApp, page } from "./app.js";
+import { hasTokenizer, type ServedEngine, type ServerContext, type ServerState, systemFingerprint } from "./context.js";
+import { ApiError, ServerError } from "./errors.js";
+import { describeRoutes } from "./openapi.js";
 import { ApiKeys } from "./operations/api-keys.js";
 import { Connections } from "./operations/connections.js";
-import { EventLoopDelay } from "./operations/event-loop-delay.js";
-import type { Lifetime } from "./operations/lifetime.js";
 import { type LogDestination, LogOutput } from "./operations/log-output.js";
-import { Metrics } from "./operations/metrics.js";
+import { EventLoopDelay, Metrics } from "./operations/metrics.js";
+import type { RequestScope } from "./operations/request-scope.js";
 import { ReloadedTls } from "./operations/tls.js";
 import { Uploads } from "./operations/uploads.js";
 import { parseServerOptions, type ServerOptions, type ServerSettings } from "./options.js";
-import { pageRoutes } from "./page.js";
 import { PromptPool, type SharedPool } from "./prompts/prompt-pool.js";
 import { chatRoute } from "./routes/chat.js";
 import { completionRoute } from "./routes/completions.js";
 import { healthRoutes } from "./routes/health.js";
 import { modelRoutes } from "./routes/models.js";
 import { tokenRoutes } from "./routes/tokens.js";
-import { hasTokenizer, type ServedEngine } from "./served-engine.js";
 
 export interface CreateServerOptions extends ServerOptions {
   /** Default: standard output, which is never waited for; what it does not take is dropped and counted. */
@@ -79,7 +74,7 @@ export class Server {
     this.#output = logTo ? undefined : new LogOutput(1);
     const log = (logTo ?? this.#output) as LogDestination;
     this.app = makeApp({ settings, tls: this.#tls, logTo: log, connections, uploads });
-    const modelNames = settings.modelNames.length > 0 ? settings.modelNames : [modelName];
+    const modelNames = settings.servedModelNames.length > 0 ? settings.servedModelNames : [modelName];
     const stats = () => this.#state.engine?.stats();
     this.#context = {
       settings,
@@ -93,7 +88,7 @@ export class Server {
       created: Math.floor(Date.now() / 1000),
       modelNames,
       keyNames: new WeakMap(),
-      lifetimes: new Set<Lifetime>(),
+      openRequests: new Set<RequestScope>(),
       ignoredNames: new Set(),
       state: this.#state,
     };
@@ -106,7 +101,7 @@ export class Server {
    *
    * @param engine may still be loading: until it is there requests get 503, and /ready says so; one that fails to load
    *   makes /health say so, too
-   * @param modelName what clients call the model unless `modelNames` says otherwise; default: its folder's name
+   * @param modelName what clients call the model unless `servedModelNames` says otherwise; default: its folder's name
    * @throws ServerError SERVER_OPTIONS, SERVER_FILE
    */
   static create(
@@ -157,7 +152,7 @@ export class Server {
 
   /** Requests that are not over. */
   get open(): number {
-    return this.#context.lifetimes.size;
+    return this.#context.openRequests.size;
   }
 
   /** Number of API keys that open the server; 0: it is open to everybody. */
@@ -178,8 +173,8 @@ export class Server {
 
   /** Ends a drain that is under way. */
   hurry(): void {
-    for (const lifetime of this.#context.lifetimes) {
-      lifetime.end(new ApiError("draining", "the server was stopped before this request was done", { retryAfter: 1 }));
+    for (const scope of this.#context.openRequests) {
+      scope.end(new ApiError("draining", "the server was stopped before this request was done", { retryAfter: 1 }));
     }
   }
 
@@ -213,15 +208,18 @@ export class Server {
   }
 
   #routes(version: string, pageFolder: string | undefined): void {
-    const { app } = this;
     const context = this.#context;
-    completionRoute(app, context);
-    chatRoute(app, context);
-    modelRoutes(app, context);
-    tokenRoutes(app, context);
-    healthRoutes(app, context);
-    const document = openApiDocument(version);
-    app.get("/openapi.json", async () => document);
-    if (this.settings.page) pageRoutes(app, pageFolder);
+    describeRoutes(this.app, version);
+    // In a plugin, because the document's plugin sees the routes that are added after it has been loaded.
+    this.app.register((app, _options, done) => {
+      completionRoute(app, context);
+      chatRoute(app, context);
+      modelRoutes(app, context);
+      tokenRoutes(app, context);
+      healthRoutes(app, context);
+      app.get("/openapi.json", async () => app.swagger());
+      done();
+    });
+    if (this.settings.page) this.app.register(page, { folder: pageFolder });
   }
 }

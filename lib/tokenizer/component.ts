@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { valueProblems } from "../base/options.js";
 import { PatternError } from "./oniguruma.js";
 import { openPattern, type Pattern } from "./pattern.js";
 
@@ -25,8 +26,9 @@ export function unsupported(place: string, what: string): ComponentError {
 
 /** A component's settings, checked. Settings without a default in Rust have to be there. */
 export function settings<T extends z.ZodRawShape>(json: ComponentJson, place: string, shape: T) {
-  const parsed = z.object(shape).safeParse(json);
-  if (!parsed.success) throw invalid(place, z.prettifyError(parsed.error));
+  const schema = z.object(shape);
+  const parsed = schema.safeParse(json);
+  if (!parsed.success) throw invalid(place, valueProblems(schema, json).join("\n"));
   return parsed.data;
 }
 
@@ -35,7 +37,7 @@ const list = z.array(z.looseObject({ type: z.string() }));
 /** The components of a Sequence, each with its place. */
 export function sequenceOf(json: ComponentJson, place: string, key: string): [ComponentJson, string][] {
   const parsed = list.safeParse(json[key]);
-  if (!parsed.success) throw invalid(`${place}.${key}`, z.prettifyError(parsed.error));
+  if (!parsed.success) throw invalid(`${place}.${key}`, valueProblems(list, json[key]).join("\n"));
   return parsed.data.map((item, i) => [item, `${place}.${key}.${i}`]);
 }
 

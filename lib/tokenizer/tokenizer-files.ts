@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdirSync, realpathSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
+import { valueProblems } from "../base/options.js";
 import { FileError, readTextFile } from "../base/regular-file.js";
 import type { AddedToken } from "./added-tokens.js";
 import {
@@ -98,8 +99,9 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
     throw new TokenizerError("TOKENIZER_FILE_MISSING", `no tokenizer at ${dir}: ${why}${slow}`);
   }
   const text = readText(path);
-  const parsed = tokenizerJson.safeParse(parseJson(text, path));
-  if (!parsed.success) throw invalid(path, z.prettifyError(parsed.error));
+  const json = parseJson(text, path);
+  const parsed = tokenizerJson.safeParse(json);
+  if (!parsed.success) throw invalid(path, valueProblems(tokenizerJson, json).join("\n"));
   const optional = (name: string) => readObject(join(dir, name));
   const tokenizerConfig = optional("tokenizer_config.json");
   const model = { dir, config: optional("config.json"), generation: optional("generation_config.json") };

@@ -1,7 +1,7 @@
 import * as z from "zod";
-import { StableDiffCoder } from "../checkpoint/index.js";
-import { Decoder } from "../model/index.js";
-import { parallelSchema } from "../parallel/index.js";
+import type { StableDiffCoder } from "../checkpoint/index.js";
+import type { Decoder } from "../model/index.js";
+import { parallelSchema } from "../parallel/options.js";
 import { LIMITS } from "./limits.js";
 import type { Sink } from "./sinks/sink.js";
 
@@ -59,7 +59,8 @@ export const runSettingsSchema = z.strictObject(settings);
 export const runOptionsSchema = z.strictObject({
   ...settings,
   model: z
-    .custom<Decoder | StableDiffCoder>((value) => value instanceof Decoder || value instanceof StableDiffCoder, {
+    // Told by its config, not by its class: the command line makes flags of these options, also without the addon.
+    .custom<Decoder | StableDiffCoder>((value) => (value as Partial<Decoder> | null)?.config !== undefined, {
       error: "expected a StableDiffCoder or a Decoder",
     })
     .describe("what is trained, in place"),

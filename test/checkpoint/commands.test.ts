@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { CheckpointStore, StableDiffCoder } from "../../lib/checkpoint/index.js";
-import { exportModel } from "../../lib/cli/checkpoint/export.js";
+import { exportModel } from "../../lib/cli/checkpoint/run.js";
 import * as torch from "../../lib/torch/index.js";
 import { expectExplained, type RunOptions, run as start } from "../cli/support.js";
 import { fixture } from "../nn/golden.js";
@@ -106,8 +106,10 @@ describe("diffcoder checkpoint", () => {
     await expect(to(at("pre-anneal"))).rejects.toThrow(/is a checkpoint of a run/);
     mkdirSync(join(run, "other"));
     writeFileSync(join(run, "other", "thesis.txt"), "");
-    await expect(to(join(run, "other"))).rejects.toThrow(/is not empty and no model/);
-    await expect(to(join(run, "nowhere"), run)).rejects.toThrow(/is no checkpoint; a run, perhaps[\s\S]*step-000008/);
+    await expect(to(join(run, "other"))).rejects.toThrow(/is not empty and is not a model/);
+    await expect(to(join(run, "nowhere"), run)).rejects.toThrow(
+      /is not a checkpoint; a run, perhaps[\s\S]*step-000008/,
+    );
     expect(existsSync(join(run, "other", "thesis.txt"))).toBe(true);
   });
 });

@@ -1,9 +1,6 @@
 import type { Command } from "commander";
 import { describe, expect, it } from "vitest";
-import { checkpointCommand } from "../../lib/cli/checkpoint.js";
-import { launchCommand } from "../../lib/cli/launch.js";
-import { serveCommand } from "../../lib/cli/serve.js";
-import { trainCommand } from "../../lib/cli/train.js";
+import { checkpointCommand, launchCommand, serveCommand, trainCommand } from "../../lib/cli/commands.js";
 
 /** Reads a command line as a person types it, without running it. */
 function parse(command: Command, ...words: string[]): { options: Record<string, unknown>; args: string[] } {
@@ -29,7 +26,6 @@ describe("options of several commands", () => {
     ["12b", 12],
   ])("read the size %s as %d bytes", (text, bytes) => {
     expect(parse(serveCommand(), "model", "--cache-bytes", text).options.cacheBytes).toBe(bytes);
-    expect(parse(serveCommand(), "model", "--body-limit", text).options.bodyLimit).toBe(bytes);
     expect(parse(exportCommand(), "folder", "--out", "x", "--max-shard", text).options.maxShard).toBe(bytes);
   });
 
@@ -38,11 +34,18 @@ describe("options of several commands", () => {
     expect(() => parse(exportCommand(), "folder", "--out", "x", `--max-shard=${text}`)).toThrow(/expected a size/);
   });
 
+  it("refuse a size outside the option's limits", () => {
+    expect(parse(serveCommand(), "model", "--body-limit", "8MiB").options.bodyLimit).toBe(8 * 2 ** 20);
+    expect(() => parse(serveCommand(), "model", "--body-limit=12b")).toThrow(
+      /expected a size .* from 1024 to 1073741824/,
+    );
+  });
+
   it("know which ports there are", () => {
     expect(parse(serveCommand(), "model", "--port", "0").options.port).toBe(0);
     expect(parse(serveCommand(), "model", "--port", "65535").options.port).toBe(65_535);
-    expect(() => parse(serveCommand(), "model", "--port", "65536")).toThrow(/expected a port from 0 to 65535/);
-    expect(() => parse(launchCommand(), "--master-port", "0", "x.ts")).toThrow(/expected a port from 1 to 65535/);
+    expect(() => parse(serveCommand(), "model", "--port", "65536")).toThrow(/expected an integer from 0 to 65535/);
+    expect(() => parse(launchCommand(), "--master-port", "0", "x.ts")).toThrow(/expected an integer from 1 to 65535/);
   });
 });
 

@@ -1,8 +1,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { calibrate } from "../../lib/cli/quickstart/calibrate.js";
 import { stepsFor } from "../../lib/cli/quickstart/curriculum.js";
+import { calibrate } from "../../lib/cli/quickstart/measure.js";
 import { prepareData } from "../../lib/data/index.js";
 import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { blocksOf } from "../docs/markdown.js";
@@ -141,7 +141,7 @@ describe("quickstart", () => {
   });
 
   it.each([
-    [["--minutes", "soon"], /expected a number of minutes from 0\.1/],
+    [["--minutes", "soon"], /expected a number from 0\.1/],
     [["--steps", "1,2"], /expected three positive integers/],
     [["--steps", "1,2,0"], /expected three positive integers/],
     [["--seed", "-1"], /expected an integer from 0/],

@@ -34,12 +34,12 @@ describe("train", () => {
     const interrupt = { signal: "SIGINT" as const, after: /cpt {2}step/ };
     const stopped = await diffcoder(args, { interrupt });
     expect(stopped.code, stopped.stderr).toBe(130);
-    expect(stopped.stderr).toContain("Stopping after this step and saving. Once more ends at once.");
-    const again = stopped.stdout.match(/^To go on: +npx diffcoder (train .* --resume)$/m)?.[1];
+    expect(stopped.stderr).toContain("Stopping after this step and saving. Press Ctrl-C again to exit immediately.");
+    const again = stopped.stdout.match(/^To resume: +npx diffcoder (train .* --resume)$/m)?.[1];
     expect(again).toBe(`train ${recipe} --out ${out} --seed 5 --resume`);
 
     const existing = await diffcoder(args);
-    expectExplained(existing, /run holds a run already: --resume goes on .* --overwrite .* --out FOLDER/);
+    expectExplained(existing, /run already holds a run: --resume continues .* --overwrite .* --out FOLDER/);
     expect(existing.stderr).not.toMatch(/^data/m); // before any data is read
     const last = stepsOf(out).at(-1)?.globalStep as number;
 

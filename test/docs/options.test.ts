@@ -7,12 +7,12 @@ import {
   blockGenerationSchema,
   warmupSchema,
 } from "../../lib/diffusion/index.js";
-import { engineOptionsSchema, generateOptionsSchema, scoreOptionsSchema } from "../../lib/engine/index.js";
-import { parallelSchema } from "../../lib/parallel/index.js";
 import { recipeSchema } from "../../lib/train/index.js";
 import { runSettingsSchema } from "../../lib/train/run-options.js";
 import { stageSettings } from "../../lib/train/stage.js";
-import { documents, tablesOf } from "./markdown.js";
+import { documentedSchemas } from "../../scripts/lib/documented-schemas.js";
+import { withOptionTables } from "../../scripts/lib/option-tables.js";
+import { documents, read, tablesOf } from "./markdown.js";
 
 // A table behind <!-- options: NAME --> has a row for each key of the schema, with its default.
 const runKeys = Object.keys(runSettingsSchema.shape);
@@ -23,14 +23,9 @@ const shapes: Record<string, Record<string, z.ZodType>> = {
   blockGeneration: blockGenerationSchema.shape,
   stage: stageSettings,
   run: runSettingsSchema.shape,
-  parallel: parallelSchema.shape,
-  timeouts: parallelSchema.shape.timeouts.unwrap().shape,
   recipe: Object.fromEntries(Object.entries(recipeSchema.shape).filter(([key]) => !runKeys.includes(key))),
   data: dataOptionsSchema.shape,
   sftData: sftDataOptionsSchema.shape,
-  engine: engineOptionsSchema.shape,
-  generate: generateOptionsSchema.shape,
-  score: scoreOptionsSchema.shape,
 };
 
 /** What happens where the key is left out: a default as JSON, "none", or "required". */
@@ -50,16 +45,29 @@ const tables = documents.flatMap(tablesOf).filter(({ mark }) => mark.startsWith(
 
 describe("tables of options", () => {
   it("are there for every schema, once", () => {
-    expect(tables.map(({ mark }) => mark.slice("options: ".length)).sort()).toEqual(Object.keys(shapes).sort());
+    expect(tables.map(({ mark }) => mark.slice("options: ".length)).sort()).toEqual(
+      [...Object.keys(shapes), ...Object.keys(documentedSchemas)].sort(),
+    );
   });
 
-  it.each(tables)("agree with the schema: $mark in $document", ({ mark, rows }) => {
-    const shape = shapes[mark.slice("options: ".length)];
-    const written = Object.fromEntries(rows.map(([key, value]) => [key, value]));
-    const expected = Object.entries(shape).map(([key, schema]) => {
-      const value = defaultOf(schema);
-      return [`\`${key}\``, value === "none" || value === "required" ? value : `\`${value}\``];
-    });
-    expect(written).toEqual(Object.fromEntries(expected));
+  it("are those that npm run docs:tables writes", () => {
+    for (const document of documents) {
+      expect(read(document), `${document}: run \`npm run docs:tables\``).toBe(
+        withOptionTables(read(document), documentedSchemas),
+      );
+    }
   });
+
+  it.each(tables.filter(({ mark }) => mark.slice("options: ".length) in shapes))(
+    "agree with the schema: $mark in $document",
+    ({ mark, rows }) => {
+      const shape = shapes[mark.slice("options: ".length)];
+      const written = Object.fromEntries(rows.map(([key, value]) => [key, value]));
+      const expected = Object.entries(shape).map(([key, schema]) => {
+        const value = defaultOf(schema);
+        return [`\`${key}\``, value === "none" || value === "required" ? value : `\`${value}\``];
+      });
+      expect(written).toEqual(Object.fromEntries(expected));
+    },
+  );
 });

@@ -3,16 +3,18 @@ import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync
 import { join } from "node:path";
 import type { Command } from "commander";
 import { beforeAll, describe, expect, it } from "vitest";
-import { checkpointCommand } from "../../lib/cli/checkpoint.js";
-import { doctorCommand } from "../../lib/cli/doctor.js";
-import { generateCommand } from "../../lib/cli/generate.js";
-import { launchCommand } from "../../lib/cli/launch.js";
-import { quickstartCommand } from "../../lib/cli/quickstart.js";
-import { reportCommand } from "../../lib/cli/report.js";
-import { serveCommand } from "../../lib/cli/serve.js";
-import { setupCommand } from "../../lib/cli/setup.js";
-import { trainCommand } from "../../lib/cli/train.js";
-import { watchCommand } from "../../lib/cli/watch.js";
+import {
+  checkpointCommand,
+  doctorCommand,
+  generateCommand,
+  launchCommand,
+  quickstartCommand,
+  reportCommand,
+  serveCommand,
+  setupCommand,
+  trainCommand,
+  watchCommand,
+} from "../../lib/cli/commands.js";
 import { parseRecipe } from "../../lib/train/index.js";
 import { packageCommand } from "../../scripts/lib/vitest.mjs";
 import { root, run, scratchFolder, smallCheckpoint, someCode, TOKENIZER } from "../cli/support.js";

@@ -160,7 +160,7 @@ describe("options of an engine", () => {
     });
     await expect(here(coder, { cacheTokens: 64, cacheBytes: 2 ** 20 })).rejects.toMatchObject({
       code: "ENGINE_OPTIONS",
-      message: expect.stringContaining("cacheTokens and cacheBytes exclude each other"),
+      message: expect.stringContaining("cacheTokens and cacheBytes cannot be combined"),
     });
   });
 });

@@ -1,8 +1,7 @@
 import { Writable } from "node:stream";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { LineSplitter, type Piece } from "../../lib/cli/launch/line-splitter.js";
-import { type Screen as Output, RankOutput } from "../../lib/cli/launch/output.js";
+import { LineSplitter, type Screen as Output, type Piece, RankOutput } from "../../lib/cli/launch/output.js";
 import { Screen } from "../cli/screen.js";
 
 /** Stands for a stream of the launcher's, and keeps what is written. */

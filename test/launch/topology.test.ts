@@ -2,10 +2,10 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { LaunchOptions } from "../../lib/cli/command-options.js";
+import { launchCommand } from "../../lib/cli/commands.js";
 import { CliError } from "../../lib/cli/errors.js";
-import { rankEnvironment } from "../../lib/cli/launch/rank-environment.js";
-import { readTopology } from "../../lib/cli/launch/topology.js";
-import { type LaunchOptions, launchCommand } from "../../lib/cli/launch.js";
+import { rankEnvironment, readTopology } from "../../lib/cli/launch/topology.js";
 import { readLaunchEnvironment } from "../../lib/distributed/launch-environment.js";
 
 /** Parses a command line as a person types it, without running it. */

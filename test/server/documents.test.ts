@@ -1,10 +1,18 @@
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { Ajv2020 } from "ajv/dist/2020.js";
+import fastify from "fastify";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseAllDocuments } from "yaml";
-import { type ServeOptions, serveCommand } from "../../lib/cli/serve.js";
+import * as z from "zod";
+import { serveServerSchema } from "../../lib/cli/command-options.js";
+import { serveCommand } from "../../lib/cli/commands.js";
+import { parseFlags } from "../../lib/cli/flags.js";
 import type { Engine } from "../../lib/engine/index.js";
 import { API_CODES } from "../../lib/server/index.js";
+import { describeRoutes, documented } from "../../lib/server/openapi.js";
+import { parseRequest } from "../../lib/server/protocol/parse.js";
+import { tokenizeRequestSchema } from "../../lib/server/protocol/requests.js";
+import { textSchema } from "../../lib/server/protocol/responses.js";
 import { read, tablesOf } from "../docs/markdown.js";
 import { type Json, json, type Started, smallEngine, start } from "./support.js";
 
@@ -51,6 +59,34 @@ describe("/openapi.json", () => {
     check("Error", await json(served.post("/v1/completions", {})));
     const validate = ajv.getSchema("api#/components/schemas/CompletionRequest");
     expect(validate?.({ prompt: 1 })).toBe(false);
+  });
+});
+
+describe("a field of a request that is one line of its schema", () => {
+  const schema = tokenizeRequestSchema.extend({ scratch: z.int().min(1).max(9).nullish().describe("a scratch field") });
+
+  it("is checked, with its path", () => {
+    expect(parseRequest(schema, { prompt: "x", scratch: 3 }, { strict: true }).request.scratch).toBe(3);
+    const refused = expect.objectContaining({ code: "invalid_value", param: "scratch" });
+    expect(() => parseRequest(schema, { prompt: "x", scratch: 10 }, { strict: true })).toThrow(refused);
+  });
+
+  it("is in the document of the route", async () => {
+    const app = fastify();
+    describeRoutes(app, "0");
+    app.register((scope, _options, done) => {
+      const about = documented("Scratch", "createScratch", { body: schema, answer: textSchema });
+      scope.post("/scratch", { schema: about }, async () => ({ prompt: "" }));
+      done();
+    });
+    await app.ready();
+    const { post } = (app.swagger() as Json).paths["/scratch"];
+    const { properties } = post.requestBody.content["application/json"].schema;
+    expect(properties.scratch).toMatchObject({
+      description: "a scratch field",
+      anyOf: [{ maximum: 9 }, { type: "null" }],
+    });
+    await app.close();
   });
 });
 
@@ -124,7 +160,7 @@ describe("examples/deploy", () => {
       .exitOverride()
       .configureOutput({ writeErr: () => {} })
       .action(() => {});
-    return command.parse(args, { from: "user" }).opts<ServeOptions>();
+    return parseFlags(serveServerSchema, command.parse(args, { from: "user" }).opts());
   };
 
   it("gives a pod more time to end than the server takes", () => {

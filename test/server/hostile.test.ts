@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
-import { openApiDocument } from "../../lib/server/index.js";
+import { Server } from "../../lib/server/index.js";
 import { scratchFolder, smallCheckpoint } from "../cli/support.js";
 import { bodies } from "./hostile.js";
 import {
@@ -19,7 +19,9 @@ import { chunksOf, type Json, json } from "./support.js";
 const SHORT = 900;
 const COUNT = Number(process.env.DIFFCODER_HOSTILE ?? SHORT);
 const isShort = COUNT <= SHORT;
-const { schemas } = openApiDocument("0").components as Json;
+const describing = Server.create(new Promise<never>(() => {}), { logLevel: "silent" });
+const { schemas } = ((await describing.app.inject("/openapi.json")).json() as Json).components;
+await describing.close();
 
 const folder = scratchFolder();
 /** The command as users start it: server and engine are processes of their own, and their memory is only theirs. */

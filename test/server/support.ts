@@ -38,7 +38,7 @@ export async function start(
   if (!(engine instanceof Promise) && engine.tokenizer) await warmUp(engine.tokenizer);
   const log: Record<string, unknown>[] = [];
   const logTo = { write: (line: string) => void log.push(JSON.parse(line)) };
-  const server = Server.create(engine, { port: 0, modelNames: ["tiny"], logTo, shutdownTimeout: 5, ...options });
+  const server = Server.create(engine, { port: 0, servedModelNames: ["tiny"], logTo, shutdownTimeout: 5, ...options });
   const url = await server.listen();
   return {
     server,

@@ -1,7 +1,8 @@
-import { existsSync, readFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { projectRoot } from "../../scripts/lib/paths.mjs";
+import { importsOf } from "./imports.js";
 
 // Threads that do nothing with tensors start in a fraction of the time, and survive what ends libtorch, if nothing they
 // import loads the addon. A type costs nothing: it is not there when the code runs.
@@ -12,18 +13,6 @@ const THREADS = [
   "lib/train/sinks/wandb/worker.ts",
 ];
 const ADDON = "lib/torch/native.ts";
-
-/** The project's files that a file imports when it runs. */
-function importsOf(file: string): string[] {
-  const text = readFileSync(join(projectRoot, file), "utf8");
-  const named = [...text.matchAll(/^(?:import|export)\s(?!type\s)(?:[^;]*?\sfrom\s)?"(\.[^"]+)";/gm)].map(
-    ([, path]) => path,
-  );
-  const dynamic = [...text.matchAll(/\bimport\("(\.[^"]+)"\)/g)].map(([, path]) => path);
-  return [...named, ...dynamic].map((path) =>
-    relative(projectRoot, join(projectRoot, dirname(file), path.replace(/\.js$/, ".ts"))),
-  );
-}
 
 /** How a file comes to load another, or undefined. */
 function wayTo(from: string, target: string): string[] | undefined {

@@ -1,10 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { width } from "../../lib/cli/canvas.js";
-import { drawChart, sparkline } from "../../lib/cli/watch/chart.js";
+import { drawChart, plain, sparkline } from "../../lib/cli/watch/chart.js";
 import { drawFrame, type FrameOptions } from "../../lib/cli/watch/frame.js";
-import { readKeys } from "../../lib/cli/watch/keys.js";
-import { plain } from "../../lib/cli/watch/line.js";
+import { readKeys } from "../../lib/cli/watch/full-screen.js";
 import { formatMetric, metricNames, smoothed } from "../../lib/cli/watch/metric-view.js";
 import { WatchedRun } from "../../lib/cli/watch/watched-run.js";
 import { eventsUpTo, type Logged, stepEvent, temporaryFolder, writeLog } from "./support.js";

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { writeReport } from "../../lib/cli/compare/run.js";
+import { writeReport } from "../../lib/cli/report/run.js";
 import { chromiumPath, launch } from "../playground/support.js";
 import { eventsUpTo, temporaryFolder, writeLog } from "./support.js";
 

@@ -2,8 +2,7 @@ import { spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { readRun } from "../../lib/cli/compare/read-run.js";
-import { uniqueNames, writeReport } from "../../lib/cli/compare/run.js";
+import { readRun, uniqueNames, writeReport } from "../../lib/cli/report/run.js";
 import { Curriculum } from "../../lib/train/index.js";
 import { readReport } from "../../lib/train/sinks/report.js";
 import { type ReportState, thinned } from "../../lib/train/sinks/report-data.js";
@@ -79,10 +78,12 @@ describe("report", () => {
     expect((await readRun(join(folder, "moved"))).state).toMatchObject({ title: "kept", steps: 30 });
     expect((await readRun(page)).state.rows).toHaveLength(30);
     mkdirSync(join(folder, "empty"));
-    await expect(readRun(join(folder, "empty"))).rejects.toThrow(/empty holds no run: neither metrics\.jsonl nor/);
+    await expect(readRun(join(folder, "empty"))).rejects.toThrow(
+      /empty does not contain a run: it has neither metrics\.jsonl nor/,
+    );
     await expect(readRun(join(folder, "nowhere"))).rejects.toThrow(/nowhere does not exist/);
     writeFileSync(join(folder, "other.html"), "<p>hello");
-    await expect(readRun(join(folder, "other.html"))).rejects.toThrow(/other\.html is no report of a run/);
+    await expect(readRun(join(folder, "other.html"))).rejects.toThrow(/other\.html is not a valid report of a run/);
   });
 
   it("of a long run keeps means when it is thinned", async () => {

@@ -2,14 +2,18 @@ import { text as readAll } from "node:stream/consumers";
 import colors from "picocolors";
 import { readTextFile } from "../../base/regular-file.js";
 import { StableDiffCoder } from "../../checkpoint/index.js";
+import type { GenerateCommandOptions } from "../command-options.js";
 import { type Completion, type CompletionOptions, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";
-import type { GenerateOptions } from "../generate.js";
-import { interruptible } from "../interruptible.js";
+import { interruptible } from "../terminal.js";
 
 /** Completes a prompt and shows it. */
-export async function generate(path: string, given: string | undefined, options: GenerateOptions): Promise<void> {
-  const { blockSize, steps, threshold, shift = false, maxTokens, temperature, topP, topK, seed } = options;
+export async function generate(
+  path: string,
+  given: string | undefined,
+  options: GenerateCommandOptions,
+): Promise<void> {
+  const { blockSize, steps, threshold, shift, maxTokens, temperature, topP, topK, seed } = options;
   const text = await promptText(given, options);
   using coder = await StableDiffCoder.fromPretrained(path, { device: options.device, dtype: options.dtype });
   const { tokenizer } = coder;
@@ -19,7 +23,7 @@ export async function generate(path: string, given: string | undefined, options:
   const screen: Screen | undefined = options.json
     ? undefined
     : { stream: process.stdout, live: options.canvas && process.stdout.isTTY === true, pause: options.pause };
-  await interruptible("Stopping. Once more ends at once.", async (signal) => {
+  await interruptible("Stopping. Press Ctrl-C again to exit immediately.", async (signal) => {
     const common = { maxTokens, temperature, topP, topK, seed, signal };
     const commit: CompletionOptions["commit"] =
       threshold === undefined ? { rule: "static", steps } : { rule: "threshold", value: threshold };
@@ -32,7 +36,7 @@ export async function generate(path: string, given: string | undefined, options:
   });
 }
 
-async function promptText(given: string | undefined, { file }: GenerateOptions): Promise<string> {
+async function promptText(given: string | undefined, { file }: GenerateCommandOptions): Promise<string> {
   if (file !== undefined && given !== undefined) throw new CliError("give a prompt or --file, not both");
   if (given !== undefined) return given;
   if (file !== undefined) return readPrompt(file);
@@ -50,7 +54,7 @@ function readPrompt(file: string): string {
   }
 }
 
-function report({ text, tokens, forwards, seconds, finishReason }: Completion, { json }: GenerateOptions): void {
+function report({ text, tokens, forwards, seconds, finishReason }: Completion, { json }: GenerateCommandOptions): void {
   if (json) {
     process.stdout.write(`${JSON.stringify({ text, tokens, forwards, seconds, finish_reason: finishReason })}\n`);
     return;

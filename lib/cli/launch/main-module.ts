@@ -3,7 +3,7 @@
  * may import more at any time. Waiting here does not keep the process alive.
  */
 import { pathToFileURL } from "node:url";
-import { shownPath } from "../show.js";
+import { shownPath } from "../terminal.js";
 
 const [, file] = process.argv;
 const program = (await import(pathToFileURL(file).href)) as Record<string, unknown>;

@@ -29,7 +29,7 @@ export function readProgram([first, ...rest]: readonly string[], isCommand: bool
   }
   const file = resolve(first);
   if (!existsSync(file)) throw new CliError(`${first}: no such file`);
-  if (!statSync(file).isFile()) throw new CliError(`${first} is no file`);
+  if (!statSync(file).isFile()) throw new CliError(`${first} is not a file`);
   return isCurriculum ? own("../main", ["train", first, ...rest]) : own("./script", [file, ...rest]);
 }
 

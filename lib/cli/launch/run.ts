@@ -3,15 +3,14 @@ import { createWriteStream, mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { Writable } from "node:stream";
+import type { LaunchOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
-import type { LaunchOptions } from "../launch.js";
-import { shownPath } from "../show.js";
+import { shownPath } from "../terminal.js";
 import { Interruption } from "./interruption.js";
 import { RankOutput } from "./output.js";
 import { readProgram } from "./program.js";
-import { type Job, threadsPerRank } from "./rank-environment.js";
 import { supervise } from "./supervisor.js";
-import { readTopology, type Topology } from "./topology.js";
+import { type Job, readTopology, type Topology, threadsPerRank } from "./topology.js";
 
 /**
  * Starts a program once for each rank of this machine, and stays until they have ended.

@@ -2,14 +2,11 @@ import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import type { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Guard } from "./guard.js";
-import type { Interruption } from "./interruption.js";
-import { LineSplitter } from "./line-splitter.js";
-import type { RankOutput, RankStream } from "./output.js";
+import { Guard, type Interruption } from "./interruption.js";
+import { LineSplitter, type RankOutput, type RankStream } from "./output.js";
 import type { Program } from "./program.js";
-import { globalRank, type Job, rankEnvironment } from "./rank-environment.js";
 import { type Ending, exitCodeOf, type OutputTaker, RankProcess } from "./rank-process.js";
-import { freePort } from "./topology.js";
+import { freePort, globalRank, type Job, rankEnvironment } from "./topology.js";
 
 /** Lines of standard error that are shown again of the process that failed first. */
 const TAIL_LINES = 20;
@@ -151,7 +148,7 @@ class Start {
   async #askAndKill(rank: RankProcess): Promise<void> {
     const { interruption, graceSeconds } = this.#supervision;
     if (!rank.isAlive) return;
-    // Whoever was asked from outside is not asked again, which would mean: at once.
+    // A rank that got the signal from outside does not get it again, which would end it immediately.
     if (interruption.name === undefined) rank.signal("SIGTERM");
     if (await rank.gone(graceSeconds)) return;
     if (rank.signal("SIGKILL")) this.#killed.add(rank.rank);

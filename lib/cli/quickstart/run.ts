@@ -1,20 +1,25 @@
+import { existsSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import colors from "picocolors";
 import { StableDiffCoder } from "../../checkpoint/index.js";
 import { formatSummary, prepareData } from "../../data/index.js";
 import { CODE_TOKENIZER, Tokenizer } from "../../tokenizer/index.js";
 import { Curriculum, defaultSinks, type TrainingSample, terminal } from "../../train/index.js";
+import { RunLock } from "../../train/run-lock.js";
+import type { QuickstartOptions } from "../command-options.js";
 import { type Completion, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";
-import { interruptible } from "../interruptible.js";
-import { progressLine } from "../progress-line.js";
-import type { QuickstartOptions } from "../quickstart.js";
-import { shownCommand, shownPath, shownSummary } from "../show.js";
-import { calibrate } from "./calibrate.js";
-import { autoregressive, bound, gzipBitsPerByte, heldOutText } from "./compare.js";
+import { interruptible, progressLine, shownCommand, shownPath, shownSummary } from "../terminal.js";
 import { BLOCK_SIZE, quickstartStages, stepsFor } from "./curriculum.js";
-import { heldOutPrompts, type Prompt } from "./prompts.js";
-import { checkRunFolder, moveAside } from "./run-folder.js";
+import {
+  autoregressive,
+  bound,
+  calibrate,
+  gzipBitsPerByte,
+  heldOutPrompts,
+  heldOutText,
+  type Prompt,
+} from "./measure.js";
 
 const LENGTH = 256;
 const NEW_TOKENS = 64;
@@ -23,7 +28,7 @@ const OVERHEAD = { share: 0.12, seconds: 20 };
 
 /** Trains, measures and tries a small model. */
 export async function quickstart(options: QuickstartOptions): Promise<void> {
-  const message = "Stopping, and saving what was learnt. Once more ends at once.";
+  const message = "Stopping and saving. Press Ctrl-C again to exit immediately.";
   await interruptible(message, (signal) => runQuickstart(options, signal));
 }
 
@@ -132,7 +137,7 @@ async function asSample(coder: StableDiffCoder, prompt: Prompt, signal: AbortSig
 }
 
 function sayStopped(checkpoint: string): void {
-  say("What was learnt can be tried, and npm start begins anew:");
+  say("The model so far can be tried, and npm start starts over:");
   say(`  ${shownCommand("npx", "diffcoder", "generate", shownPath(checkpoint), "def main(")}`);
 }
 
@@ -162,4 +167,43 @@ function say(text: string): void {
 
 function row(name: string, value: string): void {
   say(`  ${name.padEnd(38)} ${value}`);
+}
+
+/**
+ * Makes sure that a run may go into a folder: it is not there, empty, or holds an earlier run, as does the place for that one.
+ *
+ * @throws CliError naming the folder that holds something else, TrainError TRAIN_RUN_LOCKED for a run that is not over
+ */
+export async function checkRunFolder(folder: string): Promise<void> {
+  for (const path of [folder, previousOf(folder)]) {
+    if (existsSync(path) && !isRun(path)) {
+      throw new CliError(`${shownPath(path)} holds no earlier run and is left alone: choose another folder with --out`);
+    }
+  }
+  if (existsSync(folder)) (await RunLock.acquire(folder)).release();
+}
+
+/**
+ * Makes room for a new run. A run that is there is moved aside to `FOLDER.previous`, where one is kept.
+ *
+ * @returns where the old run is now
+ * @throws as {@link checkRunFolder}
+ */
+export async function moveAside(folder: string): Promise<string | undefined> {
+  await checkRunFolder(folder);
+  if (!existsSync(folder) || readdirSync(folder).length === 0) return undefined;
+  const previous = previousOf(folder);
+  rmSync(previous, { recursive: true, force: true });
+  renameSync(folder, previous);
+  return previous;
+}
+
+function previousOf(folder: string): string {
+  return `${folder}.previous`;
+}
+
+function isRun(folder: string): boolean {
+  if (!statSync(folder).isDirectory()) return false;
+  const names = readdirSync(folder);
+  return names.length === 0 || names.includes("checkpoints") || names.includes("metrics.jsonl");
 }

@@ -1,51 +1,55 @@
 import { basename, extname, join, resolve } from "node:path";
 import colors from "picocolors";
 import { holdsRun, StableDiffCoder } from "../../checkpoint/index.js";
+import { type CorpusSummary, formatSummary, type SftSummary } from "../../data/index.js";
 import { destroyProcessGroup, readLaunchEnvironment, world } from "../../distributed/index.js";
 import {
   defaultSinks,
   loadCurriculum,
   type Sink,
+  type Stage,
   TrainError,
   type TrainingJob,
   tensorboard,
   terminal,
   wandb,
 } from "../../train/index.js";
+import { type TrainOptions, trainOptionsSchema, trainRunSchema } from "../command-options.js";
 import { CliError } from "../errors.js";
-import { interruptible } from "../interruptible.js";
-import { progressLine } from "../progress-line.js";
-import { shownCommand, shownPath } from "../show.js";
-import type { TrainOptions } from "../train.js";
-import { dataSummaries } from "./data-summary.js";
+import { shownFlags } from "../flags.js";
+import { interruptible, progressLine, shownCommand, shownPath, shownSummary } from "../terminal.js";
 
 /** Runs a curriculum file. */
 export async function train(file: string, options: TrainOptions): Promise<void> {
-  if (options.resume && options.overwrite) throw new CliError("give --resume or --overwrite, not both");
+  if (options.run.resume && options.run.overwrite) throw new CliError("give --resume or --overwrite, not both");
   const isMain = (readLaunchEnvironment()?.rank ?? 0) === 0;
   if (!isMain) options.quiet = true; // one process speaks for all
   process.setSourceMapsEnabled(true); // an error in the user's file is to name its line
-  await interruptible("Stopping after this step and saving. Once more ends at once.", async (signal) => {
-    const { device, model, seed } = options;
-    const chosen = chosenSinks(options); // before anything is read: what they need may be missing
-    if (!options.quiet) process.stderr.write(`reading ${file}\n`);
-    if (options.cacheDir !== undefined) process.env.DIFFCODER_CACHE = resolve(options.cacheDir);
-    const job = await loadCurriculum(file, {
-      device,
-      model,
-      seed,
-      signal,
-      cache: options.cacheDir,
-      beforeData: isMain ? ({ out }) => refuseExistingRun(outOf(file, options, out), options) : undefined,
-      onProgress: isMain ? progressLine() : undefined,
-    });
-    try {
-      await run(file, job, options, chosen, signal);
-    } finally {
-      job.model.dispose();
-    }
-    await leave();
-  });
+  await interruptible(
+    "Stopping after this step and saving. Press Ctrl-C again to exit immediately.",
+    async (signal) => {
+      const { model } = options;
+      const { device, seed } = options.run;
+      const chosen = chosenSinks(options); // before anything is read: what they need may be missing
+      if (!options.quiet) process.stderr.write(`reading ${file}\n`);
+      if (options.cacheDir !== undefined) process.env.DIFFCODER_CACHE = resolve(options.cacheDir);
+      const job = await loadCurriculum(file, {
+        device,
+        model,
+        seed,
+        signal,
+        cache: options.cacheDir,
+        beforeData: isMain ? ({ out }) => refuseExistingRun(outOf(file, options, out), options) : undefined,
+        onProgress: isMain ? progressLine() : undefined,
+      });
+      try {
+        await run(file, job, options, chosen, signal);
+      } finally {
+        job.model.dispose();
+      }
+      await leave();
+    },
+  );
 }
 
 async function run(
@@ -56,14 +60,14 @@ async function run(
   signal: AbortSignal,
 ): Promise<void> {
   const { curriculum, model } = job;
-  const { resume = false, overwrite = false, quiet = false } = options;
+  const { quiet } = options;
   const out = outOf(file, options, job.run.out);
   const isMain = (world()?.rank ?? 0) === 0;
-  const parallel = { ...job.run.parallel, ...options.parallel };
+  const settings = { ...job.run, ...options.run, out, parallel: { ...job.run.parallel, ...options.run.parallel } };
   const sinks = [...defaultSinks(out), quiet ? warnings() : terminal(), ...chosen, ...(job.sinks ?? [])];
   if (!quiet) for (const text of dataSummaries(curriculum.stages)) process.stderr.write(`${text}\n`);
   try {
-    for await (const event of curriculum.run({ ...job.run, model, out, parallel, resume, overwrite, signal, sinks })) {
+    for await (const event of curriculum.run({ ...settings, model, signal, sinks })) {
       if (event.type === "aborted") {
         // Schedulers preempt with SIGTERM: exit with 0, because the checkpoint was saved.
         process.exitCode = /SIGINT/.test(String(signal.reason)) ? 130 : 0;
@@ -89,7 +93,7 @@ function warnings(): Sink {
 
 /** Those that flags ask for. */
 function chosenSinks(options: TrainOptions): Sink[] {
-  const { tensorboardDir: folder, wandb: project, quiet = false } = options;
+  const { tensorboardDir: folder, wandb: project, quiet } = options;
   const onUrl = quiet ? undefined : (url: string) => process.stderr.write(`Weights & Biases: ${url}\n`);
   const onFolder = (path: string) => {
     if (!quiet) process.stderr.write(`Weights & Biases, offline: wandb sync ${shownPath(path)}\n`);
@@ -102,12 +106,12 @@ function chosenSinks(options: TrainOptions): Sink[] {
 
 /** The run's folder: the command's, the file's, or one named after the file. */
 function outOf(file: string, options: TrainOptions, ofFile: string | undefined): string {
-  return resolve(options.out ?? ofFile ?? join("runs", basename(file, extname(file))));
+  return resolve(options.run.out ?? ofFile ?? join("runs", basename(file, extname(file))));
 }
 
 /** Before data is prepared, which may take hours. The run looks again when it begins. */
-function refuseExistingRun(out: string, { resume, overwrite }: TrainOptions): void {
-  if (!resume && !overwrite && holdsRun(out)) throw runExists(out);
+function refuseExistingRun(out: string, { run }: TrainOptions): void {
+  if (!run.resume && !run.overwrite && holdsRun(out)) throw runExists(out);
 }
 
 /** The library names its own options; here they are flags. */
@@ -117,8 +121,8 @@ function inWordsOfTheCommand(error: unknown, out: string): unknown {
 }
 
 function runExists(out: string, cause?: unknown): CliError {
-  const hint = "--resume goes on with it, --overwrite begins anew, --out FOLDER goes elsewhere";
-  return new CliError(`${shownPath(out)} holds a run already: ${hint}`, { cause });
+  const hint = "--resume continues it, --overwrite starts over, --out FOLDER uses another folder";
+  return new CliError(`${shownPath(out)} already holds a run: ${hint}`, { cause });
 }
 
 /** All processes go together: the store is rank 0's. */
@@ -127,22 +131,11 @@ async function leave(): Promise<void> {
   await destroyProcessGroup();
 }
 
-function sayStopped(file: string, options: TrainOptions): void {
-  const { out, model, device, seed, cacheDir, tensorboard, tensorboardDir, wandb, parallel } = options;
-  const given = {
-    ...{ "--out": out, "--model": model, "--device": device, "--seed": seed, "--cache-dir": cacheDir },
-    ...{ "--tensorboard-dir": tensorboardDir, "--wandb": wandb },
-  };
-  const flags = Object.entries(given).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]));
-  if (tensorboard) flags.push("--tensorboard");
-  if (parallel)
-    flags.push(
-      "--parallel",
-      Object.entries(parallel)
-        .map((pair) => pair.join("="))
-        .join(","),
-    );
-  say("To go on:", shownCommand("npx", "diffcoder", "train", file, ...flags, "--resume"));
+function sayStopped(file: string, { run, quiet, ...options }: TrainOptions): void {
+  const again = { ...run, resume: true, overwrite: undefined };
+  const given = Object.entries(options).filter(([, value]) => value !== false);
+  const flags = [...shownFlags(trainOptionsSchema, Object.fromEntries(given)), ...shownFlags(trainRunSchema, again)];
+  say("To resume:", shownCommand("npx", "diffcoder", "train", file, ...flags));
 }
 
 function sayWhatNext(out: string, { curriculum, model }: TrainingJob): void {
@@ -158,4 +151,41 @@ function sayWhatNext(out: string, { curriculum, model }: TrainingJob): void {
 
 function say(label: string, text: string): void {
   process.stdout.write(`${colors.bold(label.padEnd(11))} ${text}\n`);
+}
+
+/** What the data of a curriculum is made of and what of it was skipped, each source once; nothing of data of other kinds. */
+export function dataSummaries(stages: readonly Stage[]): string[] {
+  const summaries = new Map<unknown, string>();
+  for (const { name, data } of stages) {
+    const summary = summaryOf(data);
+    if (summary === undefined || summaries.has(summary)) continue;
+    const text = "rows" in summary ? formatSftSummary(summary) : shownSummary(formatSummary(summary));
+    summaries.set(summary, `data from stage '${name}' on: ${text.replaceAll("\n", "\n  ")}`);
+  }
+  const texts = [...summaries.values()];
+  return texts.length === 1 ? texts.map((text) => text.replace(/^data from stage '.*?' on: /, "data: ")) : texts;
+}
+
+/** A stage's data may be a dataset, its loader, or what prepared both. */
+function summaryOf(data: unknown): CorpusSummary | SftSummary | undefined {
+  const { summary, dataset, loader } = data as { summary?: object; dataset?: unknown; loader?: unknown };
+  if (summary !== undefined && ("documents" in summary || "rows" in summary)) return summary as CorpusSummary;
+  const inner = dataset ?? loader;
+  return inner === undefined ? undefined : summaryOf(inner);
+}
+
+function formatSftSummary(summary: SftSummary): string {
+  const { samples, rows, answerTokens, tokens, truncated, unread, skipped, examples } = summary;
+  const count = (value: number) => value.toLocaleString("en-US");
+  const lines = [
+    `${count(samples)} samples in ${count(rows)} rows, ${count(answerTokens)} of ${count(tokens)} tokens are answers`,
+  ];
+  if (truncated > 0) lines.push(`cut off at the end of a row: ${count(truncated)}`);
+  const fields = Object.entries(unread).map(([field, number]) => `${field} (${count(number)})`);
+  if (fields.length > 0) lines.push(`in no sample: the fields ${fields.join(", ")}`);
+  const reasons = Object.entries(skipped).map(
+    ([reason, number]) => `${count(number)} ${reason} (${examples[reason as keyof typeof examples]?.join(", ")})`,
+  );
+  if (reasons.length > 0) lines.push(`skipped: ${reasons.join(", ")}`);
+  return lines.join("\n");
 }

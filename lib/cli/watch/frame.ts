@@ -1,23 +1,23 @@
 import colors from "picocolors";
-import type { RunFacts } from "../../train/events.js";
+import type { RankFacts, RunFacts } from "../../train/events.js";
 import { compact, duration, number } from "../../train/format.js";
 import { metricFacts } from "../../train/sinks/metric-facts.js";
 import { meshText } from "../../train/sinks/run-summary.js";
 import { printable } from "../canvas.js";
-import { drawChart, sparkline } from "./chart.js";
 import {
   cutText,
+  drawChart,
   fitLine,
   type Line,
   lineWidth,
   type Piece,
   paintLine,
   type Style,
+  sparkline,
   spread,
   stageStyle,
-} from "./line.js";
-import { formatMetric, metricNames, pointsOf, SMOOTHING, smoothed } from "./metric-view.js";
-import { rankTable } from "./rank-table.js";
+} from "./chart.js";
+import { bytes, formatMetric, metricNames, pointsOf, SMOOTHING, seconds, smoothed } from "./metric-view.js";
 import type { WatchedRun } from "./watched-run.js";
 
 /** What the keys choose. */
@@ -61,7 +61,7 @@ const STATES: Record<string, readonly [text: string, style: Style]> = {
   failed: ["✖ failed", colors.red],
 };
 
-/** Whoever wrote nothing for so long, or for twenty steps, may be gone. */
+/** A rank that wrote nothing for this long, or for twenty steps, may be gone. */
 const QUIET_SECONDS = 60;
 
 function header(run: WatchedRun, { columns, now, place }: FrameOptions): Line[] {
@@ -265,7 +265,7 @@ function sample({ sample: event }: WatchedRun, columns: number, rows: number): L
   const title = printable(`sample at step ${event.globalStep}${note}`);
   const prompt = textLines(first.prompt ?? "");
   const text = textLines(first.text.replace(/\n\s*\n/g, "\n")); // there is no room for empty lines
-  // The prompt's last line goes on in the text's first.
+  // The text's first line continues the prompt's last one.
   const lines: Piece[][] = prompt.map((line): Piece[] => [[line, colors.gray]]);
   const joint = lines.pop() ?? [];
   lines.push([...joint, [text[0] ?? ""]]);
@@ -296,4 +296,40 @@ function help({ columns, place }: FrameOptions): Line {
     [` ${text}`, colors.gray],
   ]);
   return lineWidth(line) <= columns ? line : fitLine(line, columns);
+}
+
+/** Behind the median by so much, a rank is one that the others wait for. */
+const BEHIND = 0.1;
+
+/**
+ * What each rank reports about the latest step: its time with a bar, its wait for data, its memory. Where not all fit, the
+ * slowest are shown.
+ */
+export function rankTable(perRank: readonly RankFacts[], columns: number, rows: number): Line[] {
+  const bySpeed = [...perRank].sort((a, b) => b.seconds - a.seconds);
+  const longest = bySpeed[0].seconds;
+  const median = bySpeed[Math.floor(bySpeed.length / 2)].seconds;
+  const fits = perRank.length <= rows - 1;
+  const shown = fits ? perRank : bySpeed.slice(0, Math.max(1, rows - 2));
+  const room = columns - 43;
+  const bar = room < 4 ? 0 : Math.min(20, room);
+  const heading: Piece[] = [
+    ["rank", colors.bold],
+    [`${"step".padStart(9)}${" ".repeat(bar + 1)}${"data".padStart(9)}${"memory".padStart(11)}`, colors.gray],
+  ];
+  const lines: Line[] = shown.map(({ rank, seconds: time, dataSeconds, rss }) => {
+    const isSlow = rank === bySpeed[0].rank && time > (1 + BEHIND) * median;
+    const style = isSlow ? colors.yellow : colors.cyan;
+    const length = longest > 0 ? Math.round((time / longest) * bar) : 0;
+    const numbers = `${seconds(dataSeconds).padStart(9)}${bytes(rss).padStart(11)}`;
+    return [
+      [String(rank).padStart(4), isSlow ? colors.yellow : undefined],
+      [seconds(time).padStart(9)],
+      [` ${"▆".repeat(length)}${" ".repeat(bar - length)}`, style],
+      [numbers, colors.gray],
+      [isSlow ? " slowest" : "", colors.yellow],
+    ];
+  });
+  if (!fits) lines.push([[`and ${perRank.length - shown.length} more that were faster`, colors.gray]]);
+  return [heading, ...lines].slice(0, rows).map((line) => fitLine(line, columns));
 }

@@ -28,7 +28,7 @@ export function pointsOf(report: ReportState, name: string): ChartPoint[] {
   );
 }
 
-/** Exponential means that begin anew with each group and remember a share of its points. */
+/** Exponential moving averages that start over with each group, over a share of its points. */
 export function smoothed(points: readonly ChartPoint[], share: number): ChartPoint[] {
   const sizes = new Map<number, number>();
   for (const { group } of points) sizes.set(group, (sizes.get(group) ?? 0) + 1);

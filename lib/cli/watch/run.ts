@@ -1,14 +1,13 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { compact, duration, number } from "../../train/format.js";
 import { printable } from "../canvas.js";
-import type { WatchOptions } from "../watch.js";
+import type { WatchOptions } from "../command-options.js";
 import { drawFrame, firstLine, type View } from "./frame.js";
-import { FullScreen } from "./full-screen.js";
-import { type Key, readKeys } from "./keys.js";
+import { FullScreen, type Key, readKeys } from "./full-screen.js";
 import { metricNames, SMOOTHING } from "./metric-view.js";
 import { WatchedRun } from "./watched-run.js";
 
-/** Shows runs until it is told to stop; where there is no terminal, until they have ended. */
+/** Shows runs until a key stops it; without a terminal, until they have ended. */
 export async function watch(paths: readonly string[], options: WatchOptions): Promise<void> {
   const runs = paths.map((path) => new WatchedRun(path));
   if (options.once) await printOnce(runs);

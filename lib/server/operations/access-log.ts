@@ -1,8 +1,8 @@
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { ApiError } from "../api-error.js";
-import { ClientGone } from "./lifetime.js";
+import { ApiError } from "../errors.js";
 import type { Metrics } from "./metrics.js";
+import { ClientGone } from "./request-scope.js";
 
 /** Asked for every few seconds, by machines. */
 const QUIET = new Set(["/health", "/ready", "/metrics"]);
@@ -29,7 +29,7 @@ export function noteFailure(request: FastifyRequest, error: unknown): void {
   if (error instanceof ApiError) {
     failures.set(request, error.code);
     if (error.status >= 500 && error.status !== 503 && error.status !== 504) {
-      // The cause is ours: it is told here, and not to the client.
+      // The cause is internal: it is logged here and not sent to the client.
       request.log.error({ err: error.cause ?? error }, "request failed");
     }
   } else if (error instanceof ClientGone) {

@@ -1,7 +1,6 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
-import { ApiError } from "../api-error.js";
-import { ServerError } from "../errors.js";
+import { ApiError, ServerError } from "../errors.js";
 import { isApiKey } from "../options.js";
 import { WatchedFiles } from "./watched-file.js";
 

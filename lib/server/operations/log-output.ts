@@ -14,7 +14,7 @@ const RETRY = 50;
 type Sink = (bytes: Buffer) => number;
 
 /**
- * Lines to standard output (or another descriptor) that never wait for whoever reads them: what a full pipe, a full disk
+ * Lines to standard output (or another descriptor) that never wait for a reader: what a full pipe, a full disk
  * or a closed terminal does not take is kept up to a limit, then dropped and counted. A write that blocks would stop the
  * server, and its end.
  */
@@ -26,8 +26,8 @@ export class LogOutput implements LogDestination {
   #waitingBytes = 0;
   #timer: NodeJS.Timeout | undefined;
   #dropped = 0;
-  /** Dropped lines that the log has not told of. */
-  #untold = 0;
+  /** Dropped lines that the log has not reported yet. */
+  #unreported = 0;
 
   /**
    * @param fd a descriptor of this process, or a place to write
@@ -52,7 +52,7 @@ export class LogOutput implements LogDestination {
 
   write(line: string): void {
     if (this.#waiting.length > 0) this.#drain();
-    if (this.#untold > 0 && this.#waiting.length === 0) this.#tell();
+    if (this.#unreported > 0 && this.#waiting.length === 0) this.#report();
     const bytes = Buffer.from(line, "utf8");
     if (this.#waitingBytes + bytes.length > this.#maxWaiting) {
       this.#drop(1);
@@ -95,13 +95,13 @@ export class LogOutput implements LogDestination {
 
   #drop(lines: number): void {
     this.#dropped += lines;
-    this.#untold += lines;
+    this.#unreported += lines;
   }
 
-  #tell(): void {
+  #report(): void {
     const time = new Date().toISOString();
-    const message = `${this.#untold} lines of the log were lost: it was full, or nobody read it`;
-    this.#untold = 0;
+    const message = `${this.#unreported} lines of the log were lost: its buffer was full because nothing read it`;
+    this.#unreported = 0;
     const bytes = Buffer.from(`${JSON.stringify({ level: "warn", time, message })}\n`);
     this.#waiting.push(bytes);
     this.#waitingBytes += bytes.length;

@@ -1,7 +1,7 @@
+import { type IntervalHistogram, monitorEventLoopDelay } from "node:perf_hooks";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { DoneEvent, EngineStats } from "../../engine/index.js";
 import type { Connections } from "./connections.js";
-import type { EventLoopDelay } from "./event-loop-delay.js";
 import type { Uploads } from "./uploads.js";
 
 /** Names are vLLM's behind this prefix, and so are their meanings: dashboards carry over by replacing "vllm:". */
@@ -201,5 +201,28 @@ export class Metrics {
 
   text(): Promise<string> {
     return this.registry.metrics();
+  }
+}
+
+/** Milliseconds between two looks; what the histogram measures includes them. */
+const RESOLUTION = 10;
+
+/** Measures the delay of timers: how long the server's thread is busy without a break. */
+export class EventLoopDelay {
+  readonly #histogram: IntervalHistogram = monitorEventLoopDelay({ resolution: RESOLUTION });
+
+  constructor() {
+    this.#histogram.enable();
+  }
+
+  /** The 99th percentile since the last call, in seconds; resets the histogram. */
+  takeP99(): number {
+    const nanoseconds = this.#histogram.percentile(99) || 0;
+    this.#histogram.reset();
+    return Math.max(0, nanoseconds / 1e9 - RESOLUTION / 1000);
+  }
+
+  close(): void {
+    this.#histogram.disable();
   }
 }

@@ -16,7 +16,7 @@ export class EventStream {
     this.#keepAlive = keepAlive;
   }
 
-  /** Sends the head. After this an error can only be told in the stream. */
+  /** Sends the head. After this an error can only be sent in the stream. */
   open(headers: OutgoingHttpHeaders): void {
     this.#response.writeHead(200, {
       ...headers,

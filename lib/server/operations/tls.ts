@@ -8,7 +8,7 @@ export interface TlsFiles {
   cert: string;
 }
 
-/** What an HTTPS server is made with. TLS 1.2 is the least. */
+/** Options of the HTTPS server, with TLS 1.2 as the minimum. */
 export interface TlsContext {
   key: Buffer;
   cert: Buffer;
@@ -29,7 +29,7 @@ export class ReloadedTls {
       try {
         createSecureContext(next);
       } catch (cause) {
-        const message = `${key} and ${cert} are no key and its certificate: ${(cause as Error).message}`;
+        const message = `${key} and ${cert} are not a valid key and its certificate: ${(cause as Error).message}`;
         throw new ServerError("SERVER_FILE", message, { cause });
       }
       context = next;

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from "node:http";
-import { ApiError } from "../api-error.js";
-import { ClientGone } from "./lifetime.js";
+import { ApiError } from "../errors.js";
+import { ClientGone } from "./request-scope.js";
 
 /** Bytes of a body that are taken whatever others hold: as many small requests as there are connections always fit. */
 const SMALL = 64 * 2 ** 10;

@@ -22,7 +22,7 @@ export class WatchedFiles {
 
   /**
    * @param use takes the contents; called at once, where it may throw, and after each change
-   * @param report is told of each change: undefined if it was taken, else why not; and once that files cannot be read
+   * @param report called after each change: with undefined if the new files are in use, else with the error; and once that files cannot be read
    * @param interval milliseconds between two looks
    * @throws ServerError SERVER_FILE for a file that cannot be read
    */

@@ -1,8 +1,8 @@
 import type { Worker } from "node:worker_threads";
 import { TokenizerError, type TokenizerErrorCode } from "../../tokenizer/index.js";
 import { startThread } from "../../torch/start-thread.js";
-import { ApiError } from "../api-error.js";
-import type { PromptAnswer, PromptTask, PromptTokenizer } from "./tasks.js";
+import { ApiError } from "../errors.js";
+import type { PromptAnswer, PromptTask, PromptTokenizer } from "./prompt-thread.js";
 
 /** Threads at most. The first is always there, others come while all before them are busy. */
 const MAX_THREADS = 4;
@@ -47,7 +47,7 @@ export interface SharedPool {
 const pools = new Map<string, { pool: PromptPool; users: number; timer: NodeJS.Timeout | undefined }>();
 
 /**
- * Threads in which the model's own template and tokenizer read prompts: whatever they do, the server's thread goes on. A
+ * Threads in which the model's own template and tokenizer read prompts: the server's thread continues in any case. A
  * prompt that takes too long, or too much memory, costs its thread, which is replaced.
  */
 export class PromptPool {

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type * as z from "zod";
-import { ApiError } from "../api-error.js";
-import type { Unsupported } from "./fields.js";
+import { ApiError } from "../errors.js";
+import type { Unsupported } from "./requests.js";
 
 export interface ParseOptions {
   strict: boolean;

@@ -1,19 +1,21 @@
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance } from "fastify";
-import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
+import { ApiError } from "../errors.js";
 import { answer } from "../generate.js";
+import { documented } from "../openapi.js";
 import { checkChoices, checkIds, clientSignal, encodeChat, samplingOptions, tokensToGenerate } from "../prepare.js";
-import { ChatDialect } from "../protocol/chat-dialect.js";
-import { unsupportedChatFields } from "../protocol/fields.js";
-import { chatRequestSchema } from "../protocol/requests.js";
-import { checkStreamOptions } from "../protocol/stream-options.js";
-import { headOf } from "./head.js";
-import { openRequest } from "./open-request.js";
+import { ChatFormat } from "../protocol/chat-format.js";
+import { chatRequestSchema, checkStreamOptions, unsupportedChatFields } from "../protocol/requests.js";
+import { chatResponseSchema } from "../protocol/responses.js";
+import { headOf, openRequest } from "./open-request.js";
 
 /** POST /v1/chat/completions */
 export function chatRoute(app: FastifyInstance, context: ServerContext): void {
-  app.post("/v1/chat/completions", async (http, reply) => {
+  const schema = documented("Answer a conversation", "createChatCompletion", {
+    ...{ body: chatRequestSchema, answer: chatResponseSchema, streams: true },
+  });
+  app.post("/v1/chat/completions", { schema }, async (http, reply) => {
     const arrived = performance.now();
     const { engine, request, ignored, model } = openRequest(context, http, chatRequestSchema, unsupportedChatFields);
     const streaming = checkStreamOptions(request);
@@ -40,12 +42,12 @@ export function chatRoute(app: FastifyInstance, context: ServerContext): void {
       maxTokens,
       n,
     };
-    const dialect = new ChatDialect(headOf(context, "chatcmpl", model), {
+    const format = new ChatFormat(headOf(context, "chatcmpl", model), {
       logprobs: request.logprobs ?? false,
       tokenIds: request.return_token_ids ?? false,
       tokenizer: engine.tokenizer,
     });
     const jobs = [{ prompt: ids, promptTokens: ids.length, options }];
-    return answer(context, http, reply, { jobs, dialect, arrived, ignored, ...streaming });
+    return answer(context, http, reply, { jobs, format, arrived, ignored, ...streaming });
   });
 }

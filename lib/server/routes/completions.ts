@@ -1,34 +1,40 @@
 import { performance } from "node:perf_hooks";
 import type { FastifyInstance } from "fastify";
 import type { ScoreRequestOptions } from "../../engine/index.js";
-import { ApiError } from "../api-error.js";
-import type { ServerContext } from "../context.js";
+import type { ServerContext, TextEngine } from "../context.js";
+import { ApiError } from "../errors.js";
 import { answer } from "../generate.js";
+import { documented } from "../openapi.js";
 import {
   checkChoices,
   checkIds,
   clientSignal,
+  contextLengthExceeded,
   encodeText,
   type Job,
   samplingOptions,
   tokensToGenerate,
 } from "../prepare.js";
-import { CompletionDialect, type Echo } from "../protocol/completion-dialect.js";
-import { contextLengthExceeded } from "../protocol/context-length.js";
-import { unsupportedFields } from "../protocol/fields.js";
-import { promptsOf } from "../protocol/prompt.js";
-import { type CompletionRequest, completionRequestSchema } from "../protocol/requests.js";
-import { checkStreamOptions } from "../protocol/stream-options.js";
-import type { TextEngine } from "../served-engine.js";
-import { headOf } from "./head.js";
-import { openRequest } from "./open-request.js";
+import { CompletionFormat, type Echo } from "../protocol/completion-format.js";
+import {
+  type CompletionRequest,
+  checkStreamOptions,
+  completionRequestSchema,
+  promptsOf,
+  unsupportedFields,
+} from "../protocol/requests.js";
+import { completionResponseSchema } from "../protocol/responses.js";
+import { headOf, openRequest } from "./open-request.js";
 
 /** OpenAI's, where a request does not say. */
 const DEFAULT_MAX_TOKENS = 16;
 
 /** POST /v1/completions */
 export function completionRoute(app: FastifyInstance, context: ServerContext): void {
-  app.post("/v1/completions", async (http, reply) => {
+  const schema = documented("Continue or infill text", "createCompletion", {
+    ...{ body: completionRequestSchema, answer: completionResponseSchema, streams: true },
+  });
+  app.post("/v1/completions", { schema }, async (http, reply) => {
     const arrived = performance.now();
     const { engine, request, ignored, model } = openRequest(context, http, completionRequestSchema, unsupportedFields);
     const streaming = checkStreamOptions(request);
@@ -41,14 +47,14 @@ export function completionRoute(app: FastifyInstance, context: ServerContext): v
     const prepare = async (run: ScoreRequestOptions) => {
       if (request.echo) echo.push(...(await echoes(context, engine, request, jobs, run)));
     };
-    const dialect = new CompletionDialect(headOf(context, "cmpl", model), {
+    const format = new CompletionFormat(headOf(context, "cmpl", model), {
       logprobs: request.logprobs ?? undefined,
       echo,
       n,
       tokenIds: request.return_token_ids ?? false,
       tokenizer: engine.tokenizer,
     });
-    return answer(context, http, reply, { jobs, dialect, arrived, ignored, prepare, ...streaming });
+    return answer(context, http, reply, { jobs, format, arrived, ignored, prepare, ...streaming });
   });
 }
 

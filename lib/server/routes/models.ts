@@ -1,5 +1,8 @@
 import type { FastifyInstance } from "fastify";
+import * as z from "zod";
 import { checkModel, type ServerContext } from "../context.js";
+import { documented } from "../openapi.js";
+import { modelListSchema, modelSchema, versionSchema } from "../protocol/responses.js";
 
 /** GET /v1/models, /v1/models/:id, /version */
 export function modelRoutes(app: FastifyInstance, context: ServerContext): void {
@@ -31,10 +34,19 @@ export function modelRoutes(app: FastifyInstance, context: ServerContext): void 
         : null,
     };
   };
-  app.get("/v1/models", async () => ({ object: "list", data: context.modelNames.map(describe) }));
+  const list = documented("The model", "getTheModel", { answer: modelListSchema });
+  app.get("/v1/models", { schema: list }, async () => ({ object: "list", data: context.modelNames.map(describe) }));
   // Names may hold slashes, as those of Hugging Face do.
-  app.get<{ Params: { "*": string } }>("/v1/models/*", async (request) => {
+  const one = {
+    ...documented("One model", "getOneModel", { answer: modelSchema }),
+    params: z.object({ model: z.string() }),
+  };
+  app.get<{ Params: { "*": string } }>("/v1/models/*", { schema: one }, async (request) => {
     return describe(checkModel(context, request.params["*"] || "(none)"));
   });
-  app.get("/version", async () => ({ version: context.version, system_fingerprint: context.state.fingerprint }));
+  const version = documented("Version and fingerprint", "getVersionAndFingerprint", { answer: versionSchema });
+  app.get("/version", { schema: version }, async () => ({
+    version: context.version,
+    system_fingerprint: context.state.fingerprint,
+  }));
 }

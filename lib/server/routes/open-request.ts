@@ -1,10 +1,10 @@
+import { randomUUID } from "node:crypto";
 import type { FastifyRequest } from "fastify";
 import type * as z from "zod";
-import { checkModel, readyEngine, type ServerContext } from "../context.js";
-import { warnIgnored } from "../ignored.js";
-import type { Unsupported } from "../protocol/fields.js";
+import { checkModel, readyEngine, type ServerContext, type TextEngine, warnIgnored } from "../context.js";
 import { type Parsed, parseRequest } from "../protocol/parse.js";
-import type { TextEngine } from "../served-engine.js";
+import type { Unsupported } from "../protocol/requests.js";
+import type { Head } from "../protocol/response-format.js";
 
 /** A request that can be worked on. */
 export interface OpenedRequest<T> extends Parsed<T> {
@@ -31,4 +31,14 @@ export function openRequest<S extends z.ZodObject<{ model: z.ZodType<string | nu
   warnIgnored(context, parsed.ignored);
   const { model } = parsed.request as { model?: string | null };
   return { ...parsed, engine, model: checkModel(context, model) };
+}
+
+/** The head of a new response. @param prefix of its id, which says what it is */
+export function headOf({ state }: ServerContext, prefix: string, model: string): Head {
+  return {
+    id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
+    created: Math.floor(Date.now() / 1000),
+    model,
+    system_fingerprint: state.fingerprint,
+  };
 }

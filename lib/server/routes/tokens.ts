@@ -1,13 +1,18 @@
 import type { FastifyInstance } from "fastify";
-import { ApiError } from "../api-error.js";
 import type { ServerContext } from "../context.js";
+import { ApiError } from "../errors.js";
+import { documented } from "../openapi.js";
 import { checkIds, clientSignal, decodeIds, encodeChat, encodeText, namesOf } from "../prepare.js";
 import { detokenizeRequestSchema, tokenizeRequestSchema } from "../protocol/requests.js";
+import { textSchema, tokensSchema } from "../protocol/responses.js";
 import { openRequest } from "./open-request.js";
 
 /** POST /tokenize and /detokenize */
 export function tokenRoutes(app: FastifyInstance, context: ServerContext): void {
-  app.post("/tokenize", async (http, reply) => {
+  const tokenize = documented("Ids of a text or a conversation", "createTokens", {
+    ...{ body: tokenizeRequestSchema, answer: tokensSchema },
+  });
+  app.post("/tokenize", { schema: tokenize }, async (http, reply) => {
     const { engine, request } = openRequest(context, http, tokenizeRequestSchema);
     const { prompt, messages } = request;
     const signal = clientSignal(reply);
@@ -32,7 +37,8 @@ export function tokenRoutes(app: FastifyInstance, context: ServerContext): void 
       token_strs: request.return_token_strs ? await namesOf(context, tokens, signal) : null,
     };
   });
-  app.post("/detokenize", async (http, reply) => {
+  const detokenize = documented("Text of ids", "createText", { body: detokenizeRequestSchema, answer: textSchema });
+  app.post("/detokenize", { schema: detokenize }, async (http, reply) => {
     const { engine, request } = openRequest(context, http, detokenizeRequestSchema);
     if (request.tokens.length > 0) checkIds(engine, request.tokens, "tokens");
     return { prompt: await decodeIds(context, request.tokens, clientSignal(reply)) };

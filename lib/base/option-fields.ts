@@ -1,0 +1,62 @@
+import * as z from "zod";
+
+/** The JSON schema of an option, with what `.meta` adds to it. */
+export interface OptionJsonSchema {
+  type?: string;
+  description?: string;
+  default?: unknown;
+  enum?: unknown[];
+  minimum?: number;
+  maximum?: number;
+  exclusiveMinimum?: number;
+  exclusiveMaximum?: number;
+  items?: OptionJsonSchema;
+  properties?: Record<string, OptionJsonSchema>;
+  required?: string[];
+  anyOf?: OptionJsonSchema[];
+  unit?: "seconds" | "milliseconds" | "bytes";
+  placeholder?: string;
+}
+
+/** One option, as its zod schema describes it. Flags, help texts and tables of documents are made from these. */
+export interface OptionField {
+  key: string;
+  /** Validates the value of this option alone. */
+  schema: z.ZodType;
+  json: OptionJsonSchema;
+  description: string;
+  required: boolean;
+}
+
+/** The options of an object schema, in the order of its keys. */
+export function optionFields(schema: z.ZodObject): OptionField[] {
+  const json = z.toJSONSchema(schema, { io: "input", unrepresentable: "any" }) as OptionJsonSchema;
+  return Object.entries(schema.shape).map(([key, field]) => {
+    const own = json.properties?.[key] ?? {};
+    return {
+      key,
+      schema: field as z.ZodType,
+      json: own,
+      description: own.description ?? "",
+      required: json.required?.includes(key) ?? false,
+    };
+  });
+}
+
+/** `maxNumSeqs` is `max-num-seqs`. */
+export function kebabCase(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/** Which values an option takes, in words: "an integer from 1 to 65535"; undefined where its schema's own message is better. */
+export function allowedValues({ type, unit, enum: values, ...limits }: OptionJsonSchema): string | undefined {
+  if (values) return `one of ${values.map((value) => JSON.stringify(value)).join(", ")}`;
+  if (type !== "integer" && type !== "number") return undefined;
+  const { minimum, exclusiveMinimum, maximum } = limits;
+  const from = minimum === undefined || minimum === Number.MIN_SAFE_INTEGER ? "" : ` from ${minimum}`;
+  const above = exclusiveMinimum === undefined ? "" : ` above ${exclusiveMinimum}`;
+  const to = maximum === undefined || maximum === Number.MAX_SAFE_INTEGER ? "" : ` to ${maximum}`;
+  const range = `${above || from}${to}`;
+  if (unit === "bytes") return `a size such as 5GB, 512MiB or 5000000,${range} bytes`;
+  return `${type === "integer" ? "an integer" : "a number"}${range}`;
+}

@@ -1,0 +1,14 @@
+// The schemas whose options have a table in docs/, by the name in the comment before it: <!-- options: NAME -->.
+import type * as z from "zod";
+import { engineOptionsSchema, generateOptionsSchema, scoreOptionsSchema } from "../../lib/engine/options.js";
+import { parallelSchema } from "../../lib/parallel/options.js";
+import { serverOptionsSchema } from "../../lib/server/options.js";
+
+export const documentedSchemas: Readonly<Record<string, z.ZodObject>> = {
+  parallel: parallelSchema,
+  timeouts: parallelSchema.shape.timeouts.unwrap(),
+  engine: engineOptionsSchema,
+  generate: generateOptionsSchema,
+  score: scoreOptionsSchema,
+  server: serverOptionsSchema,
+};
