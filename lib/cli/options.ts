@@ -9,6 +9,14 @@ export function deviceOption(fallback?: string): Option {
   return fallback === undefined ? option : option.default(fallback);
 }
 
+/** A flag that had another name in 0.1.0: it is refused with that of today. */
+export function renamedFlag(flags: string, today: string): Option {
+  const refuse = () => {
+    throw new InvalidArgumentError(`It is called ${today} now.`);
+  };
+  return new Option(flags).preset("").argParser(refuse).hideHelp();
+}
+
 /** Reads an option's value as an integer. */
 export function integer(minimum: number) {
   return (text: string): number => {

@@ -1,12 +1,12 @@
 import { Command, InvalidArgumentError } from "commander";
-import { deviceOption, integer } from "./options.js";
+import { deviceOption, integer, renamedFlag } from "./options.js";
 import type { QuickstartSteps } from "./quickstart/curriculum.js";
 
 export interface QuickstartOptions {
   minutes: number;
   steps?: QuickstartSteps;
   data?: string[];
-  out: string;
+  outputDir: string;
   seed: number;
   device: string;
 }
@@ -38,9 +38,14 @@ export function quickstartCommand(): Command {
     .option("--minutes <n>", "time for everything", minutes, 7.5)
     .option("--steps <ar,cpt,anneal>", "steps of the three stages, instead of a time: repeats a run exactly", steps)
     .option("--data <path...>", "folders or files of code; default: node_modules and Python's standard library")
-    .option("--out <folder>", "where the run goes; a run that is there moves to FOLDER.previous", "runs/quickstart")
+    .option(
+      "--output-dir <folder>",
+      "where the run goes; a run that is there moves to FOLDER.previous",
+      "runs/quickstart",
+    )
     .option("--seed <n>", "random seed of the weights, the data order and the corruption", integer(0), 0)
     .addOption(deviceOption("cpu"))
+    .addOption(renamedFlag("--out [folder]", "--output-dir"))
     .action(async (options: QuickstartOptions) => {
       const { quickstart } = await import("./quickstart/run.js");
       await quickstart(options);

@@ -1,5 +1,5 @@
-import { Command, InvalidArgumentError, Option } from "commander";
-import { deviceOption, integer, port, real, size } from "./options.js";
+import { Command, Option } from "commander";
+import { deviceOption, integer, port, real, renamedFlag, size } from "./options.js";
 
 /** Options of `diffcoder serve`, as commander gives them. */
 export interface ServeOptions {
@@ -189,12 +189,7 @@ export function serveCommand(): Command {
   for (const [title, options] of Object.entries(groups)) {
     for (const each of options) command.addOption(each.helpGroup(title));
   }
-  for (const [flags, today] of RENAMED) {
-    const refuse = () => {
-      throw new InvalidArgumentError(`It is called ${today} now.`);
-    };
-    command.addOption(new Option(flags).preset("").argParser(refuse).hideHelp());
-  }
+  for (const [flags, today] of RENAMED) command.addOption(renamedFlag(flags, today));
   return command.action(async (model: string, options: ServeOptions) => {
     const { serve } = await import("./serve/run.js");
     await serve(model, options);

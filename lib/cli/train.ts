@@ -1,9 +1,9 @@
 import { Command } from "commander";
 import type { ParallelOptions } from "../parallel/index.js";
-import { deviceOption, integer, sizes } from "./options.js";
+import { deviceOption, integer, renamedFlag, sizes } from "./options.js";
 
 export interface TrainOptions {
-  out?: string;
+  outputDir?: string;
   model?: string;
   device?: string;
   seed?: number;
@@ -28,7 +28,10 @@ export function trainCommand(): Command {
         "--resume goes on from there. docs/training.md describes the files.",
     )
     .argument("<curriculum>", "a .ts or .js file that exports `curriculum` and `model`, or a .yaml file")
-    .option("--out <folder>", "where checkpoints, metrics.jsonl and report.html go; default: the file's, or runs/NAME")
+    .option(
+      "--output-dir <folder>",
+      "where checkpoints, metrics.jsonl and report.html go; default: the file's, or runs/NAME",
+    )
     .option("--model <folder>", "a checkpoint to start from, instead of the file's model")
     .addOption(device)
     .option("--seed <n>", "random seed of the data order and the corruption; default: the file's, or 0", integer(0))
@@ -40,10 +43,11 @@ export function trainCommand(): Command {
       sizes,
     )
     .option("--cache-dir <folder>", "keep tokens there; default: the file's, DIFFCODER_CACHE, or .cache/data")
-    .option("--tensorboard", "write TensorBoard's event files, to OUT/tensorboard")
+    .option("--tensorboard", "write TensorBoard's event files, to OUTPUT_DIR/tensorboard")
     .option("--tensorboard-dir <folder>", "the same, to this folder")
     .option("--wandb <project>", "send the run to Weights & Biases, with the key in WANDB_API_KEY; needs @wandb/sdk")
     .option("-q, --quiet", "show no progress; warnings, errors and what to do next are still printed")
+    .addOption(renamedFlag("--out [folder]", "--output-dir"))
     .action(async (curriculum: string, options: TrainOptions) => {
       const { train } = await import("./train/run.js");
       await train(curriculum, options);

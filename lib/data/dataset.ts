@@ -6,20 +6,22 @@ import type { TokenReaderParts } from "./token-reader.js";
 
 /** One row of training data. */
 export interface Sample {
-  /** [length] */
+  /** [seqLen] */
   readonly tokens: Int32Array;
   /** Where documents start within the row, 0 first; absent: all of it is one document. */
   readonly starts?: readonly number[];
-  /** [length]: 1 on tokens that give loss; absent: all do. */
+  /** [seqLen]: 1 on tokens that give loss; absent: all do. */
   readonly lossMask?: Uint8Array;
 }
 
 /** Rows of one length, each a pure function of its index. A user's own data has this shape too. */
 export interface Dataset {
   /** Tokens of every sample. */
-  readonly length: number;
+  readonly seqLen: number;
   readonly numSamples: number;
   sample(index: number): Sample;
+  /** Whether samples have `starts` where they hold several documents. Absent: unknown. */
+  readonly keepsDocumentBoundaries?: boolean;
   /** Names the content: a run that is resumed with another one is told so. */
   readonly hash?: string;
   /**
@@ -53,23 +55,23 @@ export type DatasetDescription =
  * @param indices positions in the stream, one a sample
  */
 export function collate(dataset: Dataset, samples: readonly number[], indices: readonly number[]): Batch {
-  const { length } = dataset;
-  const rows = samples.map((index) => checkedSample(dataset.sample(index), index, length));
-  const tokens = new Int32Array(rows.length * length);
+  const { seqLen } = dataset;
+  const rows = samples.map((index) => checkedSample(dataset.sample(index), index, seqLen));
+  const tokens = new Int32Array(rows.length * seqLen);
   const documents: number[] = [];
   for (const [row, sample] of rows.entries()) {
-    tokens.set(sample.tokens, row * length);
-    for (const start of sample.starts ?? [0]) documents.push(row * length + start);
+    tokens.set(sample.tokens, row * seqLen);
+    for (const start of sample.starts ?? [0]) documents.push(row * seqLen + start);
   }
-  documents.push(rows.length * length);
+  documents.push(rows.length * seqLen);
   const isolated = rows.some((sample) => sample.starts !== undefined);
   return {
     indices: [...indices],
     tokens,
     batch: rows.length,
-    length,
+    seqLen,
     ...(isolated && { documents }),
-    ...(rows.some((sample) => sample.lossMask) && { lossMask: collateMasks(rows, length) }),
+    ...(rows.some((sample) => sample.lossMask) && { lossMask: collateMasks(rows, seqLen) }),
     samples: [...samples],
   };
 }

@@ -29,7 +29,7 @@ export interface LoaderDescription {
   readonly dataset: DatasetDescription;
   readonly order: OrderOptions;
   /** What the dataset must turn out to be. */
-  readonly expected: Readonly<Pick<Dataset, "length" | "numSamples" | "hash">>;
+  readonly expected: Readonly<Pick<Dataset, "seqLen" | "numSamples" | "hash">>;
 }
 
 /**
@@ -58,12 +58,12 @@ export class Loader {
 
   /** Undefined where batches can be read in this thread alone: see {@link Dataset.describe}. */
   describe(): LoaderDescription | undefined {
-    const { length, numSamples, hash } = this.dataset;
+    const { seqLen, numSamples, hash } = this.dataset;
     const { batchAt } = Loader.prototype;
     const { at } = SampleOrder.prototype;
     if (this.batchAt !== batchAt || this.order.at !== at) return undefined; // a subclass with ways of its own
     const dataset = this.dataset.describe?.();
-    return dataset && { dataset, order: this.order.options, expected: { length, numSamples, hash } };
+    return dataset && { dataset, order: this.order.options, expected: { seqLen, numSamples, hash } };
   }
 
   /**

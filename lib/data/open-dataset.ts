@@ -32,7 +32,7 @@ export async function openDataset(description: DatasetDescription): Promise<Data
  */
 export async function openLoader({ dataset: description, order, expected }: LoaderDescription): Promise<Loader> {
   const dataset = await openDataset(description);
-  for (const key of ["length", "numSamples", "hash"] as const) {
+  for (const key of ["seqLen", "numSamples", "hash"] as const) {
     if (dataset[key] === expected[key]) continue;
     const message = `describe() leads to another dataset: its ${key} is ${dataset[key]} instead of ${expected[key]}`;
     throw new DataError("DATA_WORKER", message);

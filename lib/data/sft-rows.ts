@@ -9,8 +9,8 @@ export interface EncodedSample {
 
 /** What rows are made of. Any thread of this process may be given it: its memory is shared, not copied. */
 export interface SftRowParts {
-  readonly length: number;
-  readonly isolated: boolean;
+  readonly seqLen: number;
+  readonly keepDocumentBoundaries: boolean;
   readonly padId: number;
   readonly hash: string;
   /** All samples' ids and answer flags, one sample after the other, and where each starts, then the end. */
@@ -24,15 +24,17 @@ export interface SftRowParts {
 
 /** Rows of whole samples, padded at the end. */
 export class SftRows implements Dataset {
-  readonly length: number;
+  readonly seqLen: number;
   readonly numSamples: number;
   readonly hash: string;
+  readonly keepsDocumentBoundaries: boolean;
   readonly parts: SftRowParts;
 
   constructor(parts: SftRowParts) {
-    this.length = parts.length;
+    this.seqLen = parts.seqLen;
     this.numSamples = parts.rowStarts.length - 1;
     this.hash = parts.hash;
+    this.keepsDocumentBoundaries = parts.keepDocumentBoundaries;
     this.parts = parts;
   }
 
@@ -40,7 +42,7 @@ export class SftRows implements Dataset {
   static pack(
     samples: readonly EncodedSample[],
     rows: readonly (readonly number[])[],
-    options: Pick<SftRowParts, "length" | "isolated" | "padId" | "hash">,
+    options: Pick<SftRowParts, "seqLen" | "keepDocumentBoundaries" | "padId" | "hash">,
   ): SftRows {
     const starts = offsets(samples.map(({ tokens }) => tokens.length));
     const rowStarts = offsets(rows.map((row) => row.length));
@@ -58,9 +60,9 @@ export class SftRows implements Dataset {
   /** Throws DataError DATA_RANGE if there is no such row. */
   sample(index: number): Sample {
     checkSampleIndex(index, this.numSamples);
-    const { parts, length } = this;
-    const tokens = new Int32Array(length).fill(parts.padId);
-    const lossMask = new Uint8Array(length);
+    const { parts, seqLen } = this;
+    const tokens = new Int32Array(seqLen).fill(parts.padId);
+    const lossMask = new Uint8Array(seqLen);
     const starts: number[] = [];
     let end = 0;
     for (const item of parts.items.subarray(parts.rowStarts[index], parts.rowStarts[index + 1])) {
@@ -70,8 +72,8 @@ export class SftRows implements Dataset {
       lossMask.set(parts.mask.subarray(from, to), end);
       end += to - from;
     }
-    if (end < length) starts.push(end); // padding is seen by no sample
-    return parts.isolated ? { tokens, starts, lossMask } : { tokens, lossMask };
+    if (end < seqLen) starts.push(end); // padding is seen by no sample
+    return parts.keepDocumentBoundaries ? { tokens, starts, lossMask } : { tokens, lossMask };
   }
 }
 

@@ -40,11 +40,11 @@ export class SftSampler {
     skipped: {},
     examples: {},
   };
-  readonly #options: SftEncodeOptions & { readonly length: number };
+  readonly #options: SftEncodeOptions & { readonly seqLen: number };
   readonly #ignore: ReadonlySet<string>;
 
-  /** @param options.length tokens that a sample may have */
-  constructor(options: SftEncodeOptions & { readonly length: number; readonly ignore?: readonly string[] }) {
+  /** @param options.seqLen tokens that a sample may have */
+  constructor(options: SftEncodeOptions & { readonly seqLen: number; readonly ignore?: readonly string[] }) {
     this.#options = options;
     this.#ignore = new Set(options.ignore);
   }
@@ -77,14 +77,14 @@ export class SftSampler {
   /** The sample as far as it fits into a row, counted; undefined if that is of no use. */
   #fit(name: string, given: EncodedSample): EncodedSample | undefined {
     const { summary } = this;
-    const { length } = this.#options;
+    const { seqLen } = this.#options;
     let sample = given;
     if (!sample.mask.includes(1)) {
       this.#skip("no answer", name);
       return undefined;
     }
-    if (sample.tokens.length > length) {
-      sample = { tokens: sample.tokens.slice(0, length), mask: sample.mask.slice(0, length) };
+    if (sample.tokens.length > seqLen) {
+      sample = { tokens: sample.tokens.slice(0, seqLen), mask: sample.mask.slice(0, seqLen) };
       if (!sample.mask.includes(1)) {
         this.#skip("prompt too long", name);
         return undefined;

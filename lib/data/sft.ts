@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { refuseRenamed } from "../base/options.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import { packBestFit, packSequentially } from "./best-fit.js";
 import type { Dataset, DatasetDescription, Sample } from "./dataset.js";
@@ -11,11 +12,11 @@ import { SftSampler, type SftSkipReason, type SftSummary } from "./sft-sampler.j
 export interface SftOptions {
   readonly tokenizer: Tokenizer;
   /** Tokens of a row. */
-  readonly length: number;
+  readonly seqLen: number;
   /** "best-fit": least padding; "sequential": in the order of the records. Default "best-fit". */
   readonly packing?: "best-fit" | "sequential";
-  /** Whether conversations in one row may see each other. Default "isolated". */
-  readonly documents?: "visible" | "isolated";
+  /** Whether rows say where their conversations start, so that they do not attend to each other. Default true. */
+  readonly keepDocumentBoundaries?: boolean;
   /** How many eos are put after each sample at random, both ends included. Default 1 to 4 (paper, section 2). */
   readonly eos?: readonly [min: number, max: number];
   readonly seed?: number;
@@ -28,9 +29,10 @@ export interface SftOptions {
  * them, so that a model learns to end within a block; prompts and padding are 0.
  */
 export class SftDataset implements Dataset {
-  readonly length: number;
+  readonly seqLen: number;
   readonly numSamples: number;
   readonly hash: string;
+  readonly keepsDocumentBoundaries: boolean;
   readonly summary: SftSummary;
   readonly #rows: SftRows;
 
@@ -41,10 +43,12 @@ export class SftDataset implements Dataset {
    * record needs one
    */
   constructor(records: Iterable<NamedRecord> | SftSampler, options: SftOptions) {
-    const { tokenizer, length, packing = "best-fit", documents = "isolated" } = options;
+    refuseRenamed(options, ["seqLen", "keepDocumentBoundaries"], (text) => new DataError("DATA_OPTIONS", text));
+    const { tokenizer, seqLen, packing = "best-fit", keepDocumentBoundaries = true } = options;
     const sampler = records instanceof SftSampler ? records : newSampler(options);
     if (!(records instanceof SftSampler)) for (const record of records) sampler.add(record);
-    this.length = length;
+    this.seqLen = seqLen;
+    this.keepsDocumentBoundaries = keepDocumentBoundaries;
     this.summary = sampler.summary;
     const { samples } = sampler;
     const padId = tokenizer.padId ?? tokenizer.require("eos");
@@ -57,9 +61,9 @@ export class SftDataset implements Dataset {
       throw new DataError("DATA_EMPTY", `no sample to learn from in ${found}`);
     }
     const lengths = samples.map((sample) => sample.tokens.length);
-    const rows = packing === "best-fit" ? packBestFit(lengths, length) : packSequentially(lengths, length);
-    this.hash = hashOfSamples(samples, length);
-    this.#rows = SftRows.pack(samples, rows, { length, isolated: documents === "isolated", padId, hash: this.hash });
+    const rows = packing === "best-fit" ? packBestFit(lengths, seqLen) : packSequentially(lengths, seqLen);
+    this.hash = hashOfSamples(samples, seqLen);
+    this.#rows = SftRows.pack(samples, rows, { seqLen, keepDocumentBoundaries, padId, hash: this.hash });
     this.numSamples = rows.length;
     this.summary.rows = rows.length;
   }
@@ -96,14 +100,14 @@ export function readSftRecords(paths: readonly string[]): AsyncGenerator<NamedRe
 }
 
 /** @throws DataError DATA_OPTIONS */
-function newSampler({ tokenizer, length, eos: [min, max] = [1, 4], seed = 0, ignore }: SftOptions): SftSampler {
-  if (!Number.isSafeInteger(length) || length < 2) {
-    throw new DataError("DATA_OPTIONS", `a row's length must be an integer >= 2, got ${length}`);
+function newSampler({ tokenizer, seqLen, eos: [min, max] = [1, 4], seed = 0, ignore }: SftOptions): SftSampler {
+  if (!Number.isSafeInteger(seqLen) || seqLen < 2) {
+    throw new DataError("DATA_OPTIONS", `seqLen must be an integer >= 2, got ${seqLen}`);
   }
   if (!(Number.isSafeInteger(min) && Number.isSafeInteger(max) && min >= 0 && min <= max)) {
     throw new DataError("DATA_OPTIONS", `eos must be [min, max] with 0 <= min <= max, got [${min}, ${max}]`);
   }
-  return new SftSampler({ tokenizer, length, eos: [min, max], seed, ignore });
+  return new SftSampler({ tokenizer, seqLen, eos: [min, max], seed, ignore });
 }
 
 function hashOfSamples(samples: readonly EncodedSample[], length: number): string {

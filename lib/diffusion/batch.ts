@@ -3,9 +3,9 @@ import { DiffusionError } from "./errors.js";
 
 /** Throws where the parts of a batch do not fit together. */
 export function checkBatch(batch: Batch): void {
-  const { batch: rows, length, tokens, indices, documents, lossMask } = batch;
-  const total = rows * length;
-  if (tokens.length !== total) fail(`tokens holds ${tokens.length} ids, batch * length is ${rows} * ${length}`);
+  const { batch: rows, seqLen, tokens, indices, documents, lossMask } = batch;
+  const total = rows * seqLen;
+  if (tokens.length !== total) fail(`tokens holds ${tokens.length} ids, batch * length is ${rows} * ${seqLen}`);
   if (indices.length !== rows) fail(`indices holds ${indices.length} numbers for ${rows} rows`);
   if (lossMask && lossMask.length !== total) fail(`lossMask holds ${lossMask.length} flags for ${total} tokens`);
   if (!documents) return;
@@ -13,24 +13,24 @@ export function checkBatch(batch: Batch): void {
   let rowStarts = 0;
   for (let d = 0; d < documents.length; d++) {
     if (d > 0 && documents[d] <= documents[d - 1]) fail(`documents must rise, got ${documents[d]} at ${d}`);
-    if (documents[d] % length === 0) rowStarts++;
+    if (documents[d] % seqLen === 0) rowStarts++;
   }
   if (rowStarts !== rows + 1) fail("documents must include the start of every row");
 }
 
 /** The documents of one row as positions within it: starts, then `length`. */
 export function documentsOfRow(batch: Batch, row: number): number[] {
-  const { documents, length } = batch;
-  if (!documents) return [0, length];
-  const base = row * length;
-  const inRow = documents.slice(lowerBound(documents, base), lowerBound(documents, base + length));
-  return [...inRow.map((at) => at - base), length];
+  const { documents, seqLen } = batch;
+  if (!documents) return [0, seqLen];
+  const base = row * seqLen;
+  const inRow = documents.slice(lowerBound(documents, base), lowerBound(documents, base + seqLen));
+  return [...inRow.map((at) => at - base), seqLen];
 }
 
 /** 1 at the first token of every document, [batch * length]. */
 export function documentStarts(batch: Batch): Uint8Array {
   const starts = new Uint8Array(batch.tokens.length);
-  for (let row = 0; row < batch.batch; row++) starts[row * batch.length] = 1;
+  for (let row = 0; row < batch.batch; row++) starts[row * batch.seqLen] = 1;
   for (const start of batch.documents?.slice(0, -1) ?? []) starts[start] = 1;
   return starts;
 }
@@ -41,7 +41,7 @@ export function documentStarts(batch: Batch): Uint8Array {
  * @param keepFirst whether a document's first token is left alone
  */
 export function maskableBlocks(batch: Batch, blockSize: number, keepFirst: boolean): number[][][] {
-  const { lossMask, length } = batch;
+  const { lossMask, seqLen } = batch;
   return batch.indices.map((_, row) => {
     const documents = documentsOfRow(batch, row);
     const blocks: number[][] = [];
@@ -49,7 +49,7 @@ export function maskableBlocks(batch: Batch, blockSize: number, keepFirst: boole
       for (let start = documents[d]; start < documents[d + 1]; start += blockSize) {
         const block: number[] = [];
         for (let i = start; i < Math.min(start + blockSize, documents[d + 1]); i++) {
-          const at = row * length + i;
+          const at = row * seqLen + i;
           if ((!lossMask || lossMask[at]) && !(keepFirst && i === documents[d])) block.push(at);
         }
         if (block.length > 0) blocks.push(block);

@@ -54,11 +54,11 @@ export function readLaunchEnvironment(env: NodeJS.ProcessEnv = process.env): Lau
 }
 
 /** What each launcher says in its own way. */
-export type LaunchFacts = Omit<LaunchEnvironment, "restartCount" | "maxRestarts" | "storeIsHosted"> & {
+export type LaunchInfo = Omit<LaunchEnvironment, "restartCount" | "maxRestarts" | "storeIsHosted"> & {
   restarts?: number;
 };
 
-function fromTorchrun(variables: Variables, step: SlurmStep | undefined): LaunchFacts {
+function fromTorchrun(variables: Variables, step: SlurmStep | undefined): LaunchInfo {
   const launcher = variables.has("DIFFCODER_LAUNCHER")
     ? "diffcoder"
     : variables.has("TORCHELASTIC_RUN_ID")
@@ -90,7 +90,7 @@ function fromTorchrun(variables: Variables, step: SlurmStep | undefined): Launch
 }
 
 /** One process in each pod: a Job whose pods run several goes through `diffcoder launch`. */
-function fromKubernetes(variables: Variables): LaunchFacts {
+function fromKubernetes(variables: Variables): LaunchInfo {
   return {
     rank: variables.integer("JOB_COMPLETION_INDEX"),
     worldSize: variables.integer("WORLD_SIZE", { because: "MASTER_ADDR" }),
@@ -103,7 +103,7 @@ function fromKubernetes(variables: Variables): LaunchFacts {
 }
 
 /** Adds what all launchers say alike, and refuses what cannot be. */
-function checked({ restarts = 0, ...facts }: LaunchFacts, variables: Variables): LaunchEnvironment {
+function checked({ restarts = 0, ...facts }: LaunchInfo, variables: Variables): LaunchEnvironment {
   const { rank, worldSize, localRank, localWorldSize } = facts;
   const said = `rank ${rank} of ${worldSize}, local rank ${localRank} of ${localWorldSize}`;
   const named = `(${variables.asked().join(", ")})`;

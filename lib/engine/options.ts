@@ -107,7 +107,7 @@ export const scoreOptionsSchema = z.strictObject({
     .describe("log-likelihood token by token, or the diffusion bound"),
   blockSize: z.number().int().min(1).max(1024).optional().describe("of the bound; default: the engine's"),
   logprobs: z.number().int().min(0).max(20).default(0).describe("how many of the likeliest tokens with each token"),
-  passes: z
+  mcSamples: z
     .number()
     .int()
     .min(2)

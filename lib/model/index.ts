@@ -27,7 +27,7 @@ export {
   DecoderLayer,
   type DecoderOptions,
   type Hidden,
-  initialiseDecoder,
+  initializeDecoder,
   MLP,
   type RotaryAngles,
 } from "./decoder.js";

@@ -118,7 +118,7 @@ export class ParallelModel {
   }
 
   /** What the events of a run say of it; undefined in a process of its own. */
-  get facts(): (MeshShape & { worldSize: number; backend: string }) | undefined {
+  get info(): (MeshShape & { worldSize: number; backend: string }) | undefined {
     return this.world && { ...this.shape, worldSize: this.world.size, backend: this.world.group.backend };
   }
 

@@ -8,11 +8,11 @@ import * as torch from "../torch/index.js";
 import { enforceDeterminism } from "./determinism.js";
 import { parseOptions, TrainError } from "./errors.js";
 import type { AbortedEvent, FailedEvent, RunDoneEvent, TrainEvent, WarningEvent } from "./events.js";
-import { requireSameRun } from "./fingerprint.js";
 import { joinLaunched } from "./join.js";
 import { LIMITS } from "./limits.js";
 import { type PlannedStage, planStages } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
+import { requireSameRun } from "./run-fingerprint.js";
 import { RunLock } from "./run-lock.js";
 import { type RunOptions, type RunSettings, runOptionsSchema } from "./run-options.js";
 import { Session } from "./session.js";
@@ -78,15 +78,15 @@ async function* run(
   settings: RunSettings,
   joined: World | undefined,
 ): AsyncGenerator<TrainEvent, void, void> {
-  const { model, out, sinks: chosen, device = joined?.device } = settings;
+  const { model, outputDir, sinks: chosen, device = joined?.device } = settings;
   const restarted = joined !== undefined && joined.environment.restartCount > 0;
   settings.resume ||= restarted;
   if (joined) await requireSameRun(joined, planned, settings);
-  if (out !== undefined) mkdirSync(out, { recursive: true });
+  if (outputDir !== undefined) mkdirSync(outputDir, { recursive: true });
   const isMain = joined === undefined || joined.rank === 0;
   using _deterministic = settings.deterministic ? enforceDeterminism(planned, device ?? model.device) : undefined;
-  using lock = out === undefined || !isMain ? undefined : await RunLock.acquire(out, { restarted });
-  await using sinks = new Sinks(isMain ? (chosen ?? (out === undefined ? [] : defaultSinks(out))) : []);
+  using lock = outputDir === undefined || !isMain ? undefined : await RunLock.acquire(outputDir, { restarted });
+  await using sinks = new Sinks(isMain ? (chosen ?? (outputDir === undefined ? [] : defaultSinks(outputDir))) : []);
   if (device !== undefined && !sameDevice(device, model.device)) model.to({ device });
   const gatherDtype = gatherDtypeOf(settings, planned);
   checkShares(planned, meshShape(settings.parallel, joined?.size ?? 1));
@@ -136,7 +136,7 @@ const FOLDER_CHECK_MILLISECONDS = 1000;
  */
 async function restoreFolder(
   lock: RunLock,
-  { out }: RunSettings,
+  { outputDir }: RunSettings,
   session: Session,
   sinks: Sinks,
 ): Promise<WarningEvent | undefined> {
@@ -146,11 +146,11 @@ async function restoreFolder(
   } catch (error) {
     session.abandonFolder();
     sinks.abandon();
-    const message = `${out} was removed or renamed while training, and cannot be made again: ${messageOf(error)}`;
+    const message = `${outputDir} was removed or renamed while training, and cannot be made again: ${messageOf(error)}`;
     throw new TrainError("TRAIN_RUN_LOCKED", message, { cause: error });
   }
   session.saveSoon();
-  const message = `${out} was removed or renamed while training: it is made again, with its metrics`;
+  const message = `${outputDir} was removed or renamed while training: it is made again, with its metrics`;
   const rest = "checkpoints of before are not in it; another one is saved now";
   return { type: "warning", globalStep: session.globalStep, code: "RUN_FOLDER", message: `${message}; ${rest}` };
 }
@@ -175,20 +175,20 @@ function gatherDtypeOf({ parallel, model }: RunSettings, planned: readonly Plann
 /** Every process must have something to do in every micro-batch: they meet in each. */
 function checkShares(planned: readonly PlannedStage[], { replicate, shard }: MeshShape): void {
   const size = replicate * shard;
-  for (const { stage, facts } of planned) {
-    const { length } = facts;
-    const least = size * stage.accumulation;
-    const tokens = Math.ceil(stage.batchSize / least) * length;
+  for (const { stage, info } of planned) {
+    const { seqLen } = info;
+    const least = size * stage.gradientAccumulationSteps;
+    const tokens = Math.ceil(stage.globalBatchSize / least) * seqLen;
     if (tokens > LIMITS.microBatchTokens) {
-      const size = `batchSize ${stage.batchSize} of ${length} tokens, in ${least} micro-batches`;
-      const most = `at most ${LIMITS.microBatchTokens} tokens a micro-batch are possible: raise accumulation`;
+      const size = `globalBatchSize ${stage.globalBatchSize} of ${seqLen} tokens, in ${least} micro-batches`;
+      const most = `at most ${LIMITS.microBatchTokens} tokens a micro-batch are possible: raise gradientAccumulationSteps`;
       throw new TrainError("TRAIN_OPTIONS", `stage '${stage.name}': ${size}, is ${tokens} tokens each; ${most}`);
     }
-    if (stage.batchSize >= least) continue;
-    const message = `stage '${stage.name}': batchSize ${stage.batchSize} is less than ${size} data-parallel processes`;
+    if (stage.globalBatchSize >= least) continue;
+    const message = `stage '${stage.name}': globalBatchSize ${stage.globalBatchSize} is less than ${size} data-parallel processes`;
     throw new TrainError(
       "TRAIN_OPTIONS",
-      `${message} times accumulation ${stage.accumulation}; give at least ${least}`,
+      `${message} times gradientAccumulationSteps ${stage.gradientAccumulationSteps}; give at least ${least}`,
     );
   }
 }

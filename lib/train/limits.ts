@@ -4,13 +4,13 @@
  */
 export const LIMITS = {
   /** Sequences of a step. */
-  batchSize: 2 ** 20,
+  globalBatchSize: 2 ** 20,
   /** Micro-batches of a step. */
-  accumulation: 2 ** 16,
+  gradientAccumulationSteps: 2 ** 16,
   /** Optimiser steps of a stage. */
   steps: 2 ** 31 - 1,
   /** Tokens of a sequence. */
-  length: 2 ** 24,
+  seqLen: 2 ** 24,
   /** Tokens of one micro-batch of one process. */
   microBatchTokens: 2 ** 27,
   /** Of a stage: a century. */

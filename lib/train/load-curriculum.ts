@@ -1,5 +1,6 @@
 import { closeSync, existsSync } from "node:fs";
 import { extname, resolve } from "node:path";
+import { renamedOption } from "../base/options.js";
 import { openRegularFile } from "../base/regular-file.js";
 import type { PrepareProgress } from "../data/index.js";
 import { world } from "../distributed/index.js";
@@ -25,8 +26,8 @@ export interface LoadCurriculumOptions {
   cache?: string;
   onProgress?: (progress: PrepareProgress) => void;
   signal?: AbortSignal;
-  /** Called when the file's own `out` is known, before any data is read. What it throws ends the loading. */
-  beforeData?: (file: { out?: string }) => void;
+  /** Called when the file's own `outputDir` is known, before any data is read. What it throws ends the loading. */
+  beforeData?: (file: { outputDir?: string }) => void;
 }
 
 /** What a function in a curriculum file is called with. */
@@ -73,7 +74,7 @@ export async function loadCurriculum(path: string, options: LoadCurriculumOption
   }
   if (extension === ".yaml" || extension === ".yml") {
     const recipe = readRecipe(file);
-    options.beforeData?.({ out: recipe.out });
+    options.beforeData?.({ outputDir: recipe.outputDir });
     await joinLaunched(parallelSchema.parse(recipe.parallel ?? {}));
     return buildRecipe(options.model === undefined ? recipe : { ...recipe, model: options.model }, options);
   }
@@ -95,7 +96,7 @@ async function fromExports(
     );
   }
   const settings = parseOptions(path, fileSettings, pickSettings(given), "TRAIN_FILE");
-  options.beforeData?.({ out: settings.out });
+  options.beforeData?.({ outputDir: settings.outputDir });
   const device = options.device ?? settings.device ?? world()?.device;
   const run = { ...settings, seed: options.seed ?? settings.seed, device };
   const context: CurriculumFileContext = { device: run.device, seed: run.seed, signal: options.signal };
@@ -126,9 +127,11 @@ function describe(exports: Record<string, unknown>): Record<string, unknown> | u
   return typeof main === "object" && main !== null ? { ...main, ...named } : named;
 }
 
-/** A file may export whatever it likes beside these. */
+/** The exports that are options of the run, those of 0.1.0 among them, which are refused. A file may export others. */
 function pickSettings(given: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(given).filter(([key]) => key in fileSettings.shape));
+  const names = Object.keys(fileSettings.shape);
+  const isSetting = (key: string) => names.includes(key) || renamedOption(key, given[key], names) !== undefined;
+  return Object.fromEntries(Object.entries(given).filter(([key]) => isSetting(key)));
 }
 
 async function make(

@@ -51,13 +51,13 @@ export class Meter {
   /** @param peak operations a second; by default the device's, if it is a known one */
   constructor(planned: PlannedStage, parallel: ParallelModel, peak?: number) {
     const { model, world } = parallel;
-    const { length } = planned.loader.dataset;
+    const { seqLen } = planned.loader.dataset;
     this.#planned = planned;
     this.#device = model.device;
     this.#flopsPerToken = flopsPerToken(
       model.config,
       parallel.numParameters(),
-      length,
+      seqLen,
       planned.stage.positionsPerToken,
     );
     this.#peak = peak ?? peakFlops(model.device);

@@ -21,7 +21,7 @@ export function divergence(
   inARow: number,
 ): TrainError {
   const { stage, loader } = planned;
-  const samples = Array.from({ length: stage.batchSize }, (_, i) => loader.order.at(position + i).sample);
+  const samples = Array.from({ length: stage.globalBatchSize }, (_, i) => loader.order.at(position + i).sample);
   const title = `stage '${at.name}': loss or gradient was not finite in ${inARow} steps in a row, up to step ${at.step}`;
   const last = `the last one had loss ${loss}, gradient norm ${gradNorm}`;
   const where = `at positions ${range(position, planned)} of the stream, samples ${samples.join(", ")} of the data`;
@@ -29,5 +29,5 @@ export function divergence(
 }
 
 function range(position: number, { stage }: PlannedStage): string {
-  return stage.batchSize === 1 ? String(position) : `${position} to ${position + stage.batchSize - 1}`;
+  return stage.globalBatchSize === 1 ? String(position) : `${position} to ${position + stage.globalBatchSize - 1}`;
 }

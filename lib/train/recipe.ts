@@ -6,10 +6,11 @@ import { MAX_YAML_BYTES, parseYaml } from "../base/yaml-text.js";
 import {
   type DataOptionsInput,
   dataOptionsSchema,
-  Loader,
   type PrepareProgress,
   prepareData,
-  SftDataset,
+  prepareSftData,
+  type SftDataOptionsInput,
+  sftDataOptionsSchema,
 } from "../data/index.js";
 import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
 import { world } from "../distributed/index.js";
@@ -46,29 +47,41 @@ const modelSchema = z.union([
   z.looseObject({ preset: z.enum(PRESET_NAMES as [PresetName, ...PresetName[]]) }),
 ]);
 
-const recordsSchema = z.strictObject({
-  records: z
-    .array(z.string().min(1))
-    .min(1)
-    .describe("files of records or folders of them: messages, or prompt and answer"),
-  length: z.int().min(2).describe("tokens of a row"),
-  packing: z.enum(["best-fit", "sequential"]).optional(),
-  documents: z.enum(["visible", "isolated"]).optional(),
-  eos: z
-    .tuple([z.int().min(0), z.int().min(0)])
-    .optional()
-    .describe("fewest and most end tokens after a sample"),
-  ignore: z.array(z.string().min(1)).optional().describe("fields of records to leave out"),
-  seed: z.int().min(0).optional(),
-});
-
-const dataSchema = z.union([recordsSchema, dataOptionsSchema]);
-const stageData = { data: dataSchema.optional().describe("default: the recipe's") };
+const corpus = { type: z.literal("corpus"), ...dataOptionsSchema.shape };
+const sft = { type: z.literal("sft"), ...sftDataOptionsSchema.shape };
+const corpusByDefault = z.union([
+  z.strictObject({ ...corpus, type: corpus.type.optional() }),
+  z.strictObject({ ...sft, type: sft.type }),
+]);
+const sftByDefault = z.union([
+  z.strictObject({ ...sft, type: sft.type.optional() }),
+  z.strictObject({ ...corpus, type: corpus.type }),
+]);
+const eitherByDefault = z.union([
+  z.strictObject({ ...corpus, type: corpus.type.optional() }),
+  z.strictObject({ ...sft, type: sft.type.optional() }),
+]);
+const inherited = "default: the recipe's";
 
 const stageSchema = z.discriminatedUnion("type", [
-  withEnd({ type: z.literal("autoregressive"), ...stageSettings, ...stageData, ...autoregressiveSchema.shape }),
-  withEnd({ type: z.literal("block-diffusion"), ...stageSettings, ...stageData, ...blockDiffusionSchema.shape }),
-  withEnd({ type: z.literal("supervised"), ...stageSettings, ...stageData, ...blockDiffusionSchema.shape }),
+  withEnd({
+    type: z.literal("autoregressive"),
+    ...stageSettings,
+    data: corpusByDefault.optional().describe(inherited),
+    ...autoregressiveSchema.shape,
+  }),
+  withEnd({
+    type: z.literal("block-diffusion"),
+    ...stageSettings,
+    data: corpusByDefault.optional().describe(inherited),
+    ...blockDiffusionSchema.shape,
+  }),
+  withEnd({
+    type: z.literal("supervised"),
+    ...stageSettings,
+    data: sftByDefault.optional().describe(inherited),
+    ...blockDiffusionSchema.shape,
+  }),
 ]);
 
 /** What a curriculum file in YAML may hold. */
@@ -81,12 +94,12 @@ export const recipeSchema = z.strictObject({
     .optional()
     .describe("folder, or diffcoder/code-4k; default: the checkpoint's, or diffcoder/code-4k"),
   dtype: z.enum(["float32", "bfloat16", "auto"]).default("float32").describe("of the weights"),
-  data: dataSchema.optional().describe("of stages that do not have their own"),
+  data: eitherByDefault.optional().describe("of stages that do not have their own"),
   stages: z.array(stageSchema).min(1).describe("the curriculum, in order"),
   tensorboard: z
     .union([z.boolean(), z.string().min(1)])
     .default(false)
-    .describe("event files for TensorBoard: true, or the folder; default of the folder: OUT/tensorboard"),
+    .describe("event files for TensorBoard: true, or the folder; default of the folder: OUTPUT_DIR/tensorboard"),
   wandb: z
     .union([
       z.string().min(1),
@@ -161,9 +174,10 @@ export async function buildRecipe(input: RecipeInput, context: RecipeContext = {
   for (const [index, { type, data = input.data, ...options }] of input.stages.entries()) {
     if (data === undefined)
       throw new TrainError("TRAIN_FILE", `stages[${index}].data: missing, and the recipe has none`);
-    const key = JSON.stringify(data);
-    // Stages with the same data share one source, and go on in it where the stage before stopped.
-    const source = sources.get(key) ?? openData(data, tokenizer, run.seed, context);
+    const { type: kind = type === "supervised" ? "sft" : "corpus", ...chosen } = data;
+    const key = JSON.stringify([kind, chosen]);
+    // Stages with the same data share one source: each continues where the one before stopped reading.
+    const source = sources.get(key) ?? openData(kind, chosen, tokenizer, run.seed, context);
     sources.set(key, source);
     const made = { ...options, data: await source };
     if (type === "autoregressive") stages.push(autoregressive(made as Parameters<typeof autoregressive>[0]));
@@ -183,20 +197,15 @@ function sinksOf({ tensorboard: folder, wandb: choice }: Recipe): Sink[] {
 }
 
 async function openData(
-  data: NonNullable<RecipeInput["data"]>,
+  kind: "corpus" | "sft",
+  data: object,
   tokenizer: Tokenizer,
   seed: number,
   { onProgress, signal, cache }: RecipeContext,
 ): Promise<StageData> {
-  if ("records" in data) {
-    const { records, ...options } = recordsSchema.parse(data);
-    return new Loader(await SftDataset.load(records, { seed, ...options, tokenizer }), { seed: options.seed ?? seed });
-  }
-  const chosen = { seed, ...(data as DataOptionsInput), ...(cache !== undefined && { cache }) };
-  return await prepareData(chosen, tokenizer, {
-    onProgress,
-    signal,
-  });
+  if (kind === "sft") return await prepareSftData({ seed, ...(data as SftDataOptionsInput) }, tokenizer);
+  const options = { seed, ...(data as DataOptionsInput), ...(cache !== undefined && { cache }) };
+  return await prepareData(options, tokenizer, { onProgress, signal });
 }
 
 type Recipe = z.output<typeof recipeSchema>;

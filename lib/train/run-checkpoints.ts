@@ -41,10 +41,10 @@ export class RunCheckpoints {
   #wanted = false;
 
   constructor(settings: RunSettings, parallel: ParallelModel) {
-    const { out, keepLast } = settings;
+    const { outputDir, keepLatest } = settings;
     this.#settings = settings;
     this.#parallel = parallel;
-    this.#store = out === undefined ? undefined : new CheckpointStore(out, keepLast, parallel.world);
+    this.#store = outputDir === undefined ? undefined : new CheckpointStore(outputDir, keepLatest, parallel.world);
     this.#saver = this.#store && new CheckpointSaver(this.#store, parallel);
   }
 
@@ -60,7 +60,7 @@ export class RunCheckpoints {
    * @throws TrainError TRAIN_RUN_EXISTS, TRAIN_CHECKPOINT_CORRUPT
    */
   async findStart(warn: (message: string) => void): Promise<FoundCheckpoint | undefined> {
-    const { resume, overwrite, out } = this.#settings;
+    const { resume, overwrite, outputDir } = this.#settings;
     if (!this.#store) return undefined;
     const { world } = this.#parallel;
     const exchange = <T>(topic: string, value: T) => this.#parallel.exchange(topic, value);
@@ -70,7 +70,7 @@ export class RunCheckpoints {
     if (isEmpty) return undefined;
     if (!overwrite) {
       const hint = "resume: true goes on with it, overwrite: true begins anew, or choose another folder";
-      throw new TrainError("TRAIN_RUN_EXISTS", `${out} holds a run already: ${hint}`);
+      throw new TrainError("TRAIN_RUN_EXISTS", `${outputDir} holds a run already: ${hint}`);
     }
     if (this.#parallel.isMain) this.#store.clear();
     await this.#parallel.exchange("removing a run", null);
@@ -120,7 +120,7 @@ export class RunCheckpoints {
     this.#lost = true;
   }
 
-  /** Begins to save; with `saving: "sync"` waits until it is done. One that is under way still is waited for first. */
+  /** Begins to save; with `asyncCheckpoint: false` waits until it is done. One that is under way still is waited for first. */
   async *save(
     state: { optimizer: Optimizer | undefined; progress: Progress; facts: ResumeFacts },
     position: Position,
@@ -129,7 +129,7 @@ export class RunCheckpoints {
     if (!this.#saver) return;
     this.#wanted = false;
     yield* this.drain();
-    const { model, saving } = this.#settings;
+    const { model, asyncCheckpoint } = this.#settings;
     const tokenizer = model instanceof StableDiffCoder && model.hasTokenizer ? model.tokenizer.dir : undefined;
     const optimizer = state.optimizer?.stateDict();
     const outcome = await this.#saver.begin(
@@ -149,7 +149,7 @@ export class RunCheckpoints {
     const { globalStep, stage } = state.progress;
     this.#saved = { globalStep, stage, at: performance.now() };
     yield* this.#tell(outcome);
-    if (saving === "sync") yield* this.drain();
+    if (!asyncCheckpoint) yield* this.drain();
   }
 
   /** What the other processes are told of the one under way, with every step. */

@@ -16,7 +16,8 @@ import { checkState } from "./objective-result.js";
 import { makeOptimizer, requireElementwise } from "./optimizer.js";
 import type { PlannedStage } from "./plan.js";
 import { RunCheckpoints } from "./run-checkpoints.js";
-import { describeRun, identify } from "./run-facts.js";
+import { describeRun } from "./run-facts.js";
+import { currentNames, fingerprintOf } from "./run-fingerprint.js";
 import type { RunSettings } from "./run-options.js";
 import { type StepReport, type StepResult, Trainer } from "./trainer.js";
 import { failureOf, settled } from "./user-code.js";
@@ -93,7 +94,7 @@ export class Session {
   readonly #model: Decoder;
   readonly #parallel: ParallelModel;
   readonly #checkpoints: RunCheckpoints;
-  readonly #facts: ResumeFacts;
+  readonly #fingerprint: ResumeFacts;
   #progress: Progress;
   #optimizer: { instance: Optimizer; madeIn: number } | undefined;
   #clock: StageClock | undefined;
@@ -110,7 +111,7 @@ export class Session {
     this.#model = parallel.model;
     this.#checkpoints = new RunCheckpoints(settings, parallel);
     this.#progress = newProgress(new Set(planned.map(({ source }) => source)).size);
-    this.#facts = identify(this.#model, planned, settings.seed);
+    this.#fingerprint = fingerprintOf(this.#model, planned, settings.seed);
   }
 
   /** Trains, and tells what happens. The whole run is this function. */
@@ -125,7 +126,7 @@ export class Session {
       this.#trainer = trainer;
       const meter = new Meter(planned, this.#parallel, this.#settings.peakFlops);
       this.#clock = new StageClock(planned.stage.end, planned.steps, progress.step, progress.stageSeconds);
-      yield { type: "stage-start", ...this.#position(), facts: planned.facts };
+      yield { type: "stage-start", ...this.#position(), info: planned.info };
       if (progress.step === 0) for (const message of planned.warnings) yield this.#warning("STAGE", message);
       const watch = new DataWatch(planned, progress.step > 0);
       let { stop, clock } = await this.#agreeToBegin();
@@ -213,7 +214,7 @@ export class Session {
       yield { type: "start", globalStep: 0, run };
       return;
     }
-    checkFacts(found, this.#facts);
+    checkFacts({ ...found, facts: currentNames(found.facts) }, currentNames(this.#fingerprint));
     await this.#checkpoints.restoreWeights(found);
     // In place: sources that only later stages read may have been added since.
     const positions = this.#progress.positions.map((start, source) => found.progress.positions[source] ?? start);
@@ -286,7 +287,7 @@ export class Session {
     this.#parallel.setTimeout(this.#settings.parallel.timeouts.step);
     progress.step++;
     progress.globalStep++;
-    progress.positions[source] += stage.batchSize;
+    progress.positions[source] += stage.globalBatchSize;
     progress.tokens += tokensPerStep;
     progress.stageTokens += tokensPerStep;
     progress.elapsed += result.seconds;
@@ -401,7 +402,7 @@ export class Session {
     const { stage, step, objective } = this.#progress;
     checkState(`stage '${this.#planned[stage]?.stage.name}', step ${step}`, objective);
     if (this.#clock && this.#progress.step > 0) this.#progress.stageSeconds = this.#clock.seconds;
-    const state = { optimizer: this.#optimizer?.instance, progress: this.#progress, facts: this.#facts };
+    const state = { optimizer: this.#optimizer?.instance, progress: this.#progress, facts: this.#fingerprint };
     yield* this.#checkpoints.save(state, position, name);
   }
 

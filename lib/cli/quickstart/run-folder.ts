@@ -11,7 +11,9 @@ import { shownPath } from "../show.js";
 export async function checkRunFolder(folder: string): Promise<void> {
   for (const path of [folder, previousOf(folder)]) {
     if (existsSync(path) && !isRun(path)) {
-      throw new CliError(`${shownPath(path)} holds no earlier run and is left alone: choose another folder with --out`);
+      throw new CliError(
+        `${shownPath(path)} holds no earlier run and is left alone: choose another folder with --output-dir`,
+      );
     }
   }
   if (existsSync(folder)) (await RunLock.acquire(folder)).release();

@@ -37,7 +37,9 @@ export async function train(file: string, options: TrainOptions): Promise<void> 
       seed,
       signal,
       cache: options.cacheDir,
-      beforeData: isMain ? ({ out }) => refuseExistingRun(outOf(file, options, out), options) : undefined,
+      beforeData: isMain
+        ? ({ outputDir }) => refuseExistingRun(outputDirOf(file, options, outputDir), options)
+        : undefined,
       onProgress: isMain ? progressLine() : undefined,
     });
     try {
@@ -58,23 +60,32 @@ async function run(
 ): Promise<void> {
   const { curriculum, model } = job;
   const { resume = false, overwrite = false, quiet = false } = options;
-  const out = outOf(file, options, job.run.out);
+  const outputDir = outputDirOf(file, options, job.run.outputDir);
   const isMain = (world()?.rank ?? 0) === 0;
   const parallel = { ...job.run.parallel, ...options.parallel };
-  const sinks = [...defaultSinks(out), quiet ? warnings() : terminal(), ...chosen, ...(job.sinks ?? [])];
+  const sinks = [...defaultSinks(outputDir), quiet ? warnings() : terminal(), ...chosen, ...(job.sinks ?? [])];
   if (!quiet) for (const text of dataSummaries(curriculum.stages)) process.stderr.write(`${text}\n`);
   try {
-    for await (const event of curriculum.run({ ...job.run, model, out, parallel, resume, overwrite, signal, sinks })) {
+    for await (const event of curriculum.run({
+      ...job.run,
+      model,
+      outputDir,
+      parallel,
+      resume,
+      overwrite,
+      signal,
+      sinks,
+    })) {
       if (event.type === "aborted") {
         // Schedulers preempt with SIGTERM: exit with 0, because the checkpoint was saved.
         process.exitCode = /SIGINT/.test(String(signal.reason)) ? 130 : 0;
         if (isMain) sayStopped(file, options);
       } else if (event.type === "done" && isMain) {
-        sayWhatNext(out, job);
+        sayWhatNext(outputDir, job);
       }
     }
   } catch (error) {
-    throw inWordsOfTheCommand(error, out);
+    throw inWordsOfTheCommand(error, outputDir);
   }
 }
 
@@ -102,24 +113,24 @@ function chosenSinks(options: TrainOptions): Sink[] {
 }
 
 /** The run's folder: the command's, the file's, or one named after the file. */
-function outOf(file: string, options: TrainOptions, ofFile: string | undefined): string {
-  return resolve(options.out ?? ofFile ?? join("runs", basename(file, extname(file))));
+function outputDirOf(file: string, options: TrainOptions, ofFile: string | undefined): string {
+  return resolve(options.outputDir ?? ofFile ?? join("runs", basename(file, extname(file))));
 }
 
 /** Before data is prepared, which may take hours. The run looks again when it begins. */
-function refuseExistingRun(out: string, { resume, overwrite }: TrainOptions): void {
-  if (!resume && !overwrite && holdsRun(out)) throw runExists(out);
+function refuseExistingRun(outputDir: string, { resume, overwrite }: TrainOptions): void {
+  if (!resume && !overwrite && holdsRun(outputDir)) throw runExists(outputDir);
 }
 
 /** The library names its own options; here they are flags. */
-function inWordsOfTheCommand(error: unknown, out: string): unknown {
+function inWordsOfTheCommand(error: unknown, outputDir: string): unknown {
   if (!(error instanceof TrainError) || error.code !== "TRAIN_RUN_EXISTS") return error;
-  return runExists(out, error);
+  return runExists(outputDir, error);
 }
 
-function runExists(out: string, cause?: unknown): CliError {
-  const hint = "--resume goes on with it, --overwrite begins anew, --out FOLDER goes elsewhere";
-  return new CliError(`${shownPath(out)} holds a run already: ${hint}`, { cause });
+function runExists(outputDir: string, cause?: unknown): CliError {
+  const hint = "--resume goes on with it, --overwrite begins anew, --output-dir FOLDER goes elsewhere";
+  return new CliError(`${shownPath(outputDir)} holds a run already: ${hint}`, { cause });
 }
 
 /** All processes go together: the store is rank 0's. */
@@ -129,9 +140,9 @@ async function leave(): Promise<void> {
 }
 
 function sayStopped(file: string, options: TrainOptions): void {
-  const { out, model, device, seed, cacheDir, tensorboard, tensorboardDir, wandb, parallel } = options;
+  const { outputDir, model, device, seed, cacheDir, tensorboard, tensorboardDir, wandb, parallel } = options;
   const given = {
-    ...{ "--out": out, "--model": model, "--device": device, "--seed": seed, "--cache-dir": cacheDir },
+    ...{ "--output-dir": outputDir, "--model": model, "--device": device, "--seed": seed, "--cache-dir": cacheDir },
     ...{ "--tensorboard-dir": tensorboardDir, "--wandb": wandb },
   };
   const flags = Object.entries(given).flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]));
@@ -146,10 +157,10 @@ function sayStopped(file: string, options: TrainOptions): void {
   say("To go on:", shownCommand("npx", "diffcoder", "train", file, ...flags, "--resume"));
 }
 
-function sayWhatNext(out: string, { curriculum, model }: TrainingJob): void {
+function sayWhatNext(outputDir: string, { curriculum, model }: TrainingJob): void {
   const last = curriculum.stages.at(-1);
-  const checkpoint = shownPath(join(out, "checkpoints", last?.checkpoint ?? "final"));
-  say("The report:", shownPath(join(out, "report.html")));
+  const checkpoint = shownPath(join(outputDir, "checkpoints", last?.checkpoint ?? "final"));
+  say("The report:", shownPath(join(outputDir, "report.html")));
   say("The model:", checkpoint);
   if (!(model instanceof StableDiffCoder) || !model.hasTokenizer) return;
   const chats = last?.kind === "supervised" && model.tokenizer.hasChatTemplate;

@@ -1,7 +1,7 @@
 import colors from "picocolors";
-import type { RunFacts } from "../../train/events.js";
+import type { RunInfo } from "../../train/events.js";
 import { compact, duration, number } from "../../train/format.js";
-import { metricFacts } from "../../train/sinks/metric-facts.js";
+import { metricInfo } from "../../train/sinks/metric-facts.js";
 import { meshText } from "../../train/sinks/run-summary.js";
 import { printable } from "../canvas.js";
 import { drawChart, sparkline } from "./chart.js";
@@ -84,7 +84,7 @@ function header(run: WatchedRun, { columns, now, place }: FrameOptions): Line[] 
 
 function factsOf({ report, waiting }: WatchedRun): string {
   if (waiting) return "It appears here as soon as metrics.jsonl does.";
-  const run = report.run as Partial<RunFacts> | null;
+  const run = report.run as Partial<RunInfo> | null;
   if (!run) return "";
   const parts = [
     run.parameters === undefined ? undefined : `${compact(run.parameters)} parameters`,
@@ -208,7 +208,7 @@ function chart({ report }: WatchedRun, { view }: FrameOptions, columns: number, 
   const raw = pointsOf(report, metric);
   const share = SMOOTHING[smoothing];
   const curve = share > 0 && raw.length > 8 ? smoothed(raw, share) : raw;
-  const { unit, title } = metricFacts(metric.replace(/^evaluation\//, ""));
+  const { unit, title } = metricInfo(metric.replace(/^evaluation\//, ""));
   const heading = metric.startsWith("evaluation/") ? printable(metric) : title;
   const latest = curve.at(-1)?.y;
   const names = metricNames(report);

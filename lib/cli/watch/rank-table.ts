@@ -1,5 +1,5 @@
 import colors from "picocolors";
-import type { RankFacts } from "../../train/events.js";
+import type { RankStats } from "../../train/events.js";
 import { fitLine, type Line, type Piece } from "./line.js";
 import { bytes, seconds } from "./metric-view.js";
 
@@ -10,7 +10,7 @@ const BEHIND = 0.1;
  * What each rank tells of the latest step: its time with a bar, its wait for data, its memory. Where not all fit, the
  * slowest are shown.
  */
-export function rankTable(perRank: readonly RankFacts[], columns: number, rows: number): Line[] {
+export function rankTable(perRank: readonly RankStats[], columns: number, rows: number): Line[] {
   const bySpeed = [...perRank].sort((a, b) => b.seconds - a.seconds);
   const longest = bySpeed[0].seconds;
   const median = bySpeed[Math.floor(bySpeed.length / 2)].seconds;

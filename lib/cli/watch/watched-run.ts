@@ -1,7 +1,7 @@
 import { basename, dirname, join, resolve } from "node:path";
-import type { SampleEvent, StageFacts, StepEvent, TrainEvent } from "../../train/events.js";
+import type { SampleEvent, StageInfo, StepEvent, TrainEvent } from "../../train/events.js";
 import { Pace } from "../../train/sinks/pace.js";
-import { addToReport, newReport, type ReportState } from "../../train/sinks/report-data.js";
+import { addToReport, currentEvent, newReport, type ReportState } from "../../train/sinks/report-data.js";
 import { LogFollower, type LoggedEvent } from "./log-follower.js";
 
 /** A run as its log tells of it. */
@@ -35,8 +35,8 @@ export class WatchedRun {
     return this.#report;
   }
 
-  get stages(): readonly StageFacts[] {
-    return (this.#report.run?.stages as StageFacts[] | undefined) ?? [];
+  get stages(): readonly StageInfo[] {
+    return (this.#report.run?.stages as StageInfo[] | undefined) ?? [];
   }
 
   get isOver(): boolean {
@@ -75,9 +75,9 @@ export class WatchedRun {
   }
 
   #take(logged: LoggedEvent): void {
-    const event = logged as unknown as TrainEvent;
     const at = Date.parse(logged.time ?? "");
     try {
+      const event = currentEvent(logged as unknown as TrainEvent);
       addToReport(this.#report, event, Number.isNaN(at) ? undefined : new Date(at));
       this.#follow(event, at);
     } catch {
@@ -93,7 +93,7 @@ export class WatchedRun {
         this.#pace.reset();
         break;
       case "stage-start":
-        this.stage = { index: event.stage, name: event.name, step: event.step, steps: event.facts.steps ?? undefined };
+        this.stage = { index: event.stage, name: event.name, step: event.step, steps: event.info.steps ?? undefined };
         this.#pace.reset();
         break;
       case "step":

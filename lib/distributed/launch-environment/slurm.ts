@@ -1,4 +1,4 @@
-import type { LaunchFacts } from "../launch-environment.js";
+import type { LaunchInfo } from "../launch-environment.js";
 import { type Variables, wrongEnvironment } from "./variables.js";
 
 // What `srun` sets, and what follows from it.
@@ -85,7 +85,7 @@ function slurmPort(variables: Variables): number {
 }
 
 /** The facts of a process that is one task of a step. */
-export function fromSlurm(variables: Variables, step: SlurmStep): LaunchFacts {
+export function fromSlurm(variables: Variables, step: SlurmStep): LaunchInfo {
   if (variables.integer("WORLD_SIZE", { fallback: step.numTasks }) !== step.numTasks) {
     throw variables.contradiction("WORLD_SIZE", step.numTasksName);
   }

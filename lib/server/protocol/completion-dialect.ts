@@ -142,8 +142,8 @@ export class CompletionDialect implements Dialect {
 }
 
 /** How an echoed prompt was scored. */
-function apiScore({ mode, nats, standardError, passes }: ScoreResult): object {
-  return { mode, nats, standard_error: standardError, passes };
+function apiScore({ mode, nll, standardError, mcSamples }: ScoreResult): object {
+  return { mode, nll, standard_error: standardError, mc_samples: mcSamples };
 }
 
 /** The likeliest tokens and the chosen one, by text. Of tokens that look alike the likelier one counts. */

@@ -41,9 +41,9 @@ const step = object(
 
 const score = object({
   mode: { enum: ["diffusion", "autoregressive"] },
-  nats: number,
+  nll: number,
   standard_error: number,
-  passes: integer,
+  mc_samples: integer,
 });
 
 const dllm = object(

@@ -6,7 +6,7 @@ export type MetricUnit = "nats" | "number" | "seconds" | "bytes" | "share" | "pe
 /** What the numbers are put under, where a sink has groups. */
 export type MetricGroup = "train" | "diffusion" | "speed" | "memory" | "distributed";
 
-export interface MetricFacts {
+export interface MetricInfo {
   readonly name: string;
   readonly group: MetricGroup;
   readonly unit: MetricUnit;
@@ -16,7 +16,7 @@ export interface MetricFacts {
 
 const fact = (group: MetricGroup, unit: MetricUnit, title: string) => ({ group, unit, title });
 
-const FACTS: Readonly<Record<keyof KnownMetrics, Omit<MetricFacts, "name">>> = {
+const FACTS: Readonly<Record<keyof KnownMetrics, Omit<MetricInfo, "name">>> = {
   loss: fact("train", "nats", "loss"),
   grad_norm: fact("train", "number", "gradient norm"),
   lr: fact("train", "number", "learning rate"),
@@ -43,16 +43,16 @@ const FACTS: Readonly<Record<keyof KnownMetrics, Omit<MetricFacts, "name">>> = {
 };
 
 /** Every metric that a step of the library's own objectives can have. docs/metrics.md says what each one means. */
-export const METRICS: readonly MetricFacts[] = Object.entries(FACTS).map(([name, facts]) => ({ name, ...facts }));
+export const METRICS: readonly MetricInfo[] = Object.entries(FACTS).map(([name, facts]) => ({ name, ...facts }));
 
 const byName = new Map(METRICS.map((facts) => [facts.name, facts]));
 
 /** What is known of a metric; an objective's own is a number under "train". */
-export function metricFacts(name: string): MetricFacts {
+export function metricInfo(name: string): MetricInfo {
   return byName.get(name) ?? { name, ...fact("train", "number", name.replaceAll("_", " ")) };
 }
 
 /** A metric's name below its group, such as "speed/mfu". A name that has a group already stays. */
 export function groupedName(name: string): string {
-  return name.includes("/") ? name : `${metricFacts(name).group}/${name}`;
+  return name.includes("/") ? name : `${metricInfo(name).group}/${name}`;
 }

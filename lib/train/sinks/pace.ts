@@ -1,4 +1,4 @@
-import type { StageFacts, StepEvent } from "../events.js";
+import type { StageInfo, StepEvent } from "../events.js";
 
 /** How fast training goes, smoothed over the last few seconds. */
 export class Pace {
@@ -29,11 +29,11 @@ export class Pace {
   }
 
   /** Of the whole run: later stages are taken to need as long for each position as this one. */
-  secondsLeft(event: StepEvent, stages: readonly StageFacts[]): number {
+  secondsLeft(event: StepEvent, stages: readonly StageInfo[]): number {
     const own = (event.steps - event.step) * (this.#stepSeconds ?? 0);
     const here = stages[event.stage];
     if (!here) return own;
-    const positions = (stage: StageFacts) => stage.batchSize * stage.length * stage.positionsPerToken;
+    const positions = (stage: StageInfo) => stage.globalBatchSize * stage.seqLen * stage.positionsPerToken;
     const perPosition = (this.#stepSeconds ?? 0) / positions(here);
     const later = stages.slice(event.stage + 1).map((stage) => (stage.steps ?? 0) * positions(stage) * perPosition);
     return later.reduce((sum, seconds) => sum + seconds, own);

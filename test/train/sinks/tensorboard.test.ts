@@ -26,7 +26,7 @@ async function train(out: string, until = Number.POSITIVE_INFINITY, resume = fal
   const stages = [first, { ...second, sample, evaluate: { every: 4, run: () => ({ bits_per_byte: 2.5 }) } }, third];
   return await collect(
     stages,
-    { model, out, seed: 3, sinks, resume, checkpointEvery: { steps: 5 } },
+    { model, outputDir: out, seed: 3, sinks, resume, checkpointEvery: { steps: 5 } },
     (event) => event.type === "step" && event.globalStep >= until,
   );
 }
