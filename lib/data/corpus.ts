@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 import { closeSync } from "node:fs";
 import { resolve } from "node:path";
-import { refuseRenamed } from "../base/options.js";
 import { FileError, openRegularFile, readRegularFile } from "../base/regular-file.js";
+import { refuseRenamed } from "../base/renamed-options.js";
 import { DataError } from "./errors.js";
 import { formatOf, refuseFormat } from "./file-format.js";
 import { hasExtension, type Listing, listFiles, type Source, type SourceFile } from "./file-walk.js";

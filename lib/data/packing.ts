@@ -1,4 +1,4 @@
-import { refuseRenamed } from "../base/options.js";
+import { refuseRenamed } from "../base/renamed-options.js";
 import { checkSampleIndex, type Dataset, type DatasetDescription, type Sample } from "./dataset.js";
 import { DataError } from "./errors.js";
 import type { TokenReader } from "./token-reader.js";

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { refuseRenamed } from "../base/options.js";
+import { refuseRenamed } from "../base/renamed-options.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import { packBestFit, packSequentially } from "./best-fit.js";
 import type { Dataset, DatasetDescription, Sample } from "./dataset.js";

@@ -1,4 +1,4 @@
-import { refuseRenamed } from "../base/options.js";
+import { refuseRenamed } from "../base/renamed-options.js";
 import type { Batch } from "../model/objective.js";
 import { Philox } from "../torch/philox.js"; // not the index: corruption needs no native code
 import { checkBatch, documentStarts, documentsOfRow } from "./batch.js";

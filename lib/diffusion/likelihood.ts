@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { refuseRenamed } from "../base/options.js";
+import { refuseRenamed } from "../base/renamed-options.js";
 import { type AttentionPlan, causalPlan } from "../model/attention-plan.js";
 import type { Decoder } from "../model/decoder.js";
 import type { Batch } from "../model/objective.js";

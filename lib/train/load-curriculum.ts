@@ -1,7 +1,7 @@
 import { closeSync, existsSync } from "node:fs";
 import { extname, resolve } from "node:path";
-import { renamedOption } from "../base/options.js";
 import { openRegularFile } from "../base/regular-file.js";
+import { renamedOption } from "../base/renamed-options.js";
 import type { PrepareProgress } from "../data/index.js";
 import { world } from "../distributed/index.js";
 import { Decoder, StableDiffCoder } from "../model/index.js";

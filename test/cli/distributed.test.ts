@@ -10,7 +10,7 @@ beforeAll(async () => {
   const code = someCode(folder.path);
   const model = await smallCheckpoint(join(folder.path, "model"));
   recipe = join(folder.path, "recipe.yaml");
-  const data = `{ paths: [${code}], length: 64, cache: ${join(folder.path, "cache")} }`;
+  const data = `{ paths: [${code}], seqLen: 64, cache: ${join(folder.path, "cache")} }`;
   const stages = [
     "  - { type: autoregressive, name: compress, steps: 4, globalBatchSize: 4, lr: 1e-3 }",
     "  - { type: block-diffusion, name: cpt, steps: 400, globalBatchSize: 4, warmup: { steps: 3 } }",

@@ -10,7 +10,7 @@ let recipe: string;
 /** A curriculum in YAML over the small checkpoint. */
 function write(name: string, stages: string, rest = ""): string {
   const file = join(folder.path, name);
-  const data = `data: { paths: [${join(folder.path, "code")}], length: 64, cache: ${join(folder.path, "cache")} }`;
+  const data = `data: { paths: [${join(folder.path, "code")}], seqLen: 64, cache: ${join(folder.path, "cache")} }`;
   writeFileSync(file, `model: ${model}\n${data}\n${rest}\nstages:\n${stages}`);
   return file;
 }

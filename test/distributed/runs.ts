@@ -38,7 +38,7 @@ export async function finalWeights(out: string, shape?: TrainOrder["model"]): Pr
 /** A run by several processes: the events of each, and the weights it ends with. */
 export async function train(size: number, order: TrainOrder) {
   const out = order.run?.outputDir ?? temporaryFolder();
-  const orders = { ...order, run: { sinks: [], checkpointEvery: {}, ...order.run, out } };
+  const orders = { ...order, run: { sinks: [], checkpointEvery: {}, ...order.run, outputDir: out } };
   const ranks = await runRanks<{ events: TrainEvent[] }>("train.ts", { size, args: [JSON.stringify(orders)] });
   return { ranks: ranks.map(({ events }) => events), out, weights: await finalWeights(out, order.model) };
 }

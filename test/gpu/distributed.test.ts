@@ -310,7 +310,7 @@ describe.runIf(numDevices >= 2)("a run on two devices is that of one process on 
   ])("%s", async (_, parallel) => {
     const reference = await alone({ gradientAccumulationSteps: 2 });
     const out = temporaryFolder();
-    const order = { run: { out, sinks: [], checkpointEvery: {}, parallel } };
+    const order = { run: { outputDir: out, sinks: [], checkpointEvery: {}, parallel } };
     const env = { DIFFCODER_TEST_BACKEND: backend };
     const ranks = await runRanks<{ events: TrainEvent[] }>("train.ts", {
       size: 2,

@@ -350,7 +350,7 @@ describe("checkpoints", () => {
     const straight = await run(stage(), { model: whole });
     for (const [i, second] of [device, "cpu"].entries()) {
       const out = join(folder, `resumed ${i}`);
-      const options = { out, checkpointEvery: { steps: 6 } };
+      const options = { outputDir: out, checkpointEvery: { steps: 6 } };
       using firstHalf = model(device);
       const curriculum = new Curriculum(stage());
       for await (const event of curriculum.run({ ...options, model: firstHalf, sinks: [] })) {

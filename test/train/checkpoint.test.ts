@@ -34,7 +34,7 @@ async function stoppedRun(options: Partial<RunOptions> = {}): Promise<string> {
   using model = tinyModel();
   const all = {
     model,
-    out,
+    outputDir: out,
     seed: 3,
     sinks: [],
     checkpointEvery: { steps: 2 },
@@ -157,7 +157,7 @@ describe("a full disk", () => {
       const events: TrainEvent[] = [];
       const options = {
         model,
-        out,
+        outputDir: out,
         seed: 3,
         sinks: [],
         checkpointEvery: { steps: 3 },
@@ -193,7 +193,7 @@ describe("a full disk", () => {
   it("ends the run when it is strict, and the earlier checkpoints are whole", async () => {
     const out = temporaryFolder();
     using model = tinyModel();
-    const options = { model, out, seed: 3, sinks: [], strict: true, checkpointEvery: { steps: 2 } };
+    const options = { model, outputDir: out, seed: 3, sinks: [], strict: true, checkpointEvery: { steps: 2 } };
     const sync = { ...options, asyncCheckpoint: false as const };
     let watch: Disposable | undefined;
     const run = collect(tinyStages(), sync, (event) => {
@@ -275,7 +275,7 @@ describe("a full disk", () => {
       using model = tinyModel();
       const options = {
         model,
-        out,
+        outputDir: out,
         seed: 3,
         sinks: [],
         checkpointEvery: { steps: 1 },

@@ -166,7 +166,12 @@ describe("a stage that is odd trains, with a warning:", () => {
 
   it("crossDocumentAttention: false over data that keep no boundaries", async () => {
     using model = tinyModel();
-    const source = { numTokens: 64, starts: new Float64Array([0, 40, 64]), hash: "h", documentAt: () => 0 };
+    const source = {
+      numTokens: 64,
+      starts: new Float64Array([0, 40, 64]),
+      hash: "h",
+      documentAt: (at: number) => (at < 40 ? 0 : 1),
+    };
     const read = (from: number, to: number) => new Int32Array(to - from).fill(9);
     const on = (keepDocumentBoundaries: boolean, crossDocumentAttention?: boolean) => {
       const data = new PackedDataset({ ...source, read }, { seqLen: 16, keepDocumentBoundaries });

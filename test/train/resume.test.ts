@@ -33,7 +33,7 @@ async function interrupted(at: number, how: "break" | "abort", stages: () => Sta
   const out = temporaryFolder();
   const controller = new AbortController();
   using first = tinyModel();
-  const options = { out, seed: 3, sinks: [], signal: controller.signal };
+  const options = { outputDir: out, seed: 3, sinks: [], signal: controller.signal };
   const before = await collect(stages(), { ...options, model: first }, (event) => {
     if (event.type !== "step" || event.globalStep < at) return false;
     controller.abort();
@@ -164,7 +164,7 @@ describe("stopping", () => {
     const out = temporaryFolder();
     using model = tinyModel();
     const controller = new AbortController();
-    const options = { model, out, signal: controller.signal, checkpointEvery: { steps: 2 } };
+    const options = { model, outputDir: out, signal: controller.signal, checkpointEvery: { steps: 2 } };
     const events = await collect(tinyStages(), options, (event) => {
       if (event.type === "step" && event.globalStep === 13) controller.abort();
       return false;

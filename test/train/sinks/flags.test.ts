@@ -17,7 +17,7 @@ it("train takes sinks from flags and from a YAML file, and says what they need b
   writeFileSync(
     join(folder, "recipe.yaml"),
     "model: { preset: tiny, hiddenSize: 32, intermediateSize: 64, numLayers: 1, numHeads: 2, numKeyValueHeads: 1 }\n" +
-      "data: { paths: [code], length: 64, cache: cache }\n" +
+      "data: { paths: [code], seqLen: 64, cache: cache }\n" +
       "tensorboard: from-the-file\n" +
       "stages:\n  - { type: autoregressive, name: only, steps: 3, globalBatchSize: 2, lr: 1e-3 }\n",
   );

@@ -34,7 +34,7 @@ describe("a run's settings", () => {
     const stage = { name: "cpt", kind: "k", steps: null, globalBatchSize: 4, seqLen: 16, positionsPerToken: 2 };
     const run = { parameters: 1, model: "m", device: "cpu", seed: 7, stages: [stage], versions: { node: "20" } };
     const flat = runSettings({ ...run, parallel, startedAt: "", outputDir: "o" });
-    expect(flat).toMatchObject({ seed: 7, "stages/cpt/length": 16, "versions/node": "20", "parallel/shard": 4 });
+    expect(flat).toMatchObject({ seed: 7, "stages/cpt/seqLen": 16, "versions/node": "20", "parallel/shard": 4 });
     expect(Object.keys(flat)).not.toContain("stages/cpt/steps");
   });
 

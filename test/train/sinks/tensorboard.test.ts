@@ -100,7 +100,16 @@ describe("tensorboard", () => {
     const first = curves(folder, maskedCrc32c)["train/loss"];
     // As the run itself would do it after a crash: from step 5 on, once more.
     const again = tensorboard();
-    const run = { out, parameters: 1, model: "m", device: "cpu", seed: 0, stages: [], versions: {}, startedAt: "" };
+    const run = {
+      outputDir: out,
+      parameters: 1,
+      model: "m",
+      device: "cpu",
+      seed: 0,
+      stages: [],
+      versions: {},
+      startedAt: "",
+    };
     const at = { stage: 0, name: "a", step: 5, globalStep: 5 };
     await again.write({ type: "start", globalStep: 5, run, resumed: { ...at, checkpoint: "x" } });
     const step: StepEvent = {
