@@ -1,8 +1,25 @@
 /**
  * Stable-DiffCoder as a TypeScript framework: everything a training script or an inference program needs. The layers
- * below have entry points of their own: `stable-diffcoder/torch`, `/nn`, `/distributed`, `/model`, `/diffusion`, `/data`,
- * `/parallel`, `/train`.
+ * below have entry points of their own: `stable-diffcoder/torch`, `/nn`, `/distributed`, `/tokenizer`, `/model`, `/checkpoint`,
+ * `/diffusion`, `/data`, `/parallel`, `/train`, `/engine`, `/server`.
  */
+export {
+  CheckpointError,
+  type CheckpointErrorCode,
+  type ExportOptions,
+  exportCheckpoint,
+  type FromConfigOptions,
+  type FromPretrainedOptions,
+  loadWeights,
+  readConfig,
+  replaceFolder,
+  type SaveCheckpointOptions,
+  StableDiffCoder,
+  saveCheckpoint,
+  stagedFolder,
+  weightName,
+  writeCheckpoint,
+} from "./checkpoint/index.js";
 export * from "./data/index.js";
 export {
   type AutoregressiveGenerationEvent,
@@ -119,6 +136,7 @@ export {
   warmupStableDecay,
 } from "./nn/index.js";
 export type { ParallelOptions } from "./parallel/index.js";
+export * from "./tokenizer/index.js";
 export * as torch from "./torch/index.js";
 export { Philox, Tensor, TorchError } from "./torch/index.js";
 export * from "./train/index.js";

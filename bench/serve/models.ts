@@ -1,7 +1,9 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type PresetName, presetConfig, StableDiffCoder, type Tokenizer } from "stable-diffcoder/model";
+import { StableDiffCoder } from "stable-diffcoder/checkpoint";
+import { type PresetName, presetConfig } from "stable-diffcoder/model";
+import type { Tokenizer } from "stable-diffcoder/tokenizer";
 
 const TOKENIZER = fileURLToPath(new URL("../../assets/tokenizer", import.meta.url));
 const SEED = 7;

@@ -1,5 +1,5 @@
 import { type CommitRule, confidenceThreshold, generateBlocks, staticSchedule, torch } from "stable-diffcoder";
-import { StableDiffCoder } from "stable-diffcoder/model";
+import { StableDiffCoder } from "stable-diffcoder/checkpoint";
 import { quantile } from "../shared/harness.js";
 import type { BenchModel } from "./models.js";
 

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Philox } from "stable-diffcoder";
-import type { Tokenizer } from "stable-diffcoder/model";
+import type { Tokenizer } from "stable-diffcoder/tokenizer";
 
 /** ln X ~ N(ln median, sigma^2); the mean is median x exp(sigma^2 / 2). */
 export interface LogNormal {

@@ -1,5 +1,5 @@
 import colors from "picocolors";
-import type { Tokenizer } from "../model/index.js";
+import type { Tokenizer } from "../tokenizer/index.js";
 
 /** A token on the canvas. `confidence` colours it; null leaves it plain. */
 export interface Cell {

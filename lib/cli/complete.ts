@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import colors from "picocolors";
+import type { StableDiffCoder } from "../checkpoint/index.js";
 import { type CommittedToken, type DoneEvent, Engine, type GenerateOptions } from "../engine/index.js";
-import type { StableDiffCoder, Tokenizer } from "../model/index.js";
+import type { Tokenizer } from "../tokenizer/index.js";
 import { Canvas, type Cell, paint, printable } from "./canvas.js";
 
 /** Where a completion is shown. */

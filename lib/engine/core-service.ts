@@ -1,4 +1,4 @@
-import type { StableDiffCoder } from "../model/index.js";
+import type { StableDiffCoder } from "../checkpoint/index.js";
 import { EngineCore } from "./core.js";
 import { type LoadedModel, loadModel } from "./load.js";
 import { type CoreMessage, type CoreReply, errorFromParts, errorParts } from "./protocol.js";

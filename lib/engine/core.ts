@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { countParameters, type StableDiffCoder } from "../model/index.js";
+import type { StableDiffCoder } from "../checkpoint/index.js";
+import { countParameters } from "../model/index.js";
 import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import type { ChoiceRow, RowChoice } from "./choice-rows.js";

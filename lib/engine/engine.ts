@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import type { StableDiffCoder } from "../model/index.js";
-import { stagedFolder } from "../model/staging.js";
+import type { StableDiffCoder } from "../checkpoint/index.js";
+import { stagedFolder } from "../checkpoint/staging.js";
 import { Tokenizer } from "../tokenizer/tokenizer.js";
 import { Admission } from "./admission.js";
 import { EngineError, parseOptions } from "./errors.js";

@@ -2,7 +2,7 @@ import { fork } from "node:child_process";
 import type { Socket } from "node:net";
 import { extname } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { StableDiffCoder } from "../model/index.js";
+import type { StableDiffCoder } from "../checkpoint/index.js";
 import { loaderArguments, startThread } from "../torch/start-thread.js";
 import type { CoreService } from "./core-service.js";
 import { FrameReader } from "./frames.js";

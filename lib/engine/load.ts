@@ -1,4 +1,4 @@
-import { StableDiffCoder } from "../model/index.js";
+import { StableDiffCoder } from "../checkpoint/index.js";
 import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import { EngineError } from "./errors.js";

@@ -1,4 +1,4 @@
-import type { StableDiffCoder } from "../model/index.js";
+import type { StableDiffCoder } from "../checkpoint/index.js";
 import { EngineError } from "./errors.js";
 import { type Host, type HostHandlers, startHere, startProcess, startWorkerThread } from "./host.js";
 import type { EngineSettings } from "./options.js";

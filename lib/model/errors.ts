@@ -6,11 +6,7 @@ export type ModelErrorCode =
   | "MODEL_PRESET" // a preset that does not exist
   | "MODEL_INPUT" // ids, positions or documents the model cannot take
   | "CACHE_FULL" // more tokens than the key-value cache was made for
-  | "CACHE_SHAPE" // keys and values of another shape than the cache's
-  | "CHECKPOINT_MISSING" // no checkpoint, or one of its files is missing
-  | "CHECKPOINT_CORRUPT" // a file that is truncated or no valid JSON or safetensors
-  | "CHECKPOINT_MISMATCH" // tensors that do not fit the config
-  | "CHECKPOINT_WRITE"; // saving failed; what was there before is untouched
+  | "CACHE_SHAPE"; // keys and values of another shape than the cache's
 
 /** Every error of lib/model. `code` is stable, `message` names the file, the key or the value. */
 export class ModelError extends CodedError<ModelErrorCode> {}
@@ -19,12 +15,5 @@ export class ModelError extends CodedError<ModelErrorCode> {}
 export class ModelConfigError extends ModelError {
   constructor(message: string, options?: ErrorOptions) {
     super("MODEL_CONFIG", message, options);
-  }
-}
-
-/** A checkpoint that cannot be read or written. */
-export class CheckpointError extends ModelError {
-  constructor(code: Extract<ModelErrorCode, `CHECKPOINT_${string}`>, message: string, options?: ErrorOptions) {
-    super(code, message, options);
   }
 }

@@ -1,4 +1,3 @@
-export * from "../tokenizer/index.js";
 export { ARCHITECTURES, type Architecture, architectureSpec, type LayerCut } from "./architectures/index.js";
 export {
   type AttentionPattern,
@@ -7,10 +6,6 @@ export {
   causalPlan,
   documentPositions,
 } from "./attention-plan.js";
-export { type ExportOptions, exportCheckpoint } from "./checkpoint-export.js";
-export { weightName } from "./checkpoint-layout.js";
-export { loadWeights, readConfig } from "./checkpoint-read.js";
-export { type SaveCheckpointOptions, saveCheckpoint, writeCheckpoint } from "./checkpoint-write.js";
 export {
   type DecoderConfig,
   type DecoderConfigInput,
@@ -31,7 +26,7 @@ export {
   MLP,
   type RotaryAngles,
 } from "./decoder.js";
-export { CheckpointError, ModelConfigError, ModelError, type ModelErrorCode } from "./errors.js";
+export { ModelConfigError, ModelError, type ModelErrorCode } from "./errors.js";
 export {
   type CachedPlanOptions,
   cachedPlan,
@@ -45,5 +40,3 @@ export { layerMatrices } from "./layer-matrices.js";
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { PRESET_NAMES, type PresetName, presetConfig } from "./presets.js";
 export { inverseFrequencies, RotaryTables } from "./rotary.js";
-export { type FromConfigOptions, type FromPretrainedOptions, StableDiffCoder } from "./stable-diffcoder.js";
-export { replaceFolder, stagedFolder } from "./staging.js";

@@ -201,6 +201,16 @@ export class ParallelModel {
     return this.#tensorParallel?.compose(parts) ?? parts;
   }
 
+  /** The parts of an optimiser's tensors, `<parameter>.<slot>`: they are cut as their parameters are. */
+  localState(tensors: Readonly<Record<string, Tensor>>): LocalTensor[] {
+    const parameters = new Map(this.local().map((local) => [local.name, local]));
+    return Object.entries(tensors).map(([name, tensor]) => {
+      const parameter = parameters.get(name.slice(0, name.lastIndexOf(".")));
+      if (parameter && parameter.slice.size.join() === tensor.shape.join()) return { ...parameter, name, tensor };
+      return { ...wholeTensor(name, tensor), owned: this.isMain };
+    });
+  }
+
   /** How many numbers the whole model's parameters hold. */
   numParameters(): number {
     return this.local().reduce((sum, { slice }) => sum + slice.shape.reduce((a, b) => a * b, 1), 0);

@@ -1,5 +1,5 @@
 import { EngineError, type EngineErrorCode } from "../engine/index.js";
-import { TokenizerError, type TokenizerErrorCode } from "../model/index.js";
+import { TokenizerError, type TokenizerErrorCode } from "../tokenizer/index.js";
 import { type ApiCode, ApiError } from "./api-error.js";
 
 /** Of an error whose `details` name no limit of {@link LIMITS}. */

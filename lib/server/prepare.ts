@@ -1,6 +1,6 @@
 import type { FastifyReply } from "fastify";
 import type { GenerateOptions } from "../engine/index.js";
-import type { ChatMessage } from "../model/index.js";
+import type { ChatMessage } from "../tokenizer/index.js";
 import { ApiError } from "./api-error.js";
 import type { ServerContext } from "./context.js";
 import { ClientGone } from "./operations/lifetime.js";

@@ -10,7 +10,7 @@ import type {
   ScoreRequestOptions,
   ScoreResult,
 } from "../engine/index.js";
-import type { Tokenizer } from "../model/index.js";
+import type { Tokenizer } from "../tokenizer/index.js";
 
 /** What the server needs of an engine: the part of `Engine` that it uses. */
 export interface ServedEngine {

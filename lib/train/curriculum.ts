@@ -1,7 +1,8 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { StableDiffCoder } from "../checkpoint/index.js";
 import { explainFailure, type World } from "../distributed/index.js";
-import { type Decoder, StableDiffCoder } from "../model/index.js";
+import type { Decoder } from "../model/index.js";
 import { type MeshShape, meshShape, ParallelModel } from "../parallel/index.js";
 import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";

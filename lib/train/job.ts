@@ -1,4 +1,5 @@
-import type { Decoder, StableDiffCoder } from "../model/index.js";
+import type { StableDiffCoder } from "../checkpoint/index.js";
+import type { Decoder } from "../model/index.js";
 import type { Curriculum } from "./curriculum.js";
 import type { RunOptions } from "./run-options.js";
 import type { Sink } from "./sinks/sink.js";

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import * as z from "zod";
 import { readTextFile } from "../base/regular-file.js";
 import { MAX_YAML_BYTES, parseYaml } from "../base/yaml-text.js";
+import { StableDiffCoder } from "../checkpoint/index.js";
 import {
   type DataOptionsInput,
   dataOptionsSchema,
@@ -15,15 +16,13 @@ import {
 import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
 import { world } from "../distributed/index.js";
 import {
-  CODE_TOKENIZER,
   type DecoderConfigInput,
   decoderConfigSchema,
   PRESET_NAMES,
   type PresetName,
   presetConfig,
-  StableDiffCoder,
-  Tokenizer,
 } from "../model/index.js";
+import { CODE_TOKENIZER, Tokenizer } from "../tokenizer/index.js";
 import { Curriculum } from "./curriculum.js";
 import { parseOptions, TrainError } from "./errors.js";
 import type { TrainingJob } from "./job.js";

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
+import { type ResumeFacts, StableDiffCoder } from "../checkpoint/index.js";
 import { type Fingerprint, requireAlike, type World } from "../distributed/index.js";
-import { type Decoder, StableDiffCoder } from "../model/index.js";
-import type { ResumeFacts } from "./checkpoint.js";
+import type { Decoder } from "../model/index.js";
 import { NOMINAL_STEPS, type PlannedStage, rateAt } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
 import type { RunSettings } from "./run-options.js";

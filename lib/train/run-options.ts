@@ -1,5 +1,6 @@
 import * as z from "zod";
-import { Decoder, StableDiffCoder } from "../model/index.js";
+import { StableDiffCoder } from "../checkpoint/index.js";
+import { Decoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/index.js";
 import { LIMITS } from "./limits.js";
 import type { Sink } from "./sinks/sink.js";

@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { newProgress, type Progress, type ResumeFacts } from "../checkpoint/index.js";
 import { DistributedError } from "../distributed/index.js";
 import type { Decoder } from "../model/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
 import type { MaskFound } from "./batch-check.js";
-import { checkFacts, newProgress, type Progress, type ResumeFacts } from "./checkpoint.js";
-import type { SaveNote } from "./checkpoint-saver.js";
+
 import { StageClock } from "./clock.js";
 import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, StepEvent, TrainEvent, WarningEvent } from "./events.js";
@@ -15,7 +15,8 @@ import { divergence, skippedMessage } from "./not-finite.js";
 import { checkState } from "./objective-result.js";
 import { makeOptimizer, requireElementwise } from "./optimizer.js";
 import type { PlannedStage } from "./plan.js";
-import { RunCheckpoints } from "./run-checkpoints.js";
+import { checkFacts, findStart, restoreOptimizer, restoreWeights } from "./resume.js";
+import { RunCheckpoints, type SaveNote } from "./run-checkpoints.js";
 import { describeRun } from "./run-facts.js";
 import { currentNames, fingerprintOf } from "./run-fingerprint.js";
 import type { RunSettings } from "./run-options.js";
@@ -209,13 +210,16 @@ export class Session {
   async *#begin(): AsyncGenerator<TrainEvent, void, void> {
     const run = describeRun(this.#parallel, this.#planned, this.#settings);
     const warnings: string[] = [];
-    const found = await this.#checkpoints.findStart((message) => warnings.push(message));
+    const found = await findStart(this.#settings, this.#parallel, this.#checkpoints.store, (message) =>
+      warnings.push(message),
+    );
     if (!found) {
       yield { type: "start", globalStep: 0, run };
       return;
     }
     checkFacts({ ...found, facts: currentNames(found.facts) }, currentNames(this.#fingerprint));
-    await this.#checkpoints.restoreWeights(found);
+    await restoreWeights(found, this.#parallel);
+    this.#checkpoints.resumedFrom(found);
     // In place: sources that only later stages read may have been added since.
     const positions = this.#progress.positions.map((start, source) => found.progress.positions[source] ?? start);
     this.#progress = { ...found.progress, positions };
@@ -223,7 +227,7 @@ export class Session {
     const planned = this.#planned[stage];
     // A stage that was not begun makes its own optimiser, if it wants one.
     if (planned && (step > 0 || planned.optimizerFrom !== stage)) {
-      await this.#checkpoints.restoreOptimizer(found, this.#optimizerFor(planned));
+      await restoreOptimizer(found, this.#parallel, this.#optimizerFor(planned));
     }
     yield { type: "start", globalStep, run, resumed: { ...this.#position(), checkpoint: found.path } };
     for (const message of warnings) yield this.#warning("CHECKPOINT_CORRUPT", message);
@@ -381,7 +385,7 @@ export class Session {
 
   /** The run's folder was made anew: what was saved before is gone. */
   saveSoon(): void {
-    this.#checkpoints.want();
+    this.#checkpoints.saveSoon();
   }
 
   /** The run's folder is another run's now. */

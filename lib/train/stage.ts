@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { isStepCheckpoint } from "../checkpoint/layout.js";
 import { type Dataset, Loader } from "../data/index.js";
 import {
   type AutoregressiveOptions,
@@ -10,7 +11,6 @@ import {
   type NoiseSchedule,
   supervisedObjective,
 } from "../diffusion/index.js";
-import { isStepCheckpoint } from "../model/checkpoint-layout.js";
 import type { Decoder, Objective } from "../model/index.js";
 import { type Schedule, scheduleFrom, scheduleSchema, warmupStable } from "../nn/index.js";
 import { parseOptions } from "./errors.js";

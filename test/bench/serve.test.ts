@@ -10,7 +10,7 @@ import { searchThreshold } from "../../bench/serve/threshold.js";
 import { blockEnds, latencies, type Timeline, tokensPerForward, tokensWithin } from "../../bench/serve/timeline.js";
 import { CHAT_LENGTHS, drawLength, poissonArrivals, scaled, Workload } from "../../bench/serve/workload.js";
 import { median, pairedRow } from "../../bench/shared/harness.js";
-import { Tokenizer } from "../../lib/model/index.js";
+import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { Philox } from "../../lib/torch/index.js";
 import { TOKENIZER } from "../cli/support.js";
 import { pretendBuilt, put, runScript, scratchCheckout } from "../setup/scratch.js";

@@ -2,10 +2,9 @@ import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSyn
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { CheckpointStore, StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { exportModel } from "../../lib/cli/checkpoint/export.js";
-import { StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { CheckpointStore } from "../../lib/train/checkpoint.js";
 import { expectExplained, type RunOptions, run as start } from "../cli/support.js";
 import { fixture } from "../nn/golden.js";
 import { bitsOf, contentOf, contentsOf, saveTogether, storesOf, temporaryFolder, trained } from "./support.js";

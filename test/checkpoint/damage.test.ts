@@ -12,9 +12,9 @@ import {
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { StableDiffCoder } from "../../lib/model/index.js";
+import { CheckpointStore, StableDiffCoder } from "../../lib/checkpoint/index.js";
+import { shareOfFiles } from "../../lib/checkpoint/store.js";
 import * as torch from "../../lib/torch/index.js";
-import { CheckpointStore, shareOfFiles } from "../../lib/train/checkpoint.js";
 import { failWriter } from "../train/faults.js";
 import {
   bitsOf,
@@ -137,7 +137,7 @@ describe("a damaged checkpoint of several processes is found, and the one before
     const { run, stores } = await twoCheckpoints();
     for (const name of ["step-000001", "step-000002"]) truncateSync(join(run, "checkpoints", name, SHARD), 9);
     await expect(stores[0].newest(() => {})).rejects.toMatchObject({
-      code: "TRAIN_CHECKPOINT_CORRUPT",
+      code: "CHECKPOINT_CORRUPT",
       message: expect.stringMatching(/step-000002: .*\n.*step-000001: /),
     });
   });

@@ -8,7 +8,7 @@ import { heldTensors } from "../torch/held-tensors.js";
 const fake = new FakeCuda();
 const torch = await import("../../lib/torch/index.js");
 const { wholeTensor } = await import("../../lib/distributed/tensor-slice.js");
-const { CheckpointStore } = await import("../../lib/train/checkpoint.js");
+const { CheckpointStore } = await import("../../lib/checkpoint/index.js");
 const { contentOf, smallModel, temporaryFolder } = await import("./support.js");
 
 it("on a device waits once, without blocking, and hands over copies larger than a piece", async () => {

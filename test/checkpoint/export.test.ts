@@ -2,8 +2,8 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync,
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { exportCheckpoint } from "../../lib/model/checkpoint-export.js";
-import { StableDiffCoder } from "../../lib/model/index.js";
+import { exportCheckpoint } from "../../lib/checkpoint/export.js";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { fixture } from "../nn/golden.js";
 import { bitsOf, contentOf, contentsOf, savedBy, saveTogether, storesOf, temporaryFolder, trained } from "./support.js";
@@ -23,7 +23,7 @@ describe("an export of shards", () => {
       const contents = contentsOf(whole, 3).map((content) => ({ ...content, ...parts }));
       return (await saveTogether(storesOf(run, 3), "final", contents)).path;
     });
-    const alone = new (await import("../../lib/train/checkpoint.js")).CheckpointStore(temporaryFolder(), 2);
+    const alone = new (await import("../../lib/checkpoint/index.js")).CheckpointStore(temporaryFolder(), 2);
     const expected = filesIn(await alone.save("final", contentOf(whole, 1, parts)));
     for (const name of ["optimizer.state", "trainer.json", "manifest.json"]) delete expected[name];
     const target = join(run, "exported");

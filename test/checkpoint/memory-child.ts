@@ -1,8 +1,8 @@
 // Saves a model of some megabytes again and again, and prints the resident memory after each save, in bytes.
 
+import { CheckpointStore } from "../../lib/checkpoint/index.js";
 import { Decoder, presetConfig } from "../../lib/model/index.js";
 import { AdamW } from "../../lib/nn/index.js";
-import { CheckpointStore } from "../../lib/train/checkpoint.js";
 import { contentOf } from "./ranks.js";
 
 const [run, saves] = process.argv.slice(2);

@@ -1,7 +1,7 @@
 import { performance } from "node:perf_hooks";
 import { Worker } from "node:worker_threads";
 import { expect, it } from "vitest";
-import { CANCELLED, HURRIED, Pace, tell } from "../../lib/train/checkpoint/pace.js";
+import { CANCELLED, HURRIED, Pace, signal } from "../../lib/checkpoint/pace.js";
 
 const state = () => new Int32Array(new SharedArrayBuffer(4));
 
@@ -25,7 +25,7 @@ it("a thread that paces itself rests longer than it works, until somebody waits"
   work(1);
   expect(timeOf(pace.pause)).toBeGreaterThan(190);
   work(20); // a rest would take four seconds
-  tell(shared, HURRIED);
+  signal(shared, HURRIED);
   expect(timeOf(pace.pause)).toBeLessThan(2000);
 });
 
@@ -62,7 +62,7 @@ it("a rest ends at once when another thread says so", async () => {
 it("work that is given up ends after its piece", () => {
   const shared = state();
   const pace = new Pace(shared, 2);
-  tell(shared, CANCELLED);
-  tell(shared, HURRIED);
+  signal(shared, CANCELLED);
+  signal(shared, HURRIED);
   expect(pace.pause).toThrow(/given up/);
 });

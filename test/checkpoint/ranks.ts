@@ -1,6 +1,16 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import {
+  type CheckpointContent,
+  CheckpointStore,
+  type FoundCheckpoint,
+  loadOptimizerSlices,
+  loadWeightSlices,
+  newProgress,
+  type PendingCheckpoint,
+  readCheckpoint,
+} from "../../lib/checkpoint/index.js";
+import {
   type LocalTensor,
   type TensorSlice,
   viewOf,
@@ -10,16 +20,6 @@ import {
 import { Decoder, decoderConfig } from "../../lib/model/index.js";
 import { AdamW } from "../../lib/nn/index.js";
 import * as torch from "../../lib/torch/index.js";
-import {
-  type CheckpointContent,
-  CheckpointStore,
-  type FoundCheckpoint,
-  newProgress,
-  type PendingCheckpoint,
-  readCheckpoint,
-  restoreOptimizer,
-  restoreWeights,
-} from "../../lib/train/checkpoint.js";
 
 // Two threads on a busy machine wait for each other longer than these models compute.
 torch.setNumThreads(1);
@@ -80,11 +80,12 @@ function wholeState(optimizer: AdamW): NonNullable<CheckpointContent["optimizer"
 
 /** Copies a checkpoint into a model that is whole, and into its optimiser where one is given. */
 export async function restore(found: FoundCheckpoint, into: { model: Decoder; optimizer?: AdamW }): Promise<void> {
-  await restoreWeights(found, wholeTensors(into.model.namedParameters()));
+  await loadWeightSlices(wholeTensors(into.model.namedParameters()), found.path);
   if (!into.optimizer) return;
+  if (found.optimizerStep === null) return;
   const { tensors } = into.optimizer.stateDict();
-  const restored = await restoreOptimizer(found, wholeTensors(Object.entries(tensors)));
-  if (restored) into.optimizer.loadStateDict({ step: restored.step, tensors });
+  await loadOptimizerSlices(wholeTensors(Object.entries(tensors)), found.path);
+  into.optimizer.loadStateDict({ step: found.optimizerStep, tensors });
 }
 
 /** What a run at a step would save, by default of a process that is alone. */

@@ -2,8 +2,8 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach } from "vitest";
+import type { CheckpointStore, FoundCheckpoint } from "../../lib/checkpoint/index.js";
 import * as torch from "../../lib/torch/index.js";
-import type { CheckpointStore, FoundCheckpoint } from "../../lib/train/checkpoint.js";
 import { type Cut, contentsOf, makeTrained, saveTogether, storesOf, type Trained } from "./ranks.js";
 
 export * from "./ranks.js";

@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { calibrate } from "../../lib/cli/quickstart/calibrate.js";
 import { stepsFor } from "../../lib/cli/quickstart/curriculum.js";
 import { prepareData } from "../../lib/data/index.js";
-import { Tokenizer } from "../../lib/model/index.js";
+import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { blocksOf } from "../docs/markdown.js";
 import { diffcoder, type Ended, eventsOf, expectExplained, scratchFolder, someCode, TOKENIZER } from "./support.js";
 

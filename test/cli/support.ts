@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect } from "vitest";
-import { StableDiffCoder } from "../../lib/model/index.js";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { setup } from "../../scripts/lib/setup.mjs";
 
 export const root = fileURLToPath(new URL("../../", import.meta.url));

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { loadWeights, saveCheckpoint } from "../../lib/checkpoint/index.js";
 import type { Dataset } from "../../lib/data/index.js";
 import {
   arBitsPerByte,
@@ -10,7 +11,7 @@ import {
   generateAutoregressive,
   generateBlocks,
 } from "../../lib/diffusion/index.js";
-import { Decoder, loadWeights, presetConfig, saveCheckpoint } from "../../lib/model/index.js";
+import { Decoder, presetConfig } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import {
   autoregressive,

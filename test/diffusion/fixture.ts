@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import type { Batch, ObjectiveContext } from "../../lib/diffusion/index.js";
-import { type Decoder, StableDiffCoder } from "../../lib/model/index.js";
+import type { Decoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 
 torch.setNumThreads(1); // the tensors are tiny, and test files run side by side

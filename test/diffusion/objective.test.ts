@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { weightName } from "../../lib/checkpoint/index.js";
 import { noisyThenClean, shiftedRows } from "../../lib/diffusion/block-diffusion.js";
 import { corrupt } from "../../lib/diffusion/corruption.js";
 import {
@@ -13,7 +14,7 @@ import {
   type Objective,
   supervisedObjective,
 } from "../../lib/diffusion/index.js";
-import { type AttentionPlan, type Decoder, weightName } from "../../lib/model/index.js";
+import type { AttentionPlan, Decoder } from "../../lib/model/index.js";
 import { functional } from "../../lib/nn/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { heldTensors } from "../torch/held-tensors.js";

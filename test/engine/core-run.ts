@@ -1,9 +1,9 @@
+import type { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { type CoreInternals, EngineCore } from "../../lib/engine/core.js";
 import type { EngineOptions, GenerateOptions } from "../../lib/engine/index.js";
 import { engineOptionsSchema, generateOptionsSchema } from "../../lib/engine/options.js";
 import type { Recorder } from "../../lib/engine/pass-graphs.js";
 import type { EngineStats } from "../../lib/engine/types.js";
-import type { StableDiffCoder } from "../../lib/model/index.js";
 
 export interface Job {
   prompt: number[];

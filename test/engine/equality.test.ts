@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import type { Engine, EngineEvent, GenerateOptions } from "../../lib/engine/index.js";
-import type { Architecture, StableDiffCoder } from "../../lib/model/index.js";
+import type { Architecture } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { collect, here, randomPrompt, reference, sharpCoder } from "./support.js";
 

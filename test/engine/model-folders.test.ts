@@ -2,8 +2,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { Engine } from "../../lib/engine/index.js";
-import { causalPlan, StableDiffCoder } from "../../lib/model/index.js";
+import { causalPlan } from "../../lib/model/index.js";
 import { Tokenizer } from "../../lib/tokenizer/tokenizer.js";
 import * as torch from "../../lib/torch/index.js";
 

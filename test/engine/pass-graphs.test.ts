@@ -1,12 +1,12 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import type { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import type { GenerateOptions } from "../../lib/engine/index.js";
 import { PagedMemory } from "../../lib/engine/paged-memory.js";
 import { flashAttention } from "../../lib/engine/pass/flash-attention.js";
 import { paddedAttention } from "../../lib/engine/pass/padded-attention.js";
 import { bucketed, exact, layOut, type PassPart, SCRATCH } from "../../lib/engine/pass/pass.js";
 import { PassGraphs } from "../../lib/engine/pass-graphs.js";
-import type { StableDiffCoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { heldTensors } from "../torch/held-tensors.js";
 import { type Job, Reruns, runCore } from "./core-run.js";

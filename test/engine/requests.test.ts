@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { type Engine, EngineError, type EngineEvent, type GenerateOptions } from "../../lib/engine/index.js";
-import { causalPlan, type StableDiffCoder } from "../../lib/model/index.js";
+import { causalPlan } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { collect, here, MASK, randomPrompt, reference, sharpCoder, TOKENIZER } from "./support.js";
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { StableDiffCoder } from "../../lib/model/index.js";
+import type { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { heldTensors } from "../torch/held-tensors.js";
 import { here, randomPrompt, sharpCoder } from "./support.js";
 

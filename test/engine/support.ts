@@ -1,6 +1,7 @@
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { generateAutoregressive, generateBlocks } from "../../lib/diffusion/index.js";
 import { Engine, type EngineEvent, type EngineOptions, type GenerateOptions } from "../../lib/engine/index.js";
-import { type DecoderConfigInput, StableDiffCoder } from "../../lib/model/index.js";
+import type { DecoderConfigInput } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 
 torch.setNumThreads(1);

@@ -1,15 +1,8 @@
 import { readdirSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { StableDiffCoder, weightName } from "../../lib/checkpoint/index.js";
 import { blockDiffusionPlan } from "../../lib/diffusion/index.js";
-import {
-  cachedPlan,
-  causalPlan,
-  Decoder,
-  KeyValueCache,
-  presetConfig,
-  StableDiffCoder,
-  weightName,
-} from "../../lib/model/index.js";
+import { cachedPlan, causalPlan, Decoder, KeyValueCache, presetConfig } from "../../lib/model/index.js";
 import { functional } from "../../lib/nn/index.js";
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";

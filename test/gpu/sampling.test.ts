@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import {
   arBitsPerByte,
   type BlockGenerationOptions,
@@ -9,7 +10,7 @@ import {
   type SamplerDenoiseEvent,
   type SamplerDoneEvent,
 } from "../../lib/diffusion/index.js";
-import { Decoder, type PresetName, presetConfig, StableDiffCoder } from "../../lib/model/index.js";
+import { Decoder, type PresetName, presetConfig } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { fixture } from "../nn/golden.js";
 import { device, memory, onGpu, record, sized, synchronize } from "./support.js";

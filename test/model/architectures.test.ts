@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { StableDiffCoder, weightName } from "../../lib/checkpoint/index.js";
 import {
   ARCHITECTURES,
   architectureSpec,
@@ -10,9 +11,7 @@ import {
   layerMatrices,
   ModelConfigError,
   parseConfigJson,
-  StableDiffCoder,
   toConfigJson,
-  weightName,
 } from "../../lib/model/index.js";
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";

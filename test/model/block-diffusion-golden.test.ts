@@ -1,6 +1,7 @@
 import { readdirSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type AttentionPlan, StableDiffCoder, weightName } from "../../lib/model/index.js";
+import { StableDiffCoder, weightName } from "../../lib/checkpoint/index.js";
+import type { AttentionPlan } from "../../lib/model/index.js";
 import { functional } from "../../lib/nn/index.js";
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";

@@ -1,4 +1,5 @@
 import { afterAll, describe, expect, it } from "vitest";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import {
   type AttentionPlan,
   causalPlan,
@@ -6,7 +7,6 @@ import {
   documentPositions,
   ModelError,
   presetConfig,
-  StableDiffCoder,
 } from "../../lib/model/index.js";
 import { AdamW, clipGradNorm, decayGroups, functional } from "../../lib/nn/index.js";
 import type { Tensor } from "../../lib/torch/index.js";

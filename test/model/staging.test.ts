@@ -14,8 +14,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
-import { CheckpointError, replaceFolder, stagedFolder } from "../../lib/model/index.js";
-import { finishReplacement } from "../../lib/model/staging.js";
+import { CheckpointError, replaceFolder, stagedFolder } from "../../lib/checkpoint/index.js";
+import { finishReplacement } from "../../lib/checkpoint/staging.js";
 
 const root = realpathSync(mkdtempSync(join(tmpdir(), "diffcoder-staging-")));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

@@ -2,7 +2,8 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
-import { exportCheckpoint, loadWeights, ModelError, readConfig, StableDiffCoder } from "../../lib/model/index.js";
+import { CodedError } from "../../lib/base/coded-error.js";
+import { exportCheckpoint, loadWeights, readConfig, StableDiffCoder } from "../../lib/checkpoint/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { fixture } from "../nn/golden.js";
 
@@ -34,8 +35,8 @@ const without = ({ [EMBEDDING]: _, ...rest }: Weights) => rest;
 const load = () => StableDiffCoder.fromPretrained(folder);
 const failure = async () => {
   const error = await load().catch((error: unknown) => error);
-  expect(error).toBeInstanceOf(ModelError);
-  return `${(error as ModelError).code} ${(error as Error).message}`;
+  expect(error).toBeInstanceOf(CodedError);
+  return `${(error as CodedError<string>).code} ${(error as Error).message}`;
 };
 const same = (a: torch.Tensor, b: torch.Tensor) => torch.equal(a, b);
 

@@ -1,7 +1,7 @@
 import { accessSync, constants } from "node:fs";
 import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { Engine } from "../../lib/engine/index.js";
-import { StableDiffCoder } from "../../lib/model/index.js";
 import { type CreateServerOptions, Server } from "../../lib/server/index.js";
 import * as torch from "../../lib/torch/index.js";
 

@@ -5,7 +5,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { beforeAll, describe, expect, it } from "vitest";
-import { StableDiffCoder } from "../../lib/model/index.js";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { root, scratchFolder, TOKENIZER } from "../cli/support.js";
 import { descendants, metric, residentBytes, serve } from "./serving.js";
 import { json, until } from "./support.js";

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Engine } from "../../lib/engine/index.js";
-import { Tokenizer } from "../../lib/model/index.js";
 import { TokenPlaces } from "../../lib/server/protocol/token-places.js";
+import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { root, smallCheckpoint, TOKENIZER } from "../cli/support.js";
 import { chunksOf, type Json, json, type Started, start } from "./support.js";
 

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it } from "vitest";
-import { StableDiffCoder } from "../../lib/model/index.js";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { scratchFolder, TOKENIZER } from "../cli/support.js";
 import { descendants, metric, type Serving, serve } from "./serving.js";

@@ -15,8 +15,8 @@ import type {
 import { EngineError } from "../../lib/engine/index.js";
 import { engineOptionsSchema, requestSizeSchema } from "../../lib/engine/options.js";
 import { zeroCounters } from "../../lib/engine/stats.js";
-import { Tokenizer } from "../../lib/model/index.js";
 import type { ServedEngine } from "../../lib/server/index.js";
+import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { TOKENIZER } from "../cli/support.js";
 
 /** What a {@link ScriptedEngine} is to do. */

@@ -7,7 +7,7 @@ import { projectRoot } from "../../scripts/lib/paths.mjs";
 // import loads the addon. A type costs nothing: it is not there when the code runs.
 const THREADS = [
   "lib/data/prefetch-thread.ts",
-  "lib/train/checkpoint/writer-thread.ts",
+  "lib/checkpoint/writer-thread.ts",
   "lib/server/prompts/prompt-thread.ts",
   "lib/train/sinks/wandb/worker.ts",
 ];

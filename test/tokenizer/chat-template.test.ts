@@ -2,7 +2,7 @@ import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { StableDiffCoder } from "../../lib/model/index.js";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { ChatTemplate, Tokenizer, TokenizerError } from "../../lib/tokenizer/index.js";
 import { LimitExceeded, PyError } from "../../lib/tokenizer/jinja/errors.js";
 import { JinjaTemplate, RENDER_LIMITS } from "../../lib/tokenizer/jinja/template.js";

@@ -14,7 +14,8 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
-import { CheckpointError, StableDiffCoder, Tokenizer } from "../../lib/model/index.js";
+import { CheckpointError, StableDiffCoder } from "../../lib/checkpoint/index.js";
+import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { Curriculum, type RunOptions, type TrainEvent } from "../../lib/train/index.js";
 import { failWriter, type WriterFaults } from "./faults.js";
 import { bytesOf, Counting, collect, repeatable, stepsOf, temporaryFolder, tinyModel, tinyStages } from "./support.js";
@@ -106,7 +107,11 @@ describe("a damaged checkpoint is passed over for the one before", () => {
     ["no manifest", (folder) => rmSync(join(folder, "manifest.json")), /it has no manifest\.json/],
     ["a torn manifest", (folder) => truncateSync(join(folder, "manifest.json"), 40), /manifest\.json is damaged/],
     ["no trainer.json", (folder) => rmSync(join(folder, "trainer.json")), /it has no trainer\.json/],
-    ["a torn trainer.json", (folder) => truncateSync(join(folder, "trainer.json"), 60), /trainer\.json is no JSON/],
+    [
+      "a torn trainer.json",
+      (folder) => truncateSync(join(folder, "trainer.json"), 60),
+      /trainer\.json is not valid JSON/,
+    ],
     [
       "another trainer.json",
       (folder) => writeFileSync(join(folder, "trainer.json"), '{"format": 7}'),

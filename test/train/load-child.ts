@@ -1,6 +1,6 @@
 // Loads the curriculum files it is given and prints what they hold, one JSON object a line. A process of its own, because a
 // test runner has its own way of importing modules.
-import { StableDiffCoder } from "../../lib/model/index.js";
+import { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import { Curriculum, loadCurriculum } from "../../lib/train/index.js";
 
 for (const path of process.argv.slice(2)) {

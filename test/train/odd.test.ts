@@ -1,10 +1,10 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { listCheckpoints } from "../../lib/checkpoint/index.js";
+import { CheckpointStore } from "../../lib/checkpoint/store.js";
 import { type Dataset, PackedDataset, type Sample } from "../../lib/data/index.js";
 import { warmupStable, warmupStableDecay } from "../../lib/nn/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { CheckpointStore } from "../../lib/train/checkpoint/store.js";
-import { listCheckpoints } from "../../lib/train/checkpoint.js";
 import {
   autoregressive,
   blockDiffusion,

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
-import { exportCheckpoint } from "../../model/checkpoint-export.js";
+import { exportCheckpoint } from "../../checkpoint/export.js";
 import { compact } from "../../train/format.js";
 import type { ExportCommandOptions } from "../checkpoint.js";
 import { CliError } from "../errors.js";

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { listCheckpoints } from "../../train/checkpoint.js";
+import { listCheckpoints } from "../../checkpoint/index.js";
 import { CliError } from "../errors.js";
 import { shownPath } from "../show.js";
 

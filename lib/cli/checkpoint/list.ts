@@ -1,6 +1,6 @@
 import colors from "picocolors";
-import { missingFiles } from "../../model/checkpoint-manifest.js";
-import { type FoundCheckpoint, listCheckpoints } from "../../train/checkpoint.js";
+import { type FoundCheckpoint, listCheckpoints } from "../../checkpoint/index.js";
+import { missingFiles } from "../../checkpoint/manifest.js";
 import { compact } from "../../train/format.js";
 import type { ListOptions } from "../checkpoint.js";
 import { shownPath } from "../show.js";

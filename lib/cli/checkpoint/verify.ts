@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import colors from "picocolors";
-import { damages } from "../../model/checkpoint-manifest.js";
-import { listCheckpoints } from "../../train/checkpoint.js";
+import { listCheckpoints } from "../../checkpoint/index.js";
+import { damages } from "../../checkpoint/manifest.js";
 import type { VerifyOptions } from "../checkpoint.js";
 import { CliError } from "../errors.js";
 import { shownPath } from "../show.js";

@@ -1,7 +1,7 @@
 import { text as readAll } from "node:stream/consumers";
 import colors from "picocolors";
 import { readTextFile } from "../../base/regular-file.js";
-import { StableDiffCoder } from "../../model/index.js";
+import { StableDiffCoder } from "../../checkpoint/index.js";
 import { type Completion, type CompletionOptions, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";
 import type { GenerateOptions } from "../generate.js";

@@ -1,5 +1,6 @@
+import { StableDiffCoder } from "../../checkpoint/index.js";
 import type { PreparedData } from "../../data/index.js";
-import { StableDiffCoder, type Tokenizer } from "../../model/index.js";
+import type { Tokenizer } from "../../tokenizer/index.js";
 import { Curriculum } from "../../train/index.js";
 import { quickstartStages } from "./curriculum.js";
 

@@ -1,7 +1,8 @@
 import { gzipSync } from "node:zlib";
+import type { StableDiffCoder } from "../../checkpoint/index.js";
 import { type Batch, collate, type PackedDataset, type PreparedData } from "../../data/index.js";
 import { arBitsPerByte, diffusionBound, type Likelihood } from "../../diffusion/index.js";
-import type { StableDiffCoder, Tokenizer } from "../../model/index.js";
+import type { Tokenizer } from "../../tokenizer/index.js";
 import { resolvePrecision } from "../../train/index.js";
 import { BLOCK_SIZE } from "./curriculum.js";
 

@@ -1,5 +1,5 @@
 import type { PreparedData } from "../../data/index.js";
-import type { Tokenizer } from "../../model/index.js";
+import type { Tokenizer } from "../../tokenizer/index.js";
 
 /** The beginning of a held-out document. */
 export interface Prompt {

@@ -1,7 +1,8 @@
 import { join, resolve } from "node:path";
 import colors from "picocolors";
+import { StableDiffCoder } from "../../checkpoint/index.js";
 import { formatSummary, prepareData } from "../../data/index.js";
-import { CODE_TOKENIZER, StableDiffCoder, Tokenizer } from "../../model/index.js";
+import { CODE_TOKENIZER, Tokenizer } from "../../tokenizer/index.js";
 import { Curriculum, defaultSinks, type TrainingSample, terminal } from "../../train/index.js";
 import { type Completion, complete, type Screen } from "../complete.js";
 import { CliError } from "../errors.js";

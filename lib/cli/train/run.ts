@@ -1,8 +1,7 @@
 import { basename, extname, join, resolve } from "node:path";
 import colors from "picocolors";
+import { holdsRun, StableDiffCoder } from "../../checkpoint/index.js";
 import { destroyProcessGroup, readLaunchEnvironment, world } from "../../distributed/index.js";
-import { StableDiffCoder } from "../../model/index.js";
-import { holdsRun } from "../../train/checkpoint.js";
 import {
   defaultSinks,
   loadCurriculum,

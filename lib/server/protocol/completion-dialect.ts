@@ -1,5 +1,5 @@
 import type { CommittedToken, ScoreResult } from "../../engine/index.js";
-import type { Tokenizer } from "../../model/index.js";
+import type { Tokenizer } from "../../tokenizer/index.js";
 import { type Dialect, finishReasonName, type Generated, type Head, type Piece } from "./dialect.js";
 import { finite } from "./steps.js";
 import { codePoints, TokenPlaces } from "./token-places.js";

@@ -1,4 +1,4 @@
-import type { Tokenizer } from "../../model/index.js";
+import type { Tokenizer } from "../../tokenizer/index.js";
 
 /** Where a token is in a text, and what it stands for. */
 export interface PlacedToken {

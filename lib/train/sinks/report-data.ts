@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { isStepCheckpoint } from "../../model/checkpoint-layout.js";
+import { isStepCheckpoint } from "../../checkpoint/layout.js";
 import type { FailedEvent, RankStats, StageInfo, TrainEvent } from "../events.js";
 
 const step = z.int().min(0);

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { isStepCheckpoint } from "../../model/checkpoint-layout.js";
+import { isStepCheckpoint } from "../../checkpoint/layout.js";
 import type { CheckpointEvent, RunInfo, SampleEvent, StepEvent } from "../events.js";
 import { groupedName } from "./metric-facts.js";
 import { runSettings } from "./run-summary.js";

@@ -1,7 +1,7 @@
 import type { Writable } from "node:stream";
 import { MultiBar, type SingleBar } from "cli-progress";
 import colors from "picocolors";
-import { isStepCheckpoint } from "../../model/checkpoint-layout.js";
+import { isStepCheckpoint } from "../../checkpoint/layout.js";
 import type { FailedEvent, StageInfo, StepEvent, TrainEvent } from "../events.js";
 import { compact, duration, number } from "../format.js";
 import { Pace } from "./pace.js";

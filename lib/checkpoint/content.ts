@@ -1,5 +1,10 @@
 import { join } from "node:path";
-import { isWhole, type LocalTensor, sliceProblem, volume } from "../../distributed/tensor-slice.js";
+import { isWhole, type LocalTensor, sliceProblem, volume } from "../distributed/tensor-slice.js";
+import type { Decoder } from "../model/index.js";
+import { byteLength } from "../torch/bytes.js";
+import type { DType, Tensor } from "../torch/index.js";
+import { buildHeader } from "../torch/safetensors-header.js";
+import type { ShardSlices } from "./commit.js";
 import {
   fullName,
   INDEX_FILE,
@@ -8,23 +13,11 @@ import {
   type TensorKind,
   TRAINER_FILE,
   weightName,
-} from "../../model/checkpoint-layout.js";
-import {
-  configTexts,
-  jsonText,
-  layOutWeights,
-  MAX_SHARD_BYTES,
-  sideFiles,
-  WEIGHTS_METADATA,
-} from "../../model/checkpoint-write.js";
-import type { Decoder } from "../../model/index.js";
-import { byteLength } from "../../torch/bytes.js";
-import type { DType, Tensor } from "../../torch/index.js";
-import { buildHeader } from "../../torch/safetensors-header.js";
-import type { ShardSlices } from "./commit.js";
-import type { Progress, ResumeFacts, TrainerFile } from "./progress.js";
+} from "./layout.js";
+import type { Progress, ResumeFacts, TrainerFile } from "./trainer-file.js";
+import { configTexts, jsonText, layOutWeights, MAX_SHARD_BYTES, sideFiles, WEIGHTS_METADATA } from "./write.js";
 
-/** What a checkpoint is made of. In a run of several processes each gives what it holds. */
+/** The content of a checkpoint. In a run of several processes each gives its part. */
 export interface CheckpointContent {
   /** For its config. */
   model: Decoder;

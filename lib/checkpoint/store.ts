@@ -1,19 +1,19 @@
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { parseJsonText } from "../../base/json-text.js";
-import { readTextFile } from "../../base/regular-file.js";
-import { TRAINER_FILE } from "../../model/checkpoint-layout.js";
-import { type DamageOptions, findDamage, readManifest } from "../../model/checkpoint-manifest.js";
-import { cannotSave, finishReplacement } from "../../model/staging.js";
-import { TrainError } from "../errors.js";
+import { parseJsonText } from "../base/json-text.js";
+import { readTextFile } from "../base/regular-file.js";
 import type { ShardReport } from "./commit.js";
 import { type CheckpointContent, type CheckpointWorld, planFiles } from "./content.js";
+import { CheckpointError } from "./errors.js";
 import { HostMemory } from "./host-memory.js";
+import { TRAINER_FILE } from "./layout.js";
+import { type DamageOptions, findDamage, readManifest } from "./manifest.js";
 import { PendingCheckpoint } from "./pending.js";
-import { type Progress, type ResumeFacts, trainerSchema } from "./progress.js";
+import { cannotSave, finishReplacement } from "./staging.js";
+import { type Progress, type ResumeFacts, trainerSchema } from "./trainer-file.js";
 import { commitInThread } from "./writer.js";
 
-/** A checkpoint whose trainer.json can be read; whether its files are whole is another question. */
+/** A checkpoint whose trainer.json can be read. Its other files may still be damaged. */
 export interface FoundCheckpoint {
   name: string;
   path: string;
@@ -26,7 +26,7 @@ export interface FoundCheckpoint {
   optimizerStep: number | null;
 }
 
-/** A folder that should be a checkpoint, and why it is none. */
+/** A folder that should be a checkpoint but is not, and why. */
 export interface UnreadableCheckpoint {
   name: string;
   path: string;
@@ -45,7 +45,7 @@ export interface UnreadableCheckpoint {
 export class CheckpointStore {
   readonly folder: string;
   readonly world: CheckpointWorld;
-  readonly #keepLast: number;
+  readonly #keepLatest: number;
   readonly #memory = new HostMemory();
   #saves = 0;
   /** Resolves when no save is under way. */
@@ -54,13 +54,13 @@ export class CheckpointStore {
   #last: PendingCheckpoint | undefined;
 
   /**
-   * @param keepLast how many of the unnamed checkpoints stay; named ones always do
+   * @param keepLatest how many of the unnamed checkpoints stay; named ones always do
    * @param world this process among those that save together; all of them see the same folder
    */
-  constructor(run: string, keepLast: number, world: CheckpointWorld = { rank: 0, size: 1 }) {
+  constructor(run: string, keepLatest: number, world: CheckpointWorld = { rank: 0, size: 1 }) {
     this.folder = join(resolve(run), "checkpoints");
     this.world = world;
-    this.#keepLast = keepLast;
+    this.#keepLatest = keepLatest;
     mkdirSync(this.folder, { recursive: true });
     if (world.rank === 0) this.#tidy();
   }
@@ -86,7 +86,7 @@ export class CheckpointStore {
     place: { name: string; folder: string; staging: string },
     content: CheckpointContent,
   ): Promise<PendingCheckpoint> {
-    this.#last?.hurry();
+    this.#last?.expedite();
     await before;
     try {
       const files = planFiles(content, this.world);
@@ -99,8 +99,8 @@ export class CheckpointStore {
   }
 
   /**
-   * Makes a checkpoint of what all processes wrote: looks whether it is all there and covers every tensor, writes the
-   * manifest, renames the folder to its place, and removes unnamed checkpoints that are too many. For rank 0 only.
+   * Turns what all processes wrote into a checkpoint: checks that it is all there and covers every tensor, writes the
+   * manifest, renames the folder to its place, and removes the oldest unnamed checkpoints. For rank 0 only.
    *
    * @param reports of all ranks, in any order
    * @returns its folder
@@ -108,9 +108,9 @@ export class CheckpointStore {
    */
   async commit(pending: PendingCheckpoint, reports: readonly ShardReport[]): Promise<string> {
     const { staging, folder } = pending;
-    const keepLast = this.#keepLast;
+    const keepLatest = this.#keepLatest;
     try {
-      await commitInThread({ staging, folder, worldSize: this.world.size, reports: [...reports], keepLast });
+      await commitInThread({ staging, folder, worldSize: this.world.size, reports: [...reports], keepLatest });
     } catch (error) {
       throw cannotSave(folder, error);
     }
@@ -126,13 +126,13 @@ export class CheckpointStore {
    */
   async save(name: string, content: CheckpointContent): Promise<string> {
     const pending = await this.begin(name, content);
-    pending.hurry();
+    pending.expedite();
     return this.commit(pending, [await pending.done]);
   }
 
   /** Waits for a save that is under way, and frees the memory of the copies. */
   async close(): Promise<void> {
-    this.#last?.hurry();
+    this.#last?.expedite();
     await this.#free;
     this.#memory.dispose();
   }
@@ -160,10 +160,10 @@ export class CheckpointStore {
   /**
    * The newest checkpoint that is whole. Reads and hashes all of its files.
    *
-   * @param warn is told of every newer one that is torn or changed
-   * @param exchange with it all processes call this alike: each hashes its share of the files, and all find the same
+   * @param warn receives a message for every newer one that is damaged
+   * @param exchange gathers the values of all processes: each then hashes its share of the files, and all find the same one
    * @returns undefined if there are none at all
-   * @throws TrainError TRAIN_CHECKPOINT_CORRUPT if there are some, and none is whole
+   * @throws CheckpointError CHECKPOINT_CORRUPT if there are some, and none is whole
    */
   async newest(warn: (message: string) => void, exchange?: Exchange): Promise<FoundCheckpoint | undefined> {
     const { readable, unreadable } = this.candidates();
@@ -185,14 +185,14 @@ export class CheckpointStore {
       damaged.push(`${name}: ${damage}`);
     }
     if (damaged.length === 0) return undefined;
-    throw noneIsWhole(this.folder, damaged);
+    throw allDamaged(this.folder, damaged);
   }
 
   #names(): string[] {
     return checkpointNames(this.folder);
   }
 
-  /** Puts away what processes left that were killed while saving. Only the holder of the run's lock may. */
+  /** Completes or removes what processes left that were killed while saving. Only the holder of the run's lock may call it. */
   #tidy(): void {
     for (const name of readdirSync(this.folder)) {
       const path = join(this.folder, name);
@@ -210,15 +210,15 @@ export class CheckpointStore {
   }
 }
 
-/** Gives everybody's value, by rank. */
+/** Resolves to the values of all processes, by rank. */
 type Exchange = <T>(topic: string, value: T) => Promise<T[]>;
 
 const alone: Exchange = async (_, value) => [value];
 
 /** The error of a run whose checkpoints are all damaged. */
-function noneIsWhole(folder: string, damaged: readonly string[]): TrainError {
+function allDamaged(folder: string, damaged: readonly string[]): CheckpointError {
   const list = damaged.map((problem) => `  ${problem}`).join("\n");
-  return new TrainError("TRAIN_CHECKPOINT_CORRUPT", `no checkpoint in ${folder} is whole\n${list}`);
+  return new CheckpointError("CHECKPOINT_CORRUPT", `no checkpoint in ${folder} is whole\n${list}`);
 }
 
 /** The checkpoints in a folder, the newest first. */
@@ -234,7 +234,7 @@ export function listCheckpoints(folder: string): { readable: FoundCheckpoint[]; 
   return { readable, unreadable };
 }
 
-/** What a checkpoint says of itself; no tensor file is opened. */
+/** Reads trainer.json of a checkpoint. No tensor file is opened. */
 export function readCheckpoint(folder: string): FoundCheckpoint | UnreadableCheckpoint {
   const path = resolve(folder);
   const name = basename(path);
@@ -244,7 +244,7 @@ export function readCheckpoint(folder: string): FoundCheckpoint | UnreadableChec
   try {
     json = parseJsonText(readTextFile(file));
   } catch {
-    return { name, path, problem: `${TRAINER_FILE} is no JSON` };
+    return { name, path, problem: `${TRAINER_FILE} is not valid JSON` };
   }
   const parsed = trainerSchema.safeParse(json);
   if (!parsed.success) return { name, path, problem: `${TRAINER_FILE} is damaged or of another version` };

@@ -1,13 +1,12 @@
 import type { Worker } from "node:worker_threads";
-import { startThread } from "../../torch/start-thread.js";
-import type { CommitRequest } from "./commit.js";
-import { CANCELLED, HURRIED, tell } from "./pace.js";
-import type { FileReport } from "./staged-files.js";
+import { startThread } from "../torch/start-thread.js";
+import type { CommitRequest, FileReport } from "./commit.js";
+import { CANCELLED, HURRIED, signal } from "./pace.js";
 import type { WriterMessage, WriterReply } from "./writer-thread.js";
 
 type Message = WriterMessage extends infer M ? (M extends { job: number } ? Omit<M, "job"> : never) : never;
 
-/** What waits for an answer of the thread. */
+/** A job whose result the thread has not sent yet. */
 interface Waiting {
   onBuffer(buffer: ArrayBuffer): void;
   resolve(files: FileReport[]): void;
@@ -15,49 +14,30 @@ interface Waiting {
 }
 
 /**
- * The writing of one rank's files, which goes on in another thread. Calls are obeyed in their order; nothing waits.
- * The first that fails makes {@link end} reject, and what was written is removed.
+ * The writing of one rank's files in the writer's thread. Messages are processed in their order; nothing waits. After the
+ * first that fails the thread removes what it wrote, and {@link end} rejects.
  */
 export class WriterJob {
-  readonly #post: (message: Message, transfer?: ArrayBuffer[]) => void;
   readonly #state = new Int32Array(new SharedArrayBuffer(4));
   readonly #result: Promise<FileReport[]>;
-  /** Rejects if the thread ends; resolves never. */
+  /** Sends a message, and the buffers that it gives away: each comes back through `onBuffer`, in order. */
+  readonly post: (message: Message, transfer?: ArrayBuffer[]) => void;
+  /** Rejects if the thread ends; never resolves. */
   readonly lost: Promise<never>;
 
-  /** @param rest how many times as long as it works the thread rests, until {@link hurry} */
+  /** @param rest how many times as long as it works the thread rests, until {@link expedite} */
   constructor(staging: string, rest: number, onBuffer: (buffer: ArrayBuffer) => void) {
     const { post, result } = open(onBuffer);
-    this.#post = post;
+    this.post = post;
     this.#result = result;
     this.lost = result.then(() => new Promise<never>(() => {}));
     this.lost.catch(() => {});
     post({ kind: "begin", staging, state: this.#state, rest });
   }
 
-  text(name: string, content: string): void {
-    this.#post({ kind: "text", name, content });
-  }
-
-  copy(from: string, name: string): void {
-    this.#post({ kind: "copy", from, name });
-  }
-
-  open(name: string, header: Uint8Array): void {
-    this.#post({ kind: "open", name, header });
-  }
-
-  /** Appends the first `length` bytes of a buffer, which is away until it comes back through `onBuffer`. */
-  data(buffer: ArrayBuffer, length: number): void {
-    this.#post({ kind: "data", bytes: new Uint8Array(buffer, 0, length) }, [buffer]);
-  }
-
-  close(): void {
-    this.#post({ kind: "close" });
-  }
-
+  /** Marks the end of the job. Resolves when all files are on disk. */
   end(): Promise<FileReport[]> {
-    this.#post({ kind: "end" });
+    this.post({ kind: "end" });
     return this.#result;
   }
 
@@ -66,13 +46,13 @@ export class WriterJob {
   }
 
   /** Makes the thread work without rests. */
-  hurry(): void {
-    tell(this.#state, HURRIED);
+  expedite(): void {
+    signal(this.#state, HURRIED);
   }
 
-  /** Makes the thread give up at its next piece. */
+  /** Makes the thread stop at its next piece. */
   cancel(): void {
-    tell(this.#state, CANCELLED);
+    signal(this.#state, CANCELLED);
   }
 }
 
@@ -100,9 +80,9 @@ function open(onBuffer: (buffer: ArrayBuffer) => void = () => {}) {
   const result = new Promise<FileReport[]>((resolve, reject) => {
     waiting.set(job, { onBuffer, resolve, reject });
   });
-  result.catch(() => {}); // whoever cares holds a promise of its own
+  result.catch(() => {}); // callers that need the result hold a promise of their own
   thread ??= start();
-  // Whoever waits for a save must not find the process at its end; without one the thread keeps nothing alive.
+  // A process must not exit while it waits for a save; without one, the thread does not keep it alive.
   thread.ref();
   const post = (message: Message, transfer?: ArrayBuffer[]) => {
     if (waiting.has(job)) thread?.postMessage({ ...message, job }, transfer);
@@ -112,10 +92,10 @@ function open(onBuffer: (buffer: ArrayBuffer) => void = () => {}) {
 
 function start(): Worker {
   const worker = startThread("writer-thread", import.meta.url);
-  worker.on("message", hear);
+  worker.on("message", onReply);
   let ended = false;
   const fail = (error: Error) => {
-    if (ended) return; // an error is followed by the exit, when another thread may be at work already
+    if (ended) return; // the exit event follows an error, when another thread may have been started already
     ended = true;
     thread = undefined;
     const lost = [...waiting.values()];
@@ -127,7 +107,7 @@ function start(): Worker {
   return worker;
 }
 
-function hear(reply: WriterReply): void {
+function onReply(reply: WriterReply): void {
   const job = waiting.get(reply.job);
   if (!job) return;
   if (reply.kind === "buffer") {

@@ -17,8 +17,9 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { messageOf } from "../torch/errors.js";
-import { CONFIG_FILE, isCheckpointFile } from "./checkpoint-layout.js";
+import { writeAll } from "../torch/write-all.js";
 import { CheckpointError } from "./errors.js";
+import { CONFIG_FILE, isCheckpointFile } from "./layout.js";
 
 /**
  * Replaces the checkpoint in a folder: `write` fills a sibling folder, which is flushed to disk and then takes its place. A
@@ -183,6 +184,17 @@ export function stagedFolder(target: string): string {
 export function flush(path: string): void {
   const descriptor = openSync(path, "r");
   try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** Writes a file, and waits until it is on disk. */
+export function writeFlushed(path: string, content: string): void {
+  const descriptor = openSync(path, "w");
+  try {
+    writeAll(descriptor, Buffer.from(content));
     fsyncSync(descriptor);
   } finally {
     closeSync(descriptor);

@@ -1,17 +1,17 @@
 import { closeSync, copyFileSync, fsyncSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { Decoder } from "../model/decoder.js";
 import { byteLength, itemSize, readBytes } from "../torch/bytes.js";
 import type { DType, DTypeLike, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { buildHeader } from "../torch/safetensors-header.js";
 import { writeAll } from "../torch/write-all.js";
-import { INDEX_FILE, isDerivedWeight, storedWeight, weightName } from "./checkpoint-layout.js";
-import { checkpointFolder, readConfig } from "./checkpoint-read.js";
-import { CheckpointTensors } from "./checkpoint-tensors.js";
-import { configTexts, layOutWeights, MAX_SHARD_BYTES, sideFiles, WEIGHTS_METADATA } from "./checkpoint-write.js";
-import { Decoder } from "./decoder.js";
 import { CheckpointError } from "./errors.js";
+import { INDEX_FILE, isDerivedWeight, storedWeight, weightName } from "./layout.js";
+import { checkpointFolder, readConfig } from "./read.js";
 import { replaceFolder } from "./staging.js";
+import { CheckpointTensors } from "./tensors.js";
+import { configTexts, layOutWeights, MAX_SHARD_BYTES, sideFiles, WEIGHTS_METADATA } from "./write.js";
 
 /** Options of {@link exportCheckpoint}. */
 export interface ExportOptions {

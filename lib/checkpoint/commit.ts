@@ -1,19 +1,18 @@
 import { closeSync, fstatSync, openSync, readdirSync, readSync, rmSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { coverProblem } from "../../distributed/tensor-slice.js";
-import {
-  fullName,
-  isShardFile,
-  isStepCheckpoint,
-  MANIFEST_FILE,
-  OPTIMIZER_FILE,
-} from "../../model/checkpoint-layout.js";
-import { formatManifest, type Manifest, type ManifestTensor } from "../../model/checkpoint-manifest-text.js";
-import { commitFolder } from "../../model/staging.js";
-import { type Header, parseHeader } from "../../torch/safetensors-header.js";
-import { type FileReport, StagedFiles } from "./staged-files.js";
+import { coverProblem } from "../distributed/tensor-slice.js";
+import { type Header, parseHeader } from "../torch/safetensors-header.js";
+import { fullName, isShardFile, isStepCheckpoint, MANIFEST_FILE, OPTIMIZER_FILE } from "./layout.js";
+import { formatManifest, type Manifest, type ManifestTensor } from "./manifest-text.js";
+import { commitFolder, writeFlushed } from "./staging.js";
 
-// Runs in the thread that writes checkpoints: nothing here may load the addon.
+/** A file as it was written. */
+export interface FileReport {
+  name: string;
+  bytes: number;
+  /** Of the bytes that were handed to the disk, not of those that it holds. */
+  sha256: string;
+}
 
 /** The files that one rank wrote. Plain JSON, to be sent to the rank that commits. */
 export interface ShardReport {
@@ -29,30 +28,30 @@ export interface CommitRequest {
   worldSize: number;
   reports: ShardReport[];
   /** Unnamed checkpoints that stay. */
-  keepLast: number;
+  keepLatest: number;
 }
 
 /**
- * Makes a checkpoint of what all ranks staged: looks whether everything is there, writes the manifest, renames the folder
- * to its place, and removes unnamed checkpoints that are too many.
+ * Turns what all ranks staged into a checkpoint: checks that all of it is there, writes the manifest, renames the folder to
+ * its place, and removes the oldest unnamed checkpoints beyond `keepLatest`. It runs in the writer's thread.
  */
 export function commit(request: CommitRequest): void {
-  const { staging, folder, keepLast } = request;
+  const { staging, folder, keepLatest } = request;
   try {
-    new StagedFiles(staging).text(MANIFEST_FILE, formatManifest(makeManifest(request)));
+    writeFlushed(join(staging, MANIFEST_FILE), formatManifest(makeManifest(request)));
     commitFolder(staging, folder);
   } catch (error) {
     rmSync(staging, { recursive: true, force: true });
     throw error;
   }
-  tidy(staging, keepLast);
+  tidy(staging, keepLatest);
 }
 
-/** The manifest of what was staged, once it is all there and fits together. */
+/** The manifest of the staged files, once they are all there and fit together. */
 function makeManifest({ staging, worldSize, reports }: CommitRequest): Manifest {
   const ranks = new Set(reports.map(({ rank }) => rank));
-  const silent = Array.from({ length: worldSize }, (_, rank) => rank).filter((rank) => !ranks.has(rank));
-  if (silent.length > 0) throw new Error(`rank ${silent.join(", ")} did not report that its part is written`);
+  const missing = Array.from({ length: worldSize }, (_, rank) => rank).filter((rank) => !ranks.has(rank));
+  if (missing.length > 0) throw new Error(`rank ${missing.join(", ")} did not report that its part is written`);
   const manifest: Manifest = { format: 2, world: worldSize, files: {}, shards: [], tensors: {} };
   for (const { rank, files } of reports) {
     for (const { name, bytes, sha256 } of files) {
@@ -60,7 +59,7 @@ function makeManifest({ staging, worldSize, reports }: CommitRequest): Manifest 
       manifest.files[name] = { bytes, sha256 };
     }
   }
-  // In the order of their names, so that the manifest does not depend on who was first.
+  // In the order of their names, so that the manifest does not depend on which rank was first.
   manifest.files = Object.fromEntries(Object.entries(manifest.files).sort(([a], [b]) => (a < b ? -1 : 1)));
   for (const name of Object.keys(manifest.files)) {
     if (name.endsWith(".safetensors") || name === OPTIMIZER_FILE) indexTensors(manifest, join(staging, name), name);
@@ -84,7 +83,7 @@ function checkThere(staging: string, rank: number, name: string, bytes: number, 
   throw new Error(`${name}, which rank ${rank} wrote, ${what}${hint}`);
 }
 
-/** Adds the tensors of a file to a manifest, as its header tells. */
+/** Adds the tensors of a file to a manifest, from its header. */
 function indexTensors({ shards, tensors }: Manifest, path: string, name: string): void {
   const { metadata, infos } = readHeader(path);
   const slices = isShardFile(name) ? (JSON.parse(metadata.slices ?? "{}") as ShardSlices) : undefined;
@@ -104,7 +103,7 @@ function indexTensors({ shards, tensors }: Manifest, path: string, name: string)
   }
 }
 
-/** What a shard's metadata says of its slices, by full name: the global shape, and where they begin. */
+/** A shard's slices in its metadata, by full name: the global shape, and where they begin. */
 export type ShardSlices = Record<string, { shape: number[]; offset: number[] }>;
 
 function readHeader(path: string): Header {
@@ -128,10 +127,10 @@ function readAt(descriptor: number, length: number, position: number): Buffer {
 }
 
 /**
- * Removes all but the last unnamed checkpoints, and staging folders of earlier saves, which were given up. What stays for
- * now harms nobody: the next commit tries again.
+ * Removes all but the last unnamed checkpoints, and staging folders of earlier saves, which were cancelled. The next commit
+ * tries again with what stays.
  */
-function tidy(staging: string, keepLast: number): void {
+function tidy(staging: string, keepLatest: number): void {
   const folder = dirname(staging);
   const saveOf = (name: string) => Number(/^\..+\.(\d+)\.tmp$/.exec(name)?.[1] ?? Number.POSITIVE_INFINITY);
   try {
@@ -139,10 +138,10 @@ function tidy(staging: string, keepLast: number): void {
     const unnamed = names.filter(isStepCheckpoint);
     unnamed.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)));
     const left = names.filter((name) => saveOf(name) < saveOf(basename(staging)));
-    for (const name of [...unnamed.slice(0, -keepLast), ...left]) {
+    for (const name of [...unnamed.slice(0, -keepLatest), ...left]) {
       rmSync(join(folder, name), { recursive: true, force: true });
     }
   } catch {
-    // Such as a folder that somebody made read-only.
+    // For example, the folder was made read-only.
   }
 }

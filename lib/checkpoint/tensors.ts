@@ -1,12 +1,14 @@
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as z from "zod";
+import { optionsParser } from "../base/options.js";
 import { FileError, readTextFile } from "../base/regular-file.js";
 import { coverProblem, overlap, type TensorSlice, viewOf, volume, wholeSlice } from "../distributed/tensor-slice.js";
 import { parsePythonJson } from "../tokenizer/python-json.js";
 import { messageOf } from "../torch/errors.js";
 import type { DType, SafetensorsFile, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { CheckpointError } from "./errors.js";
 import {
   INDEX_FILE,
   isShardFile,
@@ -15,10 +17,9 @@ import {
   OPTIMIZER_FILE,
   type TensorKind,
   WEIGHTS_FILE,
-} from "./checkpoint-layout.js";
-import { readManifest } from "./checkpoint-manifest.js";
-import type { Manifest } from "./checkpoint-manifest-text.js";
-import { CheckpointError } from "./errors.js";
+} from "./layout.js";
+import { readManifest } from "./manifest.js";
+import type { Manifest } from "./manifest-text.js";
 
 /** A tensor that a checkpoint holds, in one piece or in the slices of several ranks. */
 export interface StoredTensor {
@@ -34,6 +35,7 @@ interface StoredPiece {
   slice: TensorSlice;
 }
 
+const parseFile = optionsParser(CheckpointError, "CHECKPOINT_CORRUPT");
 const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
 /**
@@ -200,11 +202,8 @@ function weightFiles(root: string): string[] {
   if (existsSync(join(root, WEIGHTS_FILE))) return [WEIGHTS_FILE];
   const path = join(root, INDEX_FILE);
   if (!existsSync(path)) throw new CheckpointError("CHECKPOINT_MISSING", noWeights(root));
-  const index = indexSchema.safeParse(readJson(path));
-  if (!index.success) {
-    throw new CheckpointError("CHECKPOINT_CORRUPT", `${path} is no index\n${z.prettifyError(index.error)}`);
-  }
-  const names = [...new Set(Object.values(index.data.weight_map))].sort();
+  const index = parseFile(path, indexSchema, readJson(path));
+  const names = [...new Set(Object.values(index.weight_map))].sort();
   const missing = names.filter((name) => basename(name) !== name || !existsSync(join(root, name)));
   if (missing.length > 0) {
     throw new CheckpointError("CHECKPOINT_MISSING", `${path} names files that are missing: ${missing.join(", ")}`);

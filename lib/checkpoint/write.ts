@@ -1,17 +1,17 @@
 import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { DecoderConfig } from "../model/config.js";
+import { type ConfigJson, toConfigJson } from "../model/config-json.js";
+import type { Decoder } from "../model/decoder.js";
 import { additionalTemplates, MAIN_TEMPLATE_FILE, readChatTemplates } from "../tokenizer/chat-template-files.js";
 import { tagSpecialNumbers } from "../tokenizer/python-json.js";
 import { TOKENIZER_FILES } from "../tokenizer/tokenizer-files.js";
 import { byteLength, itemSize } from "../torch/bytes.js";
 import type { DType, DTypeLike } from "../torch/index.js";
 import * as torch from "../torch/index.js";
-import { CONFIG_FILE, GENERATION_FILE, INDEX_FILE, weightName, weightsPart } from "./checkpoint-layout.js";
-import { readJson } from "./checkpoint-tensors.js";
-import type { DecoderConfig } from "./config.js";
-import { type ConfigJson, toConfigJson } from "./config-json.js";
-import type { Decoder } from "./decoder.js";
+import { CONFIG_FILE, GENERATION_FILE, INDEX_FILE, weightName, weightsPart } from "./layout.js";
 import { replaceFolder } from "./staging.js";
+import { readJson } from "./tensors.js";
 
 /** What {@link saveCheckpoint} writes beside the weights, and how. */
 export interface SaveCheckpointOptions {

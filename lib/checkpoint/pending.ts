@@ -1,14 +1,14 @@
-import type { CheckpointError } from "../../model/index.js";
-import { cannotSave } from "../../model/staging.js";
 import type { ShardReport } from "./commit.js";
 import type { CheckpointWorld, PlannedFiles } from "./content.js";
+import type { CheckpointError } from "./errors.js";
 import type { Snapshot } from "./host-memory.js";
 import { REST } from "./pace.js";
+import { cannotSave } from "./staging.js";
 import { removeInThread, WriterJob } from "./writer.js";
 
 /**
- * A checkpoint whose tensors are taken and whose files are being written, by this process for its part. It becomes one
- * when rank 0 commits it.
+ * A checkpoint whose tensors are copied and whose files are being written, by this process for its part. It becomes a
+ * checkpoint when rank 0 commits it.
  */
 export class PendingCheckpoint {
   readonly name: string;
@@ -38,25 +38,25 @@ export class PendingCheckpoint {
     const sharesProcessors = files.tensorFiles.some(({ tensors }) => tensors.some(({ device }) => device === "cpu"));
     this.#job = new WriterJob(place.staging, sharesProcessors ? REST : 0, snapshot.onBuffer);
     this.done = this.#write(files, snapshot);
-    this.done.catch(() => {}); // whoever polls need not wait for it, too
+    this.done.catch(() => {}); // callers may poll `error` instead
   }
 
-  /** What this process wrote, once it is on disk; to be sent to rank 0 for the commit. Never waits. */
+  /** The files of this process, once they are on disk, to be sent to rank 0 for the commit. Never waits. */
   report(): ShardReport | undefined {
     return this.#report;
   }
 
-  /** Why it could not be written, once that is known. */
+  /** The error of a save that failed. */
   get error(): CheckpointError | undefined {
     return this.#error;
   }
 
-  /** Has it written as fast as can be, since somebody waits. Before, training has the first right to the machine. */
-  hurry(): void {
-    this.#job.hurry();
+  /** Writes at full speed from now on, because a caller waits. Until then training has priority. */
+  expedite(): void {
+    this.#job.expedite();
   }
 
-  /** Gives the checkpoint up and removes its files. Every process that began it must call this. */
+  /** Cancels the save and removes its files. Every process that began it must call this. */
   async abort(): Promise<void> {
     this.#job.cancel();
     await this.done.catch(() => {});
@@ -66,13 +66,13 @@ export class PendingCheckpoint {
   async #write(files: PlannedFiles, snapshot: Snapshot): Promise<ShardReport> {
     const job = this.#job;
     try {
-      for (const [name, content] of files.texts) job.text(name, content);
-      for (const [from, name] of files.copies) job.copy(from, name);
+      for (const [name, content] of files.texts) job.post({ kind: "text", name, content });
+      for (const [from, name] of files.copies) job.post({ kind: "copy", from, name });
       let index = 0;
       for (const { name, header, tensors } of files.tensorFiles) {
-        job.open(name, header);
+        job.post({ kind: "open", name, header });
         for (const _ of tensors) await snapshot.send(index++, job);
-        job.close();
+        job.post({ kind: "close" });
       }
       this.#report = { rank: this.#world.rank, files: await job.end() };
       return this.#report;

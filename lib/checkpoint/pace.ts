@@ -1,26 +1,26 @@
 /**
- * How many times as long as it works a thread rests that shares the processors with training. Training in several threads
- * waits for the slowest of them at every operator, and so loses whatever share of one core is taken from it: here a
+ * A thread that shares the processors with training rests this many times as long as it works. Training in several threads
+ * waits for the slowest of them at every operator, so it loses the share of one core that is taken from it: here a
  * twentieth. (Priorities do not help: Linux lets a running thread of any priority finish its slice of milliseconds.)
  */
 export const REST = 19;
 /** Rests are saved up to this length, in milliseconds: shorter ones cost more than they give. */
 const SHORTEST_REST = 0.5;
-/** More than this no piece takes by itself: the rest was waiting for the disk or for other processes. */
+/** No piece takes longer than this by itself, in milliseconds: the rest was waiting for the disk or for other processes. */
 const LONGEST_WORK = 1;
 
-/** What the threads of a save tell each other, in shared memory. */
+/** The states of a save, in memory that its threads share. */
 export const CALM = 0;
 export const HURRIED = 1;
 export const CANCELLED = 2;
 
-/** Makes a save run at its full speed from now on, or gives it up. */
-export function tell(state: Int32Array, what: typeof HURRIED | typeof CANCELLED): void {
+/** Makes a save run at full speed from now on, or cancels it. */
+export function signal(state: Int32Array, what: typeof HURRIED | typeof CANCELLED): void {
   if (Atomics.load(state, 0) !== CANCELLED) Atomics.store(state, 0, what);
   Atomics.notify(state, 0);
 }
 
-/** Makes a thread work a little and rest a little. Rests end at once when somebody begins to wait. */
+/** Makes a thread alternate between work and rest. A rest ends at once when the save is expedited or cancelled. */
 export class Pace {
   readonly #state: Int32Array;
   readonly #rest: number;
@@ -33,7 +33,7 @@ export class Pace {
     this.#rest = rest;
   }
 
-  /** To be called after every piece of work. Throws if the work is to be given up. */
+  /** Call it after every piece of work. Throws if the save is cancelled. */
   readonly pause = (): void => {
     const now = performance.now();
     this.#owed += Math.min(now - this.#since, LONGEST_WORK) * this.#rest;
@@ -42,10 +42,10 @@ export class Pace {
       this.#owed = 0;
     }
     this.#since = performance.now();
-    if (Atomics.load(this.#state, 0) === CANCELLED) throw new Error("the save was given up");
+    if (Atomics.load(this.#state, 0) === CANCELLED) throw new Error("the save was cancelled");
   };
 
-  /** To be called before work after a pause. */
+  /** Call it before work that follows a wait. */
   start(): void {
     this.#since = performance.now();
   }

@@ -6,8 +6,8 @@ import { parseJsonText } from "../base/json-text.js";
 import { openRegularFile, readTextFile } from "../base/regular-file.js";
 import { sliceProblem } from "../distributed/tensor-slice.js";
 import { isDType } from "../torch/dtype.js";
-import { MANIFEST_FILE } from "./checkpoint-layout.js";
-import { isIntactManifest, type Manifest, type ManifestFile, type ManifestTensor } from "./checkpoint-manifest-text.js";
+import { MANIFEST_FILE } from "./layout.js";
+import { isIntactManifest, type Manifest, type ManifestFile, type ManifestTensor } from "./manifest-text.js";
 
 const size = z.int().min(0);
 const name = z.string().refine((text) => basename(text) === text, "expected the name of a file in the folder");

@@ -1,15 +1,15 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { type DecoderConfig, type DecoderConfigInput, decoderConfig } from "../model/config.js";
+import { Decoder } from "../model/decoder.js";
+import { ModelError } from "../model/errors.js";
+import { type PresetName, presetConfig } from "../model/presets.js";
 import { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { DTypeLike } from "../torch/index.js";
 import * as torch from "../torch/index.js";
-import { loadWeights, readConfig } from "./checkpoint-read.js";
-import { type SaveCheckpointOptions, saveCheckpoint } from "./checkpoint-write.js";
-import { type DecoderConfig, type DecoderConfigInput, decoderConfig } from "./config.js";
-import { Decoder } from "./decoder.js";
-import { ModelError } from "./errors.js";
-import { type PresetName, presetConfig } from "./presets.js";
+import { loadWeights, readConfig } from "./read.js";
 import { stagedFolder } from "./staging.js";
+import { type SaveCheckpointOptions, saveCheckpoint } from "./write.js";
 
 /** Options of {@link StableDiffCoder.fromPretrained}. */
 export interface FromPretrainedOptions {

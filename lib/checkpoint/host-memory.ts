@@ -1,6 +1,6 @@
-import { asBytes, byteLength, readBytes } from "../../torch/bytes.js";
-import type { Tensor } from "../../torch/index.js";
-import * as torch from "../../torch/index.js";
+import { asBytes, byteLength, readBytes } from "../torch/bytes.js";
+import type { Tensor } from "../torch/index.js";
+import * as torch from "../torch/index.js";
 import type { WriterJob } from "./writer.js";
 
 /** A copy in page-locked memory is handed to the writer in pieces of this size, so many at a time. */
@@ -127,7 +127,7 @@ export class Snapshot {
     if (copy instanceof ArrayBuffer) {
       this.#copies[index] = undefined;
       this.#away.push(false);
-      job.data(copy, copy.byteLength);
+      job.post({ kind: "data", bytes: new Uint8Array(copy) }, [copy]);
       return;
     }
     for (let begin = 0, total = copy.numel(); begin < total; begin += PIECE_BYTES) {
@@ -152,11 +152,11 @@ export class Snapshot {
       });
       await Promise.race([isBack, job.lost]);
     }
-    if (job.isCancelled) throw new Error("the save was given up");
+    if (job.isCancelled) throw new Error("the save was cancelled");
     const piece = this.#memory.takePiece();
     torch.scope(() => readBytes(copy.narrow(0, begin, length), new Uint8Array(piece, 0, length)));
     this.#pieces++;
     this.#away.push(true);
-    job.data(piece, length);
+    job.post({ kind: "data", bytes: new Uint8Array(piece, 0, length) }, [piece]);
   }
 }

@@ -1,8 +1,12 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type LocalTensor, sliceProblem, wholeTensor } from "../distributed/tensor-slice.js";
+import type { DecoderConfig } from "../model/config.js";
+import { parseConfigJson, parseEndTokens } from "../model/config-json.js";
+import type { Decoder } from "../model/decoder.js";
 import { missingFolder } from "../tokenizer/local-folder.js";
 import * as torch from "../torch/index.js";
+import { CheckpointError } from "./errors.js";
 import {
   CONFIG_FILE,
   EMBEDDING_WEIGHT,
@@ -12,20 +16,16 @@ import {
   storedWeight,
   type TensorKind,
   weightName,
-} from "./checkpoint-layout.js";
-import { CheckpointTensors, readJson, type StoredTensor } from "./checkpoint-tensors.js";
-import type { DecoderConfig } from "./config.js";
-import { parseConfigJson, parseEndTokens } from "./config-json.js";
-import type { Decoder } from "./decoder.js";
-import { CheckpointError } from "./errors.js";
+} from "./layout.js";
 import { stagedFolder } from "./staging.js";
+import { CheckpointTensors, readJson, type StoredTensor } from "./tensors.js";
 
 /**
  * Reads a checkpoint's config.json. Where it ties the head to the embedding and the files have both and different, they are
  * not tied, as in transformers 5. Its end tokens are those at which `generate` of transformers ends: of
  * generation_config.json, if there is one.
  *
- * @throws CheckpointError when it is missing or no JSON, ModelConfigError when it describes another kind of model
+ * @throws CheckpointError when it is missing or is not valid JSON, ModelConfigError when it describes another kind of model
  */
 export function readConfig(folder: string): DecoderConfig {
   const root = checkpointFolder(folder);
@@ -77,10 +77,14 @@ export async function loadWeights(model: Decoder, folder: string): Promise<void>
  * Copies what a process has of a model's weights from a checkpoint, reading no other part of the files.
  *
  * @param weights every parameter by its name, with the slice that is here; a slice may be empty
- * @param tied the embedding is the head, too: config.tieWordEmbeddings
+ * @param tied whether the embedding is the head, too; default: what config.json of the folder says
  * @throws as {@link loadWeights}
  */
-export async function loadWeightSlices(weights: readonly LocalTensor[], folder: string, tied: boolean): Promise<void> {
+export async function loadWeightSlices(
+  weights: readonly LocalTensor[],
+  folder: string,
+  tied = readConfig(folder).tieWordEmbeddings,
+): Promise<void> {
   const root = checkpointFolder(folder);
   using stored = new CheckpointTensors(root, ["model"]);
   if (tied && differs(stored)) {
@@ -100,12 +104,28 @@ export async function loadWeightSlices(weights: readonly LocalTensor[], folder: 
   );
 }
 
-/** How {@link readSlices} tells what does not fit. */
-export interface ReadSlicesOptions {
+/**
+ * Copies a training checkpoint's optimiser state into the slices of it that are in this process. The caller sets its
+ * optimiser's step, and copies master weights to the parameters.
+ *
+ * @param state the optimiser's tensors, `<parameter>.<slot>`, each with the slice that is here
+ * @throws CheckpointError CHECKPOINT_MISSING, CHECKPOINT_CORRUPT, CHECKPOINT_MISMATCH
+ */
+export async function loadOptimizerSlices(state: readonly LocalTensor[], folder: string): Promise<void> {
+  using stored = new CheckpointTensors(checkpointFolder(folder), ["optimizer"]);
+  await readSlices(stored, "optimizer", state, {
+    title: `${stored.folder} does not fit the optimiser`,
+    wanted: "the optimiser has",
+    isExtra: () => true,
+  });
+}
+
+interface ReadSlicesOptions {
+  /** First line of the error. */
   title: string;
-  /** Before the shape that was expected. */
+  /** Precedes the shape that was expected. */
   wanted: string;
-  /** Whether a stored tensor that nobody asked for is a mistake. */
+  /** Whether a stored tensor without a target is a mistake. */
   isExtra: (name: string) => boolean;
 }
 
@@ -114,7 +134,7 @@ export interface ReadSlicesOptions {
  *
  * @throws CheckpointError CHECKPOINT_MISMATCH, CHECKPOINT_CORRUPT
  */
-export async function readSlices(
+async function readSlices(
   stored: CheckpointTensors,
   kind: TensorKind,
   targets: readonly LocalTensor[],
@@ -159,7 +179,7 @@ export function checkpointFolder(folder: string): string {
   const root = stagedFolder(folder);
   if (!existsSync(root)) throw new CheckpointError("CHECKPOINT_MISSING", missingFolder(folder));
   if (!existsSync(join(root, CONFIG_FILE))) {
-    const why = `${folder} is no checkpoint: it has no ${CONFIG_FILE}`;
+    const why = `${folder} is not a checkpoint: it has no ${CONFIG_FILE}`;
     throw new CheckpointError("CHECKPOINT_MISSING", `${why}${runHint(folder)}`);
   }
   return root;
