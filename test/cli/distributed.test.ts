@@ -59,7 +59,7 @@ describe("a recipe on several processes", () => {
       "--nproc",
       "2",
       recipe,
-      "--out",
+      "--output-dir",
       join(folder.path, "wrong"),
       "--parallel",
       "shard=3",
