@@ -10,7 +10,7 @@ import { TRAINER_FILE } from "./layout.js";
 import { type DamageOptions, findDamage, readManifest } from "./manifest.js";
 import { PendingCheckpoint } from "./pending.js";
 import { cannotSave, finishReplacement } from "./staging.js";
-import { type Progress, type ResumeFacts, trainerSchema } from "./trainer-file.js";
+import { type Progress, type RunFingerprint, trainerSchema } from "./trainer-file.js";
 import { commitInThread } from "./writer.js";
 
 /** A checkpoint whose trainer.json can be read. Its other files may still be damaged. */
@@ -22,7 +22,7 @@ export interface FoundCheckpoint {
   /** How many processes wrote it. */
   worldSize: number;
   progress: Progress;
-  facts: ResumeFacts;
+  facts: RunFingerprint;
   optimizerStep: number | null;
 }
 

@@ -1,7 +1,5 @@
 import type { Batch } from "../model/objective.js";
 import { DataError } from "./errors.js";
-import type { PackingOptions } from "./packing.js";
-import type { SftRowParts } from "./sft-rows.js";
 import type { TokenReaderParts } from "./token-reader.js";
 
 /** One row of training data. */
@@ -48,6 +46,38 @@ export type DatasetDescription =
       readonly export: string;
       readonly args?: readonly unknown[];
     };
+
+/** How documents fill the samples. */
+export interface PackingOptions {
+  /** Tokens of a sample. */
+  readonly seqLen: number;
+  /**
+   * Whether samples say where their documents start, so that an objective can keep them from attending to each other.
+   * Default false: a sample counts as one document (section 2 of the paper).
+   */
+  readonly keepDocumentBoundaries?: boolean;
+  /**
+   * What becomes of the tokens after the last full sample: "drop", or "pad" with `padId`, which gives no loss. Default
+   * "drop".
+   */
+  readonly tail?: "drop" | "pad";
+  readonly padId?: number;
+}
+
+/** What rows are made of. Any thread of this process may be given it: its memory is shared, not copied. */
+export interface SftRowParts {
+  readonly seqLen: number;
+  readonly keepDocumentBoundaries: boolean;
+  readonly padId: number;
+  readonly hash: string;
+  /** All samples' ids and answer flags, one sample after the other, and where each starts, then the end. */
+  readonly tokens: Int32Array;
+  readonly mask: Uint8Array;
+  readonly starts: Float64Array;
+  /** The samples of all rows, one row after the other, and where each row starts in that list, then the end. */
+  readonly items: Uint32Array;
+  readonly rowStarts: Float64Array;
+}
 
 /**
  * Puts samples together as a batch.

@@ -1,24 +1,13 @@
 import { refuseRenamed } from "../base/renamed-options.js";
-import { checkSampleIndex, type Dataset, type DatasetDescription, type Sample } from "./dataset.js";
+import {
+  checkSampleIndex,
+  type Dataset,
+  type DatasetDescription,
+  type PackingOptions,
+  type Sample,
+} from "./dataset.js";
 import { DataError } from "./errors.js";
 import type { TokenReader } from "./token-reader.js";
-
-/** How documents fill the samples. */
-export interface PackingOptions {
-  /** Tokens of a sample. */
-  readonly seqLen: number;
-  /**
-   * Whether samples say where their documents start, so that an objective can keep them from attending to each other.
-   * Default false: a sample counts as one document (section 2 of the paper).
-   */
-  readonly keepDocumentBoundaries?: boolean;
-  /**
-   * What becomes of the tokens after the last full sample: "drop", or "pad" with `padId`, which gives no loss. Default
-   * "drop".
-   */
-  readonly tail?: "drop" | "pad";
-  readonly padId?: number;
-}
 
 /** What packing reads: tokens of documents, one after the other. A TokenFile is one. */
 export type TokenSource = Pick<TokenReader, "numTokens" | "starts" | "hash" | "read" | "documentAt"> &

@@ -1,10 +1,8 @@
 import { join } from "node:path";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
-import { defaultCodeRoots } from "./code-roots.js";
 import { Corpus, type CorpusOptions, type CorpusSummary } from "./corpus.js";
 import { DataError } from "./errors.js";
-import type { Source } from "./file-walk.js";
-import { firstOnMachine } from "./first-on-machine.js";
+import { defaultCodeRoots, type Source } from "./file-walk.js";
 import { Loader } from "./loader.js";
 import {
   type DataOptions,
@@ -15,9 +13,8 @@ import {
   type SftDataOptionsInput,
 } from "./options.js";
 import { PackedDataset } from "./packing.js";
-import { SftDataset } from "./sft.js";
-import type { SftSummary } from "./sft-sampler.js";
-import { withCache } from "./token-cache.js";
+import { SftDataset, type SftSummary } from "./sft.js";
+import { firstOnMachine, withCache } from "./token-cache.js";
 import { hashOf, type PrepareProgress, TokenStore } from "./token-store.js";
 
 /** A corpus ready to train on. */

@@ -2,13 +2,11 @@ import * as z from "zod";
 import type { Batch, Metric, Objective, ObjectiveContext } from "../model/objective.js";
 import type { Tensor } from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
-import { documentsOfRow } from "./batch.js";
+import { documentsOfRow, resolveMaskId } from "./batch.js";
 import { type Corruption, corrupt } from "./corruption.js";
-import { parseOptions } from "./errors.js";
+import { DiffusionError, parseOptions } from "./errors.js";
 import { noiseSchema } from "./noise.js";
-import { paddedRows } from "./padded-rows.js";
-import { resolveMaskId } from "./token-ids.js";
-import { uploadFloats, uploadIntegers } from "./upload.js";
+import { paddedRows, uploadFloats, uploadIntegers } from "./upload.js";
 import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./warmup.js";
 
 /** The options of {@link blockDiffusionObjective}, for TypeScript and YAML alike. */
@@ -140,5 +138,23 @@ function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, 
     empty_blocks: { total: emptyBlocks, count: numBlocks },
     fallback_blocks: { total: fallbackBlocks, count: numBlocks },
     masked_nll: { total: nll.narrow(0, 0, numMasked).sum(), count: numMasked },
+  };
+}
+
+/**
+ * Supervised fine-tuning: block diffusion in which only answer tokens are ever masked and give loss. Prompts stay clean
+ * in both halves, so a block that holds a prompt's end and an answer's beginning is trained as the sampler meets it.
+ * The normaliser counts answer tokens. The 1 to 4 end tokens that the data puts behind an answer belong to it: a block
+ * learns to end at any of its places.
+ *
+ * @throws DiffusionError DIFFUSION_BATCH for a batch without lossMask: all of it would be trained on in silence
+ */
+export function supervisedObjective(options: BlockDiffusionOptions = {}): Objective {
+  const objective = blockDiffusionObjective(options);
+  return (model, batch, context) => {
+    if (!batch.lossMask) {
+      throw new DiffusionError("DIFFUSION_BATCH", "supervised fine-tuning needs a lossMask that marks the answers");
+    }
+    return objective(model, batch, context);
   };
 }

@@ -1,26 +1,10 @@
 import { fromSlurm, type SlurmStep, slurmStep } from "./launch-environment/slurm.js";
-import { Variables, wrongEnvironment } from "./launch-environment/variables.js";
-
-/** What a launcher says of this process: who it is among how many, and where they meet. */
-export interface LaunchEnvironment {
-  /** Number of this process among all, from 0. */
-  rank: number;
-  /** How many processes there are. */
-  worldSize: number;
-  /** Number of this process on its machine, from 0: which device it takes. */
-  localRank: number;
-  /** How many processes this machine runs. */
-  localWorldSize: number;
-  /** Host of rank 0, and the port of the store there through which all processes meet. */
-  masterAddr: string;
-  masterPort: number;
-  /** How often the launcher has started this job again, and how often it may. */
-  restartCount: number;
-  maxRestarts: number;
-  launcher: "torchrun" | "slurm" | "kubernetes" | "diffcoder" | "env";
-  /** The launcher holds the store itself: rank 0 must not open one there. */
-  storeIsHosted: boolean;
-}
+import {
+  type LaunchEnvironment,
+  type LaunchInfo,
+  Variables,
+  wrongEnvironment,
+} from "./launch-environment/variables.js";
 
 /** torchrun's port where nothing else is said. */
 export const DEFAULT_MASTER_PORT = 29500;
@@ -52,11 +36,6 @@ export function readLaunchEnvironment(env: NodeJS.ProcessEnv = process.env): Lau
   }
   return undefined;
 }
-
-/** What each launcher says in its own way. */
-export type LaunchInfo = Omit<LaunchEnvironment, "restartCount" | "maxRestarts" | "storeIsHosted"> & {
-  restarts?: number;
-};
 
 function fromTorchrun(variables: Variables, step: SlurmStep | undefined): LaunchInfo {
   const launcher = variables.has("DIFFCODER_LAUNCHER")

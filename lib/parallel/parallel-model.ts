@@ -12,8 +12,7 @@ import type { Decoder } from "../model/index.js";
 import { checkpoint, gradNorm, wrapForward } from "../nn/index.js";
 import * as torch from "../torch/index.js";
 import { contextParallel } from "./context/index.js";
-import { type MeshDimension, type MeshShape, meshShape } from "./layout.js";
-import type { ParallelSettings } from "./options.js";
+import { type MeshDimension, type MeshShape, meshShape, type ParallelSettings } from "./layout.js";
 import { type TensorParallel, tensorParallel } from "./tensor.js";
 
 type Tensor = torch.Tensor;

@@ -1,4 +1,4 @@
-import type { StepMetrics } from "./step-metrics.js";
+import type { StepMetrics } from "./metrics.js";
 
 /** One stage as a run means to go through it. */
 export interface StageInfo {

@@ -7,12 +7,10 @@ import type { PrepareProgress } from "../data/index.js";
 import { world } from "../distributed/index.js";
 import { Decoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/index.js";
-import { Curriculum } from "./curriculum.js";
+import { Curriculum, joinLaunched } from "./curriculum.js";
 import { parseOptions, TrainError } from "./errors.js";
-import type { TrainingJob } from "./job.js";
-import { joinLaunched } from "./join.js";
 import { importFile } from "./load-module.js";
-import { buildRecipe, readRecipe } from "./recipe.js";
+import { buildRecipe, readRecipe, type TrainingJob } from "./recipe.js";
 import { runSettingsSchema } from "./run-options.js";
 import type { Stage } from "./stage.js";
 import { settled } from "./user-code.js";
@@ -56,7 +54,7 @@ const EXTENSIONS = [".ts", ".mts", ".js", ".mjs", ".yaml", ".yml"];
  * `curriculum` (a Curriculum or a list of stages) and `model`, each a value or a function that makes one, and if need be
  * `out`, `seed`, `device` and the like; or it has a default export that is such an object, or the curriculum alone.
  *
- * @throws TrainError TRAIN_FILE for a file that is none, and what the file itself throws
+ * @throws TrainError TRAIN_FILE for a file that is not a curriculum, and whatever the file itself throws
  */
 export async function loadCurriculum(path: string, options: LoadCurriculumOptions = {}): Promise<TrainingJob> {
   const file = resolve(path);
@@ -70,7 +68,7 @@ export async function loadCurriculum(path: string, options: LoadCurriculumOption
   if (!EXTENSIONS.includes(extension)) {
     throw new TrainError(
       "TRAIN_FILE",
-      `${path} is no curriculum file: expected one that ends in ${EXTENSIONS.join(" ")}`,
+      `${path} is not a curriculum file: expected one that ends in ${EXTENSIONS.join(" ")}`,
     );
   }
   if (extension === ".yaml" || extension === ".yml") {

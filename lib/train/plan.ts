@@ -1,11 +1,14 @@
 import * as z from "zod";
 import { type Dataset, Loader } from "../data/index.js";
 import type { DecoderConfig } from "../model/index.js";
+import type { ParallelModel } from "../parallel/index.js";
+import * as torch from "../torch/index.js";
+import { packageVersion } from "../torch/package-version.js";
 import { parseOptions, TrainError } from "./errors.js";
-import type { StageInfo } from "./events.js";
-import { LIMITS } from "./limits.js";
+import type { RunInfo, StageInfo } from "./events.js";
 import { adamw, type OptimizerChoice } from "./optimizer.js";
-import type { Stage, StageData, StageEnd } from "./stage.js";
+import type { RunSettings } from "./run-options.js";
+import { LIMITS, type Stage, type StageData, type StageEnd } from "./stage.js";
 import { failureOf } from "./user-code.js";
 
 /** A stage with everything about it worked out that can be before it runs. */
@@ -79,7 +82,7 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
         seqLen,
         positionsPerToken: stage.positionsPerToken,
       },
-      warnings: oddities(stage, steps, loader.dataset),
+      warnings: stageWarnings(stage, steps, loader.dataset),
     };
   });
   checkRates(planned);
@@ -91,7 +94,7 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
  *
  * @throws TrainError TRAIN_OPTIONS for a schedule that does not fit into the stage
  */
-function oddities(stage: Stage, steps: number | null, dataset: Dataset): string[] {
+function stageWarnings(stage: Stage, steps: number | null, dataset: Dataset): string[] {
   const { error, warning } = (steps !== null && stage.schedule?.check?.(steps)) || {};
   if (error !== undefined) fail(stage, `its learning rate's schedule: ${error}`);
   const own = warning === undefined ? [] : [`its learning rate's schedule: ${warning}`];
@@ -193,4 +196,30 @@ export function rateAt(stage: Stage, step: number, context: { steps: number; pre
 
 function fail(stage: Stage, problem: string): never {
   throw new TrainError("TRAIN_OPTIONS", `stage '${stage.name}': ${problem}`);
+}
+
+/** What a run tells of itself when it begins. */
+export function describeRun(parallel: ParallelModel, planned: readonly PlannedStage[], settings: RunSettings): RunInfo {
+  const { model, info: mesh } = parallel;
+  const { config } = model;
+  const heads = `${config.numHeads} heads (${config.numKeyValueHeads} for keys and values)`;
+  return {
+    outputDir: settings.outputDir,
+    parameters: parallel.numParameters(),
+    model: `${config.numLayers} layers of ${config.hiddenSize}, ${heads}, vocabulary ${config.vocabSize}`,
+    device: model.device,
+    ...(mesh && { parallel: mesh }),
+    seed: settings.seed,
+    stages: planned.map(({ info }) => info),
+    versions: versions(),
+    startedAt: new Date().toISOString(),
+  };
+}
+
+let known: Record<string, string> | undefined;
+
+/** What made a run: the versions of this package, of libtorch and of Node. */
+export function versions(): Record<string, string> {
+  known ??= { "stable-diffcoder": packageVersion(), libtorch: torch.build().torch, node: process.versions.node };
+  return known;
 }

@@ -16,6 +16,7 @@ import {
 import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
 import { world } from "../distributed/index.js";
 import {
+  type Decoder,
   type DecoderConfigInput,
   decoderConfigSchema,
   PRESET_NAMES,
@@ -25,8 +26,7 @@ import {
 import { CODE_TOKENIZER, Tokenizer } from "../tokenizer/index.js";
 import { Curriculum } from "./curriculum.js";
 import { parseOptions, TrainError } from "./errors.js";
-import type { TrainingJob } from "./job.js";
-import { runSettingsSchema } from "./run-options.js";
+import { type RunOptions, runSettingsSchema } from "./run-options.js";
 import type { Sink } from "./sinks/sink.js";
 import { tensorboard } from "./sinks/tensorboard.js";
 import { wandb } from "./sinks/wandb.js";
@@ -39,6 +39,15 @@ import {
   supervised,
   withEnd,
 } from "./stage.js";
+
+/** All that a training run needs, as a curriculum file describes it: `curriculum.run({ ...run, model })`. */
+export interface TrainingJob {
+  curriculum: Curriculum;
+  model: StableDiffCoder | Decoder;
+  run: Omit<RunOptions, "model" | "signal" | "sinks">;
+  /** What the file asks for beside metrics.jsonl and report.html. */
+  sinks?: Sink[];
+}
 
 const modelSchema = z.union([
   z.enum(PRESET_NAMES as [PresetName, ...PresetName[]]),
@@ -146,7 +155,7 @@ export function parseRecipe(text: string, path: string): RecipeInput {
   try {
     value = parseYaml(text);
   } catch (cause) {
-    throw new TrainError("TRAIN_FILE", `${path} is no YAML: ${(cause as Error).message}`, { cause });
+    throw new TrainError("TRAIN_FILE", `${path} is not valid YAML: ${(cause as Error).message}`, { cause });
   }
   parseOptions(path, recipeSchema, value, "TRAIN_FILE");
   return value as RecipeInput;

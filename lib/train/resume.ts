@@ -5,7 +5,7 @@ import {
   loadOptimizerSlices,
   loadWeightSlices,
   type Progress,
-  type ResumeFacts,
+  type RunFingerprint,
 } from "../checkpoint/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
@@ -75,13 +75,13 @@ export async function restoreOptimizer(
  *
  * @throws TrainError TRAIN_RESUME_MISMATCH listing the differences
  */
-export function checkFacts(
-  checkpoint: { path: string; progress: Progress; facts: ResumeFacts },
-  now: ResumeFacts,
+export function requireSameFingerprint(
+  checkpoint: { path: string; progress: Progress; facts: RunFingerprint },
+  now: RunFingerprint,
 ): void {
   const { progress, facts } = checkpoint;
   const begun = progress.step > 0 ? progress.stage + 1 : progress.stage;
-  const upTo = ({ stages, ...rest }: ResumeFacts) => ({ ...rest, stages: stages.slice(0, begun) });
+  const upTo = ({ stages, ...rest }: RunFingerprint) => ({ ...rest, stages: stages.slice(0, begun) });
   const differences = [...differ("", upTo(facts), upTo(now))];
   if (differences.length === 0) return;
   const list = differences.map((line) => `  ${line}`).join("\n");

@@ -5,7 +5,7 @@ import {
   type FoundCheckpoint,
   type PendingCheckpoint,
   type Progress,
-  type ResumeFacts,
+  type RunFingerprint,
   type ShardReport,
   StableDiffCoder,
 } from "../checkpoint/index.js";
@@ -15,8 +15,8 @@ import type { ParallelModel } from "../parallel/index.js";
 import { messageOf } from "../torch/errors.js";
 import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, WarningEvent } from "./events.js";
+import { versions } from "./plan.js";
 import type { RunSettings } from "./run-options.js";
-import { versions } from "./versions.js";
 
 /** Checkpoints that were written, or could not be, as events. */
 type CheckpointEvents = AsyncGenerator<CheckpointEvent | WarningEvent, void, void>;
@@ -102,7 +102,7 @@ export class RunCheckpoints {
    * one under way.
    */
   async *save(
-    state: { optimizer: Optimizer | undefined; progress: Progress; facts: ResumeFacts },
+    state: { optimizer: Optimizer | undefined; progress: Progress; facts: RunFingerprint },
     position: Position,
     name = stepCheckpoint(state.progress.globalStep),
   ): CheckpointEvents {

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { type ResumeFacts, StableDiffCoder } from "../checkpoint/index.js";
+import { type RunFingerprint, StableDiffCoder } from "../checkpoint/index.js";
 import { type Fingerprint, requireAlike, type World } from "../distributed/index.js";
 import type { Decoder } from "../model/index.js";
 import { NOMINAL_STEPS, type PlannedStage, rateAt } from "./plan.js";
@@ -10,7 +10,7 @@ import type { RunSettings } from "./run-options.js";
  * What a checkpoint holds of its run, so that another run cannot resume from it: seed, model and stages. Where the model
  * came from and the type it computes in do not count. In the names of 0.1.0, see {@link currentNames}.
  */
-export function fingerprintOf(model: Decoder, planned: readonly PlannedStage[], seed: number): ResumeFacts {
+export function fingerprintOf(model: Decoder, planned: readonly PlannedStage[], seed: number): RunFingerprint {
   const { dtype: _, other: __, ...shape } = model.config;
   return { seed, model: { ...shape, dtype: model.parameters()[0].dtype }, stages: stageFingerprints(planned) };
 }
@@ -63,7 +63,7 @@ function storedOptions(options: unknown): unknown {
  * A fingerprint with today's names of options. Checkpoints keep the names of 0.1.0, so that its runs can be resumed and a
  * checkpoint's bytes do not depend on what an option is called; messages show the names that users write.
  */
-export function currentNames({ stages, ...run }: ResumeFacts): ResumeFacts {
+export function currentNames({ stages, ...run }: RunFingerprint): RunFingerprint {
   return {
     ...run,
     stages: stages.map(({ objective, data, ...stage }) => ({

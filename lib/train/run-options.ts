@@ -2,8 +2,8 @@ import * as z from "zod";
 import { StableDiffCoder } from "../checkpoint/index.js";
 import { Decoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/index.js";
-import { LIMITS } from "./limits.js";
 import type { Sink } from "./sinks/sink.js";
+import { LIMITS } from "./stage.js";
 
 const positive = z.int().min(1);
 

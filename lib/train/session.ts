@@ -1,27 +1,23 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { newProgress, type Progress, type ResumeFacts } from "../checkpoint/index.js";
+import { newProgress, type Progress, type RunFingerprint } from "../checkpoint/index.js";
 import { DistributedError } from "../distributed/index.js";
 import type { Decoder } from "../model/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
 import type { MaskFound } from "./batch-check.js";
-
 import { StageClock } from "./clock.js";
 import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, StepEvent, TrainEvent, WarningEvent } from "./events.js";
-import { checkHookResult } from "./hook-result.js";
 import { Meter } from "./meter.js";
-import { divergence, skippedMessage } from "./not-finite.js";
-import { checkState } from "./objective-result.js";
 import { makeOptimizer, requireElementwise } from "./optimizer.js";
-import type { PlannedStage } from "./plan.js";
-import { checkFacts, findStart, restoreOptimizer, restoreWeights } from "./resume.js";
+import { describeRun, type PlannedStage } from "./plan.js";
+import { findStart, requireSameFingerprint, restoreOptimizer, restoreWeights } from "./resume.js";
 import { RunCheckpoints, type SaveNote } from "./run-checkpoints.js";
-import { describeRun } from "./run-facts.js";
 import { currentNames, fingerprintOf } from "./run-fingerprint.js";
 import type { RunSettings } from "./run-options.js";
-import { type StepReport, type StepResult, Trainer } from "./trainer.js";
+import { divergence, type StepReport, type StepResult, skippedMessage, Trainer } from "./trainer.js";
 import { failureOf, settled } from "./user-code.js";
+import { checkHookResult, checkState } from "./user-results.js";
 
 /** What each process sends to the others between the two halves of a step. JSON. */
 interface StepMessage {
@@ -95,7 +91,7 @@ export class Session {
   readonly #model: Decoder;
   readonly #parallel: ParallelModel;
   readonly #checkpoints: RunCheckpoints;
-  readonly #fingerprint: ResumeFacts;
+  readonly #fingerprint: RunFingerprint;
   #progress: Progress;
   #optimizer: { instance: Optimizer; madeIn: number } | undefined;
   #clock: StageClock | undefined;
@@ -217,7 +213,7 @@ export class Session {
       yield { type: "start", globalStep: 0, run };
       return;
     }
-    checkFacts({ ...found, facts: currentNames(found.facts) }, currentNames(this.#fingerprint));
+    requireSameFingerprint({ ...found, facts: currentNames(found.facts) }, currentNames(this.#fingerprint));
     await restoreWeights(found, this.#parallel);
     this.#checkpoints.resumedFrom(found);
     // In place: sources that only later stages read may have been added since.

@@ -5,12 +5,13 @@ import { type Optimizer, scaleGradients } from "../nn/index.js";
 import { type ParallelModel, shareOf } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
 import { checkTokens, type MaskFound } from "./batch-check.js";
-import type { RankStats, SkipCause } from "./events.js";
-import { checkResult, checkState, detachedMetrics } from "./objective-result.js";
+import { TrainError } from "./errors.js";
+import type { Position, RankStats, SkipCause } from "./events.js";
 import { type PlannedStage, rateAt } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
 import { type StepCounts, StepSums } from "./step-sums.js";
 import { failureOf } from "./user-code.js";
+import { checkResult, checkState, detachedMetrics } from "./user-results.js";
 
 /** Where a step stands, and what it needs of the steps before it. */
 export interface StepPlace {
@@ -229,4 +230,33 @@ const STREAM_STEP = 0x73746570; // "step"
 function causeToSkip(normalizer: number, loss: number, norm: number): SkipCause | undefined {
   if (normalizer === 0) return "no targets";
   return Number.isFinite(loss) && Number.isFinite(norm) ? undefined : "not finite";
+}
+
+/** Says which step was skipped and where its data lies. */
+export function skippedMessage(
+  { loss, gradNorm, position }: StepResult,
+  planned: PlannedStage,
+  skippedSoFar: number,
+): string {
+  const where = `positions ${range(position, planned)} of the stream`;
+  return `step skipped: loss ${loss}, gradient norm ${gradNorm} at ${where}; ${skippedSoFar} skipped so far`;
+}
+
+/** The error that ends a run when skipping does not help. */
+export function divergence(
+  { loss, gradNorm, position }: StepResult,
+  planned: PlannedStage,
+  at: Position,
+  inARow: number,
+): TrainError {
+  const { stage, loader } = planned;
+  const samples = Array.from({ length: stage.globalBatchSize }, (_, i) => loader.order.at(position + i).sample);
+  const title = `stage '${at.name}': loss or gradient was not finite in ${inARow} steps in a row, up to step ${at.step}`;
+  const last = `the last one had loss ${loss}, gradient norm ${gradNorm}`;
+  const where = `at positions ${range(position, planned)} of the stream, samples ${samples.join(", ")} of the data`;
+  return new TrainError("TRAIN_NOT_FINITE", `${title}; ${last}, ${where}. The weights are those of the last good step`);
+}
+
+function range(position: number, { stage }: PlannedStage): string {
+  return stage.globalBatchSize === 1 ? String(position) : `${position} to ${position + stage.globalBatchSize - 1}`;
 }

@@ -34,7 +34,7 @@ describe("train", () => {
     const interrupt = { signal: "SIGINT" as const, after: /cpt {2}step/ };
     const stopped = await diffcoder(args, { interrupt });
     expect(stopped.code, stopped.stderr).toBe(130);
-    expect(stopped.stderr).toContain("Stopping after this step and saving. Once more ends at once.");
+    expect(stopped.stderr).toContain("Stopping after this step and saving. Press Ctrl-C again to exit immediately.");
     const again = stopped.stdout.match(/^To go on: +npx diffcoder (train .* --resume)$/m)?.[1];
     expect(again).toBe(`train ${recipe} --output-dir ${out} --seed 5 --resume`);
 
@@ -108,7 +108,7 @@ describe("train", () => {
 
   it.each([
     [["nowhere.ts"], /nowhere\.ts does not exist/],
-    [["package.json"], /package\.json is no curriculum file: expected one that ends in \.ts/],
+    [["package.json"], /package\.json is not a curriculum file: expected one that ends in \.ts/],
     [["lib/index.ts"], /lib\/index\.ts exports no curriculum/],
     [["RECIPE", "--resume", "--overwrite"], /give --resume or --overwrite, not both/],
     [["RECIPE", "--model", "nowhere"], /nowhere/],
@@ -129,6 +129,6 @@ describe("train", () => {
       /stages\[0\]\.blocksize: unknown key \(did you mean blockSize\?\)/,
     );
     writeFileSync(wrong, "stages: [\n");
-    expectExplained(await diffcoder(["train", wrong]), /wrong\.yaml is no YAML: .*line/);
+    expectExplained(await diffcoder(["train", wrong]), /wrong\.yaml is not valid YAML: .*line/);
   });
 });

@@ -3,7 +3,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync } from "nod
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parseAllDocuments } from "yaml";
-import type { LaunchEnvironment } from "../../lib/distributed/launch-environment.js";
+import type { LaunchEnvironment } from "../../lib/distributed/launch-environment/variables.js";
 import { root, run } from "../cli/support.js";
 import { Launcher, launch, programFolder } from "./support.js";
 

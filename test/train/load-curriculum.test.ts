@@ -100,7 +100,7 @@ export default ({ seed }: { seed: number }) => [{ ...ar, name: "seed " + seed },
     expect(wrong.error).toMatch(/keepLatest: expected number, got "all"/);
     expect(broken.error).toMatch(/broken\.ts/);
     expect(throws.error).toBe("of its own");
-    expect(text.error).toMatch(/plan\.txt is no curriculum file.*\.yaml/);
+    expect(text.error).toMatch(/plan\.txt is not a curriculum file.*\.yaml/);
     expect(missing.error).toMatch(/missing\.ts does not exist/);
     for (const { code } of [empty, without, wrong, text, missing]) expect(code).toBe("TRAIN_FILE");
   });

@@ -50,7 +50,7 @@ const objectives: Record<string, [gives: (right: ReturnType<Objective>) => unkno
   ],
 };
 const thrown: [string, unknown, RegExp][] = [
-  ["null", null, /threw null, which is no Error/],
+  ["null", null, /threw null, which is not an Error/],
   ["undefined", undefined, /threw undefined/],
   ["a string", "oops", /threw 'oops'/],
   ["an Error", new RangeError("oops"), /failed: RangeError: oops \(.*odd\.test\.ts:\d+:\d+\)/],

@@ -219,12 +219,12 @@ stages:
     ],
     ["no end", "steps: 100, ", "", /stages\[0\]: give exactly one of steps, tokens, epochs, minutes/],
     ["no model", "model: tiny\n", "", /model: missing|model: expected/],
-    ["no YAML", "stages:", "stages: [", /recipe\.yaml is no YAML: .*line \d+/],
+    ["no YAML", "stages:", "stages: [", /recipe\.yaml is not valid YAML: .*line \d+/],
     [
       "a key twice",
       "outputDir: runs/x",
       "outputDir: runs/x\noutputDir: runs/y",
-      /no YAML: the key outputDir stands twice in one mapping, at line 5, column 1/,
+      /not valid YAML: the key outputDir stands twice in one mapping, at line 5, column 1/,
     ],
   ])("refuses %s", (_, from, to, message) => {
     expect(recipe(good.replace(from, to))).toMatch(message);

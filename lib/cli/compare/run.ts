@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
+import { comparisonPage, reportPage } from "../../train/sinks/report.js";
 import { thinned } from "../../train/sinks/report-data.js";
-import { comparisonPage, reportPage } from "../../train/sinks/report-page.js";
 import { CliError } from "../errors.js";
 import type { ReportOptions } from "../report.js";
 import { shownPath } from "../show.js";

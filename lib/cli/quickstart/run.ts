@@ -23,7 +23,7 @@ const OVERHEAD = { share: 0.12, seconds: 20 };
 
 /** Trains, measures and tries a small model. */
 export async function quickstart(options: QuickstartOptions): Promise<void> {
-  const message = "Stopping, and saving what was learnt. Once more ends at once.";
+  const message = "Stopping, and saving what was learnt. Press Ctrl-C again to exit immediately.";
   await interruptible(message, (signal) => runQuickstart(options, signal));
 }
 

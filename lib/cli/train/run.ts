@@ -25,29 +25,32 @@ export async function train(file: string, options: TrainOptions): Promise<void> 
   const isMain = (readLaunchEnvironment()?.rank ?? 0) === 0;
   if (!isMain) options.quiet = true; // one process speaks for all
   process.setSourceMapsEnabled(true); // an error in the user's file is to name its line
-  await interruptible("Stopping after this step and saving. Once more ends at once.", async (signal) => {
-    const { device, model, seed } = options;
-    const chosen = chosenSinks(options); // before anything is read: what they need may be missing
-    if (!options.quiet) process.stderr.write(`reading ${file}\n`);
-    if (options.cacheDir !== undefined) process.env.DIFFCODER_CACHE = resolve(options.cacheDir);
-    const job = await loadCurriculum(file, {
-      device,
-      model,
-      seed,
-      signal,
-      cache: options.cacheDir,
-      beforeData: isMain
-        ? ({ outputDir }) => refuseExistingRun(outputDirOf(file, options, outputDir), options)
-        : undefined,
-      onProgress: isMain ? progressLine() : undefined,
-    });
-    try {
-      await run(file, job, options, chosen, signal);
-    } finally {
-      job.model.dispose();
-    }
-    await leave();
-  });
+  await interruptible(
+    "Stopping after this step and saving. Press Ctrl-C again to exit immediately.",
+    async (signal) => {
+      const { device, model, seed } = options;
+      const chosen = chosenSinks(options); // before anything is read: what they need may be missing
+      if (!options.quiet) process.stderr.write(`reading ${file}\n`);
+      if (options.cacheDir !== undefined) process.env.DIFFCODER_CACHE = resolve(options.cacheDir);
+      const job = await loadCurriculum(file, {
+        device,
+        model,
+        seed,
+        signal,
+        cache: options.cacheDir,
+        beforeData: isMain
+          ? ({ outputDir }) => refuseExistingRun(outputDirOf(file, options, outputDir), options)
+          : undefined,
+        onProgress: isMain ? progressLine() : undefined,
+      });
+      try {
+        await run(file, job, options, chosen, signal);
+      } finally {
+        job.model.dispose();
+      }
+      await leave();
+    },
+  );
 }
 
 async function run(

@@ -1,8 +1,8 @@
 import colors from "picocolors";
 import type { RunInfo } from "../../train/events.js";
 import { compact, duration, number } from "../../train/format.js";
-import { metricInfo } from "../../train/sinks/metric-facts.js";
-import { meshText } from "../../train/sinks/run-summary.js";
+import { metricInfo } from "../../train/metrics.js";
+import { meshText } from "../../train/sinks/summary.js";
 import { printable } from "../canvas.js";
 import { drawChart, sparkline } from "./chart.js";
 import {

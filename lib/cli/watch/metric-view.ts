@@ -1,5 +1,5 @@
 import { compact, duration, number } from "../../train/format.js";
-import { METRICS, metricInfo } from "../../train/sinks/metric-facts.js";
+import { METRICS, metricInfo } from "../../train/metrics.js";
 import type { ReportState } from "../../train/sinks/report-data.js";
 import type { ChartPoint } from "./chart.js";
 

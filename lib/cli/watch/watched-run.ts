@@ -1,7 +1,7 @@
 import { basename, dirname, join, resolve } from "node:path";
 import type { SampleEvent, StageInfo, StepEvent, TrainEvent } from "../../train/events.js";
-import { Pace } from "../../train/sinks/pace.js";
 import { addToReport, currentEvent, newReport, type ReportState } from "../../train/sinks/report-data.js";
+import { Pace } from "../../train/sinks/summary.js";
 import { LogFollower, type LoggedEvent } from "./log-follower.js";
 
 /** A run as its log tells of it. */

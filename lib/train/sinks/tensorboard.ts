@@ -1,11 +1,10 @@
 import { join } from "node:path";
 import { isStepCheckpoint } from "../../checkpoint/layout.js";
 import type { CheckpointEvent, RunInfo, SampleEvent, StepEvent } from "../events.js";
-import { groupedName } from "./metric-facts.js";
-import { runSettings } from "./run-summary.js";
+import { groupedName } from "../metrics.js";
 import type { Sink } from "./sink.js";
-import type { EventContent } from "./tensorboard/event.js";
-import { EventFile } from "./tensorboard/event-file.js";
+import { runSettings } from "./summary.js";
+import { type EventContent, EventFile } from "./tensorboard/event-file.js";
 
 /** More ranks than these have no curves of their own: TensorBoard would be nothing else. */
 const MAX_RANKS = 32;

@@ -4,9 +4,8 @@ import colors from "picocolors";
 import { isStepCheckpoint } from "../../checkpoint/layout.js";
 import type { FailedEvent, StageInfo, StepEvent, TrainEvent } from "../events.js";
 import { compact, duration, number } from "../format.js";
-import { Pace } from "./pace.js";
-import { meshText } from "./run-summary.js";
 import type { Sink } from "./sink.js";
+import { meshText, Pace } from "./summary.js";
 
 export interface TerminalOptions {
   /** Default: standard error, so that a program's own output stays clean. */

@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
-import { maskedCrc32c } from "../../../lib/train/sinks/tensorboard/crc32c.js";
+import { maskedCrc32c } from "../../../lib/train/sinks/tensorboard/event-file.js";
 import { DIFFCODER, PLAIN } from "../../watch/support.js";
 import { temporaryFolder } from "../support.js";
 import { curves } from "./event-reader.js";

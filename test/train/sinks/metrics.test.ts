@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { groupedName, METRICS, metricInfo } from "../../../lib/train/sinks/metric-facts.js";
-import { meshText, runSettings } from "../../../lib/train/sinks/run-summary.js";
+import { groupedName, METRICS, metricInfo } from "../../../lib/train/metrics.js";
+import { meshText, runSettings } from "../../../lib/train/sinks/summary.js";
 import { collect, stepsOf, tinyModel, tinyStages } from "../support.js";
 
 describe("metrics", () => {

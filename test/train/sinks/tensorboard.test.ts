@@ -3,9 +3,13 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type StepEvent, tensorboard } from "../../../lib/train/index.js";
-import { crc32c, maskedCrc32c } from "../../../lib/train/sinks/tensorboard/crc32c.js";
-import { type EventContent, encodeEvent } from "../../../lib/train/sinks/tensorboard/event.js";
-import { record } from "../../../lib/train/sinks/tensorboard/record.js";
+import {
+  crc32c,
+  type EventContent,
+  encodeEvent,
+  maskedCrc32c,
+  record,
+} from "../../../lib/train/sinks/tensorboard/event-file.js";
 import { diskFull, watchWrites } from "../faults.js";
 import { collect, stepsOf, temporaryFolder, tinyModel, tinyStages } from "../support.js";
 import { curves, eventFiles, fieldsOf, readRecords } from "./event-reader.js";
