@@ -61,12 +61,12 @@ export class ParallelModel {
    *
    * @throws DistributedError DISTRIBUTED_ARGUMENT where options do not fit the processes or the model
    */
-  static async lay(model: Decoder, settings: ParallelSettings, world: World | undefined): Promise<ParallelModel> {
+  static async parallelize(model: Decoder, settings: ParallelSettings, world: World | undefined): Promise<ParallelModel> {
     const shape = meshShape(settings, world?.size ?? 1);
     const mesh = world && (await DeviceMesh.create(world.group, shape));
     const laid = new ParallelModel(model, world, shape, mesh, mesh && (await makeGroups(mesh)));
     try {
-      await laid.#lay(settings);
+      await laid.#parallelize(settings);
     } catch (error) {
       for (const remove of laid.#layers.reverse()) remove();
       for (const group of mesh?.groups() ?? []) group.abort();
@@ -75,7 +75,7 @@ export class ParallelModel {
     return laid;
   }
 
-  async #lay(settings: ParallelSettings): Promise<void> {
+  async #parallelize(settings: ParallelSettings): Promise<void> {
     const { model } = this;
     const mesh = this.#mesh;
     const tensor = mesh?.group("tensor");

@@ -87,7 +87,7 @@ async function* run(
   if (device !== undefined && !sameDevice(device, model.device)) model.to({ device });
   const gatherDtype = gatherDtypeOf(settings, planned);
   checkShares(planned, meshShape(settings.parallel, joined?.size ?? 1));
-  const parallel = await ParallelModel.lay(decoderOf(model), { ...settings.parallel, gatherDtype }, joined);
+  const parallel = await ParallelModel.parallelize(decoderOf(model), { ...settings.parallel, gatherDtype }, joined);
   let session: Session | undefined;
   let failed = false;
   try {

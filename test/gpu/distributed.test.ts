@@ -269,7 +269,7 @@ describe("a parallel model of one", () => {
     const results = [];
     for (const on of [device, "cpu"]) {
       const model = decoder(on);
-      const laid = await ParallelModel.lay(
+      const laid = await ParallelModel.parallelize(
         model,
         parallelSchema.parse(on === device ? options : {}),
         on === device ? world : undefined,

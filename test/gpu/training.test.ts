@@ -60,7 +60,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 async function trainerOf(stage: Stage, decoder: Decoder) {
   const [planned] = planStages([stage], 0, decoder.config);
   const made = makeOptimizer(planned.optimizer, decoder, stage.name);
-  const parallel = await ParallelModel.lay(decoder, parallelSchema.parse({}), undefined);
+  const parallel = await ParallelModel.parallelize(decoder, parallelSchema.parse({}), undefined);
   const trainer = new Trainer(planned, parallel, made, {}, 0);
   return {
     step: async (place: StepPlace) => {
