@@ -61,7 +61,11 @@ export class ParallelModel {
    *
    * @throws DistributedError DISTRIBUTED_ARGUMENT where options do not fit the processes or the model
    */
-  static async parallelize(model: Decoder, settings: ParallelSettings, world: World | undefined): Promise<ParallelModel> {
+  static async parallelize(
+    model: Decoder,
+    settings: ParallelSettings,
+    world: World | undefined,
+  ): Promise<ParallelModel> {
     const shape = meshShape(settings, world?.size ?? 1);
     const mesh = world && (await DeviceMesh.create(world.group, shape));
     const laid = new ParallelModel(model, world, shape, mesh, mesh && (await makeGroups(mesh)));
