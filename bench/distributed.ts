@@ -174,7 +174,7 @@ async function prepare(ours: Side, peer: Side, folder: string): Promise<Facts> {
   await ours.pair.ask({ ...own, name: "sharded", batch: whole, run: { parallel: { shard } } });
   const kept = { parallel: { shard, reshardAfterForward: false } };
   await ours.pair.ask({ ...own, name: "kept", batch: whole, run: kept });
-  const saved = { parallel: { shard }, out: join(folder, "run"), checkpointEvery: { steps: STEPS_PER_SAVE } };
+  const saved = { parallel: { shard }, outputDir: join(folder, "run"), checkpointEvery: { steps: STEPS_PER_SAVE } };
   await ours.pair.ask({ ...own, name: "saving", batch: whole, run: saved });
 
   const other = { ...common, block_size: 4, mask_id: MASK_ID };

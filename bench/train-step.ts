@@ -33,7 +33,7 @@ const peerScript = fileURLToPath(new URL("peers/train_step.py", import.meta.url)
 
 /** Random tokens: a step costs the same whatever they are. */
 const data: Dataset = {
-  length: LENGTH,
+  seqLen: LENGTH,
   numSamples: 64,
   sample: (index) => {
     const random = new Philox(SEED, index);
@@ -50,12 +50,12 @@ class OurSteps {
       name: "bench",
       data,
       steps: 1_000_000,
-      batchSize: BATCH,
+      globalBatchSize: BATCH,
       blockSize: BLOCK_SIZE,
       noise: clippedLinear(),
       lr: LR,
       optimizer: adamw({ weightDecay: 0.1 }),
-      clip: 1,
+      maxGradNorm: 1,
       precision: bfloat16 ? "bfloat16" : "float32",
     });
     this.#run = new Curriculum([stage]).run({ model });
@@ -81,7 +81,7 @@ class OurSteps {
 function corruptedBatch(folder: string): Batch {
   const rows = Array.from({ length: BATCH }, (_, index) => data.sample(index).tokens);
   const tokens = Int32Array.from(rows.flatMap((row) => Array.from(row)));
-  const batch = { indices: rows.map((_, index) => index), tokens, batch: BATCH, length: LENGTH };
+  const batch = { indices: rows.map((_, index) => index), tokens, batch: BATCH, seqLen: LENGTH };
   const corruption = corrupt(batch, {
     blockSize: BLOCK_SIZE,
     noise: clippedLinear(),

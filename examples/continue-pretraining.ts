@@ -26,16 +26,16 @@ const tokenizer = Tokenizer.fromPretrained(path);
 const data = await prepareData(
   {
     paths: process.env.DATA ? [process.env.DATA] : "default",
-    length: Number(process.env.LENGTH ?? 256), // the paper: 8192
-    documents: "visible", // packed documents see each other, as in the paper
+    seqLen: Number(process.env.LENGTH ?? 256), // the paper: 8192
+    keepDocumentBoundaries: false, // packed documents see each other, as in the paper
   },
   tokenizer,
 );
 
 const common = {
   data,
-  batchSize: 8,
-  accumulation: 2, // two micro-batches of four: half the memory, the same result
+  globalBatchSize: 8,
+  gradientAccumulationSteps: 2, // two micro-batches of four: half the memory, the same result
   blockSize: 4,
   noise: clippedLinear(),
   maskId: tokenizer.require("mask"),

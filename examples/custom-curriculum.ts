@@ -22,7 +22,7 @@ import {
 const steps = Number(process.env.STEPS ?? 900);
 const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k");
 const paths = process.env.DATA ? [process.env.DATA] : ("default" as const);
-const data = await prepareData({ paths, length: 256 }, tokenizer);
+const data = await prepareData({ paths, seqLen: 256 }, tokenizer);
 
 /** Noise: u(t) is the chance that a token is masked at time t in [0, 1]. Squared, few tokens are masked most of the time. */
 const squared = customNoise("squared", (t) => t * t, { clip: true, fallback: true });
@@ -32,29 +32,29 @@ const triangle: Schedule = (step, { steps }) => 2e-3 * Math.max(0.05, 1 - Math.a
 
 /** Objective: one noise level for a whole row, and every token sees all others. The paper's optional last step (section 3.1). */
 const bidirectional: Objective = (model, batch, { seed, stage, device }) => {
-  const { batch: rows, length } = batch;
+  const { batch: rows, seqLen } = batch;
   const maskId = tokenizer.require("mask");
   // On the host, from (seed, stage, sample) alone: so a run can be repeated and resumed.
-  const noised = corrupt(batch, { blockSize: length, noise: squared, maskId, seed, stage, granularity: "sequence" });
+  const noised = corrupt(batch, { blockSize: seqLen, noise: squared, maskId, seed, stage, granularity: "sequence" });
   const upload = (ids: Int32Array) => torch.tensor(ids, { device, dtype: "int64" });
   const plan: AttentionPlan = {
-    positions: torch.arange(length, { device }),
-    end: length,
+    positions: torch.arange(seqLen, { device }),
+    end: seqLen,
     attend: (_layer, ...qkv) => {
       const [q, k, v] = qkv.map((x) => x.transpose(1, 2)); // [b, s, h, d] -> [b, h, s, d]
       return torch.scaledDotProductAttention(q, k, v, null, 0, false, { enableGqa: true }).transpose(1, 2);
     },
     lastLayer: { rows: upload(noised.positions) }, // only masked tokens need the head
   };
-  const hidden = model.forward(upload(noised.noisy).view([rows, length]), plan);
+  const hidden = model.forward(upload(noised.noisy).view([rows, seqLen]), plan);
   const rowWeights = torch.tensor(noised.weights, { device });
   const options = { rowWeights, chunkSize: 1024 };
   const { loss } = model.crossEntropy(hidden, upload(noised.targets), options);
   // The sum, and what it is divided by: so that micro-batches and ranks can be added up.
-  return { loss, normalizer: rows * length, metrics: { masked_share: noised.numMasked / (rows * length) } };
+  return { loss, normalizer: rows * seqLen, metrics: { masked_share: noised.numMasked / (rows * seqLen) } };
 };
 
-const third = { data, batchSize: 8, steps: Math.ceil(steps / 3) };
+const third = { data, globalBatchSize: 8, steps: Math.ceil(steps / 3) };
 export const curriculum = new Curriculum([
   autoregressive({ ...third, name: "left-to-right", lr: triangle }),
   blockDiffusion({ ...third, name: "blocks", lr: triangle, noise: squared, warmup: { steps: Math.ceil(steps / 12) } }),

@@ -23,7 +23,7 @@ const { values } = parseArgs({
   options: {
     steps: { type: "string", default: "300" }, // of the optimiser, in all stages together
     shard: { type: "string", default: "1" }, // parts that parameters, gradients and optimiser state are cut into
-    out: { type: "string", default: "runs/distributed" },
+    "output-dir": { type: "string", default: "runs/distributed" },
     data: { type: "string" }, // a folder of code; default: what the machine has anyway
   },
 });
@@ -32,10 +32,10 @@ const isMain = (readLaunchEnvironment()?.rank ?? 0) === 0;
 
 // Every process makes the same model and the same data, and reads its own part of each batch.
 const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k");
-const data = await prepareData({ paths: values.data ? [values.data] : "default", length: 256 }, tokenizer);
+const data = await prepareData({ paths: values.data ? [values.data] : "default", seqLen: 256 }, tokenizer);
 const model = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: 0 });
 
-const common = { data, batchSize: 16, lr: warmupStable(2e-3, { warmup: 0.04 }) }; // 16 sequences, however many processes
+const common = { data, globalBatchSize: 16, lr: warmupStable(2e-3, { warmup: 0.04 }) }; // 16 sequences, however many processes
 const diffusion = { ...common, blockSize: 4, noise: clippedLinear() };
 const curriculum = new Curriculum([
   autoregressive({ ...common, name: "compress", steps: Math.ceil(0.5 * steps), checkpoint: "pre-anneal" }),
@@ -52,7 +52,7 @@ const curriculum = new Curriculum([
 using interrupt = interruptSignal();
 const events = curriculum.run({
   model,
-  out: values.out,
+  outputDir: values["output-dir"],
   resume: true, // goes on from the newest whole checkpoint, on any number of processes
   checkpointEvery: { minutes: 10 },
   parallel: { shard: Number(values.shard), activationCheckpointing: "none" },

@@ -21,14 +21,14 @@ const tokenizer = Tokenizer.fromPretrained(path);
 
 // Whole conversations are packed into rows without seeing each other. One to four end tokens follow each, so that the
 // model learns to end anywhere in a block (section 2 of the paper).
-const chats = await prepareSftData({ paths: [process.env.CHATS ?? "examples/chats.jsonl"], length: 256 }, tokenizer);
+const chats = await prepareSftData({ paths: [process.env.CHATS ?? "examples/chats.jsonl"], seqLen: 256 }, tokenizer);
 
 export const curriculum = new Curriculum([
   supervised({
     name: "sft",
     data: chats,
     epochs,
-    batchSize: 4,
+    globalBatchSize: 4,
     blockSize: 4,
     maskId: tokenizer.require("mask"),
     // For a model of 5 million parameters; 1e-5 to 5e-5 for large ones.

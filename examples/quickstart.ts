@@ -21,10 +21,10 @@ const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k"); // 4,096 tokens
 // Code that the machine has anyway, cut into sequences of 256 tokens; a tenth of the documents teach filling in the
 // middle. Stages that share `data` go on reading where the stage before stopped.
 const data = await prepareData(
-  { paths: process.env.DATA ? [process.env.DATA] : "default", length: 256, fim: { rate: 0.1 } },
+  { paths: process.env.DATA ? [process.env.DATA] : "default", seqLen: 256, fim: { rate: 0.1 } },
   tokenizer,
 );
-const common = { data, batchSize: 8 };
+const common = { data, globalBatchSize: 8 };
 const diffusion = { ...common, blockSize: 4, noise: clippedLinear() }; // section 3.3
 
 export const curriculum = new Curriculum([

@@ -70,7 +70,7 @@
       const what = steps === 0 ? "not begun" : isOver || done === 0 ? `${count(steps)} steps` : `${count(done)} of ${count(steps)} steps`;
       const style = { "--tone": tone(index), "--share": Math.max(0.04, steps / total), "--done": steps ? Math.min(1, done / steps) : 0 };
       const time = stage?.seconds ? `, ${duration(stage.seconds)}` : "";
-      const title = `${plan.name}: ${plan.kind}, ${what}${time}, ${plan.batchSize} x ${plan.length} tokens a step`;
+      const title = `${plan.name}: ${plan.kind}, ${what}${time}, ${plan.globalBatchSize} x ${plan.seqLen} tokens a step`;
       return element("div", { class: "segment", style, title }, element("b", {}, plan.name), element("span", {}, `${plan.kind} · ${what}${time}`));
     });
     return section("Curriculum", element("div", { class: "strip" }, ...segments));

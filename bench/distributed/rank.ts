@@ -22,7 +22,7 @@ interface Setup {
   blockSize: number;
   bfloat16: boolean;
   lr: number;
-  run?: Pick<RunOptions, "parallel" | "out" | "checkpointEvery" | "overwrite">;
+  run?: Pick<RunOptions, "parallel" | "outputDir" | "checkpointEvery" | "overwrite">;
 }
 
 type Events = ReturnType<Curriculum["run"]>;
@@ -38,7 +38,7 @@ const commands: Record<string, (options: never) => Promise<object>> = {
     const rootParameters = parameters - model.layers.reduce((sum, layer) => sum + layer.numParameters(), 0);
     // Random tokens: a step costs the same whatever they are.
     const data: Dataset = {
-      length,
+      seqLen: length,
       numSamples: 64,
       sample: (index) => {
         const random = new Philox(7, index);
@@ -46,7 +46,16 @@ const commands: Record<string, (options: never) => Promise<object>> = {
       },
     };
     const stage = blockDiffusion({
-      ...{ name: "bench", data, steps: 1_000_000, batchSize: batch, blockSize, noise: clippedLinear(), lr, clip: 1 },
+      ...{
+        name: "bench",
+        data,
+        steps: 1_000_000,
+        globalBatchSize: batch,
+        blockSize,
+        noise: clippedLinear(),
+        lr,
+        maxGradNorm: 1,
+      },
       optimizer: adamw({ weightDecay: 0.1 }),
       precision: bfloat16 ? "bfloat16" : "float32",
     });

@@ -1,5 +1,6 @@
 import { distance } from "fastest-levenshtein";
 import type * as z from "zod";
+import { renamedOption } from "./renamed-options.js";
 
 /**
  * Parses options by their schema.
@@ -39,17 +40,6 @@ export function valueProblems(schema: z.ZodType, value: unknown): string[] {
   return parsed.success ? [] : parsed.error.issues.flatMap((issue) => explain(issue, schema, value, []));
 }
 
-/** Options that had another name in 0.1.0. */
-export const RENAMED: Readonly<Record<string, string>> = {
-  maxBatchTokens: "maxNumBatchedTokens",
-  maxLength: "maxModelLen",
-  maxRunning: "maxNumSeqs",
-  modelNames: "servedModelNames",
-  stopIds: "stopTokenIds",
-  thread: "worker",
-  weights: "quantization",
-};
-
 type Path = readonly PropertyKey[];
 type Issue = z.core.$ZodIssue;
 
@@ -59,8 +49,8 @@ function explain(issue: Issue, root: z.ZodType, value: unknown, prefix: Path): s
   if (issue.code === "unrecognized_keys") {
     const allowed = allowedKeys(root, path, value);
     return issue.keys.map((key) => {
-      const today = RENAMED[key];
-      if (today !== undefined && allowed.includes(today)) return `${at([...path, key])}it is called ${today} now`;
+      const today = renamedOption(key, valueAt(value, [...path, key]), allowed);
+      if (today !== undefined) return `${at([...path, key])}${today}`;
       const hint = allowed.length > 0 ? `; allowed: ${allowed.join(", ")}` : "";
       return `${at([...path, key])}unknown key${nearest(key, allowed)}${hint}`;
     });

@@ -28,15 +28,15 @@ export interface CommitRequest {
   worldSize: number;
   reports: ShardReport[];
   /** Unnamed checkpoints that stay. */
-  keepLast: number;
+  keepLatest: number;
 }
 
 /**
  * Turns what all ranks staged into a checkpoint: checks that all of it is there, writes the manifest, renames the folder to
- * its place, and removes the oldest unnamed checkpoints beyond `keepLast`. It runs in the writer's thread.
+ * its place, and removes the oldest unnamed checkpoints beyond `keepLatest`. It runs in the writer's thread.
  */
 export function commit(request: CommitRequest): void {
-  const { staging, folder, keepLast } = request;
+  const { staging, folder, keepLatest } = request;
   try {
     writeFlushed(join(staging, MANIFEST_FILE), formatManifest(makeManifest(request)));
     commitFolder(staging, folder);
@@ -44,7 +44,7 @@ export function commit(request: CommitRequest): void {
     rmSync(staging, { recursive: true, force: true });
     throw error;
   }
-  tidy(staging, keepLast);
+  tidy(staging, keepLatest);
 }
 
 /** The manifest of the staged files, once they are all there and fit together. */
@@ -130,7 +130,7 @@ function readAt(descriptor: number, length: number, position: number): Buffer {
  * Removes all but the last unnamed checkpoints, and staging folders of earlier saves, which were cancelled. The next commit
  * tries again with what stays.
  */
-function tidy(staging: string, keepLast: number): void {
+function tidy(staging: string, keepLatest: number): void {
   const folder = dirname(staging);
   const saveOf = (name: string) => Number(/^\..+\.(\d+)\.tmp$/.exec(name)?.[1] ?? Number.POSITIVE_INFINITY);
   try {
@@ -138,7 +138,7 @@ function tidy(staging: string, keepLast: number): void {
     const unnamed = names.filter(isStepCheckpoint);
     unnamed.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)));
     const left = names.filter((name) => saveOf(name) < saveOf(basename(staging)));
-    for (const name of [...unnamed.slice(0, -keepLast), ...left]) {
+    for (const name of [...unnamed.slice(0, -keepLatest), ...left]) {
       rmSync(join(folder, name), { recursive: true, force: true });
     }
   } catch {

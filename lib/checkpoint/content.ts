@@ -14,7 +14,7 @@ import {
   TRAINER_FILE,
   weightName,
 } from "./layout.js";
-import type { Progress, ResumeFacts, TrainerFile } from "./trainer-file.js";
+import type { Progress, RunFingerprint, TrainerFile } from "./trainer-file.js";
 import { configTexts, jsonText, layOutWeights, MAX_SHARD_BYTES, sideFiles, WEIGHTS_METADATA } from "./write.js";
 
 /** The content of a checkpoint. In a run of several processes each gives its part. */
@@ -30,7 +30,7 @@ export interface CheckpointContent {
   /** A folder with the tokenizer's files, copied along. */
   filesFrom?: string;
   progress: Progress;
-  facts: ResumeFacts;
+  facts: RunFingerprint;
   versions: Record<string, string>;
 }
 

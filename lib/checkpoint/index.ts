@@ -20,5 +20,5 @@ export {
   readCheckpoint,
   type UnreadableCheckpoint,
 } from "./store.js";
-export { newProgress, type Progress, type ResumeFacts } from "./trainer-file.js";
+export { newProgress, type Progress, type RunFingerprint } from "./trainer-file.js";
 export { type SaveCheckpointOptions, saveCheckpoint, writeCheckpoint } from "./write.js";

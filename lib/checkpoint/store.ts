@@ -10,7 +10,7 @@ import { TRAINER_FILE } from "./layout.js";
 import { type DamageOptions, findDamage, readManifest } from "./manifest.js";
 import { PendingCheckpoint } from "./pending.js";
 import { cannotSave, finishReplacement } from "./staging.js";
-import { type Progress, type ResumeFacts, trainerSchema } from "./trainer-file.js";
+import { type Progress, type RunFingerprint, trainerSchema } from "./trainer-file.js";
 import { commitInThread } from "./writer.js";
 
 /** A checkpoint whose trainer.json can be read. Its other files may still be damaged. */
@@ -22,7 +22,7 @@ export interface FoundCheckpoint {
   /** How many processes wrote it. */
   worldSize: number;
   progress: Progress;
-  facts: ResumeFacts;
+  facts: RunFingerprint;
   optimizerStep: number | null;
 }
 
@@ -45,7 +45,7 @@ export interface UnreadableCheckpoint {
 export class CheckpointStore {
   readonly folder: string;
   readonly world: CheckpointWorld;
-  readonly #keepLast: number;
+  readonly #keepLatest: number;
   readonly #memory = new HostMemory();
   #saves = 0;
   /** Resolves when no save is under way. */
@@ -54,13 +54,13 @@ export class CheckpointStore {
   #last: PendingCheckpoint | undefined;
 
   /**
-   * @param keepLast how many of the unnamed checkpoints stay; named ones always do
+   * @param keepLatest how many of the unnamed checkpoints stay; named ones always do
    * @param world this process among those that save together; all of them see the same folder
    */
-  constructor(run: string, keepLast: number, world: CheckpointWorld = { rank: 0, size: 1 }) {
+  constructor(run: string, keepLatest: number, world: CheckpointWorld = { rank: 0, size: 1 }) {
     this.folder = join(resolve(run), "checkpoints");
     this.world = world;
-    this.#keepLast = keepLast;
+    this.#keepLatest = keepLatest;
     mkdirSync(this.folder, { recursive: true });
     if (world.rank === 0) this.#tidy();
   }
@@ -108,9 +108,9 @@ export class CheckpointStore {
    */
   async commit(pending: PendingCheckpoint, reports: readonly ShardReport[]): Promise<string> {
     const { staging, folder } = pending;
-    const keepLast = this.#keepLast;
+    const keepLatest = this.#keepLatest;
     try {
-      await commitInThread({ staging, folder, worldSize: this.world.size, reports: [...reports], keepLast });
+      await commitInThread({ staging, folder, worldSize: this.world.size, reports: [...reports], keepLatest });
     } catch (error) {
       throw cannotSave(folder, error);
     }

@@ -57,7 +57,7 @@ const factsSchema = z.object({
 });
 
 /** What must be equal for a run to resume. */
-export type ResumeFacts = z.infer<typeof factsSchema>;
+export type RunFingerprint = z.infer<typeof factsSchema>;
 
 /** The content of trainer.json. */
 export const trainerSchema = z.object({

@@ -35,7 +35,9 @@ export interface ServeOptions {
 
 /** Options of `train` that a curriculum file may hold, too; what is not given is the file's. */
 export const trainRunSchema = runSettingsSchema.extend({
-  out: folderSchema.optional().describe("folder of the checkpoints, metrics.jsonl and report.html; default: runs/NAME"),
+  outputDir: folderSchema
+    .optional()
+    .describe("folder of the checkpoints, metrics.jsonl and report.html; default: runs/NAME"),
 });
 export const trainOptionsSchema = z.strictObject({
   model: folderSchema.optional().describe("checkpoint to start from, instead of the file's model"),
@@ -74,7 +76,7 @@ export const quickstartOptionsSchema = z.strictObject({
     .array(z.string().min(1).meta({ placeholder: "path" }))
     .optional()
     .describe("folders or files of code; default: node_modules and Python's standard library"),
-  out: folderSchema
+  outputDir: folderSchema
     .default("runs/quickstart")
     .describe("folder of the run; an existing run is moved to FOLDER.previous"),
   seed: seedSchema.default(0).describe("random seed of the weights, the data order and the corruption"),

@@ -7,7 +7,8 @@ import {
   type OptionJsonSchema,
   optionFields,
 } from "../base/option-fields.js";
-import { problemsOf, RENAMED, valueProblems } from "../base/options.js";
+import { problemsOf, valueProblems } from "../base/options.js";
+import { renamedOptions } from "../base/renamed-options.js";
 import { CliError } from "./errors.js";
 
 /** What a command line adds to an option's schema. */
@@ -43,7 +44,7 @@ export function addFlags(command: Command, schema: z.ZodObject, group: FlagGroup
   for (const option of flagsOf(schema, group)) {
     command.addOption(group.title === undefined ? option : option.helpGroup(group.title));
   }
-  for (const [before, today] of Object.entries(RENAMED)) {
+  for (const [before, today] of renamedOptions()) {
     if (today in schema.shape && !(before in schema.shape)) refuseFlag(command, before, flagName(today));
   }
   return command;

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { closeSync } from "node:fs";
 import { resolve } from "node:path";
 import { FileError, openRegularFile, readRegularFile } from "../base/regular-file.js";
+import { refuseRenamed } from "../base/renamed-options.js";
 import { DataError } from "./errors.js";
 import { formatOf, refuseFormat } from "./file-format.js";
 import { hasExtension, type Listing, listFiles, type Source, type SourceFile } from "./file-walk.js";
@@ -27,7 +28,7 @@ export interface CorpusOptions {
   readonly textFields?: readonly string[];
   readonly limits?: Partial<SkipLimits>;
   /** Share of the bytes held out. Default 0. */
-  readonly heldOut?: number;
+  readonly validationSplit?: number;
   /** Decides what is held out and, with maxBytes, what is taken. Default 0. */
   readonly seed?: number;
 }
@@ -83,6 +84,7 @@ export class Corpus {
    * @throws DataError DATA_NOT_FOUND (a source that does not exist), DATA_EMPTY (no file of the extensions)
    */
   constructor(options: CorpusOptions) {
+    refuseRenamed(options, ["validationSplit"], (text) => new DataError("DATA_OPTIONS", text));
     this.#options = options;
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     const extensions = options.extensions ?? CORPUS_EXTENSIONS;
@@ -94,12 +96,12 @@ export class Corpus {
       const beside = this.summary.otherFiles > 0 ? ` (${formatOthers(this.#listings)})` : "";
       throw new DataError("DATA_EMPTY", `no text in ${where}: no file ends in ${extensions.join(" ")}${beside}`);
     }
-    const { heldOut = 0, seed = 0 } = options;
+    const { validationSplit = 0, seed = 0 } = options;
     // Source by source, so that each is held out in proportion.
     this.#heldOut = new Set();
     for (const listing of this.#listings) {
       const usable = listing.files.filter((file) => this.#mayBeHeldOut(file));
-      for (const file of chooseHeldOut(usable, heldOut, seed)) this.#heldOut.add(file);
+      for (const file of chooseHeldOut(usable, validationSplit, seed)) this.#heldOut.add(file);
     }
     const hash = createHash("sha256");
     for (const file of files) hash.update(`${file.path}\0${file.name}\0${file.bytes}\0${file.modified}\n`);
@@ -166,7 +168,7 @@ export class Corpus {
   }
 
   async *#readRecords(file: SourceFile): AsyncGenerator<CorpusDocument, void, void> {
-    const { textFields = ["text", "content", "code"], heldOut = 0, seed = 0 } = this.#options;
+    const { textFields = ["text", "content", "code"], validationSplit = 0, seed = 0 } = this.#options;
     try {
       for await (const { number, value, problem } of recordItems(file.path)) {
         const name = `${file.name}#${number}`;
@@ -177,7 +179,7 @@ export class Corpus {
         }
         const reason = reasonToSkip(Buffer.from(text), this.#limits, true);
         if (reason) this.#skip(reason, name);
-        else yield this.#document(text, name, file.extension, isRecordHeldOut(text, heldOut, seed));
+        else yield this.#document(text, name, file.extension, isRecordHeldOut(text, validationSplit, seed));
       }
     } catch (error) {
       if (!(error instanceof DataError && error.cause instanceof FileError)) throw error;

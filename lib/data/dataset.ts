@@ -1,25 +1,25 @@
 import type { Batch } from "../model/objective.js";
 import { DataError } from "./errors.js";
-import type { PackingOptions } from "./packing.js";
-import type { SftRowParts } from "./sft-rows.js";
 import type { TokenReaderParts } from "./token-reader.js";
 
 /** One row of training data. */
 export interface Sample {
-  /** [length] */
+  /** [seqLen] */
   readonly tokens: Int32Array;
   /** Where documents start within the row, 0 first; absent: all of it is one document. */
   readonly starts?: readonly number[];
-  /** [length]: 1 on tokens that give loss; absent: all do. */
+  /** [seqLen]: 1 on tokens that give loss; absent: all do. */
   readonly lossMask?: Uint8Array;
 }
 
 /** Rows of one length, each a pure function of its index. A user's own data has this shape too. */
 export interface Dataset {
   /** Tokens of every sample. */
-  readonly length: number;
+  readonly seqLen: number;
   readonly numSamples: number;
   sample(index: number): Sample;
+  /** Whether samples have `starts` where they hold several documents. Absent: unknown. */
+  readonly keepsDocumentBoundaries?: boolean;
   /** Names the content: a run that is resumed with another one is told so. */
   readonly hash?: string;
   /**
@@ -47,29 +47,61 @@ export type DatasetDescription =
       readonly args?: readonly unknown[];
     };
 
+/** How documents fill the samples. */
+export interface PackingOptions {
+  /** Tokens of a sample. */
+  readonly seqLen: number;
+  /**
+   * Whether samples say where their documents start, so that an objective can keep them from attending to each other.
+   * Default false: a sample counts as one document (section 2 of the paper).
+   */
+  readonly keepDocumentBoundaries?: boolean;
+  /**
+   * What becomes of the tokens after the last full sample: "drop", or "pad" with `padId`, which gives no loss. Default
+   * "drop".
+   */
+  readonly tail?: "drop" | "pad";
+  readonly padId?: number;
+}
+
+/** What rows are made of. Any thread of this process may be given it: its memory is shared, not copied. */
+export interface SftRowParts {
+  readonly seqLen: number;
+  readonly keepDocumentBoundaries: boolean;
+  readonly padId: number;
+  readonly hash: string;
+  /** All samples' ids and answer flags, one sample after the other, and where each starts, then the end. */
+  readonly tokens: Int32Array;
+  readonly mask: Uint8Array;
+  readonly starts: Float64Array;
+  /** The samples of all rows, one row after the other, and where each row starts in that list, then the end. */
+  readonly items: Uint32Array;
+  readonly rowStarts: Float64Array;
+}
+
 /**
  * Puts samples together as a batch.
  *
  * @param indices positions in the stream, one a sample
  */
 export function collate(dataset: Dataset, samples: readonly number[], indices: readonly number[]): Batch {
-  const { length } = dataset;
-  const rows = samples.map((index) => checkedSample(dataset.sample(index), index, length));
-  const tokens = new Int32Array(rows.length * length);
+  const { seqLen } = dataset;
+  const rows = samples.map((index) => checkedSample(dataset.sample(index), index, seqLen));
+  const tokens = new Int32Array(rows.length * seqLen);
   const documents: number[] = [];
   for (const [row, sample] of rows.entries()) {
-    tokens.set(sample.tokens, row * length);
-    for (const start of sample.starts ?? [0]) documents.push(row * length + start);
+    tokens.set(sample.tokens, row * seqLen);
+    for (const start of sample.starts ?? [0]) documents.push(row * seqLen + start);
   }
-  documents.push(rows.length * length);
+  documents.push(rows.length * seqLen);
   const isolated = rows.some((sample) => sample.starts !== undefined);
   return {
     indices: [...indices],
     tokens,
     batch: rows.length,
-    length,
+    seqLen,
     ...(isolated && { documents }),
-    ...(rows.some((sample) => sample.lossMask) && { lossMask: collateMasks(rows, length) }),
+    ...(rows.some((sample) => sample.lossMask) && { lossMask: collateMasks(rows, seqLen) }),
     samples: [...samples],
   };
 }

@@ -1,6 +1,4 @@
 export type { Batch } from "../model/objective.js";
-export { packBestFit, packSequentially } from "./best-fit.js";
-export { defaultCodeRoots } from "./code-roots.js";
 export {
   CODE_EXTENSIONS,
   CORPUS_EXTENSIONS,
@@ -11,12 +9,19 @@ export {
   formatSummary,
   type Split,
 } from "./corpus.js";
-export { collate, type Dataset, type DatasetDescription, type Sample } from "./dataset.js";
+export { collate, type Dataset, type DatasetDescription, type PackingOptions, type Sample } from "./dataset.js";
 export { DataError, type DataErrorCode } from "./errors.js";
 export type { Source } from "./file-walk.js";
+export { defaultCodeRoots } from "./file-walk.js";
 export { encodeFim, type FimOptions, type FimParts, splitForFim } from "./fim.js";
-export { type LoadedBatch, Loader, type LoaderDescription, type ReadOptions } from "./loader.js";
-export { openDataset, openLoader } from "./open-dataset.js";
+export {
+  type LoadedBatch,
+  Loader,
+  type LoaderDescription,
+  openDataset,
+  openLoader,
+  type ReadOptions,
+} from "./loader.js";
 export {
   type DataOptions,
   type DataOptionsInput,
@@ -28,16 +33,17 @@ export {
   sftDataOptionsSchema,
 } from "./options.js";
 export { type OrderOptions, type Place, SampleOrder } from "./order.js";
-export { PackedDataset, type PackingOptions, type TokenSource } from "./packing.js";
+export { PackedDataset, type TokenSource } from "./packing.js";
 export { type DataWorkers, Prefetcher, type PrefetchOptions } from "./prefetcher.js";
 export { type PreparedData, prepareData, prepareSftData } from "./prepare.js";
+export type { SftSkipReason, SftSummary } from "./sft.js";
 export {
   readSftRecords,
   SftDataset,
   type SftOptions,
 } from "./sft.js";
 export { type ParsedRecord, parseSftRecord, type SftConversation, type SftRecord } from "./sft-record.js";
-export type { SftSkipReason, SftSummary } from "./sft-sampler.js";
+export { packBestFit, packSequentially } from "./sft-rows.js";
 export { DEFAULT_LIMITS, type SkipLimits, type SkipReason } from "./skip-rules.js";
 export { TokenFile } from "./token-file.js";
 export { type PrepareProgress, TokenStore, type TokenStoreOptions } from "./token-store.js";

@@ -31,13 +31,18 @@ export const dataOptionsSchema = z.strictObject({
   maxBytes: bytes.optional().describe("text to take from each path; default: all, 8 MB where paths is default"),
   maxFileBytes: bytes.default(1 << 20).describe("larger files are skipped"),
   maxLineBytes: bytes.default(1000).describe("files with a longer line are skipped as minified"),
-  length: z.int().min(2).describe("tokens of a sample"),
-  documents: z
-    .enum(["visible", "isolated"])
-    .default("visible")
-    .describe("whether documents in one sample see each other; the paper's do"),
+  seqLen: z.int().min(2).describe("tokens of a sample"),
+  keepDocumentBoundaries: z
+    .boolean()
+    .default(false)
+    .describe("whether samples say where documents start, so that a stage can isolate them; not in the paper"),
   fim: fim.optional().describe("fill-in-the-middle examples; default: none"),
-  heldOut: z.number().min(0).max(0.5).default(0.02).describe("share of the text held out, whole packages or folders"),
+  validationSplit: z
+    .number()
+    .min(0)
+    .max(0.5)
+    .default(0.02)
+    .describe("share of the text held out, whole packages or folders"),
   shuffle: z.boolean().default(true).describe("another order in every epoch"),
   seed: z.int().min(0).default(0).describe("of the order, the held-out split and FIM"),
   cache: z
@@ -50,15 +55,15 @@ export const dataOptionsSchema = z.strictObject({
 /** The options of supervised fine-tuning data, as written in a curriculum file. */
 export const sftDataOptionsSchema = z.strictObject({
   paths: z.array(z.string().min(1)).min(1).readonly().describe("files of records, or folders of them"),
-  length: z.int().min(2).describe("tokens of a row"),
+  seqLen: z.int().min(2).describe("tokens of a row"),
   packing: z
     .enum(["best-fit", "sequential"])
     .default("best-fit")
     .describe("best-fit: rows filled with whatever fits; sequential: in the order of the file"),
-  documents: z
-    .enum(["visible", "isolated"])
-    .default("isolated")
-    .describe("whether conversations in one sample see each other"),
+  keepDocumentBoundaries: z
+    .boolean()
+    .default(true)
+    .describe("whether rows say where conversations start, so that they do not attend to each other"),
   eos: z
     .tuple([z.int().min(0), z.int().min(0)])
     .default([1, 4])
@@ -68,11 +73,11 @@ export const sftDataOptionsSchema = z.strictObject({
   seed: z.int().min(0).default(0).describe("of the order and of the number of eos"),
 });
 
-/** Options as a user writes them: all but `length` may be left out. */
+/** Options as a user writes them: all but `seqLen` may be left out. */
 export type DataOptionsInput = z.input<typeof dataOptionsSchema>;
 /** Options with every default filled in. */
 export type DataOptions = z.output<typeof dataOptionsSchema>;
-/** Options as a user writes them: all but `paths` and `length` may be left out. */
+/** Options as a user writes them: all but `paths` and `seqLen` may be left out. */
 export type SftDataOptionsInput = z.input<typeof sftDataOptionsSchema>;
 /** Options with every default filled in. */
 export type SftDataOptions = z.output<typeof sftDataOptionsSchema>;

@@ -1,9 +1,8 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type { Batch } from "../model/objective.js";
-import type { LoaderDescription } from "./loader.js";
-import { openLoader } from "./open-dataset.js";
+import { type LoaderDescription, openLoader } from "./loader.js";
 
-// The thread that reads batches ahead. It loads no addon and knows nothing of steps: it answers one request after the other.
+// The thread that reads batches ahead: it serves one request after the other.
 
 /** A part of the stream: a micro-batch. */
 export interface BatchPlace {

@@ -1,10 +1,8 @@
 import { join } from "node:path";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
-import { defaultCodeRoots } from "./code-roots.js";
 import { Corpus, type CorpusOptions, type CorpusSummary } from "./corpus.js";
 import { DataError } from "./errors.js";
-import type { Source } from "./file-walk.js";
-import { firstOnMachine } from "./first-on-machine.js";
+import { defaultCodeRoots, type Source } from "./file-walk.js";
 import { Loader } from "./loader.js";
 import {
   type DataOptions,
@@ -15,9 +13,8 @@ import {
   type SftDataOptionsInput,
 } from "./options.js";
 import { PackedDataset } from "./packing.js";
-import { SftDataset } from "./sft.js";
-import type { SftSummary } from "./sft-sampler.js";
-import { withCache } from "./token-cache.js";
+import { SftDataset, type SftSummary } from "./sft.js";
+import { firstOnMachine, withCache } from "./token-cache.js";
 import { hashOf, type PrepareProgress, TokenStore } from "./token-store.js";
 
 /** A corpus ready to train on. */
@@ -45,25 +42,28 @@ export async function prepareData(
   context: { onProgress?: (progress: PrepareProgress) => void; signal?: AbortSignal } = {},
 ): Promise<PreparedData> {
   const options = parseDataOptions(input);
-  const { length, documents, seed, shuffle } = options;
-  const choices = corpusOptions(options);
-  const corpus = new Corpus(choices);
+  const { seqLen, keepDocumentBoundaries, seed, shuffle } = options;
+  const corpusChoices = corpusOptions(options);
+  const corpus = new Corpus(corpusChoices);
+  // Stores of tokens are found by these words, which are those of 0.1.0.
+  const { validationSplit, ...others } = corpusChoices;
+  const choices = { ...others, heldOut: validationSplit };
   const name = hashOf([choices, tokenizer.hash, options.fim ?? null]).slice(0, 16);
   const make = (cache: string) =>
     TokenStore.prepare({ corpus, tokenizer, folder: join(cache, name), choices, fim: options.fim, seed, ...context });
   const store = await firstOnMachine(() => withCache(options.cache, make));
-  if (store.train.numTokens < length) {
+  if (store.train.numTokens < seqLen) {
     const found = `${store.train.numTokens} tokens in ${store.train.numDocuments} documents`;
     throw new DataError(
       "DATA_TOO_SMALL",
-      `${found} do not fill one sample of ${length}: give more text or a smaller length`,
+      `${found} do not fill one sample of ${seqLen}: give more text or a smaller seqLen`,
     );
   }
-  const train = new PackedDataset(store.train, { length, documents });
+  const train = new PackedDataset(store.train, { seqLen, keepDocumentBoundaries });
   const padId = tokenizer.padId ?? tokenizer.require("eos");
   const heldOut =
     store.heldOut.numTokens > 0
-      ? new PackedDataset(store.heldOut, { length, documents, tail: "pad", padId })
+      ? new PackedDataset(store.heldOut, { seqLen, keepDocumentBoundaries, tail: "pad", padId })
       : undefined;
   const loader = new Loader(train, { seed, shuffle });
   return { train, heldOut, loader, store, summary: store.summary, options };
@@ -86,11 +86,12 @@ export async function prepareSftData(
 }
 
 function corpusOptions(options: DataOptions): CorpusOptions {
-  const { paths, extensions, exclude, textFields, maxBytes, maxFileBytes, maxLineBytes, heldOut, seed } = options;
+  const { paths, extensions, exclude, textFields, maxBytes, maxFileBytes, maxLineBytes, validationSplit, seed } =
+    options;
   const chosen: Source[] =
     paths === "default"
       ? defaultCodeRoots(maxBytes === undefined ? {} : { maxBytes })
       : paths.map((path) => ({ path, ...(maxBytes !== undefined && { maxBytes }) }));
   const sources = chosen.map((source) => ({ ...source, exclude: [...(source.exclude ?? []), ...exclude] }));
-  return { sources, extensions, textFields, limits: { maxFileBytes, maxLineBytes }, heldOut, seed };
+  return { sources, extensions, textFields, limits: { maxFileBytes, maxLineBytes }, validationSplit, seed };
 }

@@ -1,7 +1,6 @@
 import type { ChatMessage, ChatRenderOptions } from "../tokenizer/chat-template.js";
 import { parseChatJson } from "../tokenizer/index.js";
-import { asRecord, filled, type JsonRecord, RecordError, readList } from "./record-value.js";
-import { readMessages, readTurns } from "./sft-messages.js";
+import { asRecord, filled, type JsonRecord, RecordError, readList, readMessages, readTurns } from "./sft-messages.js";
 
 /** What a model is taught: the answers of a conversation that a chat template writes. */
 export interface SftConversation {

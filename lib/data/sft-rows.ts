@@ -1,4 +1,4 @@
-import { checkSampleIndex, type Dataset, type Sample } from "./dataset.js";
+import { checkSampleIndex, type Dataset, type Sample, type SftRowParts } from "./dataset.js";
 
 /** A record as ids, its answers marked. */
 export interface EncodedSample {
@@ -7,32 +7,19 @@ export interface EncodedSample {
   readonly mask: Uint8Array;
 }
 
-/** What rows are made of. Any thread of this process may be given it: its memory is shared, not copied. */
-export interface SftRowParts {
-  readonly length: number;
-  readonly isolated: boolean;
-  readonly padId: number;
-  readonly hash: string;
-  /** All samples' ids and answer flags, one sample after the other, and where each starts, then the end. */
-  readonly tokens: Int32Array;
-  readonly mask: Uint8Array;
-  readonly starts: Float64Array;
-  /** The samples of all rows, one row after the other, and where each row starts in that list, then the end. */
-  readonly items: Uint32Array;
-  readonly rowStarts: Float64Array;
-}
-
 /** Rows of whole samples, padded at the end. */
 export class SftRows implements Dataset {
-  readonly length: number;
+  readonly seqLen: number;
   readonly numSamples: number;
   readonly hash: string;
+  readonly keepsDocumentBoundaries: boolean;
   readonly parts: SftRowParts;
 
   constructor(parts: SftRowParts) {
-    this.length = parts.length;
+    this.seqLen = parts.seqLen;
     this.numSamples = parts.rowStarts.length - 1;
     this.hash = parts.hash;
+    this.keepsDocumentBoundaries = parts.keepDocumentBoundaries;
     this.parts = parts;
   }
 
@@ -40,7 +27,7 @@ export class SftRows implements Dataset {
   static pack(
     samples: readonly EncodedSample[],
     rows: readonly (readonly number[])[],
-    options: Pick<SftRowParts, "length" | "isolated" | "padId" | "hash">,
+    options: Pick<SftRowParts, "seqLen" | "keepDocumentBoundaries" | "padId" | "hash">,
   ): SftRows {
     const starts = offsets(samples.map(({ tokens }) => tokens.length));
     const rowStarts = offsets(rows.map((row) => row.length));
@@ -58,9 +45,9 @@ export class SftRows implements Dataset {
   /** Throws DataError DATA_RANGE if there is no such row. */
   sample(index: number): Sample {
     checkSampleIndex(index, this.numSamples);
-    const { parts, length } = this;
-    const tokens = new Int32Array(length).fill(parts.padId);
-    const lossMask = new Uint8Array(length);
+    const { parts, seqLen } = this;
+    const tokens = new Int32Array(seqLen).fill(parts.padId);
+    const lossMask = new Uint8Array(seqLen);
     const starts: number[] = [];
     let end = 0;
     for (const item of parts.items.subarray(parts.rowStarts[index], parts.rowStarts[index + 1])) {
@@ -70,8 +57,8 @@ export class SftRows implements Dataset {
       lossMask.set(parts.mask.subarray(from, to), end);
       end += to - from;
     }
-    if (end < length) starts.push(end); // padding is seen by no sample
-    return parts.isolated ? { tokens, starts, lossMask } : { tokens, lossMask };
+    if (end < seqLen) starts.push(end); // padding is seen by no sample
+    return parts.keepDocumentBoundaries ? { tokens, starts, lossMask } : { tokens, lossMask };
   }
 }
 
@@ -80,4 +67,61 @@ function offsets(lengths: readonly number[]): Float64Array {
   const starts = new Float64Array(new SharedArrayBuffer(8 * (lengths.length + 1)));
   for (const [i, length] of lengths.entries()) starts[i + 1] = starts[i] + length;
   return starts;
+}
+
+/**
+ * Packs items into bins by best fit, longest first: each goes into the bin with the least room that still holds it.
+ * Equal inputs give equal bins. Finding a bin takes a look at a bitmap of the rooms there are, not at the bins.
+ *
+ * @param lengths of the items, each in [1, capacity]
+ * @returns for each bin the items in it, by their index
+ */
+export function packBestFit(lengths: readonly number[], capacity: number): number[][] {
+  const order = lengths.map((_, item) => item).sort((a, b) => lengths[b] - lengths[a] || a - b);
+  const bins: number[][] = [];
+  /** Bins by the room that is left in them. */
+  const byRoom: number[][] = Array.from({ length: capacity + 1 }, () => []);
+  const rooms = new Uint32Array(Math.ceil((capacity + 1) / 32));
+  for (const item of order) {
+    const length = lengths[item];
+    let room = smallestRoom(rooms, length, capacity);
+    let bin: number;
+    if (room < 0) {
+      bin = bins.push([]) - 1;
+      room = capacity;
+    } else {
+      bin = byRoom[room].pop() as number;
+      if (byRoom[room].length === 0) rooms[room >>> 5] &= ~(1 << (room & 31));
+    }
+    bins[bin].push(item);
+    const left = room - length;
+    byRoom[left].push(bin);
+    rooms[left >>> 5] |= 1 << (left & 31);
+  }
+  return bins;
+}
+
+/** Packs items in their own order: a bin is closed when the next one does not fit. */
+export function packSequentially(lengths: readonly number[], capacity: number): number[][] {
+  const bins: number[][] = [];
+  let room = 0;
+  for (const [item, length] of lengths.entries()) {
+    if (length > room) {
+      bins.push([]);
+      room = capacity;
+    }
+    bins[bins.length - 1].push(item);
+    room -= length;
+  }
+  return bins;
+}
+
+/** The smallest set bit at or above `least`, -1 if there is none up to `capacity`. */
+function smallestRoom(rooms: Uint32Array, least: number, capacity: number): number {
+  for (let word = least >>> 5; word <= capacity >>> 5; word++) {
+    let bits = rooms[word];
+    if (word === least >>> 5) bits &= -1 << (least & 31);
+    if (bits !== 0) return word * 32 + 31 - Math.clz32(bits & -bits);
+  }
+  return -1;
 }

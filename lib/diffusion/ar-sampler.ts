@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Decoder } from "../model/decoder.js";
+import { resolveStopIds } from "./batch.js";
 import { DiffusionError, parseOptions } from "./errors.js";
 import {
   type AutoregressiveGenerationEvent,
@@ -10,7 +11,6 @@ import {
 } from "./generation.js";
 import { CachedForward, type SequenceForward, UncachedForward } from "./sequence-forward.js";
 import { chooseTokens } from "./token-choice.js";
-import { resolveStopIds } from "./token-ids.js";
 
 /**
  * Left-to-right decoding: one token per forward, from the hidden state before it. The mask is causal, so this is the

@@ -7,8 +7,11 @@ import { uploadIntegers } from "./upload.js";
 
 /** The options of {@link autoregressiveObjective}, for TypeScript and YAML alike. */
 export const autoregressiveSchema = z.strictObject({
-  documents: z.enum(["isolated", "visible"]).default("isolated").describe("what packed documents see of each other"),
-  chunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
+  crossDocumentAttention: z
+    .boolean()
+    .optional()
+    .describe("whether documents of a sample attend to each other; default: not where the data keep their boundaries"),
+  headChunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
 });
 export type AutoregressiveOptions = z.input<typeof autoregressiveSchema>;
 
@@ -22,16 +25,16 @@ export type AutoregressiveOptions = z.input<typeof autoregressiveSchema>;
 export function autoregressiveObjective(options: AutoregressiveOptions = {}): Objective {
   const settings = parseOptions("autoregressiveObjective", autoregressiveSchema, options);
   return (model, batch, { device }) => {
-    const documents = settings.documents === "isolated" ? batch.documents : undefined;
+    const documents = settings.crossDocumentAttention ? undefined : batch.documents;
     const positions = nextTokenTargets({ ...batch, documents });
     const rowIndices = positions.map((i) => i - 1);
     const [ids, rows, targets] = uploadIntegers(
       [batch.tokens, rowIndices, positions.map((i) => batch.tokens[i])],
       device,
     );
-    const plan = causalPlan(batch.length, { documents, rows, rowIndices, device });
-    const hidden = model.forward(ids.view([batch.batch, batch.length]), plan);
-    const { loss } = model.crossEntropy(hidden, targets, { chunkSize: settings.chunkSize });
+    const plan = causalPlan(batch.seqLen, { documents, rows, rowIndices, device });
+    const hidden = model.forward(ids.view([batch.batch, batch.seqLen]), plan);
+    const { loss } = model.crossEntropy(hidden, targets, { chunkSize: settings.headChunkSize });
     return { loss, normalizer: positions.length, metrics: {} };
   };
 }

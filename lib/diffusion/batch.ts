@@ -1,11 +1,12 @@
+import type { DecoderConfig } from "../model/config.js";
 import type { Batch } from "../model/objective.js";
 import { DiffusionError } from "./errors.js";
 
 /** Throws where the parts of a batch do not fit together. */
 export function checkBatch(batch: Batch): void {
-  const { batch: rows, length, tokens, indices, documents, lossMask } = batch;
-  const total = rows * length;
-  if (tokens.length !== total) fail(`tokens holds ${tokens.length} ids, batch * length is ${rows} * ${length}`);
+  const { batch: rows, seqLen, tokens, indices, documents, lossMask } = batch;
+  const total = rows * seqLen;
+  if (tokens.length !== total) fail(`tokens holds ${tokens.length} ids, batch * length is ${rows} * ${seqLen}`);
   if (indices.length !== rows) fail(`indices holds ${indices.length} numbers for ${rows} rows`);
   if (lossMask && lossMask.length !== total) fail(`lossMask holds ${lossMask.length} flags for ${total} tokens`);
   if (!documents) return;
@@ -13,24 +14,24 @@ export function checkBatch(batch: Batch): void {
   let rowStarts = 0;
   for (let d = 0; d < documents.length; d++) {
     if (d > 0 && documents[d] <= documents[d - 1]) fail(`documents must rise, got ${documents[d]} at ${d}`);
-    if (documents[d] % length === 0) rowStarts++;
+    if (documents[d] % seqLen === 0) rowStarts++;
   }
   if (rowStarts !== rows + 1) fail("documents must include the start of every row");
 }
 
 /** The documents of one row as positions within it: starts, then `length`. */
 export function documentsOfRow(batch: Batch, row: number): number[] {
-  const { documents, length } = batch;
-  if (!documents) return [0, length];
-  const base = row * length;
-  const inRow = documents.slice(lowerBound(documents, base), lowerBound(documents, base + length));
-  return [...inRow.map((at) => at - base), length];
+  const { documents, seqLen } = batch;
+  if (!documents) return [0, seqLen];
+  const base = row * seqLen;
+  const inRow = documents.slice(lowerBound(documents, base), lowerBound(documents, base + seqLen));
+  return [...inRow.map((at) => at - base), seqLen];
 }
 
 /** 1 at the first token of every document, [batch * length]. */
 export function documentStarts(batch: Batch): Uint8Array {
   const starts = new Uint8Array(batch.tokens.length);
-  for (let row = 0; row < batch.batch; row++) starts[row * batch.length] = 1;
+  for (let row = 0; row < batch.batch; row++) starts[row * batch.seqLen] = 1;
   for (const start of batch.documents?.slice(0, -1) ?? []) starts[start] = 1;
   return starts;
 }
@@ -41,7 +42,7 @@ export function documentStarts(batch: Batch): Uint8Array {
  * @param keepFirst whether a document's first token is left alone
  */
 export function maskableBlocks(batch: Batch, blockSize: number, keepFirst: boolean): number[][][] {
-  const { lossMask, length } = batch;
+  const { lossMask, seqLen } = batch;
   return batch.indices.map((_, row) => {
     const documents = documentsOfRow(batch, row);
     const blocks: number[][] = [];
@@ -49,7 +50,7 @@ export function maskableBlocks(batch: Batch, blockSize: number, keepFirst: boole
       for (let start = documents[d]; start < documents[d + 1]; start += blockSize) {
         const block: number[] = [];
         for (let i = start; i < Math.min(start + blockSize, documents[d + 1]); i++) {
-          const at = row * length + i;
+          const at = row * seqLen + i;
           if ((!lossMask || lossMask[at]) && !(keepFirst && i === documents[d])) block.push(at);
         }
         if (block.length > 0) blocks.push(block);
@@ -72,4 +73,28 @@ function lowerBound(sorted: readonly number[], value: number): number {
 
 function fail(message: string): never {
   throw new DiffusionError("DIFFUSION_BATCH", message);
+}
+
+/**
+ * The id of the mask token: the one given, else the model's.
+ *
+ * @throws DiffusionError DIFFUSION_OPTIONS when there is none, or it is outside the vocabulary
+ */
+export function resolveMaskId(config: Pick<DecoderConfig, "maskTokenId" | "vocabSize">, given?: number): number {
+  const id = given ?? config.maskTokenId;
+  if (id === null) {
+    throw new DiffusionError("DIFFUSION_OPTIONS", "no mask token: give maskId, or maskTokenId in the model's config");
+  }
+  if (!Number.isInteger(id) || id < 0 || id >= config.vocabSize) {
+    throw new DiffusionError("DIFFUSION_OPTIONS", `maskId ${id} is outside the vocabulary of ${config.vocabSize}`);
+  }
+  return id;
+}
+
+/** The ids that end a text: the ones given, else the model's end token or tokens, else none. */
+export function resolveStopIds(
+  config: Pick<DecoderConfig, "eosTokenId">,
+  given?: readonly number[],
+): ReadonlySet<number> {
+  return new Set(given ?? [config.eosTokenId ?? []].flat());
 }

@@ -2,13 +2,11 @@ import * as z from "zod";
 import type { Batch, Metric, Objective, ObjectiveContext } from "../model/objective.js";
 import type { Tensor } from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
-import { documentsOfRow } from "./batch.js";
+import { documentsOfRow, resolveMaskId } from "./batch.js";
 import { type Corruption, corrupt } from "./corruption.js";
-import { parseOptions } from "./errors.js";
+import { DiffusionError, parseOptions } from "./errors.js";
 import { noiseSchema } from "./noise.js";
-import { paddedRows } from "./padded-rows.js";
-import { resolveMaskId } from "./token-ids.js";
-import { uploadFloats, uploadIntegers } from "./upload.js";
+import { paddedRows, uploadFloats, uploadIntegers } from "./upload.js";
 import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./warmup.js";
 
 /** The options of {@link blockDiffusionObjective}, for TypeScript and YAML alike. */
@@ -20,10 +18,16 @@ export const blockDiffusionSchema = z.strictObject({
   shift: z.boolean().default(false).describe("predict a token from the position before it, as the AR stage does"),
   weighted: z.boolean().default(true).describe("multiply by w(t) (Eq. 4)"),
   granularity: z.enum(["block", "document", "sequence"]).default("block").describe("what shares one noise level t"),
-  times: z.enum(["independent", "antithetic", "low-discrepancy"]).default("independent").describe("how t is drawn"),
+  timeSampling: z
+    .enum(["independent", "antithetic", "low-discrepancy"])
+    .default("independent")
+    .describe("how t is drawn"),
   normalizer: z.enum(["tokens", "masked"]).default("tokens").describe("what the summed loss is divided by"),
-  documents: z.enum(["isolated", "visible"]).default("isolated").describe("what packed documents see of each other"),
-  chunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
+  crossDocumentAttention: z
+    .boolean()
+    .optional()
+    .describe("whether documents of a sample attend to each other; default: not where the data keep their boundaries"),
+  headChunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
 });
 export type BlockDiffusionSettings = z.output<typeof blockDiffusionSchema>;
 export type BlockDiffusionOptions = z.input<typeof blockDiffusionSchema>;
@@ -35,7 +39,8 @@ export type BlockDiffusionOptions = z.input<typeof blockDiffusionSchema>;
  * A masked position predicts itself. With `shift` a token is predicted from the position before it, and a document's
  * first token is never masked, see {@link shiftedRows}.
  *
- * `documents: "isolated"` heeds the batch's boundaries where it has them; "visible" ignores them, as the paper's run did.
+ * Documents do not attend to each other where the batch has their boundaries, unless `crossDocumentAttention` is set, as in
+ * the paper's run.
  */
 export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Objective {
   const settings = parseOptions("blockDiffusionObjective", blockDiffusionSchema, options);
@@ -43,7 +48,7 @@ export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Ob
 
   return (model, batch, context) => {
     const { device, seed, stage } = context;
-    const documents = settings.documents === "isolated" ? batch.documents : undefined;
+    const documents = settings.crossDocumentAttention ? undefined : batch.documents;
     const packed = { ...batch, documents };
     const ramp = rampAt(settings, context);
     const maskId = resolveMaskId(model.config, settings.maskId);
@@ -57,11 +62,11 @@ export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Ob
     const weights = uploadFloats(padTo(corruption.weights, numRows), device);
 
     const wantedRows = { rows, rowIndices: padded[0], cleanQueries: shift };
-    const plan = blockDiffusionPlan(batch.length, blockSize, { documents, ...wantedRows, device });
-    const hidden = model.forward(ids.view([batch.batch, 2 * batch.length]), plan);
+    const plan = blockDiffusionPlan(batch.seqLen, blockSize, { documents, ...wantedRows, device });
+    const hidden = model.forward(ids.view([batch.batch, 2 * batch.seqLen]), plan);
     const { loss, nll } = model.crossEntropy(hidden, targets, {
       rowWeights: weights,
-      chunkSize: settings.chunkSize,
+      chunkSize: settings.headChunkSize,
     });
 
     const normalizer = settings.normalizer === "tokens" ? corruption.numMaskable : corruption.numMasked;
@@ -95,11 +100,11 @@ function rampAt(settings: BlockDiffusionSettings, context: ObjectiveContext) {
 
 /** [x_t ; x_0] along each row, [batch, 2 * length]. */
 export function noisyThenClean(batch: Batch, noisy: Int32Array): Int32Array {
-  const { length, tokens } = batch;
+  const { seqLen, tokens } = batch;
   const input = new Int32Array(2 * tokens.length);
-  for (let from = 0; from < tokens.length; from += length) {
-    input.set(noisy.subarray(from, from + length), 2 * from);
-    input.set(tokens.subarray(from, from + length), 2 * from + length);
+  for (let from = 0; from < tokens.length; from += seqLen) {
+    input.set(noisy.subarray(from, from + seqLen), 2 * from);
+    input.set(tokens.subarray(from, from + seqLen), 2 * from + seqLen);
   }
   return input;
 }
@@ -110,18 +115,18 @@ export function noisyThenClean(batch: Batch, noisy: Int32Array): Int32Array {
  * then when sampling; the prediction there is the AR one, and at B = 1 the objective is the AR objective.
  */
 export function shiftedRows(batch: Batch, positions: Int32Array, blockSize: number): Int32Array {
-  const { length } = batch;
+  const { seqLen } = batch;
   const opensBlock = new Uint8Array(batch.tokens.length);
   for (let row = 0; row < batch.batch; row++) {
     const documents = documentsOfRow(batch, row);
     for (let d = 0; d + 1 < documents.length; d++) {
-      for (let i = documents[d]; i < documents[d + 1]; i += blockSize) opensBlock[row * length + i] = 1;
+      for (let i = documents[d]; i < documents[d + 1]; i += blockSize) opensBlock[row * seqLen + i] = 1;
     }
   }
   return positions.map((at) => {
-    const row = Math.floor(at / length);
-    const half = opensBlock[at] ? length : 0;
-    return row * length + at + half - 1;
+    const row = Math.floor(at / seqLen);
+    const half = opensBlock[at] ? seqLen : 0;
+    return row * seqLen + at + half - 1;
   });
 }
 
@@ -133,5 +138,23 @@ function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, 
     empty_blocks: { total: emptyBlocks, count: numBlocks },
     fallback_blocks: { total: fallbackBlocks, count: numBlocks },
     masked_nll: { total: nll.narrow(0, 0, numMasked).sum(), count: numMasked },
+  };
+}
+
+/**
+ * Supervised fine-tuning: block diffusion in which only answer tokens are ever masked and give loss. Prompts stay clean
+ * in both halves, so a block that holds a prompt's end and an answer's beginning is trained as the sampler meets it.
+ * The normaliser counts answer tokens. The 1 to 4 end tokens that the data puts behind an answer belong to it: a block
+ * learns to end at any of its places.
+ *
+ * @throws DiffusionError DIFFUSION_BATCH for a batch without lossMask: all of it would be trained on in silence
+ */
+export function supervisedObjective(options: BlockDiffusionOptions = {}): Objective {
+  const objective = blockDiffusionObjective(options);
+  return (model, batch, context) => {
+    if (!batch.lossMask) {
+      throw new DiffusionError("DIFFUSION_BATCH", "supervised fine-tuning needs a lossMask that marks the answers");
+    }
+    return objective(model, batch, context);
   };
 }

@@ -1,3 +1,4 @@
+import { refuseRenamed } from "../base/renamed-options.js";
 import type { Batch } from "../model/objective.js";
 import { Philox } from "../torch/philox.js"; // not the index: corruption needs no native code
 import { checkBatch, documentStarts, documentsOfRow } from "./batch.js";
@@ -34,7 +35,7 @@ export interface CorruptionOptions {
   /** Default "block". */
   granularity?: Granularity;
   /** Default "independent". */
-  times?: TimeSampling;
+  timeSampling?: TimeSampling;
   /** true: a document's first token is never masked (the shifted objective cannot predict it). Default false. */
   keepFirst?: boolean;
 }
@@ -87,9 +88,9 @@ export function corrupt(batch: Batch, options: CorruptionOptions): Corruption {
   const maskable = maskableTokens(batch, settings);
   const writer = new CorruptionWriter(batch, maskable, settings);
   for (let row = 0; row < batch.batch; row++) {
-    const base = row * batch.length;
+    const base = row * batch.seqLen;
     const nextTime = timesOfRow(settings, batch.indices[row]);
-    const draws = new Philox(seed, STREAM_TOKENS, stage, batch.indices[row]).fillUint32(new Uint32Array(batch.length));
+    const draws = new Philox(seed, STREAM_TOKENS, stage, batch.indices[row]).fillUint32(new Uint32Array(batch.seqLen));
     const documents = documentsOfRow(batch, row);
     let t = granularity === "sequence" ? nextTime() : 0;
     for (let d = 0; d + 1 < documents.length; d++) {
@@ -107,6 +108,7 @@ export function corrupt(batch: Batch, options: CorruptionOptions): Corruption {
 type Settings = Required<CorruptionOptions>;
 
 function resolve(options: CorruptionOptions): Settings {
+  refuseRenamed(options, ["timeSampling"], (text) => new DiffusionError("DIFFUSION_OPTIONS", text));
   const { blockSize, noise, uMax = 1 } = options;
   if (!Number.isInteger(blockSize) || blockSize < 1) {
     throw new DiffusionError("DIFFUSION_OPTIONS", `blockSize must be a positive integer, got ${blockSize}`);
@@ -119,7 +121,7 @@ function resolve(options: CorruptionOptions): Settings {
     fallback: options.fallback ?? noise.fallback,
     weighted: options.weighted ?? true,
     granularity: options.granularity ?? "block",
-    times: options.times ?? "independent",
+    timeSampling: options.timeSampling ?? "independent",
     keepFirst: options.keepFirst ?? false,
   };
 }
@@ -222,16 +224,16 @@ class CorruptionWriter {
 
 /** Draws t ~ U(0, uMax) (Eq. 10) for one block, document or row after another. */
 function timesOfRow(settings: Settings, index: number): () => number {
-  const { seed, stage, uMax, times, granularity } = settings;
+  const { seed, stage, uMax, timeSampling, granularity } = settings;
   // Levels lie together within a row; with one level per row, across the rows of the stage.
   const perRow = granularity === "sequence";
   const own = (stream: number) => new Philox(seed, STREAM_TIMES, stage, stream);
-  if (times === "low-discrepancy") {
+  if (timeSampling === "low-discrepancy") {
     const origin = perRow ? new Philox(seed, STREAM_TIMES, stage).uniform() : own(index).uniform();
     let n = perRow ? index : 0;
     return () => uMax * (1 - ((origin + n++ * GOLDEN_RATIO) % 1));
   }
-  if (times === "antithetic") {
+  if (timeSampling === "antithetic") {
     if (perRow) {
       const t = own(Math.floor(index / 2)).uniform();
       return () => uMax * (index % 2 ? 1 - t : t);

@@ -12,6 +12,7 @@ export {
   type BlockDiffusionSettings,
   blockDiffusionObjective,
   blockDiffusionSchema,
+  supervisedObjective,
 } from "./block-diffusion.js";
 export {
   type CommitConfig,
@@ -61,7 +62,6 @@ export {
   noiseSchema,
 } from "./noise.js";
 export { generateBlocks } from "./sampler.js";
-export { supervisedObjective } from "./supervised.js";
 export { diffusionTokenBounds, type TokenBounds, type TokenBoundsOptions } from "./token-bounds.js";
 export { type DrawKey, sampleToken, type TokenChoice, type TokenChoiceOptions } from "./token-choice.js";
 export {

@@ -15,7 +15,7 @@ export interface MaskedPass {
 }
 
 export interface RandomPasses {
-  passes: number;
+  mcSamples: number;
   seed: number;
 }
 
@@ -27,11 +27,11 @@ export function* randomTimes(
   batch: Batch,
   blockSize: number,
   maskId: number,
-  { passes, seed }: RandomPasses,
+  { mcSamples, seed }: RandomPasses,
 ): Generator<MaskedPass> {
-  for (let pass = 0; pass < passes; pass++) {
+  for (let pass = 0; pass < mcSamples; pass++) {
     const options = { blockSize, maskId, seed, stage: pass, noise: linearNoise(), keepFirst: true };
-    const { noisy, positions, weights } = corrupt(batch, { ...options, times: "low-discrepancy" });
+    const { noisy, positions, weights } = corrupt(batch, { ...options, timeSampling: "low-discrepancy" });
     yield { noisy, positions, weights: Float64Array.from(weights) };
   }
 }
@@ -45,10 +45,10 @@ export function* randomCounts(
   batch: Batch,
   blockSize: number,
   maskId: number,
-  { passes, seed }: RandomPasses,
+  { mcSamples, seed }: RandomPasses,
 ): Generator<MaskedPass> {
   const rows = maskableBlocks(batch, blockSize, true);
-  for (let pass = 0; pass < passes; pass++) {
+  for (let pass = 0; pass < mcSamples; pass++) {
     const writer = new PassWriter(batch, maskId);
     rows.forEach((blocks, row) => {
       const random = new Philox(seed, STREAM_COUNTS, pass, batch.indices[row]);

@@ -1,22 +1,23 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
+import { refuseRenamed } from "../base/renamed-options.js";
 import { type AttentionPlan, causalPlan } from "../model/attention-plan.js";
 import type { Decoder } from "../model/decoder.js";
 import type { Batch } from "../model/objective.js";
 import * as torch from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
 import { nextTokenTargets } from "./autoregressive.js";
+import { resolveMaskId } from "./batch.js";
 import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
 import { DiffusionError } from "./errors.js";
 import { allSubsets, type MaskedPass, randomCounts, randomTimes } from "./likelihood-passes.js";
-import { resolveMaskId } from "./token-ids.js";
 import { uploadIntegers } from "./upload.js";
 
 /** How likely a model finds a text, or at least how likely. */
 export interface Likelihood {
-  /** nats / ln 2 / bytes: comparable across tokenizers, and with a compressor's output. */
+  /** `nll` / ln 2 / `bytes`: comparable across tokenizers, and with a compressor's output. */
   bitsPerByte: number;
-  /** Negative log-likelihood (or its upper bound) summed over the targets. */
-  nats: number;
+  /** Negative log-likelihood in nats (or its upper bound), summed over the targets. */
+  nll: number;
   /** Targets scored: every token but the first of each document. */
   tokens: number;
   /** Bytes the targets stand for. */
@@ -33,7 +34,7 @@ export interface LikelihoodOptions {
   /** Runs the forwards under autocast in this type. Default: the model's own. */
   autocast?: torch.DTypeLike;
   /** Rows of the head whose logits exist at once. Default 1024. */
-  chunkSize?: number;
+  headChunkSize?: number;
   signal?: AbortSignal;
 }
 
@@ -51,8 +52,8 @@ export interface DiffusionBoundOptions extends LikelihoodOptions {
    * - `exact`: all 2^B - 1 masks of a block; no randomness. For small B.
    */
   estimator?: "count" | "time" | "exact";
-  /** Random passes over each batch, of which the standard error is estimated. Default 8; `exact` has its own number. */
-  passes?: number;
+  /** Monte Carlo samples of the masks of each batch; the standard error is estimated from them. Default 8; not used by `exact`. */
+  mcSamples?: number;
   /** Default 0. */
   seed?: number;
 }
@@ -64,6 +65,7 @@ type Batches = Iterable<Batch> | AsyncIterable<Batch>;
  * with a lossMask only answer tokens are scored.
  */
 export async function arBitsPerByte(model: Decoder, batches: Batches, options: LikelihoodOptions): Promise<Likelihood> {
+  refuseRenamed(options, ["headChunkSize", "mcSamples"], (text) => new DiffusionError("DIFFUSION_OPTIONS", text));
   const { device = model.device } = options;
   const total = new Tally();
   for await (const batch of batches) {
@@ -71,9 +73,9 @@ export async function arBitsPerByte(model: Decoder, batches: Batches, options: L
     total.addTargets(batch, positions, options);
     const rows = positions.map((i) => i - 1);
     const plan = (rowIds: torch.Tensor) =>
-      causalPlan(batch.length, { documents: batch.documents, rows: rowIds, rowIndices: rows, device });
-    const nll = await score(model, batch.tokens, batch.length, rows, targetsAt(batch, positions), plan, options);
-    total.nats += nll.reduce((sum, x) => sum + x, 0);
+      causalPlan(batch.seqLen, { documents: batch.documents, rows: rowIds, rowIndices: rows, device });
+    const nll = await score(model, batch.tokens, batch.seqLen, rows, targetsAt(batch, positions), plan, options);
+    total.nll += nll.reduce((sum, x) => sum + x, 0);
   }
   return total.result();
 }
@@ -90,6 +92,7 @@ export async function diffusionBound(
   batches: Batches,
   options: DiffusionBoundOptions,
 ): Promise<Likelihood> {
+  refuseRenamed(options, ["headChunkSize", "mcSamples"], (text) => new DiffusionError("DIFFUSION_OPTIONS", text));
   const { blockSize = 4, shift = false, device = model.device } = options;
   const total = new Tally();
   for await (const batch of batches) {
@@ -99,7 +102,7 @@ export async function diffusionBound(
     for (const pass of passes) {
       const rows = shift ? shiftedRows(batch, pass.positions, blockSize) : pass.positions;
       const plan = (rowIds: torch.Tensor) =>
-        blockDiffusionPlan(batch.length, blockSize, {
+        blockDiffusionPlan(batch.seqLen, blockSize, {
           documents: batch.documents,
           rows: rowIds,
           rowIndices: rows,
@@ -108,7 +111,7 @@ export async function diffusionBound(
         });
       const input = noisyThenClean(batch, pass.noisy);
       const targets = targetsAt(batch, pass.positions);
-      const nll = await score(model, input, 2 * batch.length, rows, targets, plan, options);
+      const nll = await score(model, input, 2 * batch.seqLen, rows, targets, plan, options);
       sums.push(weightedSumsByRow(batch, pass, nll));
     }
     total.addPasses(sums, options.estimator === "exact");
@@ -125,14 +128,17 @@ export function passesOver(
   batch: Batch,
   blockSize: number,
   maskId: number,
-  options: Pick<DiffusionBoundOptions, "estimator" | "passes" | "seed">,
+  options: Pick<DiffusionBoundOptions, "estimator" | "mcSamples" | "seed">,
 ): Iterable<MaskedPass> {
-  const { estimator = "count", passes = 8, seed = 0 } = options;
+  const { estimator = "count", mcSamples = 8, seed = 0 } = options;
   if (estimator === "exact") return allSubsets(batch, blockSize, maskId);
-  if (!Number.isInteger(passes) || passes < 2) {
-    throw new DiffusionError("DIFFUSION_OPTIONS", `diffusionBound: passes must be an integer >= 2, got ${passes}`);
+  if (!Number.isInteger(mcSamples) || mcSamples < 2) {
+    throw new DiffusionError(
+      "DIFFUSION_OPTIONS",
+      `diffusionBound: mcSamples must be an integer >= 2, got ${mcSamples}`,
+    );
   }
-  return (estimator === "count" ? randomCounts : randomTimes)(batch, blockSize, maskId, { passes, seed });
+  return (estimator === "count" ? randomCounts : randomTimes)(batch, blockSize, maskId, { mcSamples, seed });
 }
 
 /** Cross-entropy of `targets` at the hidden states `rows` of ids [rows of the batch, width], float32 [n]. */
@@ -145,14 +151,14 @@ async function score(
   plan: (rows: torch.Tensor) => AttentionPlan,
   options: LikelihoodOptions,
 ): Promise<Float32Array> {
-  const { device = model.device, chunkSize = 1024, autocast, signal } = options;
+  const { device = model.device, headChunkSize = 1024, autocast, signal } = options;
   await nextTurn();
   signal?.throwIfAborted();
   if (rows.length === 0) return new Float32Array(0);
   const forward = () => {
     const [input, rowIds, targetIds] = uploadIntegers([ids, rows, targets], device);
     const hidden = model.forward(input.view([ids.length / width, width]), plan(rowIds));
-    return model.crossEntropy(hidden, targetIds, { chunkSize }).nll;
+    return model.crossEntropy(hidden, targetIds, { chunkSize: headChunkSize }).nll;
   };
   const kind = device.startsWith("cuda") ? "cuda" : "cpu";
   using nll = torch.scope(() =>
@@ -168,14 +174,14 @@ function targetsAt(batch: Batch, positions: Int32Array): Int32Array {
 function weightedSumsByRow(batch: Batch, pass: MaskedPass, nll: Float32Array): Float64Array {
   const sums = new Float64Array(batch.batch);
   pass.positions.forEach((at, k) => {
-    sums[Math.floor(at / batch.length)] += pass.weights[k] * nll[k];
+    sums[Math.floor(at / batch.seqLen)] += pass.weights[k] * nll[k];
   });
   return sums;
 }
 
-/** Adds up targets, nats and the variance that the random masks leave. */
+/** Sums targets, negative log-likelihood and the variance due to the random masks. */
 class Tally {
-  nats = 0;
+  nll = 0;
   #variance = 0;
   #tokens = 0;
   #bytes = 0;
@@ -191,12 +197,12 @@ class Tally {
     for (let row = 0; row < rows; row++) {
       const sum = sums.reduce((total, pass) => total + pass[row], 0);
       if (exhaustive) {
-        this.nats += sum;
+        this.nll += sum;
         continue;
       }
       const mean = sum / sums.length;
       const squares = sums.reduce((total, pass) => total + (pass[row] - mean) ** 2, 0);
-      this.nats += mean;
+      this.nll += mean;
       this.#variance += squares / (sums.length - 1) / sums.length;
     }
   }
@@ -204,8 +210,8 @@ class Tally {
   result(): Likelihood {
     const bits = 1 / Math.LN2 / this.#bytes;
     return {
-      bitsPerByte: this.nats * bits,
-      nats: this.nats,
+      bitsPerByte: this.nll * bits,
+      nll: this.nll,
       tokens: this.#tokens,
       bytes: this.#bytes,
       standardError: Math.sqrt(this.#variance) * bits,

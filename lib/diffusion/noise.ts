@@ -114,7 +114,7 @@ function checkRates(name: string, u: (t: number) => number): void {
     const t = i / 256;
     const rate = u(t);
     if (!(rate >= -1e-12 && rate <= 1 + 1e-12)) {
-      throw new DiffusionError("DIFFUSION_NOISE", `${name}: u(${t}) = ${rate} is no probability`);
+      throw new DiffusionError("DIFFUSION_NOISE", `${name}: u(${t}) = ${rate} is not a probability`);
     }
     if (rate < previous - 1e-12) {
       throw new DiffusionError("DIFFUSION_NOISE", `${name}: u must not fall, but u(${t}) = ${rate} < ${previous}`);

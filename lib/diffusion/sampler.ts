@@ -2,6 +2,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Decoder } from "../model/decoder.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
+import { resolveMaskId, resolveStopIds } from "./batch.js";
 import type { CommitRule } from "./commit.js";
 import { DiffusionError, parseOptions } from "./errors.js";
 import {
@@ -13,7 +14,6 @@ import {
 } from "./generation.js";
 import { CachedForward, type SequenceForward, UncachedForward } from "./sequence-forward.js";
 import { chooseTokens } from "./token-choice.js";
-import { resolveMaskId, resolveStopIds } from "./token-ids.js";
 
 /**
  * Block-diffusion decoding as the published sampler does it: block after block, each begun fully masked and denoised in passes that

@@ -19,11 +19,11 @@ export interface TokenBounds {
   /** Per token the ids with the highest such means, most likely first; only if asked for. */
   top?: ({ id: number; logprob: number }[] | null)[];
   /** Minus the sum of the logprobs: an upper bound of -ln p(text). */
-  nats: number;
-  /** Of `nats`, from the random masks; 0 where every mask was used. */
+  nll: number;
+  /** Of `nll`, from the random masks; 0 where every mask was used. */
   standardError: number;
   /** Masks of each block that were used. */
-  passes: number;
+  mcSamples: number;
 }
 
 export interface TokenBoundsOptions {
@@ -31,9 +31,9 @@ export interface TokenBoundsOptions {
   maskId: number;
   /** Whether the model was trained with the logit shift. */
   shift?: boolean;
-  /** Random passes, 2 at least; undefined: all 2^B - 1 masks of a block, for B up to 12. */
-  passes?: number;
-  /** Of random passes. */
+  /** Monte Carlo samples of the masks, at least 2; undefined: all 2^B - 1 masks of a block, for B up to 12. */
+  mcSamples?: number;
+  /** Seed of the random masks. */
   seed?: number;
   /** How many of the likeliest tokens to report at each place; default 0. */
   top?: number;
@@ -57,9 +57,9 @@ export async function diffusionTokenBounds(
   tokens: Int32Array,
   options: TokenBoundsOptions,
 ): Promise<TokenBounds> {
-  const { blockSize, maskId, passes, seed, top = 0, signal } = options;
+  const { blockSize, maskId, mcSamples, seed, top = 0, signal } = options;
   const { length } = tokens;
-  const batch: Batch = { indices: [0], tokens, batch: 1, length };
+  const batch: Batch = { indices: [0], tokens, batch: 1, seqLen: length };
   const logprobs = new Float64Array(length);
   const sums: number[] = [];
   const likeliest: TokenBounds["top"] = [];
@@ -70,9 +70,9 @@ export async function diffusionTokenBounds(
     const { device } = model;
     const means = top > 0 ? torch.zeros([to - from, vocabSize], { dtype: "float64", device }) : undefined;
     try {
-      const estimator = passes === undefined ? "exact" : "count";
+      const estimator = mcSamples === undefined ? "exact" : "count";
       let number = 0;
-      for (const pass of passesOver(batch, blockSize, maskId, { estimator, passes, seed })) {
+      for (const pass of passesOver(batch, blockSize, maskId, { estimator, mcSamples, seed })) {
         await nextTurn();
         signal?.throwIfAborted();
         const values = scorePass(model, batch, within(pass, from, to), options, means && { means, from });
@@ -80,19 +80,19 @@ export async function diffusionTokenBounds(
         sums[number] = (sums[number] ?? 0) + values.reduce((sum, [, value]) => sum + value, 0);
         number++;
       }
-      if (means) likeliest.push(...highest(means, top, passes ?? 1));
+      if (means) likeliest.push(...highest(means, top, mcSamples ?? 1));
     } finally {
       means?.dispose();
     }
   }
-  const count = passes ?? 1;
-  const nats = -logprobs.reduce((sum, value) => sum + value, 0) / count;
+  const count = mcSamples ?? 1;
+  const nll = -logprobs.reduce((sum, value) => sum + value, 0) / count;
   return {
     logprobs: Array.from(logprobs, (value, i) => (i === 0 ? null : value / count)),
     ...(top > 0 && { top: likeliest.map((each, i) => (i === 0 ? null : each)) }),
-    nats,
-    standardError: passes === undefined ? 0 : standardError(sums, nats),
-    passes: sums.length,
+    nll,
+    standardError: mcSamples === undefined ? 0 : standardError(sums, nll),
+    mcSamples: sums.length,
   };
 }
 
@@ -126,8 +126,8 @@ function scorePass(
         device,
       );
       const seen = { rows: rowIds, rowIndices: rows, cleanQueries: shift, device };
-      const plan = blockDiffusionPlan(batch.length, blockSize, seen);
-      const hidden = model.forward(input.view([1, 2 * batch.length]), plan);
+      const plan = blockDiffusionPlan(batch.seqLen, blockSize, seen);
+      const hidden = model.forward(input.view([1, 2 * batch.seqLen]), plan);
       for (let at = 0; at < positions.length; at += CHUNK) {
         const count = Math.min(CHUNK, positions.length - at);
         torch.scope(() => {
@@ -160,7 +160,7 @@ function highest(means: Tensor, top: number, count: number): { id: number; logpr
 }
 
 /** Of the mean of the passes' sums. */
-function standardError(sums: readonly number[], nats: number): number {
-  const squares = sums.reduce((sum, each) => sum + (each + nats) ** 2, 0);
+function standardError(sums: readonly number[], nll: number): number {
+  const squares = sums.reduce((sum, each) => sum + (each + nll) ** 2, 0);
   return Math.sqrt(squares / (sums.length - 1) / sums.length);
 }

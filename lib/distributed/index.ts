@@ -6,7 +6,8 @@ export { DataParallel, type DataParallelOptions } from "./data-parallel/data-par
 export { copyToGroup, gatherFromGroup, reduceFromGroup, scatterToGroup } from "./differentiable.js";
 export { DistributedError, type DistributedErrorCode } from "./errors.js";
 export { type ExchangePlace, exchangeOverStore, type Fingerprint, requireAlike } from "./exchange.js";
-export { DEFAULT_MASTER_PORT, type LaunchEnvironment, readLaunchEnvironment } from "./launch-environment.js";
+export type { LaunchEnvironment } from "./launch-environment/variables.js";
+export { DEFAULT_MASTER_PORT, readLaunchEnvironment } from "./launch-environment.js";
 export { DeviceMesh } from "./mesh.js";
 export { explainFailure } from "./post-mortem.js";
 export { type Backend, ProcessGroup, type ProcessGroupOptions, type ReduceOperation } from "./process-group.js";

@@ -1,26 +1,10 @@
 import { fromSlurm, type SlurmStep, slurmStep } from "./launch-environment/slurm.js";
-import { Variables, wrongEnvironment } from "./launch-environment/variables.js";
-
-/** What a launcher says of this process: who it is among how many, and where they meet. */
-export interface LaunchEnvironment {
-  /** Number of this process among all, from 0. */
-  rank: number;
-  /** How many processes there are. */
-  worldSize: number;
-  /** Number of this process on its machine, from 0: which device it takes. */
-  localRank: number;
-  /** How many processes this machine runs. */
-  localWorldSize: number;
-  /** Host of rank 0, and the port of the store there through which all processes meet. */
-  masterAddr: string;
-  masterPort: number;
-  /** How often the launcher has started this job again, and how often it may. */
-  restartCount: number;
-  maxRestarts: number;
-  launcher: "torchrun" | "slurm" | "kubernetes" | "diffcoder" | "env";
-  /** The launcher holds the store itself: rank 0 must not open one there. */
-  storeIsHosted: boolean;
-}
+import {
+  type LaunchEnvironment,
+  type LaunchInfo,
+  Variables,
+  wrongEnvironment,
+} from "./launch-environment/variables.js";
 
 /** torchrun's port where nothing else is said. */
 export const DEFAULT_MASTER_PORT = 29500;
@@ -53,12 +37,7 @@ export function readLaunchEnvironment(env: NodeJS.ProcessEnv = process.env): Lau
   return undefined;
 }
 
-/** What each launcher says in its own way. */
-export type LaunchFacts = Omit<LaunchEnvironment, "restartCount" | "maxRestarts" | "storeIsHosted"> & {
-  restarts?: number;
-};
-
-function fromTorchrun(variables: Variables, step: SlurmStep | undefined): LaunchFacts {
+function fromTorchrun(variables: Variables, step: SlurmStep | undefined): LaunchInfo {
   const launcher = variables.has("DIFFCODER_LAUNCHER")
     ? "diffcoder"
     : variables.has("TORCHELASTIC_RUN_ID")
@@ -90,7 +69,7 @@ function fromTorchrun(variables: Variables, step: SlurmStep | undefined): Launch
 }
 
 /** One process in each pod: a Job whose pods run several goes through `diffcoder launch`. */
-function fromKubernetes(variables: Variables): LaunchFacts {
+function fromKubernetes(variables: Variables): LaunchInfo {
   return {
     rank: variables.integer("JOB_COMPLETION_INDEX"),
     worldSize: variables.integer("WORLD_SIZE", { because: "MASTER_ADDR" }),
@@ -103,7 +82,7 @@ function fromKubernetes(variables: Variables): LaunchFacts {
 }
 
 /** Adds what all launchers say alike, and refuses what cannot be. */
-function checked({ restarts = 0, ...facts }: LaunchFacts, variables: Variables): LaunchEnvironment {
+function checked({ restarts = 0, ...facts }: LaunchInfo, variables: Variables): LaunchEnvironment {
   const { rank, worldSize, localRank, localWorldSize } = facts;
   const said = `rank ${rank} of ${worldSize}, local rank ${localRank} of ${localWorldSize}`;
   const named = `(${variables.asked().join(", ")})`;

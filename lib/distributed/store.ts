@@ -110,7 +110,7 @@ export class TCPStore extends Store {
   }): Promise<TCPStore> {
     const { host, port, isServer = false, listenHost = host, timeout = DEFAULT_TIMEOUT } = options;
     if (!Number.isInteger(port) || port < 0 || port > 65535) {
-      throw new DistributedError("DISTRIBUTED_ARGUMENT", `TCPStore: ${port} is no port`);
+      throw new DistributedError("DISTRIBUTED_ARGUMENT", `TCPStore: ${port} is not a valid port`);
     }
     const what = `TCPStore ${isServer ? "at" : "connecting to"} ${host}:${port}`;
     return new TCPStore(await guardedAsync(what, () => c10d.tcpStore(host, port, isServer, timeout, listenHost)), host);

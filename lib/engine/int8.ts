@@ -14,7 +14,7 @@ import { EngineError } from "./errors.js";
  * @returns frees what was made
  * @throws EngineError ENGINE_OPTIONS elsewhere than on the CPU
  */
-export function quantiseWeights(model: Decoder): () => void {
+export function quantizeWeights(model: Decoder): () => void {
   if (model.device !== "cpu") {
     throw new EngineError("ENGINE_OPTIONS", `quantization: int8 runs on the CPU, the model is on ${model.device}`);
   }

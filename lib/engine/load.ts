@@ -2,7 +2,7 @@ import { StableDiffCoder } from "../checkpoint/index.js";
 import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import { EngineError } from "./errors.js";
-import { quantiseWeights } from "./int8.js";
+import { quantizeWeights } from "./int8.js";
 import type { EngineSettings } from "./options.js";
 
 /** A model with all that was made for it. */
@@ -23,7 +23,7 @@ export async function loadModel(folder: string, settings: EngineSettings): Promi
   try {
     const loaded = await StableDiffCoder.fromPretrained(folder, { device, dtype });
     coder = loaded;
-    const disposeInt8 = quantization === "int8" ? quantiseWeights(loaded.model) : () => {};
+    const disposeInt8 = quantization === "int8" ? quantizeWeights(loaded.model) : () => {};
     const dispose = () => {
       disposeInt8();
       loaded.dispose();

@@ -187,7 +187,7 @@ export const scoreOptionsSchema = z.strictObject({
     .max(20)
     .default(0)
     .describe("number of most likely tokens to report at each position"),
-  passes: z
+  mcSamples: z
     .number()
     .int()
     .min(2)

@@ -12,8 +12,8 @@ const CHUNK = 256;
 
 /** Up to this block size the bound is summed over every mask: 15 passes for 4 tokens. */
 const MOST_EXACT = 4;
-/** Random passes beyond it. */
-const RANDOM_PASSES = 16;
+/** Monte Carlo samples of the masks for larger blocks. */
+const DEFAULT_MC_SAMPLES = 16;
 
 /** What a score needs to know besides the text. */
 export interface ScoreContext {
@@ -36,18 +36,26 @@ export async function score(
 ): Promise<ScoreResult> {
   if (settings.mode === "diffusion") {
     const { blockSize, logprobs: top } = settings;
-    const passes = settings.passes ?? (blockSize > MOST_EXACT ? RANDOM_PASSES : undefined);
+    const mcSamples = settings.mcSamples ?? (blockSize > MOST_EXACT ? DEFAULT_MC_SAMPLES : undefined);
     const seed = drawSeed(settings.seed, 0);
-    const bounds = await diffusionTokenBounds(model, tokens, { blockSize, maskId, shift, passes, seed, top, signal });
+    const bounds = await diffusionTokenBounds(model, tokens, {
+      blockSize,
+      maskId,
+      shift,
+      mcSamples,
+      seed,
+      top,
+      signal,
+    });
     const named = bounds.top?.map((each) => each?.map((one) => ({ ...one, text: textOf(one.id) })) ?? null);
     return {
       mode: "diffusion",
       logprobs: bounds.logprobs,
       ...(named && { topLogprobs: named }),
-      nats: bounds.nats,
+      nll: bounds.nll,
       tokens: Math.max(0, tokens.length - 1),
       standardError: bounds.standardError,
-      passes: bounds.passes,
+      mcSamples: bounds.mcSamples,
     };
   }
   const logprobs: (number | null)[] = [null];
@@ -71,15 +79,15 @@ export async function score(
       }
     }),
   );
-  const nats = logprobs.reduce<number>((sum, value) => sum - (value ?? 0), 0);
+  const nll = logprobs.reduce<number>((sum, value) => sum - (value ?? 0), 0);
   return {
     mode: "autoregressive",
     logprobs,
     ...(settings.logprobs > 0 && { topLogprobs: top }),
-    nats,
+    nll,
     tokens: Math.max(0, tokens.length - 1),
     standardError: 0,
-    passes: 1,
+    mcSamples: 1,
   };
 }
 

@@ -123,14 +123,14 @@ export interface ScoreResult {
   logprobs: (number | null)[];
   /** Per token the likeliest ones at its place, if asked for; in mode "diffusion" by the same means. */
   topLogprobs?: (TopLogprob[] | null)[];
-  /** Negative sum of the logprobs: -ln p of the text; in mode "diffusion" its upper bound. */
-  nats: number;
+  /** Negative log-likelihood in nats, the negative sum of the logprobs; in mode "diffusion" its upper bound. */
+  nll: number;
   /** Tokens scored: all but the first. */
   tokens: number;
-  /** Of `nats`, from the bound's random masks; 0 where nothing is random. */
+  /** Of `nll`, from the bound's random masks; 0 where nothing is random. */
   standardError: number;
-  /** Passes of the model over the text. */
-  passes: number;
+  /** Masks that the bound was computed over, one forward pass each; 1 in mode "autoregressive". */
+  mcSamples: number;
 }
 
 /** What decides whether a request is taken, and when another try is worthwhile. */

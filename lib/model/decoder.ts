@@ -165,7 +165,7 @@ export class Decoder extends Module {
       ? null
       : new Linear(config.hiddenSize, config.vocabSize, { ...empty, bias: false });
     this.#rotary = makeTables(config, device);
-    if (initialise) initialiseDecoder(this, generator);
+    if (initialise) initializeDecoder(this, generator);
   }
 
   /** The device of the weights. */
@@ -263,7 +263,7 @@ function keepWanted(residual: Tensor, { queries, rows }: NonNullable<AttentionPl
  * into the residual stream divided by sqrt(2 layers), so that the stream's variance does not grow with depth (GPT-2);
  * ones for norms, zeros for biases.
  */
-export function initialiseDecoder(model: Decoder, generator?: Generator): void {
+export function initializeDecoder(model: Decoder, generator?: Generator): void {
   const std = model.config.initializerRange;
   const residualStd = std / Math.sqrt(2 * model.config.numLayers);
   for (const [name, tensor] of model.namedParameters()) {

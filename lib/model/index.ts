@@ -22,7 +22,7 @@ export {
   DecoderLayer,
   type DecoderOptions,
   type Hidden,
-  initialiseDecoder,
+  initializeDecoder,
   MLP,
   type RotaryAngles,
 } from "./decoder.js";

@@ -13,7 +13,7 @@ export interface Batch {
   /** Clean token ids, row-major [batch, length]. */
   readonly tokens: Int32Array;
   readonly batch: number;
-  readonly length: number;
+  readonly seqLen: number;
   /**
    * Where documents start in the flattened batch * length tokens, each row's start included, then batch * length
    * (like cu_seqlens). Absent: each row is one document.

@@ -4,7 +4,7 @@ import { CodedError } from "../base/coded-error.js";
 export type NnErrorCode =
   | "NN_STATE_DICT" // names or shapes of a state dict that do not fit the module
   | "NN_OPTIMIZER" // parameters, options or a saved state an optimiser cannot use
-  | "NN_SCHEDULE" // a learning-rate schedule that is none
+  | "NN_SCHEDULE" // not a valid learning-rate schedule
   | "NN_ARGUMENT"; // anything else a caller got wrong
 
 /** Every error of lib/nn. `code` is stable, `message` names the value that is wrong. */

@@ -64,7 +64,7 @@ export function embedding(weight: Tensor, ids: Tensor, options?: EmbeddingOption
   const { paddingIdx, maxNorm, normType = 2, scaleGradByFreq = false, sparse = false } = options;
   const rows = weight.size(0);
   if (paddingIdx !== undefined && !(Number.isInteger(paddingIdx) && paddingIdx >= -rows && paddingIdx < rows))
-    throw new torch.TorchError("TORCH_VALUE", `embedding: paddingIdx ${paddingIdx} is no row of ${rows}`);
+    throw new torch.TorchError("TORCH_VALUE", `embedding: paddingIdx ${paddingIdx} is not one of the ${rows} rows`);
   if (maxNorm !== undefined)
     torch.noGrad(() => torch.ops.aten.embedding_renorm_(weight.detach(), ids.contiguous(), maxNorm, normType));
   const padding = paddingIdx === undefined ? -1 : paddingIdx < 0 ? paddingIdx + rows : paddingIdx;

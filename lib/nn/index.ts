@@ -5,7 +5,7 @@ export * as functional from "./functional.js";
 export { clipGradNorm, gradNorm, scaleGradients } from "./gradients.js";
 export * as init from "./init.js";
 export { Embedding, type LayerOptions, Linear, RMSNorm } from "./layers.js";
-export { type FactoryOptions, Module, parameter, type StateDict } from "./module.js";
+export { type FactoryOptions, Module, parameter, type StateDict, wrapForward } from "./module.js";
 export {
   BucketedOptimizer,
   decayGroups,
@@ -33,4 +33,3 @@ export {
   warmupStableDecay,
 } from "./schedule.js";
 export { SGD, type SGDOptions } from "./sgd.js";
-export { wrapForward } from "./wrap-forward.js";

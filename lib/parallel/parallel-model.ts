@@ -62,12 +62,16 @@ export class ParallelModel {
    *
    * @throws DistributedError DISTRIBUTED_ARGUMENT where options do not fit the processes or the model
    */
-  static async lay(model: Decoder, settings: ParallelSettings, world: World | undefined): Promise<ParallelModel> {
+  static async parallelize(
+    model: Decoder,
+    settings: ParallelSettings,
+    world: World | undefined,
+  ): Promise<ParallelModel> {
     const shape = meshShape(settings, world?.size ?? 1);
     const mesh = world && (await DeviceMesh.create(world.group, shape));
     const laid = new ParallelModel(model, world, shape, mesh, mesh && (await makeGroups(mesh)));
     try {
-      await laid.#lay(settings);
+      await laid.#parallelize(settings);
     } catch (error) {
       for (const remove of laid.#layers.reverse()) remove();
       for (const group of mesh?.groups() ?? []) group.abort();
@@ -76,7 +80,7 @@ export class ParallelModel {
     return laid;
   }
 
-  async #lay(settings: ParallelSettings): Promise<void> {
+  async #parallelize(settings: ParallelSettings): Promise<void> {
     const { model } = this;
     const mesh = this.#mesh;
     const tensor = mesh?.group("tensor");
@@ -118,7 +122,7 @@ export class ParallelModel {
   }
 
   /** What the events of a run say of it; undefined in a process of its own. */
-  get facts(): (MeshShape & { worldSize: number; backend: string }) | undefined {
+  get info(): (MeshShape & { worldSize: number; backend: string }) | undefined {
     return this.world && { ...this.shape, worldSize: this.world.size, backend: this.world.group.backend };
   }
 

@@ -22,7 +22,7 @@ export type DType =
 
 type TypedArrayKind = "u8" | "i8" | "u16" | "i16" | "u32" | "i32" | "f32" | "f64" | "u64" | "i64";
 
-interface DTypeFacts {
+interface DTypeInfo {
   /** c10::ScalarType, as the addon numbers it. */
   code: number;
   itemSize: number;
@@ -33,7 +33,7 @@ interface DTypeFacts {
   safetensors?: string;
 }
 
-export const dtypes: Record<DType, DTypeFacts> = {
+export const dtypes: Record<DType, DTypeInfo> = {
   uint8: { code: 0, itemSize: 1, floating: false, array: "u8", safetensors: "U8" },
   int8: { code: 1, itemSize: 1, floating: false, array: "i8", safetensors: "I8" },
   int16: { code: 2, itemSize: 2, floating: false, array: "i16", safetensors: "I16" },

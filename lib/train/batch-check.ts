@@ -22,18 +22,18 @@ export function checkTokens(
   { vocabSize, maskId }: { vocabSize: number; maskId: number | undefined },
 ): MaskFound | undefined {
   const fail = (what: string) => new TrainError("TRAIN_DATA", `${where}: ${what}`);
-  const { tokens, batch: rows, length } = batch ?? {};
-  if (!(tokens instanceof Int32Array) || tokens.length !== rows * length) {
+  const { tokens, batch: rows, seqLen } = batch ?? {};
+  if (!(tokens instanceof Int32Array) || tokens.length !== rows * seqLen) {
     throw fail(`the loader gave ${inspect(batch, { depth: 0 }).slice(0, 80)}, expected a batch`);
   }
   let found: MaskFound | undefined;
   for (let i = 0; i < tokens.length; i++) {
     const id = tokens[i];
     if (id >= 0 && id < vocabSize && id !== maskId) continue;
-    const row = Math.floor(i / length);
+    const row = Math.floor(i / seqLen);
     const sample = batch.samples?.[row] ?? null;
     if (id !== maskId) {
-      const place = `${sample === null ? `row ${row} of the batch` : `sample ${sample}`} has the token id ${id} at ${i % length}`;
+      const place = `${sample === null ? `row ${row} of the batch` : `sample ${sample}`} has the token id ${id} at ${i % seqLen}`;
       throw fail(
         `${place}, the model's vocabulary ends at ${vocabSize - 1}. Were these tokens made by another tokenizer?`,
       );

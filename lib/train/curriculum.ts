@@ -1,27 +1,23 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { StableDiffCoder } from "../checkpoint/index.js";
-import { explainFailure, type World } from "../distributed/index.js";
+import { explainFailure, initProcessGroup, readLaunchEnvironment, type World, world } from "../distributed/index.js";
 import type { Decoder } from "../model/index.js";
-import { type MeshShape, meshShape, ParallelModel } from "../parallel/index.js";
+import { type MeshShape, meshShape, ParallelModel, type ParallelSettings } from "../parallel/index.js";
 import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
-import { enforceDeterminism } from "./determinism.js";
 import { parseOptions, TrainError } from "./errors.js";
-import type { AbortedEvent, FailedEvent, RunDoneEvent, TrainEvent, WarningEvent } from "./events.js";
-import { requireSameRun } from "./fingerprint.js";
-import { joinLaunched } from "./join.js";
-import { LIMITS } from "./limits.js";
+import type { AbortedEvent, RunDoneEvent, TrainEvent, WarningEvent } from "./events.js";
 import { type PlannedStage, planStages } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
+import { requireSameRun } from "./run-fingerprint.js";
 import { RunLock } from "./run-lock.js";
 import { type RunOptions, type RunSettings, runOptionsSchema } from "./run-options.js";
 import { Session } from "./session.js";
 import { jsonl } from "./sinks/jsonl.js";
 import { report } from "./sinks/report.js";
-import type { Sink } from "./sinks/sink.js";
-import type { Stage } from "./stage.js";
-import { settled } from "./user-code.js";
+import { type Sink, Sinks } from "./sinks/sink.js";
+import { LIMITS, type Stage } from "./stage.js";
 
 /** Stages that a model goes through one after the other. */
 export class Curriculum {
@@ -79,19 +75,19 @@ async function* run(
   settings: RunSettings,
   joined: World | undefined,
 ): AsyncGenerator<TrainEvent, void, void> {
-  const { model, out, sinks: chosen, device = joined?.device } = settings;
+  const { model, outputDir, sinks: chosen, device = joined?.device } = settings;
   const restarted = joined !== undefined && joined.environment.restartCount > 0;
   settings.resume ||= restarted;
   if (joined) await requireSameRun(joined, planned, settings);
-  if (out !== undefined) mkdirSync(out, { recursive: true });
+  if (outputDir !== undefined) mkdirSync(outputDir, { recursive: true });
   const isMain = joined === undefined || joined.rank === 0;
   using _deterministic = settings.deterministic ? enforceDeterminism(planned, device ?? model.device) : undefined;
-  using lock = out === undefined || !isMain ? undefined : await RunLock.acquire(out, { restarted });
-  await using sinks = new Sinks(isMain ? (chosen ?? (out === undefined ? [] : defaultSinks(out))) : []);
+  using lock = outputDir === undefined || !isMain ? undefined : await RunLock.acquire(outputDir, { restarted });
+  await using sinks = new Sinks(isMain ? (chosen ?? (outputDir === undefined ? [] : defaultSinks(outputDir))) : []);
   if (device !== undefined && !sameDevice(device, model.device)) model.to({ device });
   const gatherDtype = gatherDtypeOf(settings, planned);
   checkShares(planned, meshShape(settings.parallel, joined?.size ?? 1));
-  const parallel = await ParallelModel.lay(decoderOf(model), { ...settings.parallel, gatherDtype }, joined);
+  const parallel = await ParallelModel.parallelize(decoderOf(model), { ...settings.parallel, gatherDtype }, joined);
   let session: Session | undefined;
   let failed = false;
   try {
@@ -137,7 +133,7 @@ const FOLDER_CHECK_MILLISECONDS = 1000;
  */
 async function restoreFolder(
   lock: RunLock,
-  { out }: RunSettings,
+  { outputDir }: RunSettings,
   session: Session,
   sinks: Sinks,
 ): Promise<WarningEvent | undefined> {
@@ -147,11 +143,11 @@ async function restoreFolder(
   } catch (error) {
     session.abandonFolder();
     sinks.abandon();
-    const message = `${out} was removed or renamed while training, and cannot be made again: ${messageOf(error)}`;
+    const message = `${outputDir} was removed or renamed while training, and cannot be made again: ${messageOf(error)}`;
     throw new TrainError("TRAIN_RUN_LOCKED", message, { cause: error });
   }
   session.saveSoon();
-  const message = `${out} was removed or renamed while training: it is made again, with its metrics`;
+  const message = `${outputDir} was removed or renamed while training: it is made again, with its metrics`;
   const rest = "checkpoints of before are not in it; another one is saved now";
   return { type: "warning", globalStep: session.globalStep, code: "RUN_FOLDER", message: `${message}; ${rest}` };
 }
@@ -176,20 +172,20 @@ function gatherDtypeOf({ parallel, model }: RunSettings, planned: readonly Plann
 /** Every process must have something to do in every micro-batch: they meet in each. */
 function checkShares(planned: readonly PlannedStage[], { replicate, shard }: MeshShape): void {
   const size = replicate * shard;
-  for (const { stage, facts } of planned) {
-    const { length } = facts;
-    const least = size * stage.accumulation;
-    const tokens = Math.ceil(stage.batchSize / least) * length;
+  for (const { stage, info } of planned) {
+    const { seqLen } = info;
+    const least = size * stage.gradientAccumulationSteps;
+    const tokens = Math.ceil(stage.globalBatchSize / least) * seqLen;
     if (tokens > LIMITS.microBatchTokens) {
-      const size = `batchSize ${stage.batchSize} of ${length} tokens, in ${least} micro-batches`;
-      const most = `at most ${LIMITS.microBatchTokens} tokens a micro-batch are possible: raise accumulation`;
+      const size = `globalBatchSize ${stage.globalBatchSize} of ${seqLen} tokens, in ${least} micro-batches`;
+      const most = `at most ${LIMITS.microBatchTokens} tokens a micro-batch are possible: raise gradientAccumulationSteps`;
       throw new TrainError("TRAIN_OPTIONS", `stage '${stage.name}': ${size}, is ${tokens} tokens each; ${most}`);
     }
-    if (stage.batchSize >= least) continue;
-    const message = `stage '${stage.name}': batchSize ${stage.batchSize} is less than ${size} data-parallel processes`;
+    if (stage.globalBatchSize >= least) continue;
+    const message = `stage '${stage.name}': globalBatchSize ${stage.globalBatchSize} is less than ${size} data-parallel processes`;
     throw new TrainError(
       "TRAIN_OPTIONS",
-      `${message} times accumulation ${stage.accumulation}; give at least ${least}`,
+      `${message} times gradientAccumulationSteps ${stage.gradientAccumulationSteps}; give at least ${least}`,
     );
   }
 }
@@ -214,58 +210,51 @@ export function defaultSinks(out: string): Sink[] {
   return [jsonl(join(out, "metrics.jsonl")), report(join(out, "report.html"))];
 }
 
-/** Seconds that a sink may take for an event. One that takes longer is not asked again. */
-const SINK_PATIENCE = 60;
-
-/** Hands events to sinks. One that fails is not a reason to lose a run. */
-class Sinks implements AsyncDisposable {
-  readonly #sinks: readonly Sink[];
-  readonly #warned = new Set<Sink>();
-  readonly #stuck = new Set<Sink>();
-
-  constructor(sinks: readonly Sink[]) {
-    this.#sinks = sinks;
+/**
+ * Joins the processes that a launcher started with this one, unless that was done.
+ *
+ * @returns undefined in a process of its own
+ * @throws TrainError TRAIN_OPTIONS where they joined with another backend than the run wants
+ */
+export async function joinLaunched({
+  backend,
+  timeouts,
+}: Pick<ParallelSettings, "backend" | "timeouts">): Promise<World | undefined> {
+  const joined = world();
+  if (!joined) {
+    const environment = readLaunchEnvironment();
+    return environment && (await initProcessGroup({ backend, timeout: timeouts.init, environment }));
   }
+  if (backend === undefined || backend === joined.group.backend) return joined;
+  const message = `parallel.backend is "${backend}", but the processes joined with "${joined.group.backend}"`;
+  const remedy = `call initProcessGroup({ backend: "${backend}" }) before anything else, or write the curriculum in YAML`;
+  throw new TrainError("TRAIN_OPTIONS", `${message}: ${remedy}`);
+}
 
-  /** They get nothing more, not even their end: what they would write to is another run's. */
-  abandon(): void {
-    for (const sink of this.#sinks) this.#stuck.add(sink);
+/**
+ * Makes a run one that repeats bit for bit, until it is disposed of: torch.use_deterministic_algorithms, which refuses
+ * operators that have no such form, and the settings of the CUDA libraries that it depends on.
+ *
+ * @throws TrainError TRAIN_OPTIONS naming everything about the run that could not be repeated
+ */
+export function enforceDeterminism(planned: readonly PlannedStage[], device: string): Disposable {
+  const problems: string[] = [];
+  for (const { stage } of planned) {
+    if ("minutes" in stage.end) problems.push(`stage '${stage.name}' ends by the clock: give steps, tokens or epochs`);
   }
-
-  /** @returns a warning when a sink fails for the first time */
-  async write(event: TrainEvent | FailedEvent): Promise<TrainEvent | undefined> {
-    let warning: TrainEvent | undefined;
-    for (const sink of this.#sinks) {
-      if (this.#stuck.has(sink)) continue;
-      try {
-        await this.#settled(sink, sink.write(event));
-      } catch (error) {
-        if (this.#warned.has(sink)) continue;
-        this.#warned.add(sink);
-        const message = `cannot write to ${sink.name}: ${messageOf(error)}`;
-        warning = { type: "warning", globalStep: event.globalStep, code: "SINK", message };
-      }
-    }
-    return warning;
-  }
-
-  /** Waits for a sink, but not for ever. */
-  #settled(sink: Sink, work: void | Promise<void> | undefined): Promise<void> {
-    const failure = (problem: string) => {
-      this.#stuck.add(sink);
-      return new Error(`${problem}. It gets no more events`);
-    };
-    return settled(work ?? undefined, failure, SINK_PATIENCE);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const sink of this.#sinks) {
-      if (this.#stuck.has(sink)) continue;
-      try {
-        await this.#settled(sink, sink.close?.());
-      } catch {
-        // It was warned about when it failed first; at the end there is nobody left to tell.
-      }
+  if (device.startsWith("cuda")) {
+    // cuBLAS reads it when it is first used; another value, or none, lets it choose by what memory is free.
+    const workspace = process.env.CUBLAS_WORKSPACE_CONFIG;
+    if (workspace !== ":4096:8" && workspace !== ":16:8") {
+      problems.push(
+        `CUBLAS_WORKSPACE_CONFIG is ${workspace ?? "not set"}: start the program with :4096:8 or :16:8 in it`,
+      );
     }
   }
+  if (problems.length > 0) {
+    const list = problems.map((problem) => `  ${problem}`).join("\n");
+    throw new TrainError("TRAIN_OPTIONS", `deterministic: this run could not be repeated\n${list}`);
+  }
+  torch.useDeterministicAlgorithms(true);
+  return { [Symbol.dispose]: () => torch.useDeterministicAlgorithms(false) };
 }

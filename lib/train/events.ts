@@ -1,21 +1,21 @@
-import type { StepMetrics } from "./step-metrics.js";
+import type { StepMetrics } from "./metrics.js";
 
 /** One stage as a run means to go through it. */
-export interface StageFacts {
+export interface StageInfo {
   name: string;
   /** What the stage was made by: "autoregressive", or an objective's own name. */
   kind: string;
   /** Optimiser steps; null while a stage that ends by the clock does not know yet. */
   steps: number | null;
   /** Sequences a step, and tokens of each. */
-  batchSize: number;
-  length: number;
+  globalBatchSize: number;
+  seqLen: number;
   /** Positions computed for each clean token. */
   positionsPerToken: number;
 }
 
 /** The mesh of a run with several ranks: how many parts each dimension has. */
-export interface ParallelFacts {
+export interface MeshInfo {
   replicate: number;
   shard: number;
   context: number;
@@ -26,7 +26,7 @@ export interface ParallelFacts {
 }
 
 /** What one rank tells of a step. */
-export interface RankFacts {
+export interface RankStats {
   rank: number;
   /** Of its step, and those of them that it waited for data. */
   seconds: number;
@@ -36,17 +36,17 @@ export interface RankFacts {
 }
 
 /** What a run is: told once at its start. */
-export interface RunFacts {
+export interface RunInfo {
   /** The run's folder, if it has one. */
-  out?: string;
+  outputDir?: string;
   parameters: number;
   /** e.g. "4 layers of 256, 4 heads, vocabulary 4096". */
   model: string;
   device: string;
   /** How the model and its batches lie over processes; absent in a process of its own. */
-  parallel?: ParallelFacts;
+  parallel?: MeshInfo;
   seed: number;
-  stages: StageFacts[];
+  stages: StageInfo[];
   versions: Record<string, string>;
   /** ISO 8601. */
   startedAt: string;
@@ -78,13 +78,13 @@ export type SkipCause = "not finite" | "no targets";
 export interface RunStartEvent {
   type: "start";
   globalStep: number;
-  run: RunFacts;
+  run: RunInfo;
   resumed?: Position & { checkpoint: string };
 }
 
 export interface StageStartEvent extends Position {
   type: "stage-start";
-  facts: StageFacts;
+  info: StageInfo;
 }
 
 /** One optimiser step was done, or skipped. */
@@ -99,7 +99,7 @@ export interface StepEvent extends Position {
   /** The numbers of the step; the objective's own are among them. */
   metrics: StepMetrics;
   /** Where several ranks train: what each of them tells of the step. */
-  perRank?: RankFacts[];
+  perRank?: RankStats[];
   skipped?: SkipCause;
 }
 

@@ -1,6 +1,6 @@
-/** Numbers for people: few digits, no more than needed. */
+// Numbers as the terminal shows them, with three or four significant digits.
 
-/** 1234567 -> "1.23M"; below 1000 as it is. */
+/** A count with three significant digits: 1234567 is "1.23M". Numbers below 1000 have no unit. */
 export function compact(value: number): string {
   const units: [number, string][] = [
     [1e12, "T"],
@@ -25,7 +25,7 @@ export function duration(seconds: number): string {
   return `${Math.floor(minutes / 1440)}d ${Math.floor((minutes % 1440) / 60)}h`;
 }
 
-/** A loss or a rate with a sensible number of digits. */
+/** A loss or a rate with four significant digits, or as "1.2e-5" where it is very small or large. */
 export function number(value: number): string {
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -33,6 +33,7 @@ export function number(value: number): string {
   return value.toExponential(1);
 }
 
+/** Removes zeros at the end of the fraction. */
 function trim(text: string): string {
   if (text.includes("e")) return String(Number(text));
   return text.includes(".") ? text.replace(/\.?0+$/, "") : text;

@@ -11,33 +11,34 @@ export type {
   CheckpointEvent,
   EvaluationEvent,
   FailedEvent,
-  ParallelFacts,
+  MeshInfo,
   Position,
-  RankFacts,
+  RankStats,
   RunDoneEvent,
-  RunFacts,
+  RunInfo,
   RunStartEvent,
   SampleEvent,
   SkipCause,
   StageEndEvent,
-  StageFacts,
+  StageInfo,
   StageStartEvent,
   StepEvent,
   TrainEvent,
   TrainingSample,
   WarningEvent,
 } from "./events.js";
-export { flopsPerToken, peakFlops } from "./flops.js";
 export { type Interrupt, interruptSignal } from "./interrupt.js";
-export type { TrainingJob } from "./job.js";
 export {
   type CurriculumFile,
   type CurriculumFileContext,
   type LoadCurriculumOptions,
   loadCurriculum,
 } from "./load-curriculum.js";
+export { flopsPerToken, peakFlops } from "./meter.js";
+export type { KnownMetrics, StepMetrics } from "./metrics.js";
 export { adamw, type OptimizerChoice, type OptimizerConfig, type OptimizerFactory, sgd } from "./optimizer.js";
 export { cpuHasBfloat16, type Precision, resolvePrecision } from "./precision.js";
+export type { TrainingJob } from "./recipe.js";
 export { buildRecipe, parseRecipe, type RecipeContext, type RecipeInput, readRecipe, recipeSchema } from "./recipe.js";
 export type { RunOptions } from "./run-options.js";
 export { jsonl } from "./sinks/jsonl.js";
@@ -45,7 +46,8 @@ export { report } from "./sinks/report.js";
 export type { Sink } from "./sinks/sink.js";
 export { tensorboard } from "./sinks/tensorboard.js";
 export { type TerminalOptions, terminal } from "./sinks/terminal.js";
-export { type WandbMode, type WandbOptions, type WandbRun, wandb } from "./sinks/wandb.js";
+export type { WandbMode, WandbOptions, WandbRun } from "./sinks/wandb/options.js";
+export { wandb } from "./sinks/wandb.js";
 export {
   type AutoregressiveStageOptions,
   autoregressive,
@@ -61,4 +63,3 @@ export {
   stage,
   supervised,
 } from "./stage.js";
-export type { KnownMetrics, StepMetrics } from "./step-metrics.js";

@@ -2,7 +2,7 @@ import { constants } from "node:os";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
-/** Launchers pass on what the terminal sends to all anyway: a signal within this time is the same one once more. */
+/** A launcher forwards signals that the terminal has also sent to its children: a second one this soon is a duplicate. */
 const ECHO_MILLISECONDS = 1000;
 
 /** A signal that aborts when the process is asked to stop. Dispose of it to stop listening. */
@@ -11,13 +11,14 @@ export interface Interrupt extends Disposable {
 }
 
 /**
- * For command lines: the first Ctrl-C, SIGTERM or SIGHUP aborts the signal, so that training ends after the step at hand and
- * saves; the second ends the process at once. Nothing listens before this is called and after it is disposed of.
+ * Handles Ctrl-C, SIGTERM and SIGHUP in a program that trains: the first one aborts the signal, so that training stops after
+ * the current step and saves a checkpoint; the second one exits immediately. The handlers are installed by this call and
+ * removed by `[Symbol.dispose]()`.
  *
- * @param options.message what the first one prints to standard error
+ * @param options.message printed to standard error on the first signal
  */
 export function interruptSignal(options: { message?: string } = {}): Interrupt {
-  const { message = "Stopping after this step and saving. Once more ends at once." } = options;
+  const { message = "Stopping after this step and saving. Press Ctrl-C again to exit immediately." } = options;
   const controller = new AbortController();
   let first = 0;
   const stop = (name: NodeJS.Signals) => {

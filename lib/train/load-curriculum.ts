@@ -1,17 +1,16 @@
 import { closeSync, existsSync } from "node:fs";
 import { extname, resolve } from "node:path";
 import { openRegularFile } from "../base/regular-file.js";
+import { renamedOption } from "../base/renamed-options.js";
 import { StableDiffCoder } from "../checkpoint/index.js";
 import type { PrepareProgress } from "../data/index.js";
 import { world } from "../distributed/index.js";
 import { Decoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/index.js";
-import { Curriculum } from "./curriculum.js";
+import { Curriculum, joinLaunched } from "./curriculum.js";
 import { parseOptions, TrainError } from "./errors.js";
-import type { TrainingJob } from "./job.js";
-import { joinLaunched } from "./join.js";
 import { importFile } from "./load-module.js";
-import { buildRecipe, readRecipe } from "./recipe.js";
+import { buildRecipe, readRecipe, type TrainingJob } from "./recipe.js";
 import { runSettingsSchema } from "./run-options.js";
 import type { Stage } from "./stage.js";
 import { settled } from "./user-code.js";
@@ -26,8 +25,8 @@ export interface LoadCurriculumOptions {
   cache?: string;
   onProgress?: (progress: PrepareProgress) => void;
   signal?: AbortSignal;
-  /** Called when the file's own `out` is known, before any data is read. What it throws ends the loading. */
-  beforeData?: (file: { out?: string }) => void;
+  /** Called when the file's own `outputDir` is known, before any data is read. What it throws ends the loading. */
+  beforeData?: (file: { outputDir?: string }) => void;
 }
 
 /** What a function in a curriculum file is called with. */
@@ -55,7 +54,7 @@ const EXTENSIONS = [".ts", ".mts", ".js", ".mjs", ".yaml", ".yml"];
  * `curriculum` (a Curriculum or a list of stages) and `model`, each a value or a function that makes one, and if need be
  * `out`, `seed`, `device` and the like; or it has a default export that is such an object, or the curriculum alone.
  *
- * @throws TrainError TRAIN_FILE for a file that is none, and what the file itself throws
+ * @throws TrainError TRAIN_FILE for a file that is not a curriculum, and whatever the file itself throws
  */
 export async function loadCurriculum(path: string, options: LoadCurriculumOptions = {}): Promise<TrainingJob> {
   const file = resolve(path);
@@ -69,12 +68,12 @@ export async function loadCurriculum(path: string, options: LoadCurriculumOption
   if (!EXTENSIONS.includes(extension)) {
     throw new TrainError(
       "TRAIN_FILE",
-      `${path} is no curriculum file: expected one that ends in ${EXTENSIONS.join(" ")}`,
+      `${path} is not a curriculum file: expected one that ends in ${EXTENSIONS.join(" ")}`,
     );
   }
   if (extension === ".yaml" || extension === ".yml") {
     const recipe = readRecipe(file);
-    options.beforeData?.({ out: recipe.out });
+    options.beforeData?.({ outputDir: recipe.outputDir });
     await joinLaunched(parallelSchema.parse(recipe.parallel ?? {}));
     return buildRecipe(options.model === undefined ? recipe : { ...recipe, model: options.model }, options);
   }
@@ -96,7 +95,7 @@ async function fromExports(
     );
   }
   const settings = parseOptions(path, fileSettings, pickSettings(given), "TRAIN_FILE");
-  options.beforeData?.({ out: settings.out });
+  options.beforeData?.({ outputDir: settings.outputDir });
   const device = options.device ?? settings.device ?? world()?.device;
   const run = { ...settings, seed: options.seed ?? settings.seed, device };
   const context: CurriculumFileContext = { device: run.device, seed: run.seed, signal: options.signal };
@@ -127,9 +126,11 @@ function describe(exports: Record<string, unknown>): Record<string, unknown> | u
   return typeof main === "object" && main !== null ? { ...main, ...named } : named;
 }
 
-/** A file may export whatever it likes beside these. */
+/** The exports that are options of the run, those of 0.1.0 among them, which are refused. A file may export others. */
 function pickSettings(given: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(given).filter(([key]) => key in fileSettings.shape));
+  const names = Object.keys(fileSettings.shape);
+  const isSetting = (key: string) => names.includes(key) || renamedOption(key, given[key], names) !== undefined;
+  return Object.fromEntries(Object.entries(given).filter(([key]) => isSetting(key)));
 }
 
 async function make(

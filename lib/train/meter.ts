@@ -1,15 +1,8 @@
+import type { DecoderConfig } from "../model/index.js";
 import type { ParallelModel } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
-import { flopsPerToken, peakFlops } from "./flops.js";
 import type { PlannedStage } from "./plan.js";
 import type { StepResult } from "./trainer.js";
-
-/** The names that {@link Meter} gives: no objective's metric may take one's place. */
-export const OWN_METRICS: ReadonlySet<string> = new Set([
-  ...["loss", "grad_norm", "lr", "step_seconds", "data_seconds", "tokens_per_second", "positions_per_second", "mfu"],
-  ...["live_tensors", "rss", "device_memory", "ranks", "communication_seconds", "communication_share"],
-  ...["step_seconds_min", "step_seconds_max", "slowest_rank", "straggler"],
-]);
 
 /** How the processes of a run keep pace. Seconds are those of a process's own work, without waiting for others. */
 function overRanks({ perRank, seconds, communicationSeconds }: StepResult): Record<string, number> {
@@ -51,13 +44,13 @@ export class Meter {
   /** @param peak operations a second; by default the device's, if it is a known one */
   constructor(planned: PlannedStage, parallel: ParallelModel, peak?: number) {
     const { model, world } = parallel;
-    const { length } = planned.loader.dataset;
+    const { seqLen } = planned.loader.dataset;
     this.#planned = planned;
     this.#device = model.device;
     this.#flopsPerToken = flopsPerToken(
       model.config,
       parallel.numParameters(),
-      length,
+      seqLen,
       planned.stage.positionsPerToken,
     );
     this.#peak = peak ?? peakFlops(model.device);
@@ -89,4 +82,46 @@ export class Meter {
     const index = Number(this.#device.split(":")[1] ?? 0);
     return { ...usage, device_memory: torch.cuda.memoryStats(index).peakAllocated };
   }
+}
+
+/**
+ * Floating-point operations of training, forward and backward, for each clean token: 6 for every weight a position
+ * passes through, and 12 * layers * heads * headDim * length for attention (torchtitan's formula, which counts causal
+ * attention as if it were dense).
+ *
+ * Block diffusion computes two positions for each token, so body and attention count twice. The head counts once for
+ * each token whatever is masked: no more than that can give loss. Embedding look-ups are not arithmetic.
+ *
+ * @param parameters of the whole model, tied ones once
+ */
+export function flopsPerToken(
+  config: DecoderConfig,
+  parameters: number,
+  length: number,
+  positionsPerToken: number,
+): number {
+  const head = config.vocabSize * config.hiddenSize;
+  const body = parameters - head * (config.tieWordEmbeddings ? 1 : 2);
+  const attention = 12 * config.numLayers * config.numHeads * config.headDim * length;
+  return positionsPerToken * (6 * body + attention) + 6 * head;
+}
+
+/** Dense bfloat16 operations a second, by a part of the device's name; the first match counts. From vendors' data sheets. */
+const PEAKS: readonly (readonly [RegExp, number])[] = [
+  [/A100/, 312e12],
+  [/A6000/, 154.85e12],
+  [/H100 NVL/, 835e12],
+  [/H100 PCIe/, 756e12],
+  [/H100|H200|GH200/, 989e12],
+  [/H20\b/, 148e12],
+  [/B200/, 2250e12],
+  [/L40S/, 362e12],
+  [/RTX 4090/, 165e12],
+];
+
+/** The peak that MFU is measured against; undefined for a CPU or a device that is not in the table. */
+export function peakFlops(device: string): number | undefined {
+  if (!device.startsWith("cuda")) return undefined;
+  const { name } = torch.cuda.deviceProperties(Number(device.split(":")[1] ?? 0));
+  return PEAKS.find(([pattern]) => pattern.test(String(name)))?.[1];
 }

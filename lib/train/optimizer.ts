@@ -94,5 +94,5 @@ function ownOptimizer(make: OptimizerFactory, model: Decoder, where: string): Op
   }
   const missing = OPTIMIZER_METHODS.filter((name) => typeof (made as Partial<Optimizer> | null)?.[name] !== "function");
   if (missing.length === 0) return made;
-  throw new TrainError("TRAIN_OPTIONS", `${where} gives what is no Optimizer: it has no ${missing.join(", ")}`);
+  throw new TrainError("TRAIN_OPTIONS", `${where} does not return an Optimizer: it lacks ${missing.join(", ")}`);
 }

@@ -1,11 +1,14 @@
 import * as z from "zod";
-import { Loader } from "../data/index.js";
+import { type Dataset, Loader } from "../data/index.js";
 import type { DecoderConfig } from "../model/index.js";
+import type { ParallelModel } from "../parallel/index.js";
+import * as torch from "../torch/index.js";
+import { packageVersion } from "../torch/package-version.js";
 import { parseOptions, TrainError } from "./errors.js";
-import type { StageFacts } from "./events.js";
-import { LIMITS } from "./limits.js";
+import type { RunInfo, StageInfo } from "./events.js";
 import { adamw, type OptimizerChoice } from "./optimizer.js";
-import type { Stage, StageData, StageEnd } from "./stage.js";
+import type { RunSettings } from "./run-options.js";
+import { LIMITS, type Stage, type StageData, type StageEnd } from "./stage.js";
 import { failureOf } from "./user-code.js";
 
 /** A stage with everything about it worked out that can be before it runs. */
@@ -23,13 +26,13 @@ export interface PlannedStage {
   /** Index of the stage that the optimiser in use was made in. */
   readonly optimizerFrom: number;
   readonly optimizer: OptimizerChoice;
-  readonly facts: StageFacts;
+  readonly info: StageInfo;
   /** What is odd about it, for people. */
   readonly warnings: readonly string[];
 }
 
 // A schedule is asked for its rates at this many steps when the stage's length is not known yet.
-const NOMINAL_STEPS = 1000;
+export const NOMINAL_STEPS = 1000;
 
 /**
  * Works a curriculum out: how many steps each stage takes, what it reads and which optimiser it uses.
@@ -48,15 +51,15 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
       loaders.push(loaderOf(stage.data, stage.seed ?? seed));
     }
     const loader = loaders[source];
-    const { length, numSamples } = loader.dataset;
-    if (!Number.isInteger(length) || length < 1 || length > LIMITS.length) {
-      fail(stage, `its data has ${length} tokens a sequence, expected an integer from 1 to ${LIMITS.length}`);
+    const { seqLen, numSamples } = loader.dataset;
+    if (!Number.isInteger(seqLen) || seqLen < 1 || seqLen > LIMITS.seqLen) {
+      fail(stage, `its data has ${seqLen} tokens a sequence, expected an integer from 1 to ${LIMITS.seqLen}`);
     }
-    if (config && length > config.maxPositionEmbeddings) {
-      fail(stage, `its data has ${length} tokens a sequence, the model takes ${config.maxPositionEmbeddings}`);
+    if (config && seqLen > config.maxPositionEmbeddings) {
+      fail(stage, `its data has ${seqLen} tokens a sequence, the model takes ${config.maxPositionEmbeddings}`);
     }
-    const tokensPerStep = stage.batchSize * length;
-    const steps = stepsOf(stage.end, stage.batchSize, tokensPerStep, numSamples);
+    const tokensPerStep = stage.globalBatchSize * seqLen;
+    const steps = stepsOf(stage.end, stage.globalBatchSize, tokensPerStep, numSamples);
     if (steps !== null && steps > LIMITS.steps) {
       fail(stage, `${JSON.stringify(stage.end)} are ${steps} steps, at most ${LIMITS.steps} are possible`);
     }
@@ -71,15 +74,15 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
       tokensPerStep,
       optimizerFrom,
       optimizer: stages[optimizerFrom].optimizer ?? adamw(),
-      facts: {
+      info: {
         name: stage.name,
         kind: stage.kind,
         steps,
-        batchSize: stage.batchSize,
-        length,
+        globalBatchSize: stage.globalBatchSize,
+        seqLen,
         positionsPerToken: stage.positionsPerToken,
       },
-      warnings: oddities(stage, steps),
+      warnings: stageWarnings(stage, steps, loader.dataset),
     };
   });
   checkRates(planned);
@@ -91,12 +94,11 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
  *
  * @throws TrainError TRAIN_OPTIONS for a schedule that does not fit into the stage
  */
-function oddities(stage: Stage, steps: number | null): string[] {
-  if (steps === null) return [];
-  const { error, warning } = stage.schedule?.check?.(steps) ?? {};
+function stageWarnings(stage: Stage, steps: number | null, dataset: Dataset): string[] {
+  const { error, warning } = (steps !== null && stage.schedule?.check?.(steps)) || {};
   if (error !== undefined) fail(stage, `its learning rate's schedule: ${error}`);
   const own = warning === undefined ? [] : [`its learning rate's schedule: ${warning}`];
-  return [...own, ...(stage.check?.(steps) ?? [])].map((text) => `stage '${stage.name}': ${text}`);
+  return [...own, ...(stage.check?.(steps, dataset) ?? [])].map((text) => `stage '${stage.name}': ${text}`);
 }
 
 function loaderOf(data: StageData, seed: number): Loader {
@@ -104,10 +106,10 @@ function loaderOf(data: StageData, seed: number): Loader {
   return "loader" in data ? data.loader : new Loader(data, { seed });
 }
 
-function stepsOf(end: StageEnd, batchSize: number, tokensPerStep: number, numSamples: number): number | null {
+function stepsOf(end: StageEnd, globalBatchSize: number, tokensPerStep: number, numSamples: number): number | null {
   if ("steps" in end) return end.steps;
   if ("tokens" in end) return Math.ceil(end.tokens / tokensPerStep);
-  if ("epochs" in end) return Math.ceil((end.epochs * numSamples) / batchSize);
+  if ("epochs" in end) return Math.ceil((end.epochs * numSamples) / globalBatchSize);
   return null;
 }
 
@@ -122,8 +124,9 @@ const literalSchema = z.looseObject({
     z.strictObject({ epochs: z.number().positive() }),
     z.strictObject({ minutes: z.number().positive().max(LIMITS.minutes) }),
   ]),
-  batchSize: z.int().min(1).max(LIMITS.batchSize),
-  accumulation: z.int().min(1).max(LIMITS.accumulation),
+  globalBatchSize: z.int().min(1).max(LIMITS.globalBatchSize),
+  gradientAccumulationSteps: z.int().min(1).max(LIMITS.gradientAccumulationSteps),
+  maxGradNorm: z.number().positive().nullable(),
   positionsPerToken: z.number().positive(),
 });
 
@@ -135,8 +138,11 @@ function checkStages(stages: readonly Stage[]): void {
     parseOptions(`stage ${index}`, literalSchema, stage);
     if (names.has(stage.name)) fail(stage, "another stage has this name");
     names.add(stage.name);
-    if (stage.batchSize % stage.accumulation !== 0) {
-      fail(stage, `batchSize ${stage.batchSize} cannot be cut into ${stage.accumulation} equal micro-batches`);
+    if (stage.globalBatchSize % stage.gradientAccumulationSteps !== 0) {
+      fail(
+        stage,
+        `globalBatchSize ${stage.globalBatchSize} cannot be cut into ${stage.gradientAccumulationSteps} equal micro-batches`,
+      );
     }
     const { checkpoint } = stage;
     if (checkpoint === undefined) continue;
@@ -188,38 +194,32 @@ export function rateAt(stage: Stage, step: number, context: { steps: number; pre
   return rate;
 }
 
-/**
- * What must be the same for a run to go on from a checkpoint, stage by stage, as JSON. Functions cannot be compared:
- * a schedule is known by its rates, an objective of one's own by its name and the stage's `facts`.
- */
-export function resumeFacts(planned: readonly PlannedStage[]): Record<string, unknown>[] {
-  return planned.map(({ stage, loader, seed, steps, source, optimizer }) => {
-    const context = { steps: steps ?? NOMINAL_STEPS, previous: 1 };
-    const asked = [0, 0.01, 0.1, 0.5, 0.9].map((share) => Math.floor(share * context.steps));
-    const { hash = null, length, numSamples } = loader.dataset;
-    return {
-      name: stage.name,
-      kind: stage.kind,
-      objective: plain(stage.facts ?? null),
-      end: stage.end,
-      rates: asked.map((step) => rateAt(stage, step, context)),
-      optimizer: typeof optimizer === "function" ? `function ${optimizer.name}` : optimizer,
-      batchSize: stage.batchSize,
-      clip: stage.clip,
-      precision: stage.precision,
-      seed,
-      data: { source, hash, length, numSamples, order: [0, 1, 2].map((at) => loader.order.at(at).sample) },
-    };
-  });
-}
-
-/** As JSON gives it back: a checkpoint's facts went through a file. */
-function plain(value: unknown): unknown {
-  return JSON.parse(
-    JSON.stringify(value, (_, inner) => (typeof inner === "function" ? `function ${inner.name}` : inner)),
-  );
-}
-
 function fail(stage: Stage, problem: string): never {
   throw new TrainError("TRAIN_OPTIONS", `stage '${stage.name}': ${problem}`);
+}
+
+/** What a run tells of itself when it begins. */
+export function describeRun(parallel: ParallelModel, planned: readonly PlannedStage[], settings: RunSettings): RunInfo {
+  const { model, info: mesh } = parallel;
+  const { config } = model;
+  const heads = `${config.numHeads} heads (${config.numKeyValueHeads} for keys and values)`;
+  return {
+    outputDir: settings.outputDir,
+    parameters: parallel.numParameters(),
+    model: `${config.numLayers} layers of ${config.hiddenSize}, ${heads}, vocabulary ${config.vocabSize}`,
+    device: model.device,
+    ...(mesh && { parallel: mesh }),
+    seed: settings.seed,
+    stages: planned.map(({ info }) => info),
+    versions: versions(),
+    startedAt: new Date().toISOString(),
+  };
+}
+
+let known: Record<string, string> | undefined;
+
+/** What made a run: the versions of this package, of libtorch and of Node. */
+export function versions(): Record<string, string> {
+  known ??= { "stable-diffcoder": packageVersion(), libtorch: torch.build().torch, node: process.versions.node };
+  return known;
 }

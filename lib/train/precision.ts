@@ -1,17 +1,23 @@
 import { readFileSync } from "node:fs";
 import * as torch from "../torch/index.js";
 
-/** In what a forward pass computes. "auto": bfloat16 where the device has arithmetic for it, else float32. */
+/**
+ * Data type of the forward pass, under autocast. "auto": bfloat16 where the device has arithmetic for it, else float32.
+ */
 export type Precision = "auto" | "float32" | "bfloat16";
 
-/** What "auto" is on a device. Weights, gradients and the optimiser stay in the model's own dtype. */
+/** Resolves "auto" for a device. Weights, gradients and the optimiser's state stay in the model's own dtype. */
 export function resolvePrecision(precision: Precision, device: string): Exclude<Precision, "auto"> {
   if (precision !== "auto") return precision;
   const fast = device.startsWith("cuda") ? cudaHasBfloat16(device) : cpuHasBfloat16();
   return fast ? "bfloat16" : "float32";
 }
 
-/** Tensor cores take bfloat16 from compute capability 8.0 on. */
+/**
+ * Whether the GPU's tensor cores multiply bfloat16 matrices: from compute capability 8.0 (Ampere) on.
+ *
+ * @param device "cuda" or "cuda:NUMBER"
+ */
 function cudaHasBfloat16(device: string): boolean {
   const index = Number(device.split(":")[1] ?? 0);
   return Number(torch.cuda.deviceProperties(index).major) >= 8;

@@ -7,14 +7,16 @@ import { StableDiffCoder } from "../checkpoint/index.js";
 import {
   type DataOptionsInput,
   dataOptionsSchema,
-  Loader,
   type PrepareProgress,
   prepareData,
-  SftDataset,
+  prepareSftData,
+  type SftDataOptionsInput,
+  sftDataOptionsSchema,
 } from "../data/index.js";
 import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
 import { world } from "../distributed/index.js";
 import {
+  type Decoder,
   type DecoderConfigInput,
   decoderConfigSchema,
   PRESET_NAMES,
@@ -24,8 +26,7 @@ import {
 import { CODE_TOKENIZER, Tokenizer } from "../tokenizer/index.js";
 import { Curriculum } from "./curriculum.js";
 import { parseOptions, TrainError } from "./errors.js";
-import type { TrainingJob } from "./job.js";
-import { runSettingsSchema } from "./run-options.js";
+import { type RunOptions, runSettingsSchema } from "./run-options.js";
 import type { Sink } from "./sinks/sink.js";
 import { tensorboard } from "./sinks/tensorboard.js";
 import { wandb } from "./sinks/wandb.js";
@@ -39,35 +40,56 @@ import {
   withEnd,
 } from "./stage.js";
 
+/** All that a training run needs, as a curriculum file describes it: `curriculum.run({ ...run, model })`. */
+export interface TrainingJob {
+  curriculum: Curriculum;
+  model: StableDiffCoder | Decoder;
+  run: Omit<RunOptions, "model" | "signal" | "sinks">;
+  /** What the file asks for beside metrics.jsonl and report.html. */
+  sinks?: Sink[];
+}
+
 const modelSchema = z.union([
   z.enum(PRESET_NAMES as [PresetName, ...PresetName[]]),
   z.string().min(1),
   z.looseObject({ preset: z.enum(PRESET_NAMES as [PresetName, ...PresetName[]]) }),
 ]);
 
-const recordsSchema = z.strictObject({
-  records: z
-    .array(z.string().min(1))
-    .min(1)
-    .describe("files of records or folders of them: messages, or prompt and answer"),
-  length: z.int().min(2).describe("tokens of a row"),
-  packing: z.enum(["best-fit", "sequential"]).optional(),
-  documents: z.enum(["visible", "isolated"]).optional(),
-  eos: z
-    .tuple([z.int().min(0), z.int().min(0)])
-    .optional()
-    .describe("fewest and most end tokens after a sample"),
-  ignore: z.array(z.string().min(1)).optional().describe("fields of records to leave out"),
-  seed: z.int().min(0).optional(),
-});
-
-const dataSchema = z.union([recordsSchema, dataOptionsSchema]);
-const stageData = { data: dataSchema.optional().describe("default: the recipe's") };
+const corpus = { type: z.literal("corpus"), ...dataOptionsSchema.shape };
+const sft = { type: z.literal("sft"), ...sftDataOptionsSchema.shape };
+const corpusByDefault = z.union([
+  z.strictObject({ ...corpus, type: corpus.type.optional() }),
+  z.strictObject({ ...sft, type: sft.type }),
+]);
+const sftByDefault = z.union([
+  z.strictObject({ ...sft, type: sft.type.optional() }),
+  z.strictObject({ ...corpus, type: corpus.type }),
+]);
+const eitherByDefault = z.union([
+  z.strictObject({ ...corpus, type: corpus.type.optional() }),
+  z.strictObject({ ...sft, type: sft.type.optional() }),
+]);
+const inherited = "default: the recipe's";
 
 const stageSchema = z.discriminatedUnion("type", [
-  withEnd({ type: z.literal("autoregressive"), ...stageSettings, ...stageData, ...autoregressiveSchema.shape }),
-  withEnd({ type: z.literal("block-diffusion"), ...stageSettings, ...stageData, ...blockDiffusionSchema.shape }),
-  withEnd({ type: z.literal("supervised"), ...stageSettings, ...stageData, ...blockDiffusionSchema.shape }),
+  withEnd({
+    type: z.literal("autoregressive"),
+    ...stageSettings,
+    data: corpusByDefault.optional().describe(inherited),
+    ...autoregressiveSchema.shape,
+  }),
+  withEnd({
+    type: z.literal("block-diffusion"),
+    ...stageSettings,
+    data: corpusByDefault.optional().describe(inherited),
+    ...blockDiffusionSchema.shape,
+  }),
+  withEnd({
+    type: z.literal("supervised"),
+    ...stageSettings,
+    data: sftByDefault.optional().describe(inherited),
+    ...blockDiffusionSchema.shape,
+  }),
 ]);
 
 /** What a curriculum file in YAML may hold. */
@@ -80,12 +102,12 @@ export const recipeSchema = z.strictObject({
     .optional()
     .describe("folder, or diffcoder/code-4k; default: the checkpoint's, or diffcoder/code-4k"),
   dtype: z.enum(["float32", "bfloat16", "auto"]).default("float32").describe("of the weights"),
-  data: dataSchema.optional().describe("of stages that do not have their own"),
+  data: eitherByDefault.optional().describe("of stages that do not have their own"),
   stages: z.array(stageSchema).min(1).describe("the curriculum, in order"),
   tensorboard: z
     .union([z.boolean(), z.string().min(1)])
     .default(false)
-    .describe("event files for TensorBoard: true, or the folder; default of the folder: OUT/tensorboard"),
+    .describe("event files for TensorBoard: true, or the folder; default of the folder: OUTPUT_DIR/tensorboard"),
   wandb: z
     .union([
       z.string().min(1),
@@ -133,7 +155,7 @@ export function parseRecipe(text: string, path: string): RecipeInput {
   try {
     value = parseYaml(text);
   } catch (cause) {
-    throw new TrainError("TRAIN_FILE", `${path} is no YAML: ${(cause as Error).message}`, { cause });
+    throw new TrainError("TRAIN_FILE", `${path} is not valid YAML: ${(cause as Error).message}`, { cause });
   }
   parseOptions(path, recipeSchema, value, "TRAIN_FILE");
   return value as RecipeInput;
@@ -160,9 +182,10 @@ export async function buildRecipe(input: RecipeInput, context: RecipeContext = {
   for (const [index, { type, data = input.data, ...options }] of input.stages.entries()) {
     if (data === undefined)
       throw new TrainError("TRAIN_FILE", `stages[${index}].data: missing, and the recipe has none`);
-    const key = JSON.stringify(data);
-    // Stages with the same data share one source, and go on in it where the stage before stopped.
-    const source = sources.get(key) ?? openData(data, tokenizer, run.seed, context);
+    const { type: kind = type === "supervised" ? "sft" : "corpus", ...chosen } = data;
+    const key = JSON.stringify([kind, chosen]);
+    // Stages with the same data share one source: each continues where the one before stopped reading.
+    const source = sources.get(key) ?? openData(kind, chosen, tokenizer, run.seed, context);
     sources.set(key, source);
     const made = { ...options, data: await source };
     if (type === "autoregressive") stages.push(autoregressive(made as Parameters<typeof autoregressive>[0]));
@@ -182,20 +205,15 @@ function sinksOf({ tensorboard: folder, wandb: choice }: Recipe): Sink[] {
 }
 
 async function openData(
-  data: NonNullable<RecipeInput["data"]>,
+  kind: "corpus" | "sft",
+  data: object,
   tokenizer: Tokenizer,
   seed: number,
   { onProgress, signal, cache }: RecipeContext,
 ): Promise<StageData> {
-  if ("records" in data) {
-    const { records, ...options } = recordsSchema.parse(data);
-    return new Loader(await SftDataset.load(records, { seed, ...options, tokenizer }), { seed: options.seed ?? seed });
-  }
-  const chosen = { seed, ...(data as DataOptionsInput), ...(cache !== undefined && { cache }) };
-  return await prepareData(chosen, tokenizer, {
-    onProgress,
-    signal,
-  });
+  if (kind === "sft") return await prepareSftData({ seed, ...(data as SftDataOptionsInput) }, tokenizer);
+  const options = { seed, ...(data as DataOptionsInput), ...(cache !== undefined && { cache }) };
+  return await prepareData(options, tokenizer, { onProgress, signal });
 }
 
 type Recipe = z.output<typeof recipeSchema>;

@@ -5,7 +5,7 @@ import {
   loadOptimizerSlices,
   loadWeightSlices,
   type Progress,
-  type ResumeFacts,
+  type RunFingerprint,
 } from "../checkpoint/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
@@ -20,7 +20,7 @@ import type { RunSettings } from "./run-options.js";
  * @throws TrainError TRAIN_RUN_EXISTS, TRAIN_CHECKPOINT_CORRUPT
  */
 export async function findStart(
-  { resume, overwrite, out }: RunSettings,
+  { resume, overwrite, outputDir }: RunSettings,
   parallel: ParallelModel,
   store: CheckpointStore | undefined,
   warn: (message: string) => void,
@@ -31,7 +31,7 @@ export async function findStart(
   if (isEmpty) return undefined;
   if (!overwrite) {
     const hint = "resume: true goes on with it, overwrite: true begins anew, or choose another folder";
-    throw new TrainError("TRAIN_RUN_EXISTS", `${out} holds a run already: ${hint}`);
+    throw new TrainError("TRAIN_RUN_EXISTS", `${outputDir} holds a run already: ${hint}`);
   }
   if (parallel.isMain) store.clear();
   await parallel.exchange("removing a run", null);
@@ -75,13 +75,13 @@ export async function restoreOptimizer(
  *
  * @throws TrainError TRAIN_RESUME_MISMATCH listing the differences
  */
-export function checkFacts(
-  checkpoint: { path: string; progress: Progress; facts: ResumeFacts },
-  now: ResumeFacts,
+export function requireSameFingerprint(
+  checkpoint: { path: string; progress: Progress; facts: RunFingerprint },
+  now: RunFingerprint,
 ): void {
   const { progress, facts } = checkpoint;
   const begun = progress.step > 0 ? progress.stage + 1 : progress.stage;
-  const upTo = ({ stages, ...rest }: ResumeFacts) => ({ ...rest, stages: stages.slice(0, begun) });
+  const upTo = ({ stages, ...rest }: RunFingerprint) => ({ ...rest, stages: stages.slice(0, begun) });
   const differences = [...differ("", upTo(facts), upTo(now))];
   if (differences.length === 0) return;
   const list = differences.map((line) => `  ${line}`).join("\n");

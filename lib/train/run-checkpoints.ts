@@ -5,7 +5,7 @@ import {
   type FoundCheckpoint,
   type PendingCheckpoint,
   type Progress,
-  type ResumeFacts,
+  type RunFingerprint,
   type ShardReport,
   StableDiffCoder,
 } from "../checkpoint/index.js";
@@ -15,8 +15,8 @@ import type { ParallelModel } from "../parallel/index.js";
 import { messageOf } from "../torch/errors.js";
 import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, WarningEvent } from "./events.js";
+import { versions } from "./plan.js";
 import type { RunSettings } from "./run-options.js";
-import { versions } from "./versions.js";
 
 /** Checkpoints that were written, or could not be, as events. */
 type CheckpointEvents = AsyncGenerator<CheckpointEvent | WarningEvent, void, void>;
@@ -62,10 +62,10 @@ export class RunCheckpoints {
   #wanted = false;
 
   constructor(settings: RunSettings, parallel: ParallelModel) {
-    const { out, keepLast } = settings;
+    const { outputDir, keepLatest } = settings;
     this.#settings = settings;
     this.#parallel = parallel;
-    this.store = out === undefined ? undefined : new CheckpointStore(out, keepLast, parallel.world);
+    this.store = outputDir === undefined ? undefined : new CheckpointStore(outputDir, keepLatest, parallel.world);
   }
 
   /** Folder of the newest one. */
@@ -98,11 +98,11 @@ export class RunCheckpoints {
   }
 
   /**
-   * Copies everything as it is now and starts to write it; with `saving: "sync"` waits until it is done. Waits first for the
+   * Copies everything as it is now and starts to write it; with `asyncCheckpoint: false` waits until it is done. Waits first for the
    * one under way.
    */
   async *save(
-    state: { optimizer: Optimizer | undefined; progress: Progress; facts: ResumeFacts },
+    state: { optimizer: Optimizer | undefined; progress: Progress; facts: RunFingerprint },
     position: Position,
     name = stepCheckpoint(state.progress.globalStep),
   ): CheckpointEvents {
@@ -125,7 +125,7 @@ export class RunCheckpoints {
     this.#saved = { globalStep, stage, at: performance.now() };
     if (pending && problem === undefined) {
       this.#underWay = { name, position, start, pending, committing: false };
-      if (this.#settings.saving === "sync") yield* this.drain();
+      if (!this.#settings.asyncCheckpoint) yield* this.drain();
       return;
     }
     await pending?.abort();

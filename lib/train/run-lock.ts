@@ -2,12 +2,14 @@
 import {
   closeSync,
   constants,
+  fstatSync,
   ftruncateSync,
   mkdirSync,
   openSync,
   readFileSync,
   readlinkSync,
   rmSync,
+  statSync,
   writeSync,
 } from "node:fs";
 import { hostname } from "node:os";
@@ -16,7 +18,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import * as z from "zod";
 import { messageOf } from "../torch/errors.js";
 import { TrainError } from "./errors.js";
-import { isSameFile } from "./same-file.js";
 
 /** What the file says of its holder: for people, and for file systems whose locks do not reach all machines. */
 const holderSchema = z.object({
@@ -222,4 +223,12 @@ function locked(folder: string, path: string, holder: Holder | undefined): Train
   const who = here ? `process ${pid}` : `process ${pid} on ${host}`;
   const hint = here ? "Stop it, or choose another folder" : `If it no longer runs, remove ${path}`;
   return new TrainError("TRAIN_RUN_LOCKED", `${folder} is in use by ${who} (since ${since}). ${hint}.`);
+}
+
+/** Whether an open file is the one that a path leads to: it may have been removed, renamed or replaced since. */
+export function isSameFile(descriptor: number, path: string): boolean {
+  const there = statSync(path, { throwIfNoEntry: false });
+  if (!there) return false;
+  const own = fstatSync(descriptor);
+  return there.ino === own.ino && there.dev === own.dev;
 }

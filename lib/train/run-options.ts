@@ -2,13 +2,13 @@ import * as z from "zod";
 import type { StableDiffCoder } from "../checkpoint/index.js";
 import type { Decoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/options.js";
-import { LIMITS } from "./limits.js";
 import type { Sink } from "./sinks/sink.js";
+import { LIMITS } from "./stage.js";
 
 const positive = z.int().min(1);
 
 const settings = {
-  out: z.string().min(1).optional().describe("the run's folder; without one nothing is saved"),
+  outputDir: z.string().min(1).optional().describe("the run's folder; without one nothing is saved"),
   device: z
     .string()
     .regex(/^(cpu|cuda(:\d+)?)$/, 'expected "cpu", "cuda" or "cuda:NUMBER"')
@@ -24,11 +24,11 @@ const settings = {
     .strictObject({ steps: positive.optional(), minutes: z.number().positive().optional() })
     .default({ minutes: 15 })
     .describe("besides each stage's end; {} for never"),
-  keepLast: positive.default(2).describe("unnamed checkpoints that stay"),
-  saving: z
-    .enum(["async", "sync"])
-    .default("async")
-    .describe("whether training goes on while a checkpoint is written; a stage's end waits for its own"),
+  keepLatest: positive.default(2).describe("unnamed checkpoints that stay"),
+  asyncCheckpoint: z
+    .boolean()
+    .default(true)
+    .describe("train on while a checkpoint is written; the end of a stage waits for its own"),
   retrySaving: z
     .number()
     .min(0)
@@ -68,7 +68,7 @@ export const runOptionsSchema = z.strictObject({
   sinks: z
     .array(z.custom<Sink>((value) => typeof (value as Sink | null)?.write === "function", { error: "expected sinks" }))
     .optional()
-    .describe("where events go besides the iterator; default: metrics.jsonl and report.html in `out`"),
+    .describe("where events go besides the iterator; default: metrics.jsonl and report.html in `outputDir`"),
 });
 
 /** What {@link Curriculum.run} takes. */

@@ -1,26 +1,23 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { newProgress, type Progress, type ResumeFacts } from "../checkpoint/index.js";
+import { newProgress, type Progress, type RunFingerprint } from "../checkpoint/index.js";
 import { DistributedError } from "../distributed/index.js";
 import type { Decoder } from "../model/index.js";
 import type { Optimizer } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
 import type { MaskFound } from "./batch-check.js";
-
 import { StageClock } from "./clock.js";
 import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, StepEvent, TrainEvent, WarningEvent } from "./events.js";
-import { checkHookResult } from "./hook-result.js";
 import { Meter } from "./meter.js";
-import { divergence, skippedMessage } from "./not-finite.js";
-import { checkState } from "./objective-result.js";
 import { makeOptimizer, requireElementwise } from "./optimizer.js";
-import type { PlannedStage } from "./plan.js";
-import { checkFacts, findStart, restoreOptimizer, restoreWeights } from "./resume.js";
+import { describeRun, type PlannedStage } from "./plan.js";
+import { findStart, requireSameFingerprint, restoreOptimizer, restoreWeights } from "./resume.js";
 import { RunCheckpoints, type SaveNote } from "./run-checkpoints.js";
-import { describeRun, identify } from "./run-facts.js";
+import { currentNames, fingerprintOf } from "./run-fingerprint.js";
 import type { RunSettings } from "./run-options.js";
-import { type StepReport, type StepResult, Trainer } from "./trainer.js";
+import { divergence, type StepReport, type StepResult, skippedMessage, Trainer } from "./trainer.js";
 import { failureOf, settled } from "./user-code.js";
+import { checkHookResult, checkState } from "./user-results.js";
 
 /** What each process sends to the others between the two halves of a step. JSON. */
 interface StepMessage {
@@ -94,7 +91,7 @@ export class Session {
   readonly #model: Decoder;
   readonly #parallel: ParallelModel;
   readonly #checkpoints: RunCheckpoints;
-  readonly #facts: ResumeFacts;
+  readonly #fingerprint: RunFingerprint;
   #progress: Progress;
   #optimizer: { instance: Optimizer; madeIn: number } | undefined;
   #clock: StageClock | undefined;
@@ -111,7 +108,7 @@ export class Session {
     this.#model = parallel.model;
     this.#checkpoints = new RunCheckpoints(settings, parallel);
     this.#progress = newProgress(new Set(planned.map(({ source }) => source)).size);
-    this.#facts = identify(this.#model, planned, settings.seed);
+    this.#fingerprint = fingerprintOf(this.#model, planned, settings.seed);
   }
 
   /** Trains, and tells what happens. The whole run is this function. */
@@ -126,7 +123,7 @@ export class Session {
       this.#trainer = trainer;
       const meter = new Meter(planned, this.#parallel, this.#settings.peakFlops);
       this.#clock = new StageClock(planned.stage.end, planned.steps, progress.step, progress.stageSeconds);
-      yield { type: "stage-start", ...this.#position(), facts: planned.facts };
+      yield { type: "stage-start", ...this.#position(), info: planned.info };
       if (progress.step === 0) for (const message of planned.warnings) yield this.#warning("STAGE", message);
       const watch = new DataWatch(planned, progress.step > 0);
       let { stop, clock } = await this.#agreeToBegin();
@@ -216,7 +213,7 @@ export class Session {
       yield { type: "start", globalStep: 0, run };
       return;
     }
-    checkFacts(found, this.#facts);
+    requireSameFingerprint({ ...found, facts: currentNames(found.facts) }, currentNames(this.#fingerprint));
     await restoreWeights(found, this.#parallel);
     this.#checkpoints.resumedFrom(found);
     // In place: sources that only later stages read may have been added since.
@@ -290,7 +287,7 @@ export class Session {
     this.#parallel.setTimeout(this.#settings.parallel.timeouts.step);
     progress.step++;
     progress.globalStep++;
-    progress.positions[source] += stage.batchSize;
+    progress.positions[source] += stage.globalBatchSize;
     progress.tokens += tokensPerStep;
     progress.stageTokens += tokensPerStep;
     progress.elapsed += result.seconds;
@@ -405,7 +402,7 @@ export class Session {
     const { stage, step, objective } = this.#progress;
     checkState(`stage '${this.#planned[stage]?.stage.name}', step ${step}`, objective);
     if (this.#clock && this.#progress.step > 0) this.#progress.stageSeconds = this.#clock.seconds;
-    const state = { optimizer: this.#optimizer?.instance, progress: this.#progress, facts: this.#facts };
+    const state = { optimizer: this.#optimizer?.instance, progress: this.#progress, facts: this.#fingerprint };
     yield* this.#checkpoints.save(state, position, name);
   }
 

@@ -15,9 +15,27 @@ import type { Decoder, Objective } from "../model/index.js";
 import { type Schedule, scheduleFrom, scheduleSchema, warmupStable } from "../nn/index.js";
 import { parseOptions } from "./errors.js";
 import type { TrainingSample } from "./events.js";
-import { LIMITS } from "./limits.js";
 import { type OptimizerChoice, optimizerSchema } from "./optimizer.js";
 import type { Precision } from "./precision.js";
+
+/**
+ * Largest sizes that a stage takes. Beyond what any run was ever made with, and small enough that what is computed from
+ * them fits memory and exact numbers: a slip of the finger is an error, not a machine without memory.
+ */
+export const LIMITS = {
+  /** Sequences of a step. */
+  globalBatchSize: 2 ** 20,
+  /** Micro-batches of a step. */
+  gradientAccumulationSteps: 2 ** 16,
+  /** Optimiser steps of a stage. */
+  steps: 2 ** 31 - 1,
+  /** Tokens of a sequence. */
+  seqLen: 2 ** 24,
+  /** Tokens of one micro-batch of one process. */
+  microBatchTokens: 2 ** 27,
+  /** Of a stage: a century. */
+  minutes: 100 * 366 * 24 * 60,
+} as const;
 
 /** Where sequences come from. Stages that share one go on where the stage before stopped reading. */
 export type StageData = Dataset | Loader | { readonly loader: Loader };
@@ -59,11 +77,11 @@ export interface Stage {
   /** Absent: the optimiser of the stage before goes on, moments and all; in the first stage AdamW. */
   readonly optimizer?: OptimizerChoice;
   /** Sequences of one optimiser step, in all micro-batches together. */
-  readonly batchSize: number;
+  readonly globalBatchSize: number;
   /** Micro-batches that a step is cut into. It changes memory, not results. */
-  readonly accumulation: number;
+  readonly gradientAccumulationSteps: number;
   /** Gradients are scaled down to this L2 norm; null: never. */
-  readonly clip: number | null;
+  readonly maxGradNorm: number | null;
   readonly precision: Precision;
   /** Of order and corruption; absent: the run's. */
   readonly seed?: number;
@@ -73,17 +91,20 @@ export interface Stage {
   readonly sample?: Sampling;
   /** Positions the model computes for each clean token: 2 for block diffusion, which runs over [x_t ; x_0]. */
   readonly positionsPerToken: number;
-  /** What would be odd about a stage of so many steps, for people: told as warnings. */
-  readonly check?: (steps: number) => string[];
-  /** JSON: what must be the same when a run goes on from a checkpoint, besides the fields above. */
-  readonly facts?: unknown;
+  /**
+   * What is probably a mistake in a stage of so many steps over this dataset: each line becomes a warning at the start of
+   * the run. `steps` is null where the stage ends by the clock.
+   */
+  readonly check?: (steps: number | null, dataset: Dataset) => string[];
+  /** JSON that must be the same when a run resumes from a checkpoint, besides the fields above. */
+  readonly fingerprint?: unknown;
 }
 
 const isFunction = (value: unknown) => typeof value === "function";
 const isDataset = (value: unknown) =>
   typeof (value as Partial<Dataset> | null)?.sample === "function" &&
   typeof (value as Dataset).numSamples === "number" &&
-  typeof (value as Dataset).length === "number";
+  typeof (value as Dataset).seqLen === "number";
 const isData = (value: unknown) =>
   value instanceof Loader || isDataset(value) || (value as { loader?: unknown } | null)?.loader instanceof Loader;
 const isHook = (value: unknown) => {
@@ -114,9 +135,12 @@ export const stageSettings = {
     .optional()
     .describe("learning rate: a number, a schedule, or its config; default: the rate the stage before ended with"),
   optimizer: optimizerSchema.optional().describe("default: the one of the stage before goes on; in the first AdamW"),
-  batchSize: positive.max(LIMITS.batchSize).default(8).describe("sequences of one optimiser step"),
-  accumulation: positive.max(LIMITS.accumulation).default(1).describe("micro-batches that a step is cut into"),
-  clip: z.number().positive().nullable().default(1).describe("largest gradient norm"),
+  globalBatchSize: positive.max(LIMITS.globalBatchSize).default(8).describe("sequences of one optimiser step"),
+  gradientAccumulationSteps: positive
+    .max(LIMITS.gradientAccumulationSteps)
+    .default(1)
+    .describe("micro-batches that a step is cut into"),
+  maxGradNorm: z.number().positive().nullable().default(1).describe("largest gradient norm"),
   precision: z.enum(["auto", "float32", "bfloat16"]).default("auto").describe("of the forward pass"),
   seed: z.int().min(0).optional().describe("of order and corruption; default: the run's"),
   checkpoint: fileName
@@ -148,7 +172,7 @@ const customShape = {
     .describe("a function (model, batch, context) that gives { loss, normalizer, metrics }"),
   kind: z.string().min(1).optional().describe("what it is called in logs; default: the objective's name"),
   positionsPerToken: z.number().positive().default(1).describe("positions computed for each clean token"),
-  facts: z.unknown().optional().describe("JSON that must be the same on resume"),
+  fingerprint: z.unknown().optional().describe("JSON that must be the same on resume"),
 };
 
 const customSchema = withEnd(customShape);
@@ -168,9 +192,15 @@ export function withEnd<Shape extends z.ZodRawShape>(shape: Shape) {
 const END_KEYS = ["steps", "tokens", "epochs", "minutes"] as const;
 
 export type StageOptions = z.input<typeof customSchema>;
-export type AutoregressiveStageOptions = Omit<StageOptions, "objective" | "kind" | "positionsPerToken" | "facts"> &
+export type AutoregressiveStageOptions = Omit<
+  StageOptions,
+  "objective" | "kind" | "positionsPerToken" | "fingerprint"
+> &
   AutoregressiveOptions;
-export type BlockDiffusionStageOptions = Omit<StageOptions, "objective" | "kind" | "positionsPerToken" | "facts"> &
+export type BlockDiffusionStageOptions = Omit<
+  StageOptions,
+  "objective" | "kind" | "positionsPerToken" | "fingerprint"
+> &
   BlockDiffusionOptions;
 
 /**
@@ -191,7 +221,8 @@ export function autoregressive(options: AutoregressiveStageOptions): Stage {
     kind: "autoregressive",
     objective: autoregressiveObjective(own),
     positionsPerToken: 1,
-    facts: own,
+    fingerprint: own,
+    check: (_, dataset) => unheededBoundaries(options, dataset),
   });
 }
 
@@ -200,8 +231,14 @@ export function blockDiffusion(options: BlockDiffusionStageOptions): Stage {
   const parsed = parseOptions(titleOf("blockDiffusion", options), diffusionStageSchema, options);
   const own = pick(parsed, blockDiffusionSchema.shape) as BlockDiffusionOptions;
   const objective = blockDiffusionObjective(own);
-  const check = (steps: number) => oddWarmup(own, steps);
-  return assemble({ ...parsed, kind: "block-diffusion", objective, positionsPerToken: 2, facts: factsOf(own), check });
+  return assemble({
+    ...parsed,
+    kind: "block-diffusion",
+    objective,
+    positionsPerToken: 2,
+    fingerprint: fingerprintOf(own),
+    check: (steps, dataset) => [...longWarmup(own, steps), ...unheededBoundaries(options, dataset)],
+  });
 }
 
 /**
@@ -217,21 +254,38 @@ export function supervised(options: BlockDiffusionStageOptions): Stage {
     kind: "supervised",
     objective: supervisedObjective(own),
     positionsPerToken: 2,
-    facts: factsOf(own),
-    check: (steps) => oddWarmup(own, steps),
+    fingerprint: fingerprintOf(own),
+    check: (steps, dataset) => [...longWarmup(own, steps), ...unheededBoundaries(options, dataset)],
   });
 }
 
-function oddWarmup({ warmup }: BlockDiffusionOptions, steps: number): string[] {
-  if (!warmup || warmup.steps <= steps) return [];
+function longWarmup({ warmup }: BlockDiffusionOptions, steps: number | null): string[] {
+  if (steps === null || !warmup || warmup.steps <= steps) return [];
   const end = warmup.steps.toLocaleString("en-US");
   return [`its mask-ratio warmup takes ${end} steps, the stage has ${steps}: u_max never reaches 1`];
 }
 
-type Parsed = Omit<z.output<typeof customSchema>, "facts"> & { facts?: unknown; check?: Stage["check"] };
+/** @param options as written: the default isolates documents only where the data keep their boundaries */
+function unheededBoundaries(options: AutoregressiveOptions, { keepsDocumentBoundaries }: Dataset): string[] {
+  if (options.crossDocumentAttention !== false || keepsDocumentBoundaries !== false) return [];
+  return [
+    "crossDocumentAttention: false has no effect, because the data keep no document boundaries: set keepDocumentBoundaries: true in the data's options",
+  ];
+}
+
+type Parsed = Omit<z.output<typeof customSchema>, "fingerprint"> & { fingerprint?: unknown; check?: Stage["check"] };
 
 function assemble(parsed: Parsed): Stage {
-  const { name, data, objective, batchSize, accumulation, clip, precision, positionsPerToken } = parsed;
+  const {
+    name,
+    data,
+    objective,
+    globalBatchSize,
+    gradientAccumulationSteps,
+    maxGradNorm,
+    precision,
+    positionsPerToken,
+  } = parsed;
   const { steps, tokens, epochs, minutes } = parsed;
   const ends = { steps, tokens, epochs, minutes };
   const end = Object.fromEntries(Object.entries(ends).filter(([, value]) => value !== undefined)) as StageEnd;
@@ -243,16 +297,16 @@ function assemble(parsed: Parsed): Stage {
     end,
     schedule: parsed.lr,
     optimizer: parsed.optimizer,
-    batchSize,
-    accumulation,
-    clip,
+    globalBatchSize,
+    gradientAccumulationSteps,
+    maxGradNorm,
     precision,
     seed: parsed.seed,
     checkpoint: parsed.checkpoint,
     evaluate: parsed.evaluate,
     sample: parsed.sample,
     positionsPerToken,
-    facts: parsed.facts,
+    fingerprint: parsed.fingerprint,
     check: parsed.check,
   };
 }
@@ -262,7 +316,7 @@ function pick(values: Record<string, unknown>, shape: Record<string, unknown>): 
 }
 
 /** A noise schedule is functions; some of its values stand for it. */
-function factsOf(options: BlockDiffusionOptions): unknown {
+function fingerprintOf(options: BlockDiffusionOptions): unknown {
   const { name, clip, fallback, u, weight } = options.noise as NoiseSchedule;
   const values = [0.25, 0.5, 0.75].flatMap((t) => [u(t), weight(t, u(t))]);
   return { ...options, noise: { name, clip, fallback, values } };

@@ -5,12 +5,13 @@ import { type Optimizer, scaleGradients } from "../nn/index.js";
 import { type ParallelModel, shareOf } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
 import { checkTokens, type MaskFound } from "./batch-check.js";
-import type { RankFacts, SkipCause } from "./events.js";
-import { checkResult, checkState, detachedMetrics } from "./objective-result.js";
+import { TrainError } from "./errors.js";
+import type { Position, RankStats, SkipCause } from "./events.js";
 import { type PlannedStage, rateAt } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
 import { type StepCounts, StepSums } from "./step-sums.js";
 import { failureOf } from "./user-code.js";
+import { checkResult, checkState, detachedMetrics } from "./user-results.js";
 
 /** Where a step stands, and what it needs of the steps before it. */
 export interface StepPlace {
@@ -29,7 +30,7 @@ export interface StepPlace {
 /** What a process reports of its half of a step, for the others. JSON. */
 export interface StepReport {
   counts: StepCounts;
-  facts: Omit<RankFacts, "rank">;
+  stats: Omit<RankStats, "rank">;
 }
 
 /** A step whose gradients are computed and not yet applied. */
@@ -57,7 +58,7 @@ export interface StepResult {
   metrics: Record<string, number>;
   /** Set when the model was not changed. */
   skipped?: SkipCause;
-  /** The step's positions in the stream of samples: [first, first + batchSize). */
+  /** The step's positions in the stream of samples: [first, first + globalBatchSize). */
   position: number;
   /** The dataset's samples that this process read. */
   samples: number[];
@@ -66,7 +67,7 @@ export interface StepResult {
   dataSeconds: number;
   communicationSeconds: number;
   /** What each process tells of the step; one entry in a process of its own. */
-  perRank: RankFacts[];
+  perRank: RankStats[];
 }
 
 /** Takes optimiser steps of one stage: batches, forward, backward; then clip and update. */
@@ -104,10 +105,10 @@ export class Trainer {
     const precision = resolvePrecision(planned.stage.precision, model.device);
     this.#autocast = { device: model.device, dtype: "bfloat16", enabled: precision === "bfloat16" };
     const { stage, loader } = planned;
-    const { maskId = model.config.maskTokenId } = (stage.facts ?? {}) as { maskId?: number | null };
+    const { maskId = model.config.maskTokenId } = (stage.fingerprint ?? {}) as { maskId?: number | null };
     this.#tokens = { vocabSize: model.config.vocabSize, maskId: maskId ?? undefined };
-    const parts = ownParts(parallel, stage.batchSize, stage.accumulation);
-    this.#batches = new Prefetcher(loader, { stride: stage.batchSize, parts, workers: dataWorkers });
+    const parts = ownParts(parallel, stage.globalBatchSize, stage.gradientAccumulationSteps);
+    this.#batches = new Prefetcher(loader, { stride: stage.globalBatchSize, parts, workers: dataWorkers });
   }
 
   /** Ends the threads that read ahead. A step after it reads its batches itself. */
@@ -139,9 +140,9 @@ export class Trainer {
     this.#batches.readAhead(); // while the device works
     this.#parallel.finishGradients();
     const seconds = (performance.now() - start) / 1000 - (communication.waitSeconds - waitedBefore);
-    const facts = { seconds, dataSeconds, rss: process.memoryUsage.rss() };
+    const stats = { seconds, dataSeconds, rss: process.memoryUsage.rss() };
     const samples = batches.flatMap((batch) => batch.samples ?? []);
-    return { report: { counts: sums.counts(), facts }, sums, lr, position, samples, start, waitedBefore };
+    return { report: { counts: sums.counts(), stats }, sums, lr, position, samples, start, waitedBefore };
   }
 
   /**
@@ -156,7 +157,7 @@ export class Trainer {
     const { loss, norm, metrics } = await sums.read();
     const skipped = causeToSkip(normalizer, loss, norm);
     if (skipped === undefined) {
-      const { clip: limit } = this.#planned.stage;
+      const { maxGradNorm: limit } = this.#planned.stage;
       const clip = limit === null ? 1 : Math.min(1, limit / (norm + 1e-6));
       torch.scope(() => {
         scaleGradients(this.#parameters, clip / normalizer);
@@ -170,9 +171,9 @@ export class Trainer {
     return {
       ...{ loss, gradNorm: norm, lr, metrics, skipped, position, samples },
       seconds: (performance.now() - start) / 1000,
-      dataSeconds: report.facts.dataSeconds,
+      dataSeconds: report.stats.dataSeconds,
       communicationSeconds: communication.waitSeconds - waitedBefore,
-      perRank: reports.map(({ facts }, rank) => ({ rank, ...facts })),
+      perRank: reports.map(({ stats }, rank) => ({ rank, ...stats })),
     };
   }
 
@@ -216,10 +217,10 @@ export class Trainer {
 }
 
 /** This process's share of a step's sequences, cut into micro-batches. */
-function ownParts({ data }: ParallelModel, batchSize: number, accumulation: number): { from: number; to: number }[] {
+function ownParts({ data }: ParallelModel, batchSize: number, numParts: number): { from: number; to: number }[] {
   const own = shareOf(batchSize, data.rank, data.size);
-  return Array.from({ length: accumulation }, (_, i) => {
-    const { from, to } = shareOf(own.to - own.from, i, accumulation);
+  return Array.from({ length: numParts }, (_, i) => {
+    const { from, to } = shareOf(own.to - own.from, i, numParts);
     return { from: own.from + from, to: own.from + to };
   });
 }
@@ -229,4 +230,33 @@ const STREAM_STEP = 0x73746570; // "step"
 function causeToSkip(normalizer: number, loss: number, norm: number): SkipCause | undefined {
   if (normalizer === 0) return "no targets";
   return Number.isFinite(loss) && Number.isFinite(norm) ? undefined : "not finite";
+}
+
+/** Says which step was skipped and where its data lies. */
+export function skippedMessage(
+  { loss, gradNorm, position }: StepResult,
+  planned: PlannedStage,
+  skippedSoFar: number,
+): string {
+  const where = `positions ${range(position, planned)} of the stream`;
+  return `step skipped: loss ${loss}, gradient norm ${gradNorm} at ${where}; ${skippedSoFar} skipped so far`;
+}
+
+/** The error that ends a run when skipping does not help. */
+export function divergence(
+  { loss, gradNorm, position }: StepResult,
+  planned: PlannedStage,
+  at: Position,
+  inARow: number,
+): TrainError {
+  const { stage, loader } = planned;
+  const samples = Array.from({ length: stage.globalBatchSize }, (_, i) => loader.order.at(position + i).sample);
+  const title = `stage '${at.name}': loss or gradient was not finite in ${inARow} steps in a row, up to step ${at.step}`;
+  const last = `the last one had loss ${loss}, gradient norm ${gradNorm}`;
+  const where = `at positions ${range(position, planned)} of the stream, samples ${samples.join(", ")} of the data`;
+  return new TrainError("TRAIN_NOT_FINITE", `${title}; ${last}, ${where}. The weights are those of the last good step`);
+}
+
+function range(position: number, { stage }: PlannedStage): string {
+  return stage.globalBatchSize === 1 ? String(position) : `${position} to ${position + stage.globalBatchSize - 1}`;
 }

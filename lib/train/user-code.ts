@@ -12,7 +12,7 @@ import { TrainError, type TrainErrorCode } from "./errors.js";
 export function failureOf(code: TrainErrorCode, where: string, thrown: unknown): unknown {
   if (thrown instanceof TrainError || thrown instanceof DistributedError) return thrown;
   if (!(thrown instanceof Error)) {
-    return new TrainError(code, `${where} threw ${inspect(thrown, { depth: 1 })}, which is no Error`, {
+    return new TrainError(code, `${where} threw ${inspect(thrown, { depth: 1 })}, which is not an Error`, {
       cause: thrown,
     });
   }

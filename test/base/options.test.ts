@@ -10,7 +10,7 @@ import {
   staticSchedule,
 } from "../../lib/diffusion/index.js";
 import { EngineError, parseOptions } from "../../lib/engine/errors.js";
-import { engineOptionsSchema, generateOptionsSchema } from "../../lib/engine/options.js";
+import { engineOptionsSchema, generateOptionsSchema, scoreOptionsSchema } from "../../lib/engine/options.js";
 
 class LayerError extends CodedError<"LAYER_OPTIONS" | "LAYER_FILE"> {}
 const parse = optionsParser(LayerError, "LAYER_OPTIONS");
@@ -60,6 +60,7 @@ describe("options of every layer", () => {
     [engineOptionsSchema, "thread", "worker"],
     [engineOptionsSchema, "weights", "quantization"],
     [generateOptionsSchema, "stopIds", "stopTokenIds"],
+    [scoreOptionsSchema, "passes", "mcSamples"],
   ])("had other names in 0.1.0, which are refused with those of today: %#", (options, before, today) => {
     expect(() => parseOptions("engine", options, { [before]: 1 })).toThrow(
       new EngineError("ENGINE_OPTIONS", `engine:\n  ${before}: it is called ${today} now`),

@@ -150,8 +150,8 @@ export function contentsOf(whole: Trained, size: number, cut: Cut = byRows(size)
 }
 
 /** One store for each of several ranks. */
-export function storesOf(run: string, size: number, keepLast = 2): CheckpointStore[] {
-  return Array.from({ length: size }, (_, rank) => new CheckpointStore(run, keepLast, { rank, size }));
+export function storesOf(run: string, size: number, keepLatest = 2): CheckpointStore[] {
+  return Array.from({ length: size }, (_, rank) => new CheckpointStore(run, keepLatest, { rank, size }));
 }
 
 /** Saves as several ranks do. */

@@ -10,10 +10,10 @@ beforeAll(async () => {
   const code = someCode(folder.path);
   const model = await smallCheckpoint(join(folder.path, "model"));
   recipe = join(folder.path, "recipe.yaml");
-  const data = `{ paths: [${code}], length: 64, cache: ${join(folder.path, "cache")} }`;
+  const data = `{ paths: [${code}], seqLen: 64, cache: ${join(folder.path, "cache")} }`;
   const stages = [
-    "  - { type: autoregressive, name: compress, steps: 4, batchSize: 4, lr: 1e-3 }",
-    "  - { type: block-diffusion, name: cpt, steps: 400, batchSize: 4, warmup: { steps: 3 } }",
+    "  - { type: autoregressive, name: compress, steps: 4, globalBatchSize: 4, lr: 1e-3 }",
+    "  - { type: block-diffusion, name: cpt, steps: 400, globalBatchSize: 4, warmup: { steps: 3 } }",
   ];
   writeFileSync(recipe, `model: ${model}\ndata: ${data}\nparallel: { shard: 2 }\nstages:\n${stages.join("\n")}\n`);
 });
@@ -23,7 +23,7 @@ const stepsOf = (out: string) => eventsOf(out).filter(({ type }) => type === "st
 describe("a recipe on several processes", () => {
   it("stops on SIGTERM with 0, goes on with another mesh, and leaves a model for everything else", async () => {
     const out = join(folder.path, "run");
-    const train = ["launch", "--nproc", "2", recipe, "--out", out];
+    const train = ["launch", "--nproc", "2", recipe, "--output-dir", out];
     const interrupt = { signal: "SIGTERM" as const, after: /cpt {2}step/ };
     const stopped = await diffcoder(train, { interrupt });
     expect(stopped.code, stopped.stderr).toBe(0);
@@ -59,7 +59,7 @@ describe("a recipe on several processes", () => {
       "--nproc",
       "2",
       recipe,
-      "--out",
+      "--output-dir",
       join(folder.path, "wrong"),
       "--parallel",
       "shard=3",

@@ -158,8 +158,8 @@ describe("the published package", () => {
     const curriculum = `
 import { autoregressive, Curriculum, StableDiffCoder, Tokenizer, prepareData } from "stable-diffcoder";
 const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k");
-const data = await prepareData({ paths: ["node_modules/stable-diffcoder/dist/nn"], length: 32 }, tokenizer);
-export const curriculum = new Curriculum([autoregressive({ name: "only", data, steps: 1, batchSize: 1, lr: 1e-3 })]);
+const data = await prepareData({ paths: ["node_modules/stable-diffcoder/dist/nn"], seqLen: 32 }, tokenizer);
+export const curriculum = new Curriculum([autoregressive({ name: "only", data, steps: 1, globalBatchSize: 1, lr: 1e-3 })]);
 export const model = StableDiffCoder.fromConfig("tiny", { tokenizer });
 `;
     writeFileSync(join(project, "curriculum.ts"), curriculum);

@@ -16,7 +16,7 @@ let first: Ended;
 beforeAll(async () => {
   code = someCode(folder.path);
   out = join(folder.path, "run");
-  first = await diffcoder(["quickstart", "--steps", "4,3,2", "--data", code, "--out", out]);
+  first = await diffcoder(["quickstart", "--steps", "4,3,2", "--data", code, "--output-dir", out]);
 });
 
 describe("quickstart", () => {
@@ -87,7 +87,7 @@ describe("quickstart", () => {
 
   it("moves the earlier run aside, and on Ctrl-C saves and ends with 130", async () => {
     const before = eventsOf(out);
-    const args = ["quickstart", "--steps", "5000,1,1", "--data", code, "--out", out];
+    const args = ["quickstart", "--steps", "5000,1,1", "--data", code, "--output-dir", out];
     const interrupt = { signal: "SIGINT" as const, after: /step \d+\/5000/ };
     const ended = await diffcoder(args, { interrupt });
     expect(ended.code, ended.stderr).toBe(130);
@@ -108,7 +108,7 @@ describe("quickstart", () => {
 
   it("ends at once, having saved nothing, when it is stopped while it reads", async () => {
     const elsewhere = join(folder.path, "unread");
-    const args = ["quickstart", "--steps", "1,1,1", "--data", code, "--out", elsewhere, "--seed", "9"];
+    const args = ["quickstart", "--steps", "1,1,1", "--data", code, "--output-dir", elsewhere, "--seed", "9"];
     const ended = await diffcoder(args, { interrupt: { signal: "SIGTERM", after: /^Data$/m } });
     expect(ended.code).toBe(130);
     expect(ended.stderr).not.toMatch(/error|\n {4}at /);
@@ -116,21 +116,22 @@ describe("quickstart", () => {
   });
 
   it("leaves a folder alone that holds no run", async () => {
-    const ended = await diffcoder(["quickstart", "--steps", "1,1,1", "--data", code, "--out", code]);
-    expectExplained(ended, /holds no earlier run and is left alone: choose another folder with --out/);
+    const ended = await diffcoder(["quickstart", "--steps", "1,1,1", "--data", code, "--output-dir", code]);
+    expectExplained(ended, /holds no earlier run and is left alone: choose another folder with --output-dir/);
     expect(existsSync(code)).toBe(true);
     const other = join(folder.path, "other");
     mkdirSync(`${other}.previous`);
     writeFileSync(join(`${other}.previous`, "precious"), "");
     expectExplained(
-      await diffcoder(["quickstart", "--data", code, "--out", other]),
+      await diffcoder(["quickstart", "--data", code, "--output-dir", other]),
       /other\.previous holds no earlier run/,
     );
     expect(existsSync(join(`${other}.previous`, "precious"))).toBe(true);
   });
 
   it("says what is wrong with the data", async () => {
-    const quickstart = (data: string) => diffcoder(["quickstart", "--data", data, "--out", join(folder.path, "x")]);
+    const quickstart = (data: string) =>
+      diffcoder(["quickstart", "--data", data, "--output-dir", join(folder.path, "x")]);
     const empty = join(folder.path, "empty");
     mkdirSync(empty);
     expectExplained(await quickstart(empty), /no text in .*empty: no file ends in \.py/);
@@ -160,7 +161,7 @@ describe("the time that is left for training", () => {
   it("is measured on a model of its own", async () => {
     const tokenizer = Tokenizer.fromPretrained(TOKENIZER);
     const cache = join(folder.path, "cache");
-    const data = await prepareData({ paths: [code], length: 64, cache }, tokenizer);
+    const data = await prepareData({ paths: [code], seqLen: 64, cache }, tokenizer);
     const { signal } = new AbortController();
     const { ar, diffusion } = await calibrate(data, tokenizer, { device: "cpu", signal });
     expect(ar).toBeGreaterThan(0);

@@ -81,7 +81,7 @@ describe.skipIf(!hasPty)("on a terminal", () => {
 
   it("shows progress as a bar, and on Ctrl-C gives the screen back", async () => {
     const code = someCode(folder.path);
-    const args = ["quickstart", "--steps", "5000,1,1", "--data", code, "--out", join(folder.path, "run")];
+    const args = ["quickstart", "--steps", "5000,1,1", "--data", code, "--output-dir", join(folder.path, "run")];
     const { code: exit, output, screen } = await onTerminal(args, { keys: "\x03", after: /\d+\/5000/ });
     expect(exit, output).toBe(130);
     expect(output).toMatch(/compress.*━*─+.*\d+%.*\d+\/5000.*loss \d/);

@@ -10,7 +10,7 @@ let recipe: string;
 /** A curriculum in YAML over the small checkpoint. */
 function write(name: string, stages: string, rest = ""): string {
   const file = join(folder.path, name);
-  const data = `data: { paths: [${join(folder.path, "code")}], length: 64, cache: ${join(folder.path, "cache")} }`;
+  const data = `data: { paths: [${join(folder.path, "code")}], seqLen: 64, cache: ${join(folder.path, "cache")} }`;
   writeFileSync(file, `model: ${model}\n${data}\n${rest}\nstages:\n${stages}`);
   return file;
 }
@@ -20,8 +20,8 @@ beforeAll(async () => {
   model = await smallCheckpoint(join(folder.path, "model"));
   recipe = write(
     "recipe.yaml",
-    "  - { type: autoregressive, name: compress, steps: 3, batchSize: 2, lr: 1e-3 }\n" +
-      "  - { type: block-diffusion, name: cpt, steps: 4000, batchSize: 2, warmup: { steps: 100 } }\n",
+    "  - { type: autoregressive, name: compress, steps: 3, globalBatchSize: 2, lr: 1e-3 }\n" +
+      "  - { type: block-diffusion, name: cpt, steps: 4000, globalBatchSize: 2, warmup: { steps: 100 } }\n",
   );
 });
 
@@ -30,16 +30,16 @@ const stepsOf = (out: string) => eventsOf(out).filter(({ type }) => type === "st
 describe("train", () => {
   it("saves on Ctrl-C, says how to go on, and goes on from there", async () => {
     const out = join(folder.path, "run");
-    const args = ["train", recipe, "--out", out, "--seed", "5"];
+    const args = ["train", recipe, "--output-dir", out, "--seed", "5"];
     const interrupt = { signal: "SIGINT" as const, after: /cpt {2}step/ };
     const stopped = await diffcoder(args, { interrupt });
     expect(stopped.code, stopped.stderr).toBe(130);
     expect(stopped.stderr).toContain("Stopping after this step and saving. Press Ctrl-C again to exit immediately.");
     const again = stopped.stdout.match(/^To resume: +npx diffcoder (train .* --resume)$/m)?.[1];
-    expect(again).toBe(`train ${recipe} --out ${out} --seed 5 --resume`);
+    expect(again).toBe(`train ${recipe} --output-dir ${out} --seed 5 --resume`);
 
     const existing = await diffcoder(args);
-    expectExplained(existing, /run already holds a run: --resume continues .* --overwrite .* --out FOLDER/);
+    expectExplained(existing, /run already holds a run: --resume continues .* --overwrite .* --output-dir FOLDER/);
     expect(existing.stderr).not.toMatch(/^data/m); // before any data is read
     const last = stepsOf(out).at(-1)?.globalStep as number;
 
@@ -50,15 +50,18 @@ describe("train", () => {
     expect(steps).toEqual(Array.from({ length: steps.length }, (_, i) => i + 1)); // none twice, none left out
     expect(steps.length).toBeGreaterThan(last);
 
-    const other = await diffcoder(["train", recipe, "--out", out, "--seed", "6", "--resume"]);
+    const other = await diffcoder(["train", recipe, "--output-dir", out, "--seed", "6", "--resume"]);
     expectExplained(other, /is of another run[\s\S]*seed: 5, 6/);
   });
 
   it("begins anew with --overwrite, takes another model, and keeps quiet", async () => {
-    const file = write("short.yaml", "  - { type: autoregressive, name: only, steps: 2, batchSize: 2, lr: 1e-3 }\n");
+    const file = write(
+      "short.yaml",
+      "  - { type: autoregressive, name: only, steps: 2, globalBatchSize: 2, lr: 1e-3 }\n",
+    );
     const out = join(folder.path, "short");
     for (const flags of [[], ["--overwrite", "--model", await smallCheckpoint(join(folder.path, "other model"))]]) {
-      const ended = await diffcoder(["train", file, "--out", out, "--quiet", ...flags]);
+      const ended = await diffcoder(["train", file, "--output-dir", out, "--quiet", ...flags]);
       expect(ended.code, ended.stderr).toBe(0);
       expect(ended.stderr).toBe("");
       expect(ended.stdout).toMatch(/^The report: .*report\.html\nThe model: .*final\nTry it: +npx diffcoder generate /);
@@ -68,8 +71,8 @@ describe("train", () => {
   });
 
   it("says how the data was read, and how training goes", async () => {
-    const stage = "  - { type: autoregressive, name: only, steps: 1, batchSize: 2, lr: 1e-3 }\n";
-    const ended = await diffcoder(["train", write("said.yaml", stage), "--out", join(folder.path, "said")]);
+    const stage = "  - { type: autoregressive, name: only, steps: 1, globalBatchSize: 2, lr: 1e-3 }\n";
+    const ended = await diffcoder(["train", write("said.yaml", stage), "--output-dir", join(folder.path, "said")]);
     expect(ended.code, ended.stderr).toBe(0);
     for (const line of [
       /^reading .*said\.yaml$/m,
@@ -83,7 +86,7 @@ describe("train", () => {
   });
 
   it("goes into runs/NAME of the working directory by itself", async () => {
-    const stage = "  - { type: autoregressive, name: only, steps: 1, batchSize: 1, lr: 1e-3 }\n";
+    const stage = "  - { type: autoregressive, name: only, steps: 1, globalBatchSize: 1, lr: 1e-3 }\n";
     const cwd = join(folder.path, "elsewhere");
     mkdirSync(cwd);
     const ended = await diffcoder(["train", write("named.yaml", stage)], { cwd });
@@ -105,7 +108,7 @@ describe("train", () => {
 
   it.each([
     [["nowhere.ts"], /nowhere\.ts does not exist/],
-    [["package.json"], /package\.json is no curriculum file: expected one that ends in \.ts/],
+    [["package.json"], /package\.json is not a curriculum file: expected one that ends in \.ts/],
     [["lib/index.ts"], /lib\/index\.ts exports no curriculum/],
     [["RECIPE", "--resume", "--overwrite"], /give --resume or --overwrite, not both/],
     [["RECIPE", "--model", "nowhere"], /nowhere/],
@@ -113,7 +116,7 @@ describe("train", () => {
     [["RECIPE", "--seed", "x"], /expected an integer from 0/],
   ])("explains %j", async (args, message) => {
     const words = args.map((word) => (word === "RECIPE" ? recipe : word));
-    expectExplained(await diffcoder(["train", ...words, "--out", join(folder.path, "none")]), message);
+    expectExplained(await diffcoder(["train", ...words, "--output-dir", join(folder.path, "none")]), message);
     expect(existsSync(join(folder.path, "none"))).toBe(false);
   });
 
@@ -126,6 +129,6 @@ describe("train", () => {
       /stages\[0\]\.blocksize: unknown key \(did you mean blockSize\?\)/,
     );
     writeFileSync(wrong, "stages: [\n");
-    expectExplained(await diffcoder(["train", wrong]), /wrong\.yaml is no YAML: .*line/);
+    expectExplained(await diffcoder(["train", wrong]), /wrong\.yaml is not valid YAML: .*line/);
   });
 });

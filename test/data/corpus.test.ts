@@ -187,7 +187,7 @@ describe("the held-out split", () => {
     (await read({ sources, ...options })).documents.filter((one) => one.split === "heldOut");
 
   it("holds out whole packages, near the share asked for", async () => {
-    const { corpus, documents } = await read({ sources, heldOut: 0.1 });
+    const { corpus, documents } = await read({ sources, validationSplit: 0.1 });
     const share = corpus.summary.heldOutBytes / corpus.summary.bytes;
     expect(share).toBeGreaterThan(0.05);
     expect(share).toBeLessThan(0.13);
@@ -202,12 +202,12 @@ describe("the held-out split", () => {
 
   it("depends on the seed and on nothing else", async () => {
     const names = async (options: Partial<CorpusOptions>) => (await heldOutOf(options)).map((one) => one.name);
-    expect(await names({ heldOut: 0.1, seed: 1 })).toEqual(await names({ heldOut: 0.1, seed: 1 }));
-    expect(await names({ heldOut: 0.1, seed: 1 })).not.toEqual(await names({ heldOut: 0.1, seed: 2 }));
-    expect(await names({ heldOut: 0 })).toEqual([]);
+    expect(await names({ validationSplit: 0.1, seed: 1 })).toEqual(await names({ validationSplit: 0.1, seed: 1 }));
+    expect(await names({ validationSplit: 0.1, seed: 1 })).not.toEqual(await names({ validationSplit: 0.1, seed: 2 }));
+    expect(await names({ validationSplit: 0 })).toEqual([]);
     // Other files beside them do not move a package: the tree is the same on every machine.
-    const alone = await names({ heldOut: 0.1, seed: 1 });
-    const both = await read({ sources: [...sources, { path: join(root, "taken") }], heldOut: 0.1, seed: 1 });
+    const alone = await names({ validationSplit: 0.1, seed: 1 });
+    const both = await read({ sources: [...sources, { path: join(root, "taken") }], validationSplit: 0.1, seed: 1 });
     const inTree = both.documents.filter((one) => one.split === "heldOut" && one.name.startsWith("package"));
     expect(inTree.map((one) => one.name)).toEqual(alone);
   });
@@ -217,7 +217,7 @@ describe("the held-out split", () => {
     for (let i = 0; i < 60; i++) writeTree(mixed, { [`small${i}/code.py`]: code(`s${i}`) });
     for (let i = 0; i < 40; i++) writeTree(mixed, { [`huge/part${i}/code.py`]: code(`h${i}`) });
     for (let seed = 0; seed < 5; seed++) {
-      const { documents } = await read({ sources: [{ path: mixed }], heldOut: 0.1, seed });
+      const { documents } = await read({ sources: [{ path: mixed }], validationSplit: 0.1, seed });
       const held = documents.filter((one) => one.split === "heldOut").map((one) => one.name);
       expect(held.length).toBeGreaterThan(5);
       expect(held.filter((name) => name.startsWith("huge"))).toEqual([]);
@@ -227,16 +227,16 @@ describe("the held-out split", () => {
   it("takes big groups apart when there is nothing smaller, and always leaves something on both sides", async () => {
     const flat = writeTree(join(root, "flat"), {});
     for (let i = 0; i < 30; i++) writeTree(flat, { [`src/app/module${i}/code.py`]: code(`m${i}`) });
-    const { corpus } = await read({ sources: [{ path: flat }], heldOut: 0.1 });
+    const { corpus } = await read({ sources: [{ path: flat }], validationSplit: 0.1 });
     expect(corpus.summary.heldOutDocuments).toBeGreaterThanOrEqual(1);
     expect(corpus.summary.heldOutDocuments).toBeLessThanOrEqual(4);
     const two = writeTree(join(root, "two"), { "a.py": code("a", 50), "b.py": code("b") });
-    expect((await read({ sources: [{ path: two }], heldOut: 0.02 })).corpus.summary).toMatchObject({
+    expect((await read({ sources: [{ path: two }], validationSplit: 0.02 })).corpus.summary).toMatchObject({
       documents: 2,
       heldOutDocuments: 1,
     });
     const one = writeTree(join(root, "one"), { "a.py": code("a") });
-    expect((await read({ sources: [{ path: one }], heldOut: 0.5 })).corpus.summary.heldOutDocuments).toBe(0);
+    expect((await read({ sources: [{ path: one }], validationSplit: 0.5 })).corpus.summary.heldOutDocuments).toBe(0);
   });
 
   it("splits records one by one, each by its own text", async () => {
@@ -244,7 +244,7 @@ describe("the held-out split", () => {
     const path = join(root, "many.jsonl");
     writeFileSync(path, records.join("\n"));
     const held = async () => {
-      const { documents } = await read({ sources: [{ path }], heldOut: 0.1 });
+      const { documents } = await read({ sources: [{ path }], validationSplit: 0.1 });
       return documents.filter((one) => one.split === "heldOut");
     };
     const before = (await held()).map((one) => one.text);
@@ -273,7 +273,7 @@ describe("defaultCodeRoots", () => {
   it("finds node_modules and Python's library, and a part of both is code", async () => {
     const sources = defaultCodeRoots({ maxBytes: 100_000 });
     expect(sources.map((one) => /node_modules$/.test(one.path))).toEqual([true, false]);
-    const { corpus } = await read({ sources, heldOut: 0.02 });
+    const { corpus } = await read({ sources, validationSplit: 0.02 });
     expect(corpus.summary.byExtension[".py"].bytes).toBeGreaterThan(90_000);
     expect(corpus.summary.bytes).toBeGreaterThan(200_000);
   });

@@ -22,7 +22,7 @@ export function sharedMemory(faults = 1e6): Int32Array {
 
 /** A user's own dataset, in a module that threads can import. */
 export class ModuleDataset implements Dataset {
-  readonly length = 4;
+  readonly seqLen = 4;
   readonly hash = "module";
 
   constructor(

@@ -76,7 +76,7 @@ describe("SampleOrder", () => {
 
 describe("Loader", () => {
   const dataset: Dataset = {
-    length: 4,
+    seqLen: 4,
     numSamples: 37,
     sample: (index) => ({ tokens: Int32Array.of(index, index + 1, index + 2, index + 3) }),
   };

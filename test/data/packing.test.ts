@@ -28,7 +28,7 @@ describe("PackedDataset", () => {
       fc.property(documents, fc.integer({ min: 2, max: 40 }), (given, length) => {
         const all = given.flat();
         if (all.length < length) return;
-        const packed = new PackedDataset(sourceOf(given), { length });
+        const packed = new PackedDataset(sourceOf(given), { seqLen: length });
         const samples = Array.from({ length: packed.numSamples }, (_, i) => packed.sample(i));
         expect(samples.flatMap((one) => [...one.tokens])).toEqual(all.slice(0, packed.numSamples * length));
         expect(all.length - packed.numSamples * length).toBeLessThan(length);
@@ -43,7 +43,12 @@ describe("PackedDataset", () => {
       fc.property(documents, fc.integer({ min: 2, max: 40 }), (given, length) => {
         const all = given.flat();
         const isFirst = given.flatMap((ids) => ids.map((_, i) => i === 0));
-        const packed = new PackedDataset(sourceOf(given), { length, documents: "isolated", tail: "pad", padId: 1 });
+        const packed = new PackedDataset(sourceOf(given), {
+          seqLen: length,
+          keepDocumentBoundaries: true,
+          tail: "pad",
+          padId: 1,
+        });
         expect(packed.numSamples).toBe(Math.ceil(all.length / length));
         for (let i = 0; i < packed.numSamples; i++) {
           const { tokens, starts = [], lossMask } = packed.sample(i);
@@ -66,14 +71,14 @@ describe("PackedDataset", () => {
 
   it("refuses what makes no sample", () => {
     const small = sourceOf([[1, 2, 3]]);
-    expect(thrownBy(() => new PackedDataset(small, { length: 4 }))).toMatch(
+    expect(thrownBy(() => new PackedDataset(small, { seqLen: 4 }))).toMatch(
       /^DATA_TOO_SMALL 3 tokens do not fill .* 4/,
     );
-    expect(new PackedDataset(small, { length: 4, tail: "pad", padId: 0 }).numSamples).toBe(1);
-    expect(thrownBy(() => new PackedDataset(small, { length: 1 }))).toMatch(/^DATA_OPTIONS/);
-    expect(thrownBy(() => new PackedDataset(small, { length: 2, tail: "pad" }))).toMatch(/^DATA_OPTIONS .*padId/);
+    expect(new PackedDataset(small, { seqLen: 4, tail: "pad", padId: 0 }).numSamples).toBe(1);
+    expect(thrownBy(() => new PackedDataset(small, { seqLen: 1 }))).toMatch(/^DATA_OPTIONS/);
+    expect(thrownBy(() => new PackedDataset(small, { seqLen: 2, tail: "pad" }))).toMatch(/^DATA_OPTIONS .*padId/);
     for (const index of [-1, 1, 0.5]) {
-      expect(thrownBy(() => new PackedDataset(small, { length: 3 }).sample(index))).toMatch(/^DATA_RANGE/);
+      expect(thrownBy(() => new PackedDataset(small, { seqLen: 3 }).sample(index))).toMatch(/^DATA_RANGE/);
     }
   });
 });
@@ -81,36 +86,36 @@ describe("PackedDataset", () => {
 describe("collate", () => {
   it("makes batches that objectives accept", () => {
     fc.assert(
-      fc.property(
-        documents,
-        fc.integer({ min: 2, max: 20 }),
-        fc.constantFrom("visible", "isolated"),
-        (given, length, kind) => {
-          const packed = new PackedDataset(sourceOf(given), { length, documents: kind, tail: "pad", padId: 1 });
-          const samples = Array.from({ length: packed.numSamples }, (_, i) => i);
-          const batch = collate(
-            packed,
-            samples,
-            samples.map((index) => index + 100),
-          );
-          checkBatch(batch);
-          expect(batch.indices[0]).toBe(100);
-          expect(batch.samples).toEqual(samples);
-          for (const index of samples) {
-            const { tokens, starts, lossMask } = packed.sample(index);
-            expect([...batch.tokens.subarray(index * length, (index + 1) * length)]).toEqual([...tokens]);
-            expect(documentsOfRow(batch, index)).toEqual([...(starts ?? [0]), length]);
-            const mask = batch.lossMask?.subarray(index * length, (index + 1) * length);
-            if (mask) expect([...mask]).toEqual([...(lossMask ?? new Uint8Array(length).fill(1))]);
-            else expect(lossMask).toBeUndefined();
-          }
-        },
-      ),
+      fc.property(documents, fc.integer({ min: 2, max: 20 }), fc.boolean(), (given, length, keepDocumentBoundaries) => {
+        const packed = new PackedDataset(sourceOf(given), {
+          seqLen: length,
+          keepDocumentBoundaries,
+          tail: "pad",
+          padId: 1,
+        });
+        const samples = Array.from({ length: packed.numSamples }, (_, i) => i);
+        const batch = collate(
+          packed,
+          samples,
+          samples.map((index) => index + 100),
+        );
+        checkBatch(batch);
+        expect(batch.indices[0]).toBe(100);
+        expect(batch.samples).toEqual(samples);
+        for (const index of samples) {
+          const { tokens, starts, lossMask } = packed.sample(index);
+          expect([...batch.tokens.subarray(index * length, (index + 1) * length)]).toEqual([...tokens]);
+          expect(documentsOfRow(batch, index)).toEqual([...(starts ?? [0]), length]);
+          const mask = batch.lossMask?.subarray(index * length, (index + 1) * length);
+          if (mask) expect([...mask]).toEqual([...(lossMask ?? new Uint8Array(length).fill(1))]);
+          else expect(lossMask).toBeUndefined();
+        }
+      }),
     );
   });
 
   it("refuses a user's samples of another length", () => {
-    const broken = { length: 4, numSamples: 1, sample: () => ({ tokens: new Int32Array(3) }) };
+    const broken = { seqLen: 4, numSamples: 1, sample: () => ({ tokens: new Int32Array(3) }) };
     expect(thrownBy(() => collate(broken, [0], [0]))).toMatch(/^DATA_RANGE sample 0 has 3 tokens/);
   });
 });

@@ -8,7 +8,14 @@ import { temporaryFolder, thrownBy, tokenizer, writeTree } from "./helpers.js";
 import { BEATS, ModuleDataset, READ, sharedMemory } from "./module-dataset.js";
 
 const stageOf = (shared: Int32Array, overrides: object = {}): Stage =>
-  autoregressive({ name: "one", data: new ModuleDataset(shared), steps: 40, batchSize: 5, lr: 1e-2, ...overrides });
+  autoregressive({
+    name: "one",
+    data: new ModuleDataset(shared),
+    steps: 40,
+    globalBatchSize: 5,
+    lr: 1e-2,
+    ...overrides,
+  });
 
 /** What a run leaves, but for its clock, and how many samples threads read. */
 async function outcome(dataWorkers: DataWorkers) {
@@ -21,7 +28,7 @@ async function outcome(dataWorkers: DataWorkers) {
   };
   const stages = [
     stageOf(shared, { evaluate: { every: 1, run } }),
-    stageOf(shared, { name: "two", steps: 10, accumulation: 5 }),
+    stageOf(shared, { name: "two", steps: 10, gradientAccumulationSteps: 5 }),
   ];
   const events = await collect(stages, { model, dataWorkers, seed: 4 });
   return { weights: bytesOf(model), steps: stepsOf(events).map(repeatable), read: shared[READ] };
@@ -43,13 +50,17 @@ describe("dataWorkers", () => {
 
   it("goes on from a checkpoint exactly, with another number of threads", async () => {
     const out = temporaryFolder();
-    const stages = () => [stageOf(sharedMemory(), { batchSize: 6, steps: 24 })];
+    const stages = () => [stageOf(sharedMemory(), { globalBatchSize: 6, steps: 24 })];
     const whole = tinyModel();
     await collect(stages(), { model: whole, dataWorkers: 0 });
     const first = tinyModel();
-    await collect(stages(), { model: first, out, dataWorkers: 1, sinks: [] }, (e) => e.type === "step" && e.step === 9);
+    await collect(
+      stages(),
+      { model: first, outputDir: out, dataWorkers: 1, sinks: [] },
+      (e) => e.type === "step" && e.step === 9,
+    );
     const second = tinyModel({ seed: 2 });
-    const events = await collect(stages(), { model: second, out, resume: true, dataWorkers: 0, sinks: [] });
+    const events = await collect(stages(), { model: second, outputDir: out, resume: true, dataWorkers: 0, sinks: [] });
     expect(stepsOf(events)).toHaveLength(15);
     expect(bytesOf(second)).toBe(bytesOf(whole));
   });
@@ -95,7 +106,7 @@ describe("dataWorkers", () => {
     await expect(run(-1)).rejects.toThrow(/dataWorkers/);
     await expect(run("many")).rejects.toThrow(/dataWorkers/);
     const recipe = (value: string) =>
-      `model: tiny\ndata: { paths: [.], length: 8 }\ndataWorkers: ${value}\n` +
+      `model: tiny\ndata: { paths: [.], seqLen: 8 }\ndataWorkers: ${value}\n` +
       "stages: [{ type: autoregressive, name: a, steps: 1, lr: 1e-3 }]";
     expect(parseRecipe(recipe("2"), "a.yaml").dataWorkers).toBe(2);
     expect(thrownBy(() => parseRecipe(recipe("0.5"), "a.yaml"))).toMatch(/dataWorkers/);
@@ -104,7 +115,7 @@ describe("dataWorkers", () => {
   it("serves prepared fine-tuning data, too", async () => {
     const chat = JSON.stringify({ prompt: "a", answer: "b" });
     const folder = writeTree(temporaryFolder(), { "a.jsonl": `${chat}\n${chat}\n` });
-    const { loader } = await prepareSftData({ paths: [folder], length: 16 }, tokenizer);
+    const { loader } = await prepareSftData({ paths: [folder], seqLen: 16 }, tokenizer);
     expect(loader).toBeInstanceOf(Loader);
     expect(loader.describe()?.dataset.kind).toBe("sft");
   });

@@ -45,7 +45,7 @@ function tokenFile(memoryBytes?: number): { file: TokenFile; path: string } {
   return { file: new TokenFile(folder, "train", writer.finish(), memoryBytes), path: join(folder, "train.tokens") };
 }
 
-const packing = { length: 16, documents: "isolated", tail: "pad", padId: 3 } as const;
+const packing = { seqLen: 16, keepDocumentBoundaries: true, tail: "pad", padId: 3 } as const;
 const records = Array.from({ length: 30 }, (_, i) => ({
   name: `${i}`,
   value: { prompt: `number ${i} is `, answer: "odd ".repeat(1 + (i % 5)) },
@@ -53,8 +53,8 @@ const records = Array.from({ length: 30 }, (_, i) => ({
 
 const datasets: Record<string, () => Dataset> = {
   "tokens in memory": () => new PackedDataset(tokenFile().file, packing),
-  "tokens on disk": () => new PackedDataset(tokenFile(0).file, { length: 8 }),
-  "fine-tuning": () => new SftDataset(records, { tokenizer, length: 64 }),
+  "tokens on disk": () => new PackedDataset(tokenFile(0).file, { seqLen: 8 }),
+  "fine-tuning": () => new SftDataset(records, { tokenizer, seqLen: 64 }),
   "a module's": () => new ModuleDataset(sharedMemory()),
 };
 
@@ -125,9 +125,9 @@ describe("threads that read data", () => {
         return { from: own.from + from, to: own.from + to };
       });
     };
-    const rowsOf = ({ indices, tokens, length, lossMask, samples }: Batch) =>
+    const rowsOf = ({ indices, tokens, seqLen, lossMask, samples }: Batch) =>
       indices.map((index, row) => {
-        const [from, to] = [row * length, (row + 1) * length];
+        const [from, to] = [row * seqLen, (row + 1) * seqLen];
         return [index, samples?.[row], tokens.slice(from, to).join(), lossMask?.slice(from, to).join()].join(" ");
       });
     const stream = rowsOf(loader.batchAt(start, steps * stride)).map((row) => row.replace(/1(,1)*$/, ""));
@@ -186,7 +186,9 @@ describe("threads that read data", () => {
     const names = [...met].map((path) => path.replace(/.*\/lib\//, ""));
     expect(names).toContain("data/packing.ts");
     expect(names).toContain("torch/philox.ts");
-    expect(names.filter((name) => !/^data\/|^torch\/philox.ts$|^base\/coded-error.ts$/.test(name))).toEqual([]);
+    expect(
+      names.filter((name) => !/^data\/|^torch\/philox.ts$|^base\/(coded-error|renamed-options).ts$/.test(name)),
+    ).toEqual([]);
   });
 });
 
@@ -243,7 +245,7 @@ describe("errors of threads that read data", () => {
 
   it("come of a token file that was cut off", async () => {
     const { file, path } = tokenFile(0);
-    const prefetcher = prefetcherOf(new Loader(new PackedDataset(file, { length: 8 }), { shuffle: false }));
+    const prefetcher = prefetcherOf(new Loader(new PackedDataset(file, { seqLen: 8 }), { shuffle: false }));
     const position = await warm(prefetcher);
     truncateSync(path, 100);
     const here = vi.spyOn(Loader.prototype, "batchAt");
@@ -285,12 +287,12 @@ describe("Prefetcher", () => {
       }
     }
     const source = { ...tokenFile().file, read: () => new Int32Array(8), documentAt: () => 0 };
-    const packed = new PackedDataset(tokenFile().file, { length: 8 });
+    const packed = new PackedDataset(tokenFile().file, { seqLen: 8 });
     for (const loader of [
-      new Loader({ length: 2, numSamples: 5, sample }),
-      new Loader(new Reversed(tokenFile().file, { length: 8 })),
+      new Loader({ seqLen: 2, numSamples: 5, sample }),
+      new Loader(new Reversed(tokenFile().file, { seqLen: 8 })),
       new Constant(packed),
-      new Loader(new PackedDataset(source, { length: 8 })),
+      new Loader(new PackedDataset(source, { seqLen: 8 })),
     ]) {
       expect(loader.describe()).toBeUndefined();
       const prefetcher = prefetcherOf(loader);
@@ -311,7 +313,7 @@ describe("Prefetcher", () => {
       read.push(index);
       return { tokens: Int32Array.of(index, 1) };
     };
-    const loader = new Loader({ length: 2, numSamples: 99, sample }, { shuffle: false });
+    const loader = new Loader({ seqLen: 2, numSamples: 99, sample }, { shuffle: false });
     const prefetcher = prefetcherOf(loader, { stride: 2, parts: [{ from: 1, to: 2 }] });
     await prefetcher.take(10);
     prefetcher.readAhead();

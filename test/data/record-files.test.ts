@@ -44,7 +44,7 @@ describe("files of records", () => {
     expect(records).toHaveLength(expected.length * (names.length + 1));
     expect(records).toContain("lines.jsonl.zst#40");
     expect(records).toContain("snappy.parquet#17");
-    const dataset = await SftDataset.load([containers], { tokenizer, length: 64 });
+    const dataset = await SftDataset.load([containers], { tokenizer, seqLen: 64 });
     expect(dataset.summary).toMatchObject({ skipped: {}, unread: { id: dataset.summary.records } });
   });
 
@@ -56,7 +56,7 @@ describe("files of records", () => {
       "c.py": "x = 1\n",
     });
     const cache = temporaryFolder();
-    const { summary } = await prepareData({ paths: [folder], textFields: ["body"], length: 8, cache }, tokenizer);
+    const { summary } = await prepareData({ paths: [folder], textFields: ["body"], seqLen: 8, cache }, tokenizer);
     expect(summary).toMatchObject({ documents: 31, otherFiles: 1 });
     const named = new Corpus({ sources: [{ path: join(folder, "b.json") }], textFields: ["body"] });
     const texts: string[] = [];
@@ -134,7 +134,7 @@ describe("other formats are named", () => {
     expect(await rejectionOf(readSftRecords([folder]).next())).toMatch(
       /^DATA_EMPTY no file of records in .* \(its files end in \.csv \.arrow\)/,
     );
-    expect(await rejectionOf(prepareData({ paths: [folder], length: 8 }, tokenizer))).toMatch(
+    expect(await rejectionOf(prepareData({ paths: [folder], seqLen: 8 }, tokenizer))).toMatch(
       /^DATA_EMPTY no text in .*others are there: 1 \.csv, 1 \.arrow/,
     );
   });
@@ -146,7 +146,7 @@ describe("hostile files", () => {
     symlinkSync(join(root, "loop.jsonl"), join(root, "loop.jsonl"));
     for (const path of [join(root, "pipe.jsonl"), "/dev/zero"]) {
       expect(await rejectionOf(readSftRecords([path]).next())).toMatch(/^DATA_FILE .*expected a regular file/);
-      expect(await rejectionOf(prepareData({ paths: [path], length: 8 }, tokenizer))).toMatch(/^DATA_FILE /);
+      expect(await rejectionOf(prepareData({ paths: [path], seqLen: 8 }, tokenizer))).toMatch(/^DATA_FILE /);
       expect(await rejectionOf(valuesOf(path))).toMatch(/^DATA_FILE .*expected a regular file/);
     }
     expect(await rejectionOf(readSftRecords([join(root, "loop.jsonl")]).next())).toMatch(/^DATA_NOT_FOUND .*ELOOP/);
@@ -170,7 +170,7 @@ describe("hostile files", () => {
       await rejectionOf(
         SftDataset.load(
           [writeTree(root, { "e/empty.jsonl": "" })].map((r) => join(r, "e")),
-          { tokenizer, length: 8 },
+          { tokenizer, seqLen: 8 },
         ),
       ),
     ).toMatch(/^DATA_EMPTY no sample to learn from in 0 records/);

@@ -26,7 +26,7 @@ const CHATML =
 const chatml = withTemplate(CHATML);
 
 const make = (value: unknown, options: Partial<SftOptions> = {}) =>
-  new SftDataset([{ name: "test#1", value }], { tokenizer: chatml, length: 512, eos: [1, 1], ...options });
+  new SftDataset([{ name: "test#1", value }], { tokenizer: chatml, seqLen: 512, eos: [1, 1], ...options });
 
 /** A record's text with its answers in brackets, padding left out. */
 function shown(dataset: SftDataset, tokenizer: Tokenizer = chatml): string[] {
@@ -227,7 +227,7 @@ describe("forms of records", () => {
     const call = `"{\\"name\\": \\"f\\", \\"arguments\\": {\\"x\\": 2.0}}"`;
     const turns = `[{"from": "human", "value": "q"}, {"from": "function_call", "value": ${call}, "weight": 1.0}]`;
     writeFileSync(file, `{"tools": [{"min": 1.0, "n": 1, "s": "3.0"}], "conversations": ${turns}}\n`);
-    const dataset = await SftDataset.load([file], { tokenizer, length: 512, eos: [1, 1], packing: "sequential" });
+    const dataset = await SftDataset.load([file], { tokenizer, seqLen: 512, eos: [1, 1], packing: "sequential" });
     const text = shown(dataset, tokenizer)[0];
     expect(text).toContain('[{"min": 1.0, "n": 1, "s": "3.0"}]userq[];');
     expect(text).toContain('"arguments": {"x": 2.0}');
@@ -294,7 +294,7 @@ describe.skipIf(!existsSync(cases))("the cases that failed before (skipped where
   const load = async (file: string, model: string) => {
     const tokenizer = Tokenizer.fromPretrained(join(cases, "models", model));
     return shown(
-      await SftDataset.load([join(cases, "sft", file)], { tokenizer, length: 512, eos: [1, 1], packing: "sequential" }),
+      await SftDataset.load([join(cases, "sft", file)], { tokenizer, seqLen: 512, eos: [1, 1], packing: "sequential" }),
       tokenizer,
     ).map((text) => text.replaceAll(/[[\]]/g, ""));
   };

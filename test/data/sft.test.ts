@@ -12,7 +12,7 @@ const PAD = 1;
 const make = (values: unknown[], options: Partial<SftOptions> = {}) =>
   new SftDataset(
     values.map((value, i) => ({ name: `test#${i + 1}`, value })),
-    { tokenizer, length: 64, ...options },
+    { tokenizer, seqLen: 64, ...options },
   );
 const pair = (i: number) => ({ prompt: `add ${i} and ${i}\n`, answer: `return ${2 * i}` });
 
@@ -63,7 +63,7 @@ describe("SftDataset", () => {
   it("puts 1 to 4 eos after a sample, each as often, as a function of (seed, index)", () => {
     const values = Array.from({ length: 2000 }, () => pair(1));
     const counts = (options: Partial<SftOptions>) => {
-      const dataset = make(values, { packing: "sequential", length: 16, ...options });
+      const dataset = make(values, { packing: "sequential", seqLen: 16, ...options });
       return Array.from({ length: dataset.numSamples }, (_, i) => {
         const { tokens } = dataset.sample(i);
         return tokens.filter((id) => id === EOS).length;
@@ -86,7 +86,7 @@ describe("SftDataset", () => {
       prompt: `p${i}:`,
       answer: ` ${"x = 1\n".repeat(i % 9)}end`,
     }));
-    const dataset = make(values, { packing, documents: "isolated" });
+    const dataset = make(values, { packing, keepDocumentBoundaries: true });
     const found: string[] = [];
     for (let row = 0; row < dataset.numSamples; row++) {
       const { tokens, starts = [] } = dataset.sample(row);
@@ -102,7 +102,7 @@ describe("SftDataset", () => {
     const batch = collate(dataset, rows, rows);
     checkBatch(batch);
     expect(batch.lossMask?.reduce((sum, flag) => sum + flag, 0)).toBe(dataset.summary.answerTokens);
-    expect(make(values, { packing, documents: "visible" }).sample(0).starts).toBeUndefined();
+    expect(make(values, { packing, keepDocumentBoundaries: false }).sample(0).starts).toBeUndefined();
     expect(make(values, { packing }).hash).toBe(dataset.hash);
     expect(make(values.slice(1), { packing }).hash).not.toBe(dataset.hash);
   });
@@ -149,10 +149,10 @@ describe("SftDataset", () => {
       join(root, "y.jsonl"),
       Buffer.concat([Buffer.from('{"prompt":"'), Buffer.of(0xff), Buffer.from('"}')]),
     );
-    const dataset = await SftDataset.load([root], { tokenizer, length: 32 });
+    const dataset = await SftDataset.load([root], { tokenizer, seqLen: 32 });
     expect(dataset.summary).toMatchObject({ records: 5, samples: 2, skipped: { "bad record": 3 } });
     expect(dataset.summary.examples["bad record"]?.[0]).toMatch(/^x\.jsonl#4/);
-    const options = { tokenizer, length: 32 };
+    const options = { tokenizer, seqLen: 32 };
     expect(await rejectionOf(SftDataset.load([join(root, "none")], options))).toMatch(/^DATA_NOT_FOUND/);
     expect(await rejectionOf(SftDataset.load([temporaryFolder()], options))).toMatch(/^DATA_EMPTY no file of records/);
   });
@@ -162,7 +162,7 @@ describe("SftDataset", () => {
       /^DATA_EMPTY no sample to learn from in 1 records: 1 bad record/,
     );
     expect(thrownBy(() => make([pair(1)], { eos: [3, 2] }))).toMatch(/^DATA_OPTIONS eos/);
-    expect(thrownBy(() => make([pair(1)], { length: 1 }))).toMatch(/^DATA_OPTIONS/);
+    expect(thrownBy(() => make([pair(1)], { seqLen: 1 }))).toMatch(/^DATA_OPTIONS/);
     expect(thrownBy(() => make([pair(1)]).sample(1))).toMatch(/^DATA_RANGE/);
     const gpt2 = Tokenizer.fromPretrained(join(import.meta.dirname, "../fixtures/tokenizer/gpt2"));
     const chat = {

@@ -7,7 +7,7 @@ import { parseRecipe } from "../../lib/train/index.js";
 import { rejectionOf, temporaryFolder, tokenizer, writeTree } from "./helpers.js";
 
 const code = writeTree(temporaryFolder(), { "a.py": "x = 1\n".repeat(40), "b/c.py": "y = 2\n".repeat(40) });
-const options = { paths: [code], length: 8 };
+const options = { paths: [code], seqLen: 8 };
 
 describe("where tokens are kept", () => {
   const before = process.env.DIFFCODER_CACHE;
@@ -47,7 +47,7 @@ describe("where tokens are kept", () => {
 
   it("is a recipe's choice", () => {
     const text =
-      "model: tiny\ndata: { paths: [.], length: 8, cache: x }\nstages: [{ type: autoregressive, name: a, steps: 1, lr: 1e-3 }]";
+      "model: tiny\ndata: { paths: [.], seqLen: 8, cache: x }\nstages: [{ type: autoregressive, name: a, steps: 1, lr: 1e-3 }]";
     expect(parseRecipe(text, "a.yaml").data).toMatchObject({ cache: "x" });
   });
 });

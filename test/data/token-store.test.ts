@@ -63,7 +63,7 @@ describe("TokenStore", () => {
     expect([...again.train.read(0, again.train.numTokens)]).toEqual([...first.train.read(0, first.train.numTokens)]);
     expect(again.train.hash).toBe(first.train.hash);
 
-    const choice = await prepare({ folder, choices: { heldOut: 0.1 } });
+    const choice = await prepare({ folder, choices: { validationSplit: 0.1 } });
     expect(choice).toMatchObject({
       fromCache: false,
       rebuiltBecause: expect.stringMatching(/stale: its options changed/),
@@ -145,7 +145,7 @@ describe("TokenStore", () => {
 
   it("puts held-out documents apart and tells how far it is", async () => {
     const seen: number[] = [];
-    const corpus = new Corpus({ sources: [{ path: source }], heldOut: 0.2 });
+    const corpus = new Corpus({ sources: [{ path: source }], validationSplit: 0.2 });
     const store = await prepare({ corpus, onProgress: ({ documents }) => seen.push(documents) });
     expect(store.heldOut.numDocuments).toBeGreaterThan(0);
     expect(store.train.numDocuments + store.heldOut.numDocuments).toBe(3);

@@ -39,7 +39,7 @@ const config = presetConfig("tiny", {
 
 /** Two documents and a prompt in every row. */
 const data: Dataset = {
-  length: LENGTH,
+  seqLen: LENGTH,
   numSamples: 16,
   sample: (index) => ({
     tokens: Int32Array.from({ length: LENGTH }, (_, i) => 8 + ((index * 5 + i * 3) % 50)),
@@ -76,12 +76,12 @@ async function train(stages: Stage[], options: Partial<RunOptions> = {}): Promis
   return steps;
 }
 
-const common = { data, steps: 3, batchSize: 4, accumulation: 2, lr: 1e-3 };
+const common = { data, steps: 3, globalBatchSize: 4, gradientAccumulationSteps: 2, lr: 1e-3 };
 
 describe("the whole of training on one device", () => {
   const stages: Record<string, () => Stage> = {
     "autoregressive, isolated documents": () => autoregressive({ ...common, name: "a" }),
-    "autoregressive, visible documents": () => autoregressive({ ...common, name: "b", documents: "visible" }),
+    "autoregressive, visible documents": () => autoregressive({ ...common, name: "b", crossDocumentAttention: true }),
     "block diffusion": () => blockDiffusion({ ...common, name: "c", warmup: { steps: 2 } }),
     "block diffusion, shifted": () => blockDiffusion({ ...common, name: "d", shift: true }),
     "block diffusion in float32": () => blockDiffusion({ ...common, name: "e", precision: "float32" }),
@@ -125,7 +125,7 @@ describe("the whole of training on one device", () => {
     const out = join(folder, "run");
     const run = (steps: number) => [blockDiffusion({ ...common, name: "cpt", steps })];
     using moved = new Decoder(config, { generator: new torch.Generator({ seed: 2 }) });
-    await train(run(2), { model: moved, out, device: "cuda" });
+    await train(run(2), { model: moved, outputDir: out, device: "cuda" });
     expect(moved.device).toBe("cuda:0");
     using again = new Decoder(config, { device: "cuda:0", init: false });
     await saveCheckpoint(moved, join(folder, "saved"));
@@ -168,10 +168,10 @@ describe("sampling and measuring on one device", () => {
 
   it("bits per byte, on the model's device unless told otherwise", async () => {
     const tokens = data.sample(0).tokens;
-    const batch = { indices: [0], tokens, batch: 1, length: LENGTH, documents: [0, 7, LENGTH] };
+    const batch = { indices: [0], tokens, batch: 1, seqLen: LENGTH, documents: [0, 7, LENGTH] };
     const byteLength = () => 1;
     const exact = await arBitsPerByte(model, [batch], { byteLength });
-    const bound = await diffusionBound(model, [batch], { byteLength, passes: 2, autocast: "bfloat16" });
+    const bound = await diffusionBound(model, [batch], { byteLength, mcSamples: 2, autocast: "bfloat16" });
     expect(exact.bitsPerByte).toBeGreaterThan(0);
     expect(bound.bitsPerByte).toBeGreaterThan(0);
     expect(cuda.take().waits).toEqual({ read: 3 });

@@ -13,18 +13,18 @@ function makeBatch(indices: number[], length: number, more: Partial<Batch> = {})
   indices.forEach((index, row) => {
     for (let i = 0; i < length; i++) tokens[row * length + i] = 6 + ((index * 31 + i * 7) % 900);
   });
-  return { indices, tokens, batch: indices.length, length, ...more };
+  return { indices, tokens, batch: indices.length, seqLen: length, ...more };
 }
 
 /** Positions, weights and noisy ids of one row, as if it had been alone. */
 function rowOf(batch: Batch, c: Corruption, row: number) {
-  const from = row * batch.length;
-  const inRow = [...c.positions.keys()].filter((k) => c.positions[k] >= from && c.positions[k] < from + batch.length);
+  const from = row * batch.seqLen;
+  const inRow = [...c.positions.keys()].filter((k) => c.positions[k] >= from && c.positions[k] < from + batch.seqLen);
   return {
     positions: inRow.map((k) => c.positions[k] - from),
     weights: inRow.map((k) => c.weights[k]),
     targets: inRow.map((k) => c.targets[k]),
-    noisy: [...c.noisy.subarray(from, from + batch.length)],
+    noisy: [...c.noisy.subarray(from, from + batch.seqLen)],
   };
 }
 
@@ -136,7 +136,7 @@ describe("corruption is a pure function of (seed, stage, sample index)", () => {
     stage: fc.nat(5),
     uMax: fc.constantFrom(1, 0.3),
     granularity: fc.constantFrom("block" as const, "document" as const, "sequence" as const),
-    times: fc.constantFrom("independent" as const, "antithetic" as const, "low-discrepancy" as const),
+    timeSampling: fc.constantFrom("independent" as const, "antithetic" as const, "low-discrepancy" as const),
     keepFirst: fc.boolean(),
     noise: fc.constantFrom(clippedLinear(), linearNoise()),
   });
@@ -264,9 +264,9 @@ describe("noise levels", () => {
   }
 
   it("antithetic levels come in pairs t, 1 - t", () => {
-    const t = levels({ times: "antithetic" });
+    const t = levels({ timeSampling: "antithetic" });
     for (let k = 0; k < t.length; k += 2) expect(t[k] + t[k + 1]).toBeCloseTo(1, 5);
-    const perRow = levels({ times: "antithetic", granularity: "sequence" }, [10, 11, 12, 13], 1);
+    const perRow = levels({ timeSampling: "antithetic", granularity: "sequence" }, [10, 11, 12, 13], 1);
     expect(perRow[0] + perRow[1]).toBeCloseTo(1, 5);
     expect(perRow[2] + perRow[3]).toBeCloseTo(1, 5);
     expect(perRow[0]).not.toBeCloseTo(perRow[2], 5);
@@ -274,9 +274,9 @@ describe("noise levels", () => {
 
   it("low-discrepancy levels leave no gap wider than 2.2 / n, within a row and across rows", () => {
     for (const t of [
-      levels({ times: "low-discrepancy" }),
+      levels({ timeSampling: "low-discrepancy" }),
       levels(
-        { times: "low-discrepancy", granularity: "sequence" },
+        { timeSampling: "low-discrepancy", granularity: "sequence" },
         [...Array(64).keys()].map((i) => i + 1000),
         1,
       ),
@@ -289,7 +289,7 @@ describe("noise levels", () => {
 
   it("each level by itself is uniform (mean and variance within 5 standard errors of 20,000 rows)", () => {
     for (const times of ["independent", "antithetic", "low-discrepancy"] as const) {
-      const first = levels({ times }, [...Array(20_000).keys()], 1);
+      const first = levels({ timeSampling: times }, [...Array(20_000).keys()], 1);
       const mean = first.reduce((a, b) => a + b) / first.length;
       const variance = first.reduce((a, b) => a + (b - 0.5) ** 2, 0) / first.length;
       expect(Math.abs(mean - 0.5)).toBeLessThan(5 * Math.sqrt(1 / 12 / 20_000));
@@ -299,7 +299,7 @@ describe("noise levels", () => {
 
   it("stay under the cap", () => {
     for (const times of ["independent", "antithetic", "low-discrepancy"] as const) {
-      const t = levels({ times, uMax: 0.25 });
+      const t = levels({ timeSampling: times, uMax: 0.25 });
       expect(Math.max(...t)).toBeLessThanOrEqual(0.25);
       expect(Math.min(...t)).toBeGreaterThanOrEqual(0);
     }

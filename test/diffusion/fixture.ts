@@ -33,7 +33,7 @@ export function randomBatch(indices: number[], length: number, more: Partial<Bat
     const random = new torch.Philox(99, index);
     for (let i = 0; i < length; i++) tokens[row * length + i] = 6 + random.below(26);
   });
-  return { indices, tokens, batch: indices.length, length, ...more };
+  return { indices, tokens, batch: indices.length, seqLen: length, ...more };
 }
 
 /** The largest difference, relative to the largest expected value or 1. */

@@ -31,7 +31,7 @@ const golden = readJson<GoldenCase[]>("likelihood");
 const byteLength = (id: number) => (id % 3) + 1;
 
 function batchOf(c: GoldenCase): Batch {
-  return { indices: [0], tokens: Int32Array.from(c.tokens), batch: 1, length: c.tokens.length, documents: c.documents };
+  return { indices: [0], tokens: Int32Array.from(c.tokens), batch: 1, seqLen: c.tokens.length, documents: c.documents };
 }
 
 describe("against transformers, every mask of every block a forward of its own", () => {
@@ -42,19 +42,24 @@ describe("against transformers, every mask of every block a forward of its own",
     it(`${name}: AR likelihood and exact bound to 1e-6`, async () => {
       const ar = await arBitsPerByte(model, [batchOf(c)], options);
       const bound = await diffusionBound(model, [batchOf(c)], { ...options, estimator: "exact" });
-      expect(Math.abs(ar.nats / c.autoregressive - 1)).toBeLessThan(1e-6);
-      expect(Math.abs(bound.nats / c.bound - 1)).toBeLessThan(1e-6);
+      expect(Math.abs(ar.nll / c.autoregressive - 1)).toBeLessThan(1e-6);
+      expect(Math.abs(bound.nll / c.bound - 1)).toBeLessThan(1e-6);
       expect([ar.tokens, bound.tokens]).toEqual([16 - c.documents.length, 16 - c.documents.length]);
       expect(bound.standardError).toBe(0);
       const bytes = c.tokens.filter((_, i) => !c.documents.includes(i)).reduce((sum, id) => sum + byteLength(id), 0);
       expect([ar.bytes, bound.bytes]).toEqual([bytes, bytes]);
-      expect(bound.bitsPerByte).toBeCloseTo(bound.nats / Math.LN2 / bytes, 12);
+      expect(bound.bitsPerByte).toBeCloseTo(bound.nll / Math.LN2 / bytes, 12);
     });
 
     for (const estimator of ["count", "time"] as const) {
       it(`${name}: the ${estimator} estimate is within 5 of its standard errors`, async () => {
         const passes = estimator === "count" ? 100 : 400;
-        const estimate = await diffusionBound(model, [batchOf(c)], { ...options, estimator, passes, seed: 5 });
+        const estimate = await diffusionBound(model, [batchOf(c)], {
+          ...options,
+          estimator,
+          mcSamples: passes,
+          seed: 5,
+        });
         const exact = c.bound / Math.LN2 / estimate.bytes;
         expect(Math.abs(estimate.bitsPerByte - exact)).toBeLessThanOrEqual(5 * estimate.standardError + 1e-6 * exact);
         if (c.blockSize > 1) expect(estimate.standardError).toBeGreaterThan(0);
@@ -84,16 +89,16 @@ describe("at B = 1", () => {
         }
       }),
     );
-    const bound = await diffusionBound(model, [batch], { byteLength, blockSize: 1, passes: 2 });
-    expect(Math.abs(bound.nats / nats - 1)).toBeLessThan(1e-6);
+    const bound = await diffusionBound(model, [batch], { byteLength, blockSize: 1, mcSamples: 2 });
+    expect(Math.abs(bound.nll / nats - 1)).toBeLessThan(1e-6);
     expect(bound.standardError).toBeLessThan(1e-7);
   });
 
   it("with the shift it is the AR likelihood itself", async () => {
     const batch = randomBatch([4, 5], 12, { documents: [0, 7, 12, 24] });
     const ar = await arBitsPerByte(model, [batch], { byteLength });
-    const bound = await diffusionBound(model, [batch], { byteLength, blockSize: 1, shift: true, passes: 2 });
-    expect(Math.abs(bound.nats / ar.nats - 1)).toBeLessThan(1e-6);
+    const bound = await diffusionBound(model, [batch], { byteLength, blockSize: 1, shift: true, mcSamples: 2 });
+    expect(Math.abs(bound.nll / ar.nll - 1)).toBeLessThan(1e-6);
   });
 });
 
@@ -105,13 +110,13 @@ describe("the estimate", () => {
     const together = await run({ seed: 3 });
     const apart = await run({ seed: 3 }, [randomBatch([1], 24), randomBatch([2], 24)]);
     expect(await run({ seed: 3 })).toEqual(together);
-    expect(Math.abs(apart.nats / together.nats - 1)).toBeLessThan(1e-6);
-    expect((await run({ seed: 4 })).nats).not.toBe(together.nats);
+    expect(Math.abs(apart.nll / together.nll - 1)).toBeLessThan(1e-6);
+    expect((await run({ seed: 4 })).nll).not.toBe(together.nll);
   });
 
   it("has a standard error that falls with the passes and honestly covers the truth", async () => {
     const { bitsPerByte: exact } = await run({ estimator: "exact" });
-    const estimates = await Promise.all(Array.from({ length: 40 }, (_, seed) => run({ seed, passes: 6 })));
+    const estimates = await Promise.all(Array.from({ length: 40 }, (_, seed) => run({ seed, mcSamples: 6 })));
     const z = estimates.map((e) => (e.bitsPerByte - exact) / e.standardError);
     // Unbiased: the mean of 40 estimates is within 5 of its own standard errors.
     const pooled = Math.sqrt(estimates.reduce((sum, e) => sum + e.standardError ** 2, 0)) / 40;
@@ -119,12 +124,12 @@ describe("the estimate", () => {
     expect(Math.abs(mean - exact)).toBeLessThan(5 * pooled);
     // Honest: t-distributed with about 10 degrees of freedom, so 8 of 40 beyond 2 would be p < 1e-3.
     expect(z.filter((x) => Math.abs(x) > 2).length).toBeLessThan(9);
-    expect((await run({ passes: 64 })).standardError).toBeLessThan(estimates[0].standardError);
+    expect((await run({ mcSamples: 64 })).standardError).toBeLessThan(estimates[0].standardError);
   });
 
   it("the clipped schedule's forced token is kept out: mass is 1 per token", () => {
     const batch = randomBatch([1, 2, 3], 37, { documents: [0, 10, 37, 74, 111] });
-    const options = { passes: 400, seed: 1 };
+    const options = { mcSamples: 400, seed: 1 };
     for (const [passes, tolerance] of [
       [[...allSubsets(batch, 4, MASK)], 1e-9],
       [[...randomCounts(batch, 4, MASK, options)], 0.05],
@@ -137,7 +142,7 @@ describe("the estimate", () => {
   });
 
   it("refuses what it cannot estimate", async () => {
-    await expect(run({ passes: 1 })).rejects.toThrow(/passes/);
+    await expect(run({ mcSamples: 1 })).rejects.toThrow(/mcSamples/);
     await expect(run({ estimator: "exact", blockSize: 13 })).rejects.toThrow(/2\^13/);
     await expect(run({ signal: AbortSignal.abort(new Error("enough")) })).rejects.toThrow("enough");
   });
@@ -145,7 +150,7 @@ describe("the estimate", () => {
   it("under bfloat16 autocast is close to float32", async () => {
     const exact = await run({ estimator: "exact" });
     const cast = await run({ estimator: "exact", autocast: "bfloat16" });
-    expect(Math.abs(cast.nats / exact.nats - 1)).toBeLessThan(0.05);
+    expect(Math.abs(cast.nll / exact.nll - 1)).toBeLessThan(0.05);
   });
 });
 
@@ -156,8 +161,8 @@ describe("token by token", () => {
       const { blockSize, shift } = c;
       const tokens = Int32Array.from(c.tokens);
       const bounds = await diffusionTokenBounds(model, tokens, { blockSize, shift, maskId: MASK, top: 3 });
-      expect(Math.abs(bounds.nats / c.bound - 1)).toBeLessThan(1e-6);
-      expect(bounds).toMatchObject({ standardError: 0, passes: 2 ** blockSize - 1 });
+      expect(Math.abs(bounds.nll / c.bound - 1)).toBeLessThan(1e-6);
+      expect(bounds).toMatchObject({ standardError: 0, mcSamples: 2 ** blockSize - 1 });
       expect(bounds.logprobs[0]).toBeNull();
       expect(bounds.top?.[0]).toBeNull();
       bounds.logprobs.slice(1).forEach((logprob, i) => {
@@ -200,14 +205,14 @@ describe("token by token", () => {
 
   it("random masks give an estimate, with its standard error, and spans of places the same values", async () => {
     const c = golden.find((each) => each.blockSize === 4 && each.documents.length === 2) as GoldenCase;
-    const options = { blockSize: 4, shift: c.shift, maskId: MASK, passes: 60, seed: 3 };
+    const options = { blockSize: 4, shift: c.shift, maskId: MASK, mcSamples: 60, seed: 3 };
     const bounds = await diffusionTokenBounds(model, Int32Array.from(c.tokens), options);
-    expect(bounds.passes).toBe(60);
+    expect(bounds.mcSamples).toBe(60);
     expect(bounds.standardError).toBeGreaterThan(0);
-    expect(Math.abs(bounds.nats - c.bound)).toBeLessThan(5 * bounds.standardError);
+    expect(Math.abs(bounds.nll - c.bound)).toBeLessThan(5 * bounds.standardError);
     const sum = bounds.logprobs.reduce<number>((total, each) => total + (each ?? 0), 0);
-    expect(sum).toBeCloseTo(-bounds.nats, 9);
-    await expect(diffusionTokenBounds(model, Int32Array.of(1, 2), { ...options, passes: 1 })).rejects.toMatchObject({
+    expect(sum).toBeCloseTo(-bounds.nll, 9);
+    await expect(diffusionTokenBounds(model, Int32Array.of(1, 2), { ...options, mcSamples: 1 })).rejects.toMatchObject({
       code: "DIFFUSION_OPTIONS",
     });
     const signal = AbortSignal.abort(new Error("enough"));

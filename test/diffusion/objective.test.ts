@@ -60,10 +60,10 @@ function evaluate(objective: Objective, batch: Batch, more = {}, of = model) {
 function noisyStates(batch: Batch, noisy: Int32Array, blockSize: number): Float32Array {
   return torch.scope(() =>
     torch.noGrad(() => {
-      const { batch: rows, length, tokens, documents } = batch;
-      const half = (ids: Int32Array) => torch.tensor(ids).to("int64").view([rows, length]);
+      const { batch: rows, seqLen, tokens, documents } = batch;
+      const half = (ids: Int32Array) => torch.tensor(ids).to("int64").view([rows, seqLen]);
       const ids = torch.cat([half(noisy), half(tokens)], 1);
-      const plan = blockDiffusionPlan(length, blockSize, { documents });
+      const plan = blockDiffusionPlan(seqLen, blockSize, { documents });
       return model.forward(ids, plan).toTypedArray() as Float32Array;
     }),
   );
@@ -80,7 +80,7 @@ describe("block-diffusion loss against transformers with a dense mask, float64",
       const tokens = array("tokens") as Int32Array;
       const noisy = array("noisy") as Int32Array;
       const positions = array("positions") as Int32Array;
-      const batch: Batch = { indices: [0], tokens, batch: 1, length: tokens.length, documents };
+      const batch: Batch = { indices: [0], tokens, batch: 1, seqLen: tokens.length, documents };
       torch.scope(() => {
         const ids = torch.tensor(noisyThenClean(batch, noisy)).to("int64");
         const wanted = shift ? shiftedRows(batch, positions, blockSize) : positions;
@@ -106,25 +106,25 @@ describe("block-diffusion loss against transformers with a dense mask, float64",
 
 /** Plain attention under an explicit mask over [x_t ; x_0], to compare with. */
 function densePlan(batch: Batch, blockSize: number, rows: torch.Tensor): AttentionPlan {
-  const { batch: b, length } = batch;
-  const documents = batch.documents ?? Array.from({ length: b + 1 }, (_, row) => row * length);
-  const block = Array.from({ length: b * length }, (_, i) => {
+  const { batch: b, seqLen } = batch;
+  const documents = batch.documents ?? Array.from({ length: b + 1 }, (_, row) => row * seqLen);
+  const block = Array.from({ length: b * seqLen }, (_, i) => {
     const start = documents.filter((at) => at <= i).at(-1) as number;
     return { start, index: Math.floor((i - start) / blockSize) };
   });
   const mask = Array.from({ length: b }, (_, row) =>
-    Array.from({ length: 2 * length }, (_, q) =>
-      Array.from({ length: 2 * length }, (_, k) => {
-        const [mine, other] = [block[row * length + (q % length)], block[row * length + (k % length)]];
+    Array.from({ length: 2 * seqLen }, (_, q) =>
+      Array.from({ length: 2 * seqLen }, (_, k) => {
+        const [mine, other] = [block[row * seqLen + (q % seqLen)], block[row * seqLen + (k % seqLen)]];
         if (mine.start !== other.start) return false;
-        if (k < length) return q < length && mine.index === other.index;
-        return q < length ? other.index < mine.index : other.index <= mine.index;
+        if (k < seqLen) return q < seqLen && mine.index === other.index;
+        return q < seqLen ? other.index < mine.index : other.index <= mine.index;
       }),
     ),
   );
   const visible = torch.tensor(mask).unsqueeze(1);
   return {
-    positions: torch.arange(length, { dtype: "int64" }).repeat([2]),
+    positions: torch.arange(seqLen, { dtype: "int64" }).repeat([2]),
     attend: (_layer, q, k, v) => {
       const [queries, keys, values] = [q, k, v].map((x) => x.transpose(1, 2));
       const options = { enableGqa: true };
@@ -141,7 +141,7 @@ describe("the whole objective against a dense mask, same corruption", () => {
     "isolated documents": [{}, { documents: [0, 7, 15, 21, 32, 42] }],
     "answers only": [{ blockSize: 8 }, { lossMask }],
     "shift, isolated": [{ shift: true, blockSize: 3 }, { documents: [0, 7, 15, 21, 32, 42] }],
-    "unclipped, antithetic": [{ noise: "linear", times: "antithetic", blockSize: 2 }, {}],
+    "unclipped, antithetic": [{ noise: "linear", timeSampling: "antithetic", blockSize: 2 }, {}],
   } satisfies Record<string, [Parameters<typeof blockDiffusionObjective>[0], Partial<Batch>]>;
 
   for (const [name, [options, more]] of Object.entries(cases)) {
@@ -151,7 +151,7 @@ describe("the whole objective against a dense mask, same corruption", () => {
       const actual = evaluate(blockDiffusionObjective(options), batch, {}, mild);
       const noise = "noise" in rest ? linearNoise() : clippedLinear();
       const common = { noise, blockSize, maskId: MASK, seed: 1, stage: 0, keepFirst: shift };
-      const c = corrupt(batch, { ...common, times: "noise" in rest ? "antithetic" : "independent" });
+      const c = corrupt(batch, { ...common, timeSampling: "noise" in rest ? "antithetic" : "independent" });
       torch.scope(() => {
         const long = (ids: Int32Array) => torch.tensor(ids).to("int64");
         const ids = torch.cat([long(c.noisy).view([2, 21]), long(batch.tokens).view([2, 21])], 1);
@@ -380,7 +380,7 @@ describe("autoregressive objective", () => {
   it("has no loss across a boundary when isolated, and has when visible", () => {
     const batch = randomBatch([8], 12, { documents: [0, 5, 12] });
     expect(evaluate(autoregressiveObjective(), batch).normalizer).toBe(10);
-    expect(evaluate(autoregressiveObjective({ documents: "visible" }), batch).normalizer).toBe(11);
+    expect(evaluate(autoregressiveObjective({ crossDocumentAttention: true }), batch).normalizer).toBe(11);
     const first = evaluate(autoregressiveObjective(), randomBatchSlice(batch, 0, 5));
     const second = evaluate(autoregressiveObjective(), randomBatchSlice(batch, 5, 12));
     expect(evaluate(autoregressiveObjective(), batch).loss).toBeCloseTo(first.loss + second.loss, 3);
@@ -394,7 +394,7 @@ describe("autoregressive objective", () => {
 });
 
 function randomBatchSlice(batch: Batch, from: number, to: number): Batch {
-  return { indices: [0], tokens: batch.tokens.slice(from, to), batch: 1, length: to - from };
+  return { indices: [0], tokens: batch.tokens.slice(from, to), batch: 1, seqLen: to - from };
 }
 
 describe("supervised objective", () => {

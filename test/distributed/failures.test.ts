@@ -56,7 +56,10 @@ describe("when a process", () => {
   });
 
   it("stops reading the run's events alone, both say so", async () => {
-    const ends = await disturbed({ rank: 1, step: 7, kind: "leave" }, { out: temporaryFolder(), checkpointEvery: {} });
+    const ends = await disturbed(
+      { rank: 1, step: 7, kind: "leave" },
+      { outputDir: temporaryFolder(), checkpointEvery: {} },
+    );
     const [survivor, left] = ends;
     expect([survivor.code, left.code]).toEqual([1, 1]);
     expect(left.stderr).toMatch(/DISTRIBUTED_STATE/);
@@ -97,7 +100,7 @@ describe("when a process", () => {
 
   it("gets SIGTERM, all save and end well", async () => {
     const out = temporaryFolder();
-    const order: TrainOrder = { run: { out, sinks: [], checkpointEvery: {} }, batchSize: 16 };
+    const order: TrainOrder = { run: { outputDir: out, sinks: [], checkpointEvery: {} }, globalBatchSize: 16 };
     const ranks = await startRanks<{ events: TrainEvent[] }>("train.ts", { size: 2, args: [JSON.stringify(order)] });
     await new Promise<void>((resolve) => {
       ranks[1].child.stdout?.on("data", (text) => /step [3-9]/.test(String(text)) && resolve());
@@ -114,12 +117,15 @@ describe("when a process", () => {
 describe("kill -9 of a random process at a random moment", () => {
   it("twenty times, with restarts, changes nothing about the weights at the end", async () => {
     // Eight steps of sixteen sequences leave time to be hit while computing, talking or saving.
-    const settings: TrainOrder = { batchSize: 16, run: { checkpointEvery: { steps: 1 }, parallel: { shard: 2 } } };
+    const settings: TrainOrder = {
+      globalBatchSize: 16,
+      run: { checkpointEvery: { steps: 1 }, parallel: { shard: 2 } },
+    };
     const undisturbed = await train(2, settings);
     let kills = 0;
     while (kills < 20) {
       const out = temporaryFolder();
-      const order: TrainOrder = { ...settings, run: { ...settings.run, out, sinks: [], resume: true } };
+      const order: TrainOrder = { ...settings, run: { ...settings.run, outputDir: out, sinks: [], resume: true } };
       for (let attempt = 0; ; attempt++) {
         const env = { TORCHELASTIC_RESTART_COUNT: String(attempt), TORCHELASTIC_MAX_RESTARTS: "100" };
         const ranks = await startRanks("train.ts", { size: 2, args: [JSON.stringify(order)], env });

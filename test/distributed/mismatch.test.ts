@@ -45,7 +45,7 @@ function otherVersion(): string {
 const FORMS: [form: string, order: MismatchOrder, lines: RegExp[]][] = [
   ["seed", { run: { seed: 7 } }, [/ {2}seed: rank 1: 7, rank 0: 0\n/]],
   ["learning rate", { lr: 2e-3 }, [/ {2}stages\[0\]\.lr: rank 1: 0\.002, rank 0: 0\.001\n/]],
-  ["batch size", { batchSize: 8 }, [/ {2}stages\[0\]\.batchSize: rank 1: 8, rank 0: 4\n/]],
+  ["batch size", { globalBatchSize: 8 }, [/ {2}stages\[0\]\.globalBatchSize: rank 1: 8, rank 0: 4\n/]],
   ["steps", { steps: 4 }, [/ {2}stages\[0\]\.steps: rank 1: 4, rank 0: 3\n/]],
   ["data", { samples: 38 }, [/stages\[0\]\.data\.hash: rank 1: "counting 38 /, /data\.numSamples: rank 1: 38/]],
   [
@@ -57,7 +57,7 @@ const FORMS: [form: string, order: MismatchOrder, lines: RegExp[]][] = [
   [
     "stages, objective, optimiser, precision, dtype and parallel options at once",
     {
-      ...{ name: "other", ownObjective: true, decay: 0.2, precision: "bfloat16", accumulation: 2 },
+      ...{ name: "other", ownObjective: true, decay: 0.2, precision: "bfloat16", gradientAccumulationSteps: 2 },
       ...{ model: { dtype: "bfloat16" }, run: { strict: true, parallel: { activationCheckpointing: "full" } } },
     },
     [
@@ -65,7 +65,7 @@ const FORMS: [form: string, order: MismatchOrder, lines: RegExp[]][] = [
       /stages\[0\]\.objective: rank 1: .* with source \w+", rank 0: .* with source \w+"/,
       /stages\[0\]\.optimizer\.weightDecay: rank 1: 0\.2, rank 0: 0\.1/,
       /stages\[0\]\.precision: rank 1: "bfloat16", rank 0: "float32"/,
-      /stages\[0\]\.accumulation: rank 1: 2, rank 0: 1/,
+      /stages\[0\]\.gradientAccumulationSteps: rank 1: 2, rank 0: 1/,
       /model\.dtype: rank 1: "bfloat16", rank 0: "float32"/,
       /strict: rank 1: true, rank 0: false/,
       /parallel\.activationCheckpointing: rank 1: "full", rank 0: "none"/,

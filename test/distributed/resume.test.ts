@@ -16,9 +16,9 @@ async function goOn(
   stopAt?: number,
 ): Promise<TrainEvent[]> {
   const order: TrainOrder = {
-    batchSize: BATCH,
+    globalBatchSize: BATCH,
     model: { seed: stopAt ?? 99 }, // only the first process's first weights count
-    run: { out, sinks: [], resume: true, checkpointEvery: {}, parallel },
+    run: { outputDir: out, sinks: [], resume: true, checkpointEvery: {}, parallel },
     ...(stopAt !== undefined && { fault: { rank: size - 1, step: stopAt, kind: "abort" } }),
   };
   const ranks = await runRanks<{ events: TrainEvent[] }>("train.ts", { size, args: [JSON.stringify(order)] });
@@ -28,11 +28,11 @@ async function goOn(
 
 describe("a run that is stopped", () => {
   it("goes on with other numbers of processes and other meshes, along the same curve", async () => {
-    const reference = await alone({ batchSize: BATCH });
+    const reference = await alone({ globalBatchSize: BATCH });
     const out = temporaryFolder();
     const first: TrainOrder = {
-      batchSize: BATCH,
-      run: { out, sinks: [], checkpointEvery: {}, parallel: { replicate: 2, shard: 2 } },
+      globalBatchSize: BATCH,
+      run: { outputDir: out, sinks: [], checkpointEvery: {}, parallel: { replicate: 2, shard: 2 } },
       fault: { rank: 3, step: 4, kind: "abort" },
     };
     const [begun] = await runRanks<{ events: TrainEvent[] }>("train.ts", { size: 4, args: [JSON.stringify(first)] });
@@ -44,11 +44,11 @@ describe("a run that is stopped", () => {
 
   it("goes on bit for bit on the same mesh", async () => {
     const parallel = { shard: 2 };
-    const whole = await train(2, { batchSize: BATCH, run: { parallel } });
+    const whole = await train(2, { globalBatchSize: BATCH, run: { parallel } });
     const out = temporaryFolder();
     const first: TrainOrder = {
-      batchSize: BATCH,
-      run: { out, sinks: [], checkpointEvery: {}, parallel },
+      globalBatchSize: BATCH,
+      run: { outputDir: out, sinks: [], checkpointEvery: {}, parallel },
       fault: { rank: 0, step: 8, kind: "abort" },
     };
     const [begun] = await runRanks<{ events: TrainEvent[] }>("train.ts", { size: 2, args: [JSON.stringify(first)] });
@@ -59,7 +59,7 @@ describe("a run that is stopped", () => {
   });
 
   it("leaves checkpoints in Hugging Face layout where every process holds the whole model", async () => {
-    const { out } = await train(2, { batchSize: BATCH, run: { parallel: { context: 2 } } });
+    const { out } = await train(2, { globalBatchSize: BATCH, run: { parallel: { context: 2 } } });
     const files = readdirSync(join(out, "checkpoints", "final"));
     expect(files).toContain("model.safetensors");
     expect(files).toContain("optimizer.state");
@@ -67,11 +67,11 @@ describe("a run that is stopped", () => {
   });
 
   it("passes over a shard with a flipped bit, and goes on from the checkpoint before", async () => {
-    const reference = await alone({ batchSize: BATCH });
+    const reference = await alone({ globalBatchSize: BATCH });
     const out = temporaryFolder();
     const first: TrainOrder = {
-      batchSize: BATCH,
-      run: { out, sinks: [], checkpointEvery: { steps: 2 }, saving: "sync", parallel: { shard: 2 } },
+      globalBatchSize: BATCH,
+      run: { outputDir: out, sinks: [], checkpointEvery: { steps: 2 }, asyncCheckpoint: false, parallel: { shard: 2 } },
       fault: { rank: 0, step: 8, kind: "abort" },
     };
     await runRanks("train.ts", { size: 2, args: [JSON.stringify(first)] });

@@ -38,17 +38,17 @@ export async function finalWeights(out: string, shape?: TrainOrder["model"]): Pr
 
 /** A run by several processes: the events of each, and the weights it ends with. */
 export async function train(size: number, order: TrainOrder) {
-  const out = order.run?.out ?? temporaryFolder();
-  const orders = { ...order, run: { sinks: [], checkpointEvery: {}, ...order.run, out } };
+  const out = order.run?.outputDir ?? temporaryFolder();
+  const orders = { ...order, run: { sinks: [], checkpointEvery: {}, ...order.run, outputDir: out } };
   const ranks = await runRanks<{ events: TrainEvent[] }>("train.ts", { size, args: [JSON.stringify(orders)] });
   return { ranks: ranks.map(({ events }) => events), out, weights: await finalWeights(out, order.model) };
 }
 
 /** The same run in this process. */
 export async function alone(order: Omit<TrainOrder, "fault"> = {}) {
-  const { steps, batchSize = 4, accumulation = 1, run } = order;
+  const { steps, globalBatchSize = 4, gradientAccumulationSteps = 1, run } = order;
   using model = tinyModel(order.model);
-  const stages = tinyStages({ steps }).map((stage) => ({ ...stage, batchSize, accumulation }));
+  const stages = tinyStages({ steps }).map((stage) => ({ ...stage, globalBatchSize, gradientAccumulationSteps }));
   const events: TrainEvent[] = [];
   for await (const event of new Curriculum(stages).run({ model, seed: 3, sinks: [], ...run })) events.push(event);
   return { events, weights: numbersOf(model) };

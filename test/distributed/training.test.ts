@@ -7,7 +7,7 @@ const STEPS = 16;
 
 let whole: Awaited<ReturnType<typeof alone>>;
 beforeAll(async () => {
-  whole = await alone({ steps: STEPS, accumulation: 4 });
+  whole = await alone({ steps: STEPS, gradientAccumulationSteps: 4 });
 });
 
 describe("a run by several processes equals that of one with as many micro-batches", () => {
@@ -41,16 +41,20 @@ describe("a run by several processes equals that of one with as many micro-batch
     ["2 shards of heads on 2, with such norms", 4, { shard: 2, tensor: 2, activationCheckpointing: 2 }],
   ])("%s", async (_, size, parallel) => {
     const order = { steps: STEPS, model: { architecture: "Qwen3ForCausalLM" } } as const;
-    const reference = await alone({ ...order, accumulation: 4 });
+    const reference = await alone({ ...order, gradientAccumulationSteps: 4 });
     const { ranks, weights } = await train(size, { ...order, run: { parallel } });
     for (const events of ranks) expectSame(events, reference.events);
     expectClose(weights, reference.weights);
   });
 
   it("with accumulation in each of them", async () => {
-    const reference = await alone({ batchSize: 8, accumulation: 8 });
+    const reference = await alone({ globalBatchSize: 8, gradientAccumulationSteps: 8 });
     for (const parallel of [{}, { shard: 2 }]) {
-      const { ranks, weights } = await train(2, { batchSize: 8, accumulation: 4, run: { parallel } });
+      const { ranks, weights } = await train(2, {
+        globalBatchSize: 8,
+        gradientAccumulationSteps: 4,
+        run: { parallel },
+      });
       expectSame(ranks[0], reference.events);
       expectClose(weights, reference.weights);
     }

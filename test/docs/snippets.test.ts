@@ -83,7 +83,7 @@ describe("code in the documents", () => {
       const file = join(folder.path, `run-${nameOf(block)}`);
       const short = block.text
         .replaceAll(/\bsteps: \d+\b/g, "steps: 2")
-        .replaceAll('out: "runs/mine"', `out: "runs/${block.line}"`);
+        .replaceAll('outputDir: "runs/mine"', `outputDir: "runs/${block.line}"`);
       writeFileSync(file, short);
       return file;
     });

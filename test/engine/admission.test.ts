@@ -214,7 +214,7 @@ describe("an engine's queue", () => {
 
   it("ends a score that takes longer than requestTimeout", async () => {
     await using engine = await here(coder, { requestTimeout: 0.1 });
-    const settings = { mode: "diffusion", passes: 1024 } as const;
+    const settings = { mode: "diffusion", mcSamples: 1024 } as const;
     const scores = Array.from({ length: 40 }, (_, i) => engine.score(randomPrompt(i, 400), settings));
     const ends = await Promise.allSettled(scores);
     expect(ends.at(-1)).toMatchObject({

@@ -174,7 +174,7 @@ describe("what a request can ask for", () => {
       expect(scored.topLogprobs?.[7 + i]?.[0].id).toBe(topLogprobs?.[0].id);
     });
     for (let i = 1; i < all.length; i++) expect(scored.logprobs[i]).toBeCloseTo(exact[i - 1][all[i]], 4);
-    expect(scored.nats).toBeCloseTo(-exact.slice(0, -1).reduce((sum, row, i) => sum + row[all[i + 1]], 0), 3);
+    expect(scored.nll).toBeCloseTo(-exact.slice(0, -1).reduce((sum, row, i) => sum + row[all[i + 1]], 0), 3);
     expect(scored.tokens).toBe(15);
   });
 
@@ -183,18 +183,18 @@ describe("what a request can ask for", () => {
     const one = await engine.score(tokens, { mode: "diffusion", blockSize: 1 });
     const ar = await engine.score(tokens, { mode: "autoregressive" });
     const exact = await engine.score(tokens, { mode: "diffusion", blockSize: 4, logprobs: 2 });
-    const wide = await engine.score(tokens, { mode: "diffusion", blockSize: 4, passes: 16, seed: -(2n ** 62n) });
-    expect(one).toMatchObject({ tokens: 39, passes: 1, standardError: 0 });
-    expect(ar).toMatchObject({ mode: "autoregressive", standardError: 0, passes: 1 });
-    expect(exact).toMatchObject({ mode: "diffusion", standardError: 0, passes: 15 });
+    const wide = await engine.score(tokens, { mode: "diffusion", blockSize: 4, mcSamples: 16, seed: -(2n ** 62n) });
+    expect(one).toMatchObject({ tokens: 39, mcSamples: 1, standardError: 0 });
+    expect(ar).toMatchObject({ mode: "autoregressive", standardError: 0, mcSamples: 1 });
+    expect(exact).toMatchObject({ mode: "diffusion", standardError: 0, mcSamples: 15 });
     expect(exact.logprobs).toHaveLength(40);
-    expect(exact.logprobs.reduce<number>((sum, each) => sum + (each ?? 0), 0)).toBeCloseTo(-exact.nats, 9);
+    expect(exact.logprobs.reduce<number>((sum, each) => sum + (each ?? 0), 0)).toBeCloseTo(-exact.nll, 9);
     expect(exact.topLogprobs?.[0]).toBeNull();
     expect(exact.topLogprobs?.[7]).toHaveLength(2);
-    expect(exact.nats).not.toBeCloseTo(ar.nats, 2);
+    expect(exact.nll).not.toBeCloseTo(ar.nll, 2);
     expect(wide.standardError).toBeGreaterThan(0);
-    expect(Math.abs(wide.nats - exact.nats)).toBeLessThan(5 * wide.standardError);
-    const again = { mode: "diffusion", blockSize: 4, passes: 16, seed: -(2n ** 62n) } as const;
+    expect(Math.abs(wide.nll - exact.nll)).toBeLessThan(5 * wide.standardError);
+    const again = { mode: "diffusion", blockSize: 4, mcSamples: 16, seed: -(2n ** 62n) } as const;
     expect(await engine.score(tokens, again)).toEqual(wide);
     await expect(engine.score([...tokens, MASK], again)).rejects.toMatchObject({ code: "ENGINE_PROMPT" });
   });

@@ -68,7 +68,7 @@ describe("scores", () => {
     const controller = new AbortController();
     const score = engine.score(
       randomPrompt(1, 200),
-      { mode: "diffusion", passes: 1024 },
+      { mode: "diffusion", mcSamples: 1024 },
       { signal: controller.signal, onStart: () => setTimeout(() => controller.abort(new Error("gone")), 5) },
     );
     await expect(score).rejects.toThrow("gone");

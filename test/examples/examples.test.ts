@@ -16,7 +16,7 @@ const files = readdirSync(join(root, "examples"));
 /** Trains an example and gives back its run's folder and the events of its steps. */
 async function train(file: string, env: Record<string, string>) {
   const out = join(folder.path, "runs", file.replace(/.*\//, ""));
-  const ended = await diffcoder(["train", file, "--out", out], { env: { DATA: code, MODEL: model, ...env } });
+  const ended = await diffcoder(["train", file, "--output-dir", out], { env: { DATA: code, MODEL: model, ...env } });
   expect(ended.code, ended.stderr).toBe(0);
   expect(existsSync(join(out, "checkpoints", "final", "model.safetensors"))).toBe(true);
   const steps = eventsOf(out).filter(({ type }) => type === "step");
@@ -84,7 +84,7 @@ describe("examples", () => {
 
   it("distributed-training.ts trains on two processes, sharded, and finds its run again alone", async () => {
     const out = join(folder.path, "runs", "distributed");
-    const example = ["examples/distributed-training.ts", "--data", code, "--out", out, "--steps"];
+    const example = ["examples/distributed-training.ts", "--data", code, "--output-dir", out, "--steps"];
     const ended = await diffcoder(["launch", "--nproc", "2", ...example, "4", "--shard", "2"]);
     expect(ended.code, `${ended.stdout}\n${ended.stderr}`).toBe(0);
     expect(ended.stdout).toMatch(/^\[0\] .*"shard":2/m);

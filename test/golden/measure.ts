@@ -22,12 +22,12 @@ export interface Bits {
 
 export async function measure(folder: string): Promise<Bits> {
   const { torch: version, cpuCapability } = torch.build();
-  const common = { data, batchSize: 4, precision: "float32", lr: 3e-3, steps: 30 } as const;
+  const common = { data, globalBatchSize: 4, precision: "float32", lr: 3e-3, steps: 30 } as const;
   const objectives: Record<string, Stage> = {
     autoregressive: autoregressive({ ...common, name: "ar" }),
-    accumulated: autoregressive({ ...common, name: "ar", accumulation: 2, chunkSize: 16 }),
+    accumulated: autoregressive({ ...common, name: "ar", gradientAccumulationSteps: 2, headChunkSize: 16 }),
     blockDiffusion: blockDiffusion({ ...common, name: "bd", blockSize: 4 }),
-    warmedUp: blockDiffusion({ ...common, name: "bd", blockSize: 8, warmup: { steps: 10 }, clip: 0.5 }),
+    warmedUp: blockDiffusion({ ...common, name: "bd", blockSize: 8, warmup: { steps: 10 }, maxGradNorm: 0.5 }),
   };
   const losses: Bits["losses"] = {};
   for (const [name, stage] of Object.entries(objectives)) losses[name] = await train([stage], {});
@@ -61,7 +61,7 @@ async function train(
 ): Promise<[number, number][]> {
   using model = tinyModel();
   const steps: [number, number][] = [];
-  for await (const event of new Curriculum(stages).run({ model, out, seed: 3, sinks: [], resume })) {
+  for await (const event of new Curriculum(stages).run({ model, outputDir: out, seed: 3, sinks: [], resume })) {
     if (event.type !== "step") continue;
     const { loss, grad_norm = Number.NaN } = event.metrics;
     steps.push([loss ?? Number.NaN, grad_norm]);

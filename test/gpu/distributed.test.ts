@@ -178,12 +178,12 @@ const decoder = (on: string) => new Decoder(config, { device: on, generator: new
 function lossOf(model: Decoder): Tensor {
   const length = 32;
   const data = {
-    length,
+    seqLen: length,
     numSamples: 8,
     sample: (i: number) => ({ tokens: Int32Array.from({ length }, (_, t) => 8 + ((i * 5 + t * 3) % 100)) }),
   };
   const [planned] = planStages(
-    [autoregressive({ name: "ar", data, batchSize: 4, steps: 2, lr: 1e-3, precision: "float32" })],
+    [autoregressive({ name: "ar", data, globalBatchSize: 4, steps: 2, lr: 1e-3, precision: "float32" })],
     0,
     config,
   );
@@ -257,7 +257,7 @@ describe("sharded over the world", () => {
 describe("a parallel model of one", () => {
   const length = 48;
   const data = {
-    length,
+    seqLen: length,
     numSamples: 16,
     sample: (i: number) => ({ tokens: Int32Array.from({ length }, (_, t) => 8 + ((i * 7 + t * 3) % 100)) }),
   };
@@ -269,12 +269,12 @@ describe("a parallel model of one", () => {
     const results = [];
     for (const on of [device, "cpu"]) {
       const model = decoder(on);
-      const laid = await ParallelModel.lay(
+      const laid = await ParallelModel.parallelize(
         model,
         parallelSchema.parse(on === device ? options : {}),
         on === device ? world : undefined,
       );
-      const stage = blockDiffusion({ name: "cpt", data, batchSize: 4, steps: 3, lr: 1e-3, precision: "float32" });
+      const stage = blockDiffusion({ name: "cpt", data, globalBatchSize: 4, steps: 3, lr: 1e-3, precision: "float32" });
       const [planned] = planStages([stage], 0, config);
       const optimizer = new AdamW(model.namedParameters(), { eps: 1e-3 });
       const trainer = new Trainer(planned, laid, optimizer, {}, 0);
@@ -308,9 +308,9 @@ describe.runIf(numDevices >= 2)("a run on two devices is that of one process on 
     ["heads and features on 2", { tensor: 2 }],
     ["sequences on 2", { context: 2 }],
   ])("%s", async (_, parallel) => {
-    const reference = await alone({ accumulation: 2 });
+    const reference = await alone({ gradientAccumulationSteps: 2 });
     const out = temporaryFolder();
-    const order = { run: { out, sinks: [], checkpointEvery: {}, parallel } };
+    const order = { run: { outputDir: out, sinks: [], checkpointEvery: {}, parallel } };
     const env = { DIFFCODER_TEST_BACKEND: backend };
     const ranks = await runRanks<{ events: TrainEvent[] }>("train.ts", {
       size: 2,

@@ -37,7 +37,17 @@ describe.runIf(onGpu || existsSync(join(root, "dist/cli/main.js")))("the command
 
   it("quickstart --device: the whole curriculum in half a minute", async () => {
     const data = ["lib", "native", "test"].map((name) => join(root, name));
-    const run = await diffcoder("quickstart", "--device", device, "--minutes", "0.5", "--out", out, "--data", ...data);
+    const run = await diffcoder(
+      "quickstart",
+      "--device",
+      device,
+      "--minutes",
+      "0.5",
+      "--output-dir",
+      out,
+      "--data",
+      ...data,
+    );
     expect(run.errors.replaceAll(/\r.*/g, "")).not.toMatch(/error/i);
     expect(run.code).toBe(0);
     expect(run.out).toMatch(/AR, pre-anneal checkpoint\s+\d+\.\d+/);

@@ -114,8 +114,8 @@ describe("a random model", () => {
     using here = make(device);
     const length = 64;
     const tokens = Int32Array.from({ length: 2 * length }, (_, i) => 8 + ((i * 29) % 500));
-    const batch = { indices: [0, 1], tokens, batch: 2, length, documents: [0, 20, 64, 128] };
-    const options = { byteLength: () => 3, passes: 3 };
+    const batch = { indices: [0, 1], tokens, batch: 2, seqLen: length, documents: [0, 20, 64, 128] };
+    const options = { byteLength: () => 3, mcSamples: 3 };
     for (const measure of [arBitsPerByte, diffusionBound]) {
       const [a, b] = [await measure(here, [batch], options), await measure(there, [batch], options)];
       expect(Math.abs(a.bitsPerByte / b.bitsPerByte - 1)).toBeLessThan(1e-5);

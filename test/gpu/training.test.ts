@@ -32,7 +32,7 @@ const config = presetConfig("tiny", { vocabSize: VOCABULARY, numLayers: 2 });
 
 /** Counting in steps of 3, two documents a row, the first third of each a prompt. */
 const data: Dataset = {
-  length: LENGTH,
+  seqLen: LENGTH,
   numSamples: 64,
   sample: (index) => ({
     tokens: Int32Array.from({ length: LENGTH }, (_, i) => 8 + ((index * 7 + i * 3) % (VOCABULARY - 8))),
@@ -43,7 +43,7 @@ const data: Dataset = {
 
 // With the usual eps AdamW's first step is the gradient's sign: where that is almost zero, rounding would decide it.
 const optimizer = adamw({ eps: 1e-3 });
-const common = { data, batchSize: 8, steps: 20, lr: 1e-3, optimizer };
+const common = { data, globalBatchSize: 8, steps: 20, lr: 1e-3, optimizer };
 const STAGES: Record<string, (more?: Partial<typeof common> & { precision?: "float32" | "bfloat16" }) => Stage> = {
   autoregressive: (more) => autoregressive({ ...common, name: "ar", ...more }),
   "block diffusion": (more) => blockDiffusion({ ...common, name: "cpt", ...more }),
@@ -60,7 +60,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 async function trainerOf(stage: Stage, decoder: Decoder) {
   const [planned] = planStages([stage], 0, decoder.config);
   const made = makeOptimizer(planned.optimizer, decoder, stage.name);
-  const parallel = await ParallelModel.lay(decoder, parallelSchema.parse({}), undefined);
+  const parallel = await ParallelModel.parallelize(decoder, parallelSchema.parse({}), undefined);
   const trainer = new Trainer(planned, parallel, made, {}, 0);
   return {
     step: async (place: StepPlace) => {
@@ -129,7 +129,7 @@ describe("one step against the CPU", () => {
     const results = [];
     for (const accumulation of [1, 4]) {
       using decoder = model(device);
-      const stage = { ...STAGES["block diffusion"]({ precision: "float32" }), accumulation };
+      const stage = { ...STAGES["block diffusion"]({ precision: "float32" }), gradientAccumulationSteps: accumulation };
       const trainer = await trainerOf(stage, decoder);
       results.push(await trainer.step({ step: 5, steps: 20, position: 0 }));
       trainer.dispose();
@@ -351,7 +351,7 @@ describe("checkpoints", () => {
     const straight = await run(stage(), { model: whole });
     for (const [i, second] of [device, "cpu"].entries()) {
       const out = join(folder, `resumed ${i}`);
-      const options = { out, checkpointEvery: { steps: 6 } };
+      const options = { outputDir: out, checkpointEvery: { steps: 6 } };
       using firstHalf = model(device);
       const curriculum = new Curriculum(stage());
       for await (const event of curriculum.run({ ...options, model: firstHalf, sinks: [] })) {
@@ -373,28 +373,28 @@ describe("training speed", () => {
   interface Case {
     preset: PresetName;
     length: number;
-    batchSize: number;
+    globalBatchSize: number;
     /** Bytes of device memory. */
     needs: number;
   }
   const presets = sized<Case[]>(
     [
-      { preset: "125m", length: 1024, batchSize: 16, needs: 20e9 },
-      { preset: "1b", length: 2048, batchSize: 4, needs: 75e9 },
+      { preset: "125m", length: 1024, globalBatchSize: 16, needs: 20e9 },
+      { preset: "1b", length: 2048, globalBatchSize: 4, needs: 75e9 },
     ],
-    [{ preset: "tiny", length: 64, batchSize: 2, needs: 0 }],
+    [{ preset: "tiny", length: 64, globalBatchSize: 2, needs: 0 }],
   );
 
   it.each(presets)(
     "$preset: tokens a second of AR and of block diffusion, bf16",
-    async ({ preset, length, batchSize, needs }) => {
+    async ({ preset, length, globalBatchSize, needs }) => {
       if (total() < needs) {
         record(`training ${preset}`, `left out: the device has less than ${needs / 1e9} GB`);
         return;
       }
       const shape = presetConfig(preset);
       const random: Dataset = {
-        length,
+        seqLen: length,
         numSamples: 64,
         sample: (index) => {
           const philox = new torch.Philox(1, index);
@@ -405,7 +405,7 @@ describe("training speed", () => {
       for (const weight of decoder.parameters()) {
         torch.noGrad(() => (weight.ndim > 1 ? torch.ops.aten.normal_(weight, 0, 0.02) : weight.fill_(1)));
       }
-      const options = { data: random, batchSize, steps: sized(12, 4), lr: 1e-4, precision: "bfloat16" as const };
+      const options = { data: random, globalBatchSize, steps: sized(12, 4), lr: 1e-4, precision: "bfloat16" as const };
       for (const stage of [autoregressive({ ...options, name: "ar" }), blockDiffusion({ ...options, name: "cpt" })]) {
         memory.reset();
         const steps: Record<string, number>[] = [];
@@ -415,7 +415,7 @@ describe("training speed", () => {
         expect(Number.isFinite(loss)).toBe(true);
         const share = mfu === undefined ? "unknown" : `${(100 * mfu).toFixed(1)} %`;
         record(
-          `training ${preset}, ${stage.kind}, ${batchSize} x ${length}, bf16`,
+          `training ${preset}, ${stage.kind}, ${globalBatchSize} x ${length}, bf16`,
           `${(1000 * step_seconds).toFixed(1)} ms a step, ${Math.round(tokens_per_second)} tokens/s, MFU ${share}, ${(memory.peak() / 1e9).toFixed(1)} GB`,
         );
       }

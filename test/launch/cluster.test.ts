@@ -3,7 +3,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync } from "nod
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parseAllDocuments } from "yaml";
-import type { LaunchEnvironment } from "../../lib/distributed/launch-environment.js";
+import type { LaunchEnvironment } from "../../lib/distributed/launch-environment/variables.js";
 import { root, run } from "../cli/support.js";
 import { Launcher, launch, programFolder } from "./support.js";
 
@@ -109,7 +109,7 @@ describe("SLURM", () => {
         launcher: "slurm",
         restartCount: 2,
       });
-      expect(task.args).toEqual(["train", "curriculum.yaml", "--out", "runs/a", "--resume"]);
+      expect(task.args).toEqual(["train", "curriculum.yaml", "--output-dir", "runs/a", "--resume"]);
     }
     expect(calls()).toBe("scontrol requeue 4242\n");
   });
@@ -142,7 +142,7 @@ describe("Kubernetes", () => {
     expect(words.shift()).toBe("launch");
     const file = words.indexOf("curriculum.yaml");
     const options = words.slice(0, file).filter((word) => !word.startsWith("--expect="));
-    expect(words.slice(file + 1)).toEqual(["--out=/runs/mine", "--resume"]);
+    expect(words.slice(file + 1)).toEqual(["--output-dir=/runs/mine", "--resume"]);
     const print = ["--", process.execPath, "-p", "JSON.stringify(process.env)"];
     const { code, lines, stderr } = await launch([...options, ...print], {
       env: { CUDA_VISIBLE_DEVICES: "0,1", ...env },

@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { DistributedError } from "../../lib/distributed/errors.js";
 import { firstHost } from "../../lib/distributed/launch-environment/slurm.js";
-import { type LaunchEnvironment, readLaunchEnvironment } from "../../lib/distributed/launch-environment.js";
+import type { LaunchEnvironment } from "../../lib/distributed/launch-environment/variables.js";
+import { readLaunchEnvironment } from "../../lib/distributed/launch-environment.js";
 
 const TORCHRUN = {
   RANK: "5",
@@ -87,15 +88,15 @@ describe("torchrun's variables", () => {
     [{ LOCAL_RANK: "4" }, /local rank 4 of 4.*LOCAL_RANK=4, LOCAL_WORLD_SIZE=4/],
     [{ LOCAL_WORLD_SIZE: "9" }, /LOCAL_WORLD_SIZE=9/],
     [{ MASTER_ADDR: "" }, /MASTER_ADDR is not set/],
-    [{ MASTER_ADDR: "tcp://node0" }, /MASTER_ADDR=tcp:\/\/node0 is no host/],
+    [{ MASTER_ADDR: "tcp://node0" }, /MASTER_ADDR=tcp:\/\/node0 is not a host/],
     [{ MASTER_ADDR: "node0:29500" }, /without a port/],
     [{ MASTER_PORT: undefined }, /MASTER_PORT is not set/],
-    [{ MASTER_PORT: "0" }, /MASTER_PORT=0 is no port/],
-    [{ MASTER_PORT: "65536" }, /MASTER_PORT=65536 is no port/],
-    [{ MASTER_PORT: "29500 " }, /is no port/],
-    [{ RANK: "-1" }, /RANK=-1 is no number/],
-    [{ RANK: "1e0" }, /RANK=1e0 is no number/],
-    [{ TORCHELASTIC_RESTART_COUNT: "two" }, /TORCHELASTIC_RESTART_COUNT=two is no number/],
+    [{ MASTER_PORT: "0" }, /MASTER_PORT=0 is not a port/],
+    [{ MASTER_PORT: "65536" }, /MASTER_PORT=65536 is not a port/],
+    [{ MASTER_PORT: "29500 " }, /is not a port/],
+    [{ RANK: "-1" }, /RANK=-1 is not an integer/],
+    [{ RANK: "1e0" }, /RANK=1e0 is not an integer/],
+    [{ TORCHELASTIC_RESTART_COUNT: "two" }, /TORCHELASTIC_RESTART_COUNT=two is not an integer/],
   ])("are refused with %j", (change, message) => {
     expect(refusal({ ...TORCHRUN, ...change })).toMatch(message);
   });
@@ -204,8 +205,8 @@ describe("a step of SLURM", () => {
     [{ SLURM_PROCID: "10" }, /rank 10 of 10/],
     [{ SLURM_LOCALID: "2" }, /local rank 2 of 2/],
     [{ SLURM_NODEID: "3" }, /SLURM_NODEID=3 contradicts SLURM_TASKS_PER_NODE/],
-    [{ SLURM_TASKS_PER_NODE: "4(x" }, /SLURM_TASKS_PER_NODE=4\(x is no list/],
-    [{ SLURM_JOB_NODELIST: "gpu[1" }, /SLURM_JOB_NODELIST=gpu\[1 is no list/],
+    [{ SLURM_TASKS_PER_NODE: "4(x" }, /SLURM_TASKS_PER_NODE=4\(x is not a list/],
+    [{ SLURM_JOB_NODELIST: "gpu[1" }, /SLURM_JOB_NODELIST=gpu\[1 is not a list/],
     [{ WORLD_SIZE: "4" }, /WORLD_SIZE=4 contradicts SLURM_NTASKS=10/],
   ])("is refused with %j", (change, message) => {
     expect(refusal({ ...SRUN, ...change })).toMatch(message);

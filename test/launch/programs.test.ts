@@ -71,7 +71,7 @@ fail({ a: 1, b: "luck" });
 describe("other programs", () => {
   it("a YAML curriculum is trained by each process", async () => {
     const file = folder.file("curriculum.yaml", "stages: 7\n");
-    const { code, stderr } = await launch(["--nproc", "2", file, "--out", join(folder.path, "run")]);
+    const { code, stderr } = await launch(["--nproc", "2", file, "--output-dir", join(folder.path, "run")]);
     expect(code).toBe(1);
     expect(stderr).toMatch(/^\[\d\] error: .*curriculum\.yaml:\n\[\d\] .*\n\[\d\] {3}stages: expected array/m);
   });

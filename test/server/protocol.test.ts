@@ -108,8 +108,8 @@ describe("/v1/completions", () => {
     const score = await engine.score(ids, { ...options, logprobs: 2 });
     const body = { prompt, echo: true, max_tokens: 0, logprobs: 2, dllm, seed: -3 };
     const { choices, usage, dllm: told } = await json(complete(body));
-    const { mode, nats, passes, standardError } = score;
-    expect(told.scores).toEqual([{ mode, nats, passes, standard_error: standardError }]);
+    const { mode, nll, mcSamples, standardError } = score;
+    expect(told.scores).toEqual([{ mode, nll, mc_samples: mcSamples, standard_error: standardError }]);
     const [opening] = await chunksOf(complete({ ...body, stream: true }));
     expect(opening.dllm).toEqual({ index: 0, score: told.scores[0] });
     expect(opening.choices[0].logprobs).toEqual(choices[0].logprobs);

@@ -159,7 +159,7 @@ export class ScriptedEngine implements ServedEngine {
     const logprobs = tokens.map((_, i) => (i === 0 ? null : -1));
     const top = options.logprobs ? { topLogprobs: tokens.map(() => null) } : {};
     const nats = tokens.length - 1;
-    return { mode: "autoregressive", logprobs, ...top, nats, tokens: nats, standardError: 0, passes: 1 };
+    return { mode: "autoregressive", logprobs, ...top, nll: nats, tokens: nats, standardError: 0, mcSamples: 1 };
   }
 
   stats(): EngineStats {

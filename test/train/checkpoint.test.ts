@@ -33,7 +33,15 @@ const checkpointsOf = (out: string) => readdirSync(join(out, "checkpoints")).sor
 async function stoppedRun(options: Partial<RunOptions> = {}): Promise<string> {
   const out = temporaryFolder();
   using model = tinyModel();
-  const all = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 2 }, saving: "sync" as const, ...options };
+  const all = {
+    model,
+    outputDir: out,
+    seed: 3,
+    sinks: [],
+    checkpointEvery: { steps: 2 },
+    asyncCheckpoint: false as const,
+    ...options,
+  };
   await collect(tinyStages(), all, (event) => event.type === "checkpoint" && event.globalStep === 10);
   return out;
 }
@@ -41,7 +49,7 @@ async function stoppedRun(options: Partial<RunOptions> = {}): Promise<string> {
 /** Goes on to the end and checks that it ends as the whole run did. */
 async function goesOnFrom(out: string, step: number): Promise<TrainEvent[]> {
   using model = tinyModel({ seed: 42 });
-  const events = await collect(tinyStages(), { model, out, seed: 3, sinks: [], resume: true });
+  const events = await collect(tinyStages(), { model, outputDir: out, seed: 3, sinks: [], resume: true });
   expect(events[0]).toMatchObject({ type: "start", globalStep: step });
   expect(stepsOf(events).map(repeatable)).toEqual(whole.steps.slice(step));
   expect(bytesOf(model)).toBe(whole.weights);
@@ -53,7 +61,7 @@ describe("a checkpoint", () => {
     const out = temporaryFolder();
     const tokenizer = Tokenizer.fromPretrained(fileURLToPath(new URL("../../assets/tokenizer", import.meta.url)));
     using model = StableDiffCoder.fromConfig({ ...tinyModel().config, vocabSize: 4096 }, { tokenizer });
-    await collect(tinyStages().slice(0, 1), { model, out, sinks: [] });
+    await collect(tinyStages().slice(0, 1), { model, outputDir: out, sinks: [] });
     const folder = join(out, "checkpoints", "pre-anneal");
     const files = readdirSync(folder);
     for (const name of [
@@ -77,7 +85,7 @@ describe("a checkpoint", () => {
 
   it("keeps the last ones and all named ones", async () => {
     expect(checkpointsOf(await stoppedRun())).toEqual(["pre-anneal", "step-000008", "step-000010"]);
-    expect(checkpointsOf(await stoppedRun({ keepLast: 1 }))).toEqual(["pre-anneal", "step-000010"]);
+    expect(checkpointsOf(await stoppedRun({ keepLatest: 1 }))).toEqual(["pre-anneal", "step-000010"]);
   });
 });
 
@@ -128,7 +136,7 @@ describe("a damaged checkpoint is passed over for the one before", () => {
     const out = await stoppedRun();
     for (const name of checkpointsOf(out)) truncateSync(join(out, "checkpoints", name, "model.safetensors"), 9);
     using model = tinyModel();
-    const run = collect(tinyStages(), { model, out, seed: 3, resume: true });
+    const run = collect(tinyStages(), { model, outputDir: out, seed: 3, resume: true });
     await expect(run).rejects.toMatchObject({
       code: "TRAIN_CHECKPOINT_CORRUPT",
       message: expect.stringMatching(/pre-anneal: /),
@@ -152,7 +160,14 @@ describe("a full disk", () => {
       using model = tinyModel();
       let faults: WriterFaults | undefined;
       const events: TrainEvent[] = [];
-      const options = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 3 }, saving: "sync" as const };
+      const options = {
+        model,
+        outputDir: out,
+        seed: 3,
+        sinks: [],
+        checkpointEvery: { steps: 3 },
+        asyncCheckpoint: false as const,
+      };
       const start = Number.isFinite(calls) ? at : 0; // the first round only counts the calls
       for await (const event of new Curriculum(tinyStages().slice(0, 2)).run(options)) {
         events.push(event);
@@ -183,8 +198,8 @@ describe("a full disk", () => {
   it("ends the run when it is strict, and the earlier checkpoints are whole", async () => {
     const out = temporaryFolder();
     using model = tinyModel();
-    const options = { model, out, seed: 3, sinks: [], strict: true, checkpointEvery: { steps: 2 } };
-    const sync = { ...options, saving: "sync" as const };
+    const options = { model, outputDir: out, seed: 3, sinks: [], strict: true, checkpointEvery: { steps: 2 } };
+    const sync = { ...options, asyncCheckpoint: false as const };
     let watch: Disposable | undefined;
     const run = collect(tinyStages(), sync, (event) => {
       if (event.type === "step" && event.globalStep === 9) {
@@ -204,7 +219,13 @@ describe("a full disk", () => {
     let watch: Disposable | undefined;
     const events: TrainEvent[] = [];
     const run = (async () => {
-      for await (const event of new Curriculum(tinyStages()).run({ model, out, seed: 3, sinks: [], retrySaving: 0 })) {
+      for await (const event of new Curriculum(tinyStages()).run({
+        model,
+        outputDir: out,
+        seed: 3,
+        sinks: [],
+        retrySaving: 0,
+      })) {
         events.push(event);
         if (event.type !== "step" || event.globalStep !== 18) continue;
         watch = failWriter(1, { only: "writeSync" });
@@ -224,7 +245,7 @@ describe("a full disk", () => {
     using model = tinyModel();
     let watch: Disposable | undefined;
     const warnings: string[] = [];
-    for await (const event of new Curriculum(tinyStages()).run({ model, out, seed: 3, sinks: [] })) {
+    for await (const event of new Curriculum(tinyStages()).run({ model, outputDir: out, seed: 3, sinks: [] })) {
       if (event.type === "step" && event.globalStep === 18) watch = failWriter(1, { only: "writeSync" });
       if (event.type !== "warning") continue;
       warnings.push(event.message);
@@ -241,7 +262,7 @@ describe("a full disk", () => {
     const out = temporaryFolder();
     using model = tinyModel();
     let watch: Disposable | undefined;
-    const run = collect(tinyStages(), { model, out, seed: 3, sinks: [] }, (event) => {
+    const run = collect(tinyStages(), { model, outputDir: out, seed: 3, sinks: [] }, (event) => {
       if (event.type !== "step" || event.globalStep !== 8) return false;
       watch = failWriter(1, { only: "writeSync" });
       return true;
@@ -257,7 +278,15 @@ describe("a full disk", () => {
     if (status !== 0) skip("mounting a file system is not allowed here");
     try {
       using model = tinyModel();
-      const options = { model, out, seed: 3, sinks: [], checkpointEvery: { steps: 1 }, keepLast: 100, retrySaving: 0 };
+      const options = {
+        model,
+        outputDir: out,
+        seed: 3,
+        sinks: [],
+        checkpointEvery: { steps: 1 },
+        keepLatest: 100,
+        retrySaving: 0,
+      };
       const events: TrainEvent[] = [];
       await expect(
         (async () => {
@@ -307,7 +336,7 @@ describe("another run's folder", () => {
     const out = await stoppedRun();
     using model = tinyModel();
     const again = (options: object) =>
-      collect(tinyStages(), { model, out, seed: 3, sinks: [], ...options }, () => true);
+      collect(tinyStages(), { model, outputDir: out, seed: 3, sinks: [], ...options }, () => true);
     await expect(again({})).rejects.toMatchObject({
       code: "TRAIN_RUN_EXISTS",
       message: expect.stringMatching(/resume: true.*overwrite: true/),
@@ -322,8 +351,12 @@ describe("another run's folder", () => {
     ["seed", async () => resumeWith({}, { seed: 4 }), [/^ {2}seed: 3, 4$/m]],
     [
       "curriculum",
-      async () => resumeWith({}, {}, tinyStages({ blockSize: 2, batchSize: 8, lr: 1e-3 })),
-      [/stages\[1\]\.objective\.blockSize: 4, 2/, /stages\[1\]\.batchSize: 4, 8/, /stages\[1\]\.rates\[0\]: 1, 0\.001/],
+      async () => resumeWith({}, {}, tinyStages({ blockSize: 2, globalBatchSize: 8, lr: 1e-3 })),
+      [
+        /stages\[1\]\.objective\.blockSize: 4, 2/,
+        /stages\[1\]\.globalBatchSize: 4, 8/,
+        /stages\[1\]\.rates\[0\]: 1, 0\.001/,
+      ],
     ],
     [
       "data",
@@ -349,7 +382,7 @@ describe("another run's folder", () => {
     using other = tinyModel(model);
     const before = bytesOf(other);
     try {
-      return await collect(stages, { model: other, out, seed: 3, sinks: [], resume: true, ...options });
+      return await collect(stages, { model: other, outputDir: out, seed: 3, sinks: [], resume: true, ...options });
     } finally {
       expect(bytesOf(other)).toBe(before);
     }
@@ -359,8 +392,8 @@ describe("another run's folder", () => {
     const out = await stoppedRun();
     using model = tinyModel();
     const [first, second, third] = tinyStages();
-    const stages = [first, { ...second, accumulation: 2 }, { ...third, end: { steps: 2 } }];
-    const events = await collect(stages, { model, out, seed: 3, sinks: [], resume: true });
+    const stages = [first, { ...second, gradientAccumulationSteps: 2 }, { ...third, end: { steps: 2 } }];
+    const events = await collect(stages, { model, outputDir: out, seed: 3, sinks: [], resume: true });
     expect(stepsOf(events)).toHaveLength(6);
   });
 });
@@ -369,16 +402,16 @@ describe("the lock", () => {
   it("keeps a second run out, in this process and others", async () => {
     const out = temporaryFolder();
     using model = tinyModel();
-    const run = new Curriculum(tinyStages()).run({ model, out, sinks: [] });
+    const run = new Curriculum(tinyStages()).run({ model, outputDir: out, sinks: [] });
     await run.next();
     using second = tinyModel();
-    const other = collect(tinyStages(), { model: second, out, sinks: [], resume: true });
+    const other = collect(tinyStages(), { model: second, outputDir: out, sinks: [], resume: true });
     await expect(other).rejects.toMatchObject({
       code: "TRAIN_RUN_LOCKED",
       message: expect.stringMatching(`process ${process.pid}`),
     });
     await run.return();
-    await collect(tinyStages(), { model: second, out, sinks: [], resume: true }, () => true);
+    await collect(tinyStages(), { model: second, outputDir: out, sinks: [], resume: true }, () => true);
   });
 
   it("of a process that is gone is taken over, also when its number is another process's now", async () => {
@@ -392,7 +425,7 @@ describe("the lock", () => {
       writeFileSync(join(out, "lock"), JSON.stringify(holder));
       using model = tinyModel();
       if (holder.began !== null && !existsSync("/proc/self/stat")) continue; // no other way to tell
-      await collect(tinyStages(), { model, out, sinks: [] }, () => true);
+      await collect(tinyStages(), { model, outputDir: out, sinks: [] }, () => true);
       expect(existsSync(join(out, "lock"))).toBe(false);
     }
   });
@@ -401,7 +434,7 @@ describe("the lock", () => {
     const out = temporaryFolder();
     writeFileSync(join(out, "lock"), JSON.stringify({ pid: 1, host: "elsewhere", began: null, since: "yesterday" }));
     using model = tinyModel();
-    const run = collect(tinyStages(), { model, out, sinks: [] });
+    const run = collect(tinyStages(), { model, outputDir: out, sinks: [] });
     await expect(run).rejects.toThrow(/process 1 on elsewhere.*remove .*lock/);
   });
 
@@ -410,6 +443,6 @@ describe("the lock", () => {
     mkdirSync(out, { recursive: true });
     copyFileSync(fileURLToPath(import.meta.url), join(out, "lock"));
     using model = tinyModel();
-    await collect(tinyStages(), { model, out, sinks: [] }, () => true);
+    await collect(tinyStages(), { model, outputDir: out, sinks: [] }, () => true);
   });
 });

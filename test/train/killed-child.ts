@@ -8,7 +8,7 @@ import { tinyModel, tinyStages } from "./tiny.js";
 const [out, at] = process.argv.slice(2);
 const run = new Curriculum(tinyStages()).run({
   model: tinyModel(),
-  out,
+  outputDir: out,
   seed: 3,
   sinks: [],
   checkpointEvery: { steps: 2 },

@@ -9,7 +9,8 @@ for (const path of process.argv.slice(2)) {
     const stages = curriculum.stages.map(({ name, kind }) => `${name}: ${kind}`);
     const own = curriculum instanceof Curriculum && model instanceof StableDiffCoder;
     let steps = 0;
-    for await (const event of curriculum.run({ ...run, model, out: undefined })) if (event.type === "step") steps++;
+    for await (const event of curriculum.run({ ...run, model, outputDir: undefined }))
+      if (event.type === "step") steps++;
     console.log(JSON.stringify({ stages, own, run, steps }));
   } catch (error) {
     console.log(JSON.stringify({ error: (error as Error).message, code: (error as { code?: string }).code }));

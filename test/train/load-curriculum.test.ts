@@ -40,15 +40,15 @@ import { autoregressive, Curriculum, StableDiffCoder, stage, type Dataset } from
 import * as torch from "stable-diffcoder/torch";
 
 enum Size { Row = 8 }
-const data: Dataset = { length: Size.Row, numSamples: 9, sample: (i) => ({ tokens: new Int32Array(8).fill(i + 6) }) };
+const data: Dataset = { seqLen: Size.Row, numSamples: 9, sample: (i) => ({ tokens: new Int32Array(8).fill(i + 6) }) };
 const small = { vocabSize: 32, hiddenSize: 8, intermediateSize: 8, numLayers: 1, numHeads: 1 };
 export const makeModel = async () => StableDiffCoder.fromConfig(small);
-export const ar = autoregressive({ name: "ar", data, steps: 2, batchSize: 1, lr: 1e-2 });
+export const ar = autoregressive({ name: "ar", data, steps: 2, globalBatchSize: 1, lr: 1e-2 });
 export const own = stage({
   name: "own",
   data,
   steps: 3,
-  batchSize: 1,
+  globalBatchSize: 1,
   objective: (model) => ({ loss: torch.sum(model.headWeight.square()), normalizer: 1 }),
 });
 export { Curriculum };
@@ -59,7 +59,7 @@ describe("a curriculum file in TypeScript", () => {
     const named = `import { ar, Curriculum, makeModel, own } from "./shared.js";
 export const curriculum = new Curriculum([ar, own]);
 export const model = await makeModel();
-export const out = "runs/named", keepLast = 3, other = "whatever";`;
+export const outputDir = "runs/named", keepLatest = 3, other = "whatever";`;
     const listed = `import { ar, makeModel } from "./shared.ts";
 export default { curriculum: [ar], model: makeModel, seed: 5 };`;
     const made = `import { ar, makeModel, own } from "./shared.js";
@@ -75,7 +75,7 @@ export default ({ seed }: { seed: number }) => [{ ...ar, name: "seed " + seed },
         stages: ["ar: autoregressive", "own: objective"],
         own: true,
         steps: 5,
-        run: { out: "runs/named", keepLast: 3, seed: 0 },
+        run: { outputDir: "runs/named", keepLatest: 3, seed: 0 },
       },
       { stages: ["ar: autoregressive"], own: true, steps: 2, run: { seed: 5 } },
       { stages: ["seed 11: autoregressive", "own: objective"], own: true, steps: 5, run: { seed: 11 } },
@@ -88,7 +88,7 @@ export default ({ seed }: { seed: number }) => [{ ...ar, name: "seed " + seed },
         "shared.ts": shared,
         "empty.ts": "export const curiculum = [];",
         "without.ts": `import { ar } from "./shared.js"; export const curriculum = [ar];`,
-        "wrong.ts": `import { ar } from "./shared.js"; export default { curriculum: [ar], keepLast: "all" };`,
+        "wrong.ts": `import { ar } from "./shared.js"; export default { curriculum: [ar], keepLatest: "all" };`,
         "broken.ts": "export const curriculum = [;",
         "throws.ts": "throw new RangeError('of its own'); export {};",
         "plan.txt": "",
@@ -97,10 +97,10 @@ export default ({ seed }: { seed: number }) => [{ ...ar, name: "seed " + seed },
     );
     expect(empty.error).toMatch(/empty\.ts exports no curriculum: write export const curriculum/);
     expect(without.error).toMatch(/exports no model: write export const model/);
-    expect(wrong.error).toMatch(/keepLast: expected number, got "all"/);
+    expect(wrong.error).toMatch(/keepLatest: expected number, got "all"/);
     expect(broken.error).toMatch(/broken\.ts/);
     expect(throws.error).toBe("of its own");
-    expect(text.error).toMatch(/plan\.txt is no curriculum file.*\.yaml/);
+    expect(text.error).toMatch(/plan\.txt is not a curriculum file.*\.yaml/);
     expect(missing.error).toMatch(/missing\.ts does not exist/);
     for (const { code } of [empty, without, wrong, text, missing]) expect(code).toBe("TRAIN_FILE");
   });
@@ -120,29 +120,41 @@ describe("a recipe", () => {
     writeFileSync(chats, `${JSON.stringify(record)}\n`.repeat(20));
     const recipe: RecipeInput = {
       model: { preset: "tiny", hiddenSize: 32, intermediateSize: 32, numLayers: 1, numHeads: 2, numKeyValueHeads: 1 },
-      data: { length: 32, paths: [corpus], cache: join(folder, "cache") },
+      data: { seqLen: 32, paths: [corpus], cache: join(folder, "cache") },
       seed: 2,
       stages: [
-        { type: "autoregressive", name: "compress", steps: 3, batchSize: 2, lr: 1e-2 },
-        { type: "block-diffusion", name: "cpt", tokens: 192, batchSize: 2, warmup: { steps: 2 }, precision: "float32" },
+        { type: "autoregressive", name: "compress", steps: 3, globalBatchSize: 2, lr: 1e-2 },
+        {
+          type: "block-diffusion",
+          name: "cpt",
+          tokens: 192,
+          globalBatchSize: 2,
+          warmup: { steps: 2 },
+          precision: "float32",
+        },
         {
           type: "supervised",
           name: "sft",
           steps: 2,
-          batchSize: 1,
-          data: { records: [chats], length: 32 },
+          globalBatchSize: 1,
+          data: { paths: [chats], seqLen: 32 },
           blockSize: 4,
+        },
+        {
+          ...{ type: "autoregressive", name: "answers", steps: 1, lr: 1e-3, globalBatchSize: 1 },
+          data: { type: "sft", paths: [chats], seqLen: 32 },
         },
       ],
     };
     const { curriculum, model, run } = await buildRecipe(recipe);
     try {
       const events = await collect(curriculum.stages, { ...run, model });
-      expect(stepsOf(events)).toHaveLength(8);
-      const [first, second, third] = curriculum.stages;
+      expect(stepsOf(events)).toHaveLength(9);
+      const [first, second, third, fourth] = curriculum.stages;
       expect(second.data).toBe(first.data);
       expect(third.data).not.toBe(first.data);
-      expect(stepsOf(events).at(-1)?.metrics.masked_share).toBeGreaterThan(0);
+      expect(fourth.data).toBe(third.data);
+      expect(stepsOf(events).at(-2)?.metrics.masked_share).toBeGreaterThan(0);
     } finally {
       model.dispose();
     }
@@ -150,16 +162,16 @@ describe("a recipe", () => {
     writeFileSync(yaml, JSON.stringify(recipe)); // JSON is YAML
     const output = execFileSync(process.execPath, ["--import", tsx, child, yaml], { encoding: "utf8", cwd: folder });
     expect(JSON.parse(output)).toMatchObject({
-      stages: ["compress: autoregressive", "cpt: block-diffusion", "sft: supervised"],
+      stages: ["compress: autoregressive", "cpt: block-diffusion", "sft: supervised", "answers: autoregressive"],
       own: true,
-      steps: 8,
+      steps: 9,
     });
   });
 
   it("in YAML says how long processes wait for each other", async () => {
     const yaml = `model: tiny
 parallel: { backend: gloo, timeouts: { init: 1 } }
-stages: [{ type: autoregressive, name: a, steps: 1, lr: 1, data: { records: [x], length: 8 } }]`;
+stages: [{ type: autoregressive, name: a, steps: 1, lr: 1, data: { paths: [x], seqLen: 8 } }]`;
     const launched = { RANK: "0", WORLD_SIZE: "2", LOCAL_RANK: "0", LOCAL_WORLD_SIZE: "2", MASTER_ADDR: "127.0.0.1" };
     const env = { ...launched, MASTER_PORT: String(await freePort()) };
     const [alone] = load({ "recipe.yaml": yaml }, undefined, env);
@@ -169,7 +181,7 @@ stages: [{ type: autoregressive, name: a, steps: 1, lr: 1, data: { records: [x],
 
   it("with a model that is neither folder nor preset says so", async () => {
     const stages: RecipeInput["stages"] = [
-      { type: "autoregressive", name: "a", steps: 1, lr: 1, data: { records: ["x"], length: 8 } },
+      { type: "autoregressive", name: "a", steps: 1, lr: 1, data: { paths: ["x"], seqLen: 8 } },
     ];
     await expect(buildRecipe({ model: "tinny", stages })).rejects.toThrow(/no data at|tinny/);
   });

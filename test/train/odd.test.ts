@@ -2,13 +2,20 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { listCheckpoints } from "../../lib/checkpoint/index.js";
 import { CheckpointStore } from "../../lib/checkpoint/store.js";
-import type { Dataset, Sample } from "../../lib/data/index.js";
+import { type Dataset, PackedDataset, type Sample } from "../../lib/data/index.js";
 import { warmupStable, warmupStableDecay } from "../../lib/nn/index.js";
 import * as torch from "../../lib/torch/index.js";
-import { autoregressive, Curriculum, type Objective, type Stage, stage } from "../../lib/train/index.js";
+import {
+  autoregressive,
+  blockDiffusion,
+  Curriculum,
+  type Objective,
+  type Stage,
+  stage,
+} from "../../lib/train/index.js";
 import { collect, data, stepsOf, temporaryFolder, tinyModel } from "./support.js";
 
-const good = autoregressive({ name: "good", data, steps: 3, batchSize: 2, lr: 1e-3, precision: "float32" });
+const good = autoregressive({ name: "good", data, steps: 3, globalBatchSize: 2, lr: 1e-3, precision: "float32" });
 const fine: Objective = (...args) => good.objective(...args);
 
 /** Objectives that go wrong in the third step, and what is said of them. */
@@ -43,7 +50,7 @@ const objectives: Record<string, [gives: (right: ReturnType<Objective>) => unkno
   ],
 };
 const thrown: [string, unknown, RegExp][] = [
-  ["null", null, /threw null, which is no Error/],
+  ["null", null, /threw null, which is not an Error/],
   ["undefined", undefined, /threw undefined/],
   ["a string", "oops", /threw 'oops'/],
   ["an Error", new RangeError("oops"), /failed: RangeError: oops \(.*odd\.test\.ts:\d+:\d+\)/],
@@ -53,7 +60,13 @@ const thrown: [string, unknown, RegExp][] = [
 async function expectFailure(second: Stage, code: string, message: RegExp): Promise<void> {
   const out = temporaryFolder();
   using model = tinyModel();
-  const run = collect([good, second], { model, out, sinks: [], checkpointEvery: { steps: 1 }, keepLast: 99 });
+  const run = collect([good, second], {
+    model,
+    outputDir: out,
+    sinks: [],
+    checkpointEvery: { steps: 1 },
+    keepLatest: 99,
+  });
   await expect(run).rejects.toMatchObject({ name: "TrainError", code });
   await expect(run).rejects.toThrow(message);
   await expect(run).rejects.toThrow(/stage 'odd'/);
@@ -65,7 +78,7 @@ async function expectFailure(second: Stage, code: string, message: RegExp): Prom
 }
 
 const odd = (objective: Objective, dataset: Dataset = data) =>
-  stage({ name: "odd", data: dataset, objective, steps: 5, batchSize: 2, lr: 1e-3, precision: "float32" });
+  stage({ name: "odd", data: dataset, objective, steps: 5, globalBatchSize: 2, lr: 1e-3, precision: "float32" });
 
 describe("an objective in its third step", () => {
   it.each(Object.entries(objectives))("that gives %s", async (_, [gives, message]) => {
@@ -107,7 +120,7 @@ describe("data that gives", () => {
     ["an id outside the vocabulary", { tokens: tokens(48) }, /sample \d+ has the token id 48 at 0, .*ends at 47/],
     ["a negative id", { tokens: tokens(-100) }, /sample \d+ has the token id -100 at 0/],
   ])("%s", async (_, sample, message) => {
-    const dataset: Dataset = { length: 16, numSamples: 5, sample: () => sample as Sample };
+    const dataset: Dataset = { seqLen: 16, numSamples: 5, sample: () => sample as Sample };
     await expectFailure(odd(fine, dataset), "TRAIN_DATA", message);
   });
 });
@@ -115,14 +128,18 @@ describe("data that gives", () => {
 describe("sizes that are absurd", () => {
   const tiny = { name: "odd", data, steps: 1, lr: 1e-3 };
   it.each<[string, () => unknown, RegExp]>([
-    ["batchSize", () => autoregressive({ ...tiny, batchSize: 1e9 }), /batchSize: .*1048576/],
-    ["accumulation", () => autoregressive({ ...tiny, accumulation: 1e9 }), /accumulation: .*65536/],
+    ["globalBatchSize", () => autoregressive({ ...tiny, globalBatchSize: 1e9 }), /globalBatchSize: .*1048576/],
+    [
+      "gradientAccumulationSteps",
+      () => autoregressive({ ...tiny, gradientAccumulationSteps: 1e9 }),
+      /gradientAccumulationSteps: .*65536/,
+    ],
     ["steps", () => autoregressive({ ...tiny, steps: 2 ** 60 }), /steps: .*2147483647/],
     [
       "length",
       () =>
         new Curriculum([
-          autoregressive({ ...tiny, data: { length: 1e9, numSamples: 1, sample: () => null as never } }),
+          autoregressive({ ...tiny, data: { seqLen: 1e9, numSamples: 1, sample: () => null as never } }),
         ]),
       /1000000000 tokens a sequence.*16777216/,
     ],
@@ -147,10 +164,37 @@ describe("a stage that is odd trains, with a warning:", () => {
     });
   });
 
+  it("crossDocumentAttention: false over data that keep no boundaries", async () => {
+    using model = tinyModel();
+    const source = {
+      numTokens: 64,
+      starts: new Float64Array([0, 40, 64]),
+      hash: "h",
+      documentAt: (at: number) => (at < 40 ? 0 : 1),
+    };
+    const read = (from: number, to: number) => new Int32Array(to - from).fill(9);
+    const on = (keepDocumentBoundaries: boolean, crossDocumentAttention?: boolean) => {
+      const data = new PackedDataset({ ...source, read }, { seqLen: 16, keepDocumentBoundaries });
+      const stage = { name: "s", data, steps: 1, globalBatchSize: 1, lr: 1e-3, precision: "float32" as const };
+      return [
+        autoregressive({ ...stage, crossDocumentAttention }),
+        blockDiffusion({ ...stage, name: "b", crossDocumentAttention }),
+      ];
+    };
+    const warned = await collect(on(false, false), { model });
+    const messages = warned.flatMap((event) => (event.type === "warning" ? [event.message] : []));
+    expect(messages).toHaveLength(2);
+    expect(messages[0]).toMatch(/'s': crossDocumentAttention: false has no effect.*keepDocumentBoundaries: true/);
+    expect(messages[1]).toMatch(/'b': crossDocumentAttention: false has no effect/);
+    for (const stages of [on(false), on(false, true), on(true, false)]) {
+      expect(first(await collect(stages, { model }))).toBeUndefined();
+    }
+  });
+
   it("mask tokens in clean text, and no targets at all", async () => {
     using model = tinyModel();
     const sample = () => ({ tokens: new Int32Array(16).fill(5), lossMask: new Uint8Array(16) });
-    const events = await collect([{ ...good, data: { length: 16, numSamples: 4, sample } }], { model });
+    const events = await collect([{ ...good, data: { seqLen: 16, numSamples: 4, sample } }], { model });
     const messages = events.flatMap((event) => (event.type === "warning" ? [event.message] : []));
     expect(messages[0]).toMatch(/sample \d has|sample \d of the data has the mask token 5/);
     expect(messages[1]).toMatch(/no token of the batch is a target/);

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { PackedDataset, parseDataOptions } from "../../lib/data/index.js";
 import {
   autoregressive,
   blockDiffusion,
@@ -28,16 +29,22 @@ const recipe = (text: string) => messageOf(() => parseRecipe(text, "recipe.yaml"
 describe("stage options", () => {
   it("fill in defaults and stay plain values", () => {
     const made = autoregressive({ name: "a", data, steps: 3, lr: 1e-3 });
-    expect(made).toMatchObject({ kind: "autoregressive", batchSize: 8, accumulation: 1, clip: 1, end: { steps: 3 } });
+    expect(made).toMatchObject({
+      kind: "autoregressive",
+      globalBatchSize: 8,
+      gradientAccumulationSteps: 1,
+      maxGradNorm: 1,
+      end: { steps: 3 },
+    });
     expect(blockDiffusion({ name: "b", data, tokens: 1e6 }).positionsPerToken).toBe(2);
-    expect({ ...made, clip: null }.clip).toBeNull();
+    expect({ ...made, maxGradNorm: null }.maxGradNorm).toBeNull();
   });
 
   it.each<[string, () => unknown, RegExp]>([
     [
       "an unknown key",
-      () => autoregressive({ name: "a", data, steps: 1, batchsize: 4 } as never),
-      /batchsize: unknown key \(did you mean batchSize\?\); allowed: .*accumulation/,
+      () => autoregressive({ name: "a", data, steps: 1, globalbatchsize: 4 } as never),
+      /globalbatchsize: unknown key \(did you mean globalBatchSize\?\); allowed: .*gradientAccumulationSteps/,
     ],
     ["no end", () => autoregressive({ name: "a", data }), /exactly one of steps, tokens, epochs, minutes; found none/],
     ["two ends", () => autoregressive({ name: "a", data, steps: 1, epochs: 1 }), /found steps and epochs/],
@@ -77,6 +84,48 @@ describe("stage options", () => {
   });
 });
 
+describe("options that had another name in 0.1.0", () => {
+  const on = { name: "a", data, steps: 1 };
+  const packed = { numTokens: 9, starts: new Float64Array([0, 9]), hash: "", read: () => new Int32Array(4) };
+  const source = { ...packed, documentAt: () => 0 };
+  it.each<[() => unknown, RegExp]>([
+    [() => autoregressive({ ...on, batchSize: 4 } as never), /batchSize: it is called globalBatchSize now$/],
+    [() => blockDiffusion({ ...on, accumulation: 2 } as never), /accumulation: .* gradientAccumulationSteps now$/],
+    [() => supervised({ ...on, clip: 1 } as never), /clip: it is called maxGradNorm now$/],
+    [() => blockDiffusion({ ...on, times: "antithetic" } as never), /times: it is called timeSampling now$/],
+    [() => autoregressive({ ...on, chunkSize: 7 } as never), /chunkSize: it is called headChunkSize now$/],
+    [
+      () => blockDiffusion({ ...on, documents: "isolated" } as never),
+      /documents: it is called crossDocumentAttention now: write crossDocumentAttention: false$/,
+    ],
+    [
+      () => parseDataOptions({ length: 8, heldOut: 0.1, documents: "isolated" }),
+      /length: .* seqLen now\n.*heldOut: .* validationSplit now\n.*documents: .*: write keepDocumentBoundaries: true$/,
+    ],
+    [
+      () => new PackedDataset(source, { seqLen: 4, documents: "visible" } as never),
+      /^documents: it is called keepDocumentBoundaries now: write keepDocumentBoundaries: false$/,
+    ],
+    [
+      () => parseRecipe("model: tiny\nkeepLast: 3\nsaving: sync\nout: x\nstages: []", "old.yaml"),
+      /keepLast: .* keepLatest now\n.*saving: it is called asyncCheckpoint now: write asyncCheckpoint: false\n.*out: .* outputDir now/,
+    ],
+    [
+      () => recipeWith("supervised", "{ records: [x], length: 8 }"),
+      /stages\[0\]\.data\.records: it is called paths now\n.*length: it is called seqLen now/,
+    ],
+    [
+      () => stage({ ...on, objective: () => null as never, facts: {} } as never),
+      /facts: it is called fingerprint now$/,
+    ],
+  ])("are refused with that of today: %#", (run, message) => {
+    expect(run).toThrow(message);
+  });
+
+  const recipeWith = (type: string, data: string) =>
+    parseRecipe(`model: tiny\nstages:\n  - { type: ${type}, name: a, steps: 1, lr: 1, data: ${data} }`, "old.yaml");
+});
+
 describe("a curriculum", () => {
   const make = (changes: Partial<Stage>[]) => () =>
     new Curriculum(tinyStages().map((each, i) => ({ ...each, ...changes[i] })));
@@ -86,7 +135,7 @@ describe("a curriculum", () => {
     ["with a name twice", make([{ name: "cpt" }]), /'cpt': another stage has this name/],
     ["with a checkpoint twice", make([{}, { checkpoint: "pre-anneal" }]), /'pre-anneal' is taken/],
     ["without a rate at first", make([{ schedule: undefined }]), /first stage needs a learning rate/],
-    ["with micro-batches that do not fit", make([{ accumulation: 3 }]), /4 cannot be cut into 3/],
+    ["with micro-batches that do not fit", make([{ gradientAccumulationSteps: 3 }]), /4 cannot be cut into 3/],
     ["with a schedule that is no number", make([{ schedule: () => Number.NaN }]), /gives NaN at step 0/],
   ])("refuses one %s", (_, run, message) => {
     expect(messageOf(run)).toMatch(message);
@@ -117,7 +166,7 @@ describe("a curriculum", () => {
     using model = tinyModel();
     const run = new Curriculum(tinyStages()).run({ model, device: "gpu", keeplast: 1 } as never);
     await expect(run.next()).rejects.toThrow(
-      /device: expected "cpu", "cuda"[\s\S]*keeplast: unknown key \(did you mean keepLast\?\)/,
+      /device: expected "cpu", "cuda"[\s\S]*keeplast: unknown key \(did you mean keepLatest\?\)/,
     );
   });
 });
@@ -125,12 +174,12 @@ describe("a curriculum", () => {
 describe("a recipe in YAML", () => {
   const good = `
 model: tiny
-data: { length: 64, paths: default }
-out: runs/x
+data: { seqLen: 64, paths: default }
+outputDir: runs/x
 stages:
   - { type: autoregressive, name: compress, steps: 100, lr: { type: warmup-stable, lr: 3e-4 }, checkpoint: pre-anneal }
   - { type: block-diffusion, name: cpt, tokens: 1e5, blockSize: 4, noise: clipped-linear, warmup: { steps: 10 } }
-  - { type: supervised, name: sft, epochs: 3, data: { records: [chats.jsonl], length: 64 } }
+  - { type: supervised, name: sft, epochs: 3, data: { paths: [chats.jsonl], seqLen: 64 } }
 `;
   it("is read", () => {
     expect(parseRecipe(good, "recipe.yaml")).toMatchObject({
@@ -140,7 +189,12 @@ stages:
   });
 
   it.each<[string, string, string, RegExp]>([
-    ["an unknown key", "out: runs/x", "output: runs/x", /output: unknown key; allowed: out, device, seed, .*stages/],
+    [
+      "an unknown key",
+      "outputDir: runs/x",
+      "output: runs/x",
+      /output: unknown key; allowed: outputDir, device, seed, .*stages/,
+    ],
     ["an unknown key of a stage", "steps: 100", "step: 100", /stages\[0\]\.step: unknown key \(did you mean steps\?\)/],
     [
       "an unknown type",
@@ -158,19 +212,19 @@ stages:
       /data\.path: unknown key \(did you mean paths\?\); allowed: .*paths, extensions/,
     ],
     [
-      "an unknown key of the records",
-      "records: [chats.jsonl]",
-      "records: [chats.jsonl], pack: true",
-      /stages\[2\]\.data\.pack: unknown key; allowed: records, length, packing/,
+      "an unknown key of data for fine-tuning",
+      "paths: [chats.jsonl]",
+      "paths: [chats.jsonl], pack: true",
+      /stages\[2\]\.data\.pack: unknown key; allowed: type, paths, seqLen, packing/,
     ],
     ["no end", "steps: 100, ", "", /stages\[0\]: give exactly one of steps, tokens, epochs, minutes/],
     ["no model", "model: tiny\n", "", /model: missing|model: expected/],
-    ["no YAML", "stages:", "stages: [", /recipe\.yaml is no YAML: .*line \d+/],
+    ["no YAML", "stages:", "stages: [", /recipe\.yaml is not valid YAML: .*line \d+/],
     [
       "a key twice",
-      "out: runs/x",
-      "out: runs/x\nout: runs/y",
-      /no YAML: the key out stands twice in one mapping, at line 5, column 1/,
+      "outputDir: runs/x",
+      "outputDir: runs/x\noutputDir: runs/y",
+      /not valid YAML: the key outputDir stands twice in one mapping, at line 5, column 1/,
     ],
   ])("refuses %s", (_, from, to, message) => {
     expect(recipe(good.replace(from, to))).toMatch(message);

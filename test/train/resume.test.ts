@@ -20,7 +20,7 @@ import { bytesOf, Counting, collect, repeatable, stepsOf, temporaryFolder, tinyM
 async function wholeRun(stages: Stage[] = tinyStages()) {
   const out = temporaryFolder();
   using model = tinyModel();
-  const events = await collect(stages, { model, out, seed: 3, sinks: [] });
+  const events = await collect(stages, { model, outputDir: out, seed: 3, sinks: [] });
   return { steps: stepsOf(events).map(repeatable), weights: bytesOf(model), optimizer: optimizerOf(out, "final") };
 }
 
@@ -33,14 +33,14 @@ async function interrupted(at: number, how: "break" | "abort", stages: () => Sta
   const out = temporaryFolder();
   const controller = new AbortController();
   using first = tinyModel();
-  const options = { out, seed: 3, sinks: [], signal: controller.signal };
+  const options = { outputDir: out, seed: 3, sinks: [], signal: controller.signal };
   const before = await collect(stages(), { ...options, model: first }, (event) => {
     if (event.type !== "step" || event.globalStep < at) return false;
     controller.abort();
     return how === "break";
   });
   using second = tinyModel({ seed: 99 });
-  const after = await collect(stages(), { model: second, out, seed: 3, sinks: [], resume: true });
+  const after = await collect(stages(), { model: second, outputDir: out, seed: 3, sinks: [], resume: true });
   return { before, after, weights: bytesOf(second), optimizer: optimizerOf(out, "final"), out };
 }
 
@@ -68,7 +68,7 @@ describe("train()", () => {
     const options = { model, seed: 3, sinks: [] };
     expect(await curriculum.train({ ...options, signal: controller.signal })).toMatchObject({ type: "aborted" });
     using other = tinyModel();
-    const done = await curriculum.train({ ...options, model: other, out });
+    const done = await curriculum.train({ ...options, model: other, outputDir: out });
     expect(done).toMatchObject({ type: "done", globalStep: 18 });
     expect(bytesOf(other)).toBe((await wholeRun()).weights);
   });
@@ -87,7 +87,7 @@ describe("train 2N equals train N, stop, resume N", () => {
   }
 
   it("stopped by a signal in the middle of accumulation, which finishes the step first", async () => {
-    const stages = () => tinyStages({ accumulation: 4 });
+    const stages = () => tinyStages({ gradientAccumulationSteps: 4 });
     const whole = await wholeRun(stages());
     const { before, after, weights, optimizer } = await interrupted(9, "abort", stages);
     expect(before.at(-1)).toMatchObject({ type: "aborted", globalStep: 9 });
@@ -99,7 +99,7 @@ describe("train 2N equals train N, stop, resume N", () => {
   it("with the torch generator in the objective and an optimiser of its own in the second stage", async () => {
     const data = new Counting();
     const noisy = (name: string, more: Partial<AutoregressiveStageOptions>): Stage => {
-      const plain = autoregressive({ name, data, steps: 5, batchSize: 2, precision: "float32", ...more });
+      const plain = autoregressive({ name, data, steps: 5, globalBatchSize: 2, precision: "float32", ...more });
       return {
         ...plain,
         kind: "noisy",
@@ -114,7 +114,7 @@ describe("train 2N equals train N, stop, resume N", () => {
     };
     const stages = () => [
       noisy("one", { lr: 1e-2 }),
-      noisy("two", { lr: 1e-1, optimizer: sgd({ momentum: 0.9 }), accumulation: 2 }),
+      noisy("two", { lr: 1e-1, optimizer: sgd({ momentum: 0.9 }), gradientAccumulationSteps: 2 }),
     ];
     const whole = await wholeRun(stages());
     for (const at of [5, 7]) {
@@ -135,7 +135,7 @@ describe("train 2N equals train N, stop, resume N", () => {
       const events: TrainEvent[] = [];
       for await (const event of new Curriculum(tinyStages()).run({
         model: weights,
-        out,
+        outputDir: out,
         seed: 3,
         resume: true,
         sinks: [],
@@ -154,7 +154,7 @@ describe("train 2N equals train N, stop, resume N", () => {
   it("a finished run has nothing to do", async () => {
     const { out } = await interrupted(16, "break");
     using model = tinyModel();
-    const events = await collect(tinyStages(), { model, out, seed: 3, sinks: [], resume: true });
+    const events = await collect(tinyStages(), { model, outputDir: out, seed: 3, sinks: [], resume: true });
     expect(events.map((event) => event.type)).toEqual(["start", "done"]);
   });
 });
@@ -164,7 +164,7 @@ describe("stopping", () => {
     const out = temporaryFolder();
     using model = tinyModel();
     const controller = new AbortController();
-    const options = { model, out, signal: controller.signal, checkpointEvery: { steps: 2 } };
+    const options = { model, outputDir: out, signal: controller.signal, checkpointEvery: { steps: 2 } };
     const events = await collect(tinyStages(), options, (event) => {
       if (event.type === "step" && event.globalStep === 13) controller.abort();
       return false;
@@ -185,7 +185,7 @@ describe("stopping", () => {
         return first.objective(...args);
       },
     };
-    await expect(collect([failing], { model, out, sinks: [] })).rejects.toThrow("no more");
+    await expect(collect([failing], { model, outputDir: out, sinks: [] })).rejects.toThrow("no more");
     expect(readdirSync(join(out, "checkpoints"))).toEqual(["step-000004"]);
   });
 
@@ -200,7 +200,7 @@ describe("stopping", () => {
     const [, stoppedAt] = /aborted (\d+)\n$/.exec(child.output()) ?? [];
     expect(child.errors()).toContain("stopping");
     using model = tinyModel({ seed: 5 });
-    const events = await collect(tinyStages(), { model, out, seed: 3, sinks: [], resume: true });
+    const events = await collect(tinyStages(), { model, outputDir: out, seed: 3, sinks: [], resume: true });
     expect(stepsOf(events).map(repeatable)).toEqual(whole.steps.slice(Number(stoppedAt)));
     expect(bytesOf(model)).toBe(whole.weights);
   });

@@ -10,7 +10,7 @@ import { collect, temporaryFolder, tinyModel, tinyStages } from "./support.js";
 async function disturbed(out: string, strike: () => void | Promise<void>): Promise<TrainEvent[]> {
   using model = tinyModel();
   const events: TrainEvent[] = [];
-  for await (const event of new Curriculum(tinyStages()).run({ model, out, seed: 3 })) {
+  for await (const event of new Curriculum(tinyStages()).run({ model, outputDir: out, seed: 3 })) {
     events.push(event);
     if (event.type === "step" && event.globalStep === 7) await strike();
   }
@@ -43,7 +43,7 @@ describe("a run's folder that is", () => {
     // The old one is free, too.
     if (existsSync(`${out} renamed`)) (await RunLock.acquire(`${out} renamed`)).release();
     using model = tinyModel();
-    const resumed = await collect(tinyStages(), { model, out, seed: 3, resume: true });
+    const resumed = await collect(tinyStages(), { model, outputDir: out, seed: 3, resume: true });
     expect(resumed[0]).toMatchObject({ type: "start", globalStep: 18 });
   });
 

@@ -10,7 +10,7 @@ import { collect, stepsOf, temporaryFolder, tinyModel, tinyStages } from "./supp
 
 async function wholeRun(out: string): Promise<TrainEvent[]> {
   using model = tinyModel();
-  return await collect(tinyStages(), { model, out, seed: 3, checkpointEvery: { steps: 2 } });
+  return await collect(tinyStages(), { model, outputDir: out, seed: 3, checkpointEvery: { steps: 2 } });
 }
 
 const linesOf = (out: string) =>
@@ -53,14 +53,14 @@ describe("metrics.jsonl", () => {
       using model = tinyModel();
       await collect(
         tinyStages(),
-        { model, out, seed: 3 },
+        { model, outputDir: out, seed: 3 },
         ({ type, ...event }) => type === "step" && (event as StepEvent).globalStep === 9,
       );
     }
     const ahead = { type: "step", globalStep: 10, stage: 1, name: "cpt", step: 4, steps: 8, metrics: { loss: 77 } };
     appendFileSync(path, `${JSON.stringify(ahead)}\n{"type":"step","globalSt`);
     using model = tinyModel();
-    await collect(tinyStages(), { model, out, seed: 3, resume: true });
+    await collect(tinyStages(), { model, outputDir: out, seed: 3, resume: true });
     const steps = linesOf(out).filter((event) => event.type === "step");
     expect(steps.map(({ globalStep }) => globalStep)).toEqual(Array.from({ length: 18 }, (_, i) => i + 1));
     expect(steps.map(({ metrics }) => metrics.loss)).not.toContain(77);
@@ -80,7 +80,7 @@ describe("metrics.jsonl", () => {
     let watch: Disposable | undefined;
     const events = await collect(
       tinyStages().slice(0, 1),
-      { model, out, sinks: [jsonl(join(out, "metrics.jsonl"))] },
+      { model, outputDir: out, sinks: [jsonl(join(out, "metrics.jsonl"))] },
       (event) => {
         if (event.type === "step" && event.step === 2) {
           watch = watchWrites((_, call) => {
@@ -108,7 +108,7 @@ describe("report.html", () => {
   it("holds the run's data, and nothing of the network", async () => {
     const out = temporaryFolder();
     using model = tinyModel();
-    const events = await collect(withHooks(), { model, out, seed: 3 });
+    const events = await collect(withHooks(), { model, outputDir: out, seed: 3 });
     const html = readFileSync(join(out, "report.html"), "utf8");
     const state = readReport(join(out, "report.html"));
     expect(state).toMatchObject({
@@ -139,11 +139,15 @@ describe("report.html", () => {
     const out = temporaryFolder();
     {
       using model = tinyModel();
-      await collect(withHooks(), { model, out, seed: 3 }, (event) => event.type === "step" && event.globalStep === 9);
+      await collect(
+        withHooks(),
+        { model, outputDir: out, seed: 3 },
+        (event) => event.type === "step" && event.globalStep === 9,
+      );
     }
     expect(readReport(join(out, "report.html"))).toMatchObject({ state: "stopped", steps: 9 });
     using model = tinyModel();
-    await collect(withHooks(), { model, out, seed: 3, resume: true });
+    await collect(withHooks(), { model, outputDir: out, seed: 3, resume: true });
     const state = readReport(join(out, "report.html"));
     expect(state?.rows.map(({ step }) => step)).toEqual(Array.from({ length: 18 }, (_, i) => i + 1));
     expect(state?.stages.map(({ name }) => name)).toEqual(["compress", "cpt", "anneal"]);
@@ -160,16 +164,16 @@ describe("report.html", () => {
         throw new Error("the objective broke");
       },
     };
-    await expect(collect([failing], { model, out })).rejects.toThrow("the objective broke");
+    await expect(collect([failing], { model, outputDir: out })).rejects.toThrow("the objective broke");
     expect(readReport(join(out, "report.html"))).toMatchObject({ state: "failed" });
     expect(readReport(join(out, "report.html"))?.message).toMatch(/^stage '.*the objective broke/);
   });
 
   it("stays small in a long run, and keeps means and peaks", () => {
     const state = newReport("long");
-    const facts = { name: "a", kind: "k", steps: 100_000, batchSize: 1, length: 1, positionsPerToken: 1 };
+    const info = { name: "a", kind: "k", steps: 100_000, globalBatchSize: 1, seqLen: 1, positionsPerToken: 1 };
     const at = (globalStep: number) => ({ stage: 0, name: "a", step: globalStep, globalStep });
-    addToReport(state, { type: "stage-start", ...at(0), facts });
+    addToReport(state, { type: "stage-start", ...at(0), info });
     for (let step = 1; step <= 100_000; step++) {
       const metrics = { loss: step % 2, grad_norm: step === 31_337 ? 1e6 : 1, lr: 0.5 };
       addToReport(state, { type: "step", ...at(step), steps: 100_000, tokens: step, elapsed: step, metrics });
@@ -203,7 +207,7 @@ describe("the terminal", () => {
   const run = async (stream: Memory, interval?: number) => {
     using model = tinyModel();
     const out = temporaryFolder();
-    await collect(tinyStages(), { model, out, sinks: [terminal({ stream, interval })] });
+    await collect(tinyStages(), { model, outputDir: out, sinks: [terminal({ stream, interval })] });
     return stream.text;
   };
 

@@ -18,16 +18,16 @@ export class Counting implements Dataset {
 
   constructor(
     readonly numSamples = 37,
-    readonly length = 16,
+    readonly seqLen = 16,
     readonly vocabSize = 48,
   ) {
-    this.hash = `counting ${numSamples} ${length} ${vocabSize}`;
+    this.hash = `counting ${numSamples} ${seqLen} ${vocabSize}`;
   }
 
   sample(index: number): Sample {
     const first = 8;
     const tokens = Int32Array.from(
-      { length: this.length },
+      { length: this.seqLen },
       (_, i) => first + ((index * 5 + i * 3) % (this.vocabSize - first)),
     );
     return { tokens };
@@ -61,7 +61,7 @@ export const data = new Counting();
 
 /** The paper's curriculum in miniature: 6 steps AR, 8 diffusion, 4 anneal. */
 export function tinyStages({ steps = 8, ...changes }: Partial<BlockDiffusionStageOptions> = {}): Stage[] {
-  const common = { data, batchSize: 4, precision: "float32" as const };
+  const common = { data, globalBatchSize: 4, precision: "float32" as const };
   return [
     autoregressive({ ...common, name: "compress", steps: 6, lr: 1e-2, checkpoint: "pre-anneal", optimizer: adamw() }),
     blockDiffusion({

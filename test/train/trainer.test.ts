@@ -50,8 +50,8 @@ describe("accumulation", () => {
       name: "d",
       data,
       steps: 6,
-      batchSize: 8,
-      accumulation,
+      globalBatchSize: 8,
+      gradientAccumulationSteps: accumulation,
       normalizer,
       lr: 0.05,
       optimizer: sgd(),
@@ -85,9 +85,9 @@ describe("accumulation", () => {
       data,
       objective: counted,
       steps: 1,
-      batchSize: 2,
-      accumulation: 2,
-      clip: null,
+      globalBatchSize: 2,
+      gradientAccumulationSteps: 2,
+      maxGradNorm: null,
       lr: 1,
       optimizer: sgd(),
     });
@@ -111,9 +111,9 @@ describe("clipping", () => {
         name: "a",
         data,
         steps: 1,
-        batchSize: 4,
+        globalBatchSize: 4,
         lr: 1,
-        clip,
+        maxGradNorm: clip,
         optimizer: sgd(),
         precision: "float32",
       });
@@ -142,7 +142,15 @@ describe("an objective of one's own", () => {
 
   it("gets batches by global position and a context, and its metrics are logged", async () => {
     using model = tinyModel();
-    const own = stage({ name: "own", data, objective, steps: 3, batchSize: 4, accumulation: 2, lr: 0.1 });
+    const own = stage({
+      name: "own",
+      data,
+      objective,
+      steps: 3,
+      globalBatchSize: 4,
+      gradientAccumulationSteps: 2,
+      lr: 0.1,
+    });
     const events = await collect([...tinyStages().slice(0, 1), own], { model, seed: 9 });
     const steps = stepsOf(events).filter(({ name }) => name === "own");
     expect(own.kind).toBe("squeeze");
@@ -182,7 +190,7 @@ describe("an objective of one's own", () => {
 describe("numbers that are none", () => {
   /** An AR stage that breaks in some steps. */
   const breaking = (isBad: (step: number) => boolean, what: "loss" | "gradient" = "loss"): Stage => {
-    const plain = autoregressive({ name: "a", data, steps: 8, batchSize: 2, lr: 1e-2, precision: "float32" });
+    const plain = autoregressive({ name: "a", data, steps: 8, globalBatchSize: 2, lr: 1e-2, precision: "float32" });
     return {
       ...plain,
       objective: (model, batch, context) => {
@@ -221,10 +229,14 @@ describe("numbers that are none", () => {
     const out = temporaryFolder();
     using model = tinyModel();
     let good = "";
-    const run = collect([breaking((step) => step >= 2)], { model, out, maxSkipped: 2, sinks: [] }, (event) => {
-      if (event.type === "step" && event.step === 2) good = bytesOf(model);
-      return false;
-    });
+    const run = collect(
+      [breaking((step) => step >= 2)],
+      { model, outputDir: out, maxSkipped: 2, sinks: [] },
+      (event) => {
+        if (event.type === "step" && event.step === 2) good = bytesOf(model);
+        return false;
+      },
+    );
     await expect(run).rejects.toMatchObject({
       code: "TRAIN_NOT_FINITE",
       message: expect.stringMatching(
@@ -233,7 +245,7 @@ describe("numbers that are none", () => {
     });
     expect(bytesOf(model)).toBe(good);
     using resumed = tinyModel({ seed: 7 });
-    await collect([breaking(() => false)], { model: resumed, out, resume: true, sinks: [] }, () => true);
+    await collect([breaking(() => false)], { model: resumed, outputDir: out, resume: true, sinks: [] }, () => true);
     expect(bytesOf(resumed)).toBe(good);
   });
 
@@ -244,7 +256,7 @@ describe("numbers that are none", () => {
       name: "d",
       data,
       steps: 1,
-      batchSize: 2,
+      globalBatchSize: 2,
       normalizer: "masked",
       warmup: { steps: 1000, initial: 1e-9 },
       lr: 1e-2,
@@ -258,7 +270,7 @@ describe("numbers that are none", () => {
 describe("memory", () => {
   it("holds as many tensors after 50 steps of each kind as after two", async () => {
     using model = tinyModel();
-    const common = { data, steps: 50, batchSize: 4, accumulation: 2 };
+    const common = { data, steps: 50, globalBatchSize: 4, gradientAccumulationSteps: 2 };
     const stages = [
       autoregressive({ ...common, name: "a", lr: 1e-3 }),
       blockDiffusion({ ...common, name: "d", warmup: { steps: 10 } }),
@@ -303,7 +315,7 @@ describe("ends", () => {
     [{ steps: 5 }, 5],
   ])("%o is %i steps", async (end, expected) => {
     using model = tinyModel();
-    const one = autoregressive({ name: "a", data, batchSize: 4, lr: 1e-3, ...end } as never);
+    const one = autoregressive({ name: "a", data, globalBatchSize: 4, lr: 1e-3, ...end } as never);
     expect(stepsOf(await collect([one], { model }))).toHaveLength(expected);
   });
 
@@ -312,7 +324,7 @@ describe("ends", () => {
     const one = autoregressive({
       name: "a",
       data,
-      batchSize: 4,
+      globalBatchSize: 4,
       minutes: 1 / 60,
       lr: { type: "decay-to", from: 1, min: 0 },
     });

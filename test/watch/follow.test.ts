@@ -76,7 +76,7 @@ describe("a watched run", () => {
     const train = async (resume: boolean, until: number) => {
       using model = tinyModel();
       const sinks = [jsonl(join(out, "metrics.jsonl"))];
-      for await (const event of new Curriculum(tinyStages()).run({ model, out, seed: 3, sinks, resume })) {
+      for await (const event of new Curriculum(tinyStages()).run({ model, outputDir: out, seed: 3, sinks, resume })) {
         if (event.type === "step") await readAll(run);
         if (event.type === "step" && event.globalStep === until) break;
       }

@@ -24,7 +24,7 @@ describe("report", () => {
     const folder = temporaryFolder();
     const [out, page] = [join(folder, "run"), join(folder, "pages", "one.html")];
     using model = tinyModel();
-    for await (const _ of new Curriculum(tinyStages()).run({ model, out, seed: 3 }));
+    for await (const _ of new Curriculum(tinyStages()).run({ model, outputDir: out, seed: 3 }));
     await writeReport([out], { out: page });
     const written = readReport(page) as ReportState;
     const own = readReport(join(out, "report.html")) as ReportState;

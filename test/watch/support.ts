@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterEach } from "vitest";
-import type { FailedEvent, RunFacts, StepEvent, TrainEvent } from "../../lib/train/index.js";
+import type { FailedEvent, RunInfo, StepEvent, TrainEvent } from "../../lib/train/index.js";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
@@ -39,11 +39,11 @@ export function writeLog(out: string, events: readonly Logged[]): string {
 }
 
 export const stages = [
-  { name: "compress", kind: "autoregressive", steps: 40, batchSize: 4, length: 16, positionsPerToken: 1 },
-  { name: "cpt", kind: "block-diffusion", steps: 60, batchSize: 4, length: 16, positionsPerToken: 2 },
+  { name: "compress", kind: "autoregressive", steps: 40, globalBatchSize: 4, seqLen: 16, positionsPerToken: 1 },
+  { name: "cpt", kind: "block-diffusion", steps: 60, globalBatchSize: 4, seqLen: 16, positionsPerToken: 2 },
 ];
 
-export const facts: RunFacts = {
+export const facts: RunInfo = {
   parameters: 5_600_000,
   model: "4 layers of 256, 4 heads (2 for keys and values), vocabulary 4096",
   device: "cpu",
@@ -79,7 +79,7 @@ export function stepEvent(globalStep: number, changes: Partial<StepEvent> = {}):
 }
 
 /** A run of two stages up to a step, with all kinds of events in it. */
-export function eventsUpTo(last: number, changes: { run?: Partial<RunFacts>; ranks?: number } = {}): Logged[] {
+export function eventsUpTo(last: number, changes: { run?: Partial<RunInfo>; ranks?: number } = {}): Logged[] {
   const { run, ranks = 0 } = changes;
   const events: Logged[] = [{ type: "start", globalStep: 0, run: { ...facts, ...run } }];
   for (let step = 1; step <= last; step++) {
@@ -87,7 +87,7 @@ export function eventsUpTo(last: number, changes: { run?: Partial<RunFacts>; ran
     const { stage, name } = event;
     const at = { stage, name, step: event.step, globalStep: step };
     if (event.step === 1) {
-      events.push({ type: "stage-start", stage, name, step: 0, globalStep: step - 1, facts: stages[stage] });
+      events.push({ type: "stage-start", stage, name, step: 0, globalStep: step - 1, info: stages[stage] });
     }
     if (ranks > 0) {
       const seconds = (rank: number) => (rank === 1 ? 0.9 : 0.5 + rank / 1000);

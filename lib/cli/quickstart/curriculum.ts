@@ -21,7 +21,7 @@ const SHARE = { compress: 0.5, cpt: 0.3, anneal: 0.2 };
  * continual pre-training by block diffusion with B = 4, the mask-ratio warmup and the clipped noise, then the anneal.
  */
 export function quickstartStages(data: PreparedData, steps: QuickstartSteps, hooks: Partial<Stage> = {}): Stage[] {
-  const common = { data: data.loader, batchSize: BATCH_SIZE };
+  const common = { data: data.loader, globalBatchSize: BATCH_SIZE };
   const diffusion = { ...common, blockSize: BLOCK_SIZE, noise: clippedLinear() };
   return [
     autoregressive({

@@ -20,7 +20,7 @@ const ROWS = 8;
 export function heldOutText(data: PreparedData, tokenizer: Tokenizer, maxTokens: number): HeldOutText {
   const heldOut = data.heldOut as PackedDataset;
   const available = Math.ceil(heldOut.numSamples / ROWS);
-  const count = Math.min(available, Math.max(1, Math.floor(maxTokens / (ROWS * heldOut.length))));
+  const count = Math.min(available, Math.max(1, Math.floor(maxTokens / (ROWS * heldOut.seqLen))));
   const batches = Array.from({ length: count }, (_, passage) => {
     const first = Math.floor((passage * available) / count) * ROWS;
     const samples = Array.from({ length: Math.min(ROWS, heldOut.numSamples - first) }, (_, row) => first + row);
@@ -65,7 +65,7 @@ export function bound(coder: StableDiffCoder, { batches }: HeldOutText, options:
   return diffusionBound(coder.model, batches, {
     ...likelihoodOptions(coder, options),
     blockSize: BLOCK_SIZE,
-    passes: 4,
+    mcSamples: 4,
   });
 }
 

@@ -34,14 +34,14 @@ export async function quickstart(options: QuickstartOptions): Promise<void> {
 
 async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): Promise<void> {
   const began = performance.now();
-  const out = resolve(options.out);
+  const outputDir = resolve(options.outputDir);
   const { device } = options;
-  await checkRunFolder(out); // now, not after the data is read
+  await checkRunFolder(outputDir); // now, not after the data is read
 
   heading("Data");
   const tokenizer = Tokenizer.fromPretrained(CODE_TOKENIZER);
   const data = await prepareData(
-    { length: LENGTH, ...(options.data && { paths: options.data }), seed: options.seed, fim: { rate: 0.1 } },
+    { seqLen: LENGTH, ...(options.data && { paths: options.data }), seed: options.seed, fim: { rate: 0.1 } },
     tokenizer,
     { signal, onProgress: progressLine() },
   );
@@ -55,7 +55,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   const planned =
     options.steps ?? stepsFor(Math.max(2, remaining), await calibrate(data, tokenizer, { device, signal }));
   say(`steps: ${planned.compress} AR, ${planned.cpt} + ${planned.anneal} block diffusion (B = ${BLOCK_SIZE})`);
-  const previous = await moveAside(out);
+  const previous = await moveAside(outputDir);
   if (previous) say(`the earlier run is now in ${shownPath(previous)}`);
   using coder = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: options.seed, device });
   const prompts = heldOutPrompts(data, tokenizer, 3);
@@ -66,11 +66,11 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   const curriculum = new Curriculum(quickstartStages(data, planned, { sample: write, checkpoint: "final" }));
   const run = curriculum.run({
     model: coder,
-    out,
+    outputDir,
     device,
     seed: options.seed,
     signal,
-    sinks: [...defaultSinks(out), terminal()],
+    sinks: [...defaultSinks(outputDir), terminal()],
   });
   for await (const event of run) {
     if (event.type === "aborted") {
@@ -81,7 +81,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   }
 
   heading("Held-out text, bits per byte (less is better)");
-  const checkpoints = join(out, "checkpoints");
+  const checkpoints = join(outputDir, "checkpoints");
   using preAnneal = await StableDiffCoder.fromPretrained(join(checkpoints, "pre-anneal"), { device });
   const text = heldOutText(data, tokenizer, 64 * LENGTH);
   const ar = await autoregressive(preAnneal, text, { signal });
@@ -112,7 +112,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
       ),
     );
   }
-  sayWhatNext(out, began);
+  sayWhatNext(outputDir, began);
 }
 
 /** Surest first, and all that are sure enough: the sampler that needs fewer forwards than tokens. */
@@ -141,11 +141,11 @@ function sayStopped(checkpoint: string): void {
   say(`  ${shownCommand("npx", "diffcoder", "generate", shownPath(checkpoint), "def main(")}`);
 }
 
-function sayWhatNext(out: string, began: number): void {
-  const generate = ["npx", "diffcoder", "generate", shownPath(join(out, "checkpoints", "final")), "def main("];
+function sayWhatNext(outputDir: string, began: number): void {
+  const generate = ["npx", "diffcoder", "generate", shownPath(join(outputDir, "checkpoints", "final")), "def main("];
   heading("Done");
   say(
-    `${((performance.now() - began) / 60_000).toFixed(1)} minutes. The report: ${shownPath(join(out, "report.html"))}`,
+    `${((performance.now() - began) / 60_000).toFixed(1)} minutes. The report: ${shownPath(join(outputDir, "report.html"))}`,
   );
   heading("What next");
   const commands = [
@@ -177,7 +177,9 @@ function row(name: string, value: string): void {
 export async function checkRunFolder(folder: string): Promise<void> {
   for (const path of [folder, previousOf(folder)]) {
     if (existsSync(path) && !isRun(path)) {
-      throw new CliError(`${shownPath(path)} holds no earlier run and is left alone: choose another folder with --out`);
+      throw new CliError(
+        `${shownPath(path)} holds no earlier run and is left alone: choose another folder with --output-dir`,
+      );
     }
   }
   if (existsSync(folder)) (await RunLock.acquire(folder)).release();

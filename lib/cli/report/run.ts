@@ -1,8 +1,7 @@
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { readReport } from "../../train/sinks/report.js";
+import { comparisonPage, readReport, reportPage } from "../../train/sinks/report.js";
 import { type ReportState, thinned } from "../../train/sinks/report-data.js";
-import { comparisonPage, reportPage } from "../../train/sinks/report-page.js";
 import type { ReportOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
 import { shownPath } from "../terminal.js";

@@ -39,7 +39,9 @@ export async function train(file: string, options: TrainOptions): Promise<void> 
         seed,
         signal,
         cache: options.cacheDir,
-        beforeData: isMain ? ({ out }) => refuseExistingRun(outOf(file, options, out), options) : undefined,
+        beforeData: isMain
+          ? ({ outputDir }) => refuseExistingRun(outputDirOf(file, options, outputDir), options)
+          : undefined,
         onProgress: isMain ? progressLine() : undefined,
       });
       try {
@@ -61,10 +63,11 @@ async function run(
 ): Promise<void> {
   const { curriculum, model } = job;
   const { quiet } = options;
-  const out = outOf(file, options, job.run.out);
+  const outputDir = outputDirOf(file, options, job.run.outputDir);
   const isMain = (world()?.rank ?? 0) === 0;
-  const settings = { ...job.run, ...options.run, out, parallel: { ...job.run.parallel, ...options.run.parallel } };
-  const sinks = [...defaultSinks(out), quiet ? warnings() : terminal(), ...chosen, ...(job.sinks ?? [])];
+  const parallel = { ...job.run.parallel, ...options.run.parallel };
+  const settings = { ...job.run, ...options.run, outputDir, parallel };
+  const sinks = [...defaultSinks(outputDir), quiet ? warnings() : terminal(), ...chosen, ...(job.sinks ?? [])];
   if (!quiet) for (const text of dataSummaries(curriculum.stages)) process.stderr.write(`${text}\n`);
   try {
     for await (const event of curriculum.run({ ...settings, model, signal, sinks })) {
@@ -73,11 +76,11 @@ async function run(
         process.exitCode = /SIGINT/.test(String(signal.reason)) ? 130 : 0;
         if (isMain) sayStopped(file, options);
       } else if (event.type === "done" && isMain) {
-        sayWhatNext(out, job);
+        sayWhatNext(outputDir, job);
       }
     }
   } catch (error) {
-    throw inWordsOfTheCommand(error, out);
+    throw inWordsOfTheCommand(error, outputDir);
   }
 }
 
@@ -105,24 +108,24 @@ function chosenSinks(options: TrainOptions): Sink[] {
 }
 
 /** The run's folder: the command's, the file's, or one named after the file. */
-function outOf(file: string, options: TrainOptions, ofFile: string | undefined): string {
-  return resolve(options.run.out ?? ofFile ?? join("runs", basename(file, extname(file))));
+function outputDirOf(file: string, options: TrainOptions, ofFile: string | undefined): string {
+  return resolve(options.run.outputDir ?? ofFile ?? join("runs", basename(file, extname(file))));
 }
 
 /** Before data is prepared, which may take hours. The run looks again when it begins. */
-function refuseExistingRun(out: string, { run }: TrainOptions): void {
-  if (!run.resume && !run.overwrite && holdsRun(out)) throw runExists(out);
+function refuseExistingRun(outputDir: string, { run }: TrainOptions): void {
+  if (!run.resume && !run.overwrite && holdsRun(outputDir)) throw runExists(outputDir);
 }
 
 /** The library names its own options; here they are flags. */
-function inWordsOfTheCommand(error: unknown, out: string): unknown {
+function inWordsOfTheCommand(error: unknown, outputDir: string): unknown {
   if (!(error instanceof TrainError) || error.code !== "TRAIN_RUN_EXISTS") return error;
-  return runExists(out, error);
+  return runExists(outputDir, error);
 }
 
-function runExists(out: string, cause?: unknown): CliError {
-  const hint = "--resume continues it, --overwrite starts over, --out FOLDER uses another folder";
-  return new CliError(`${shownPath(out)} already holds a run: ${hint}`, { cause });
+function runExists(outputDir: string, cause?: unknown): CliError {
+  const hint = "--resume continues it, --overwrite starts over, --output-dir FOLDER uses another folder";
+  return new CliError(`${shownPath(outputDir)} already holds a run: ${hint}`, { cause });
 }
 
 /** All processes go together: the store is rank 0's. */
@@ -138,10 +141,10 @@ function sayStopped(file: string, { run, quiet, ...options }: TrainOptions): voi
   say("To resume:", shownCommand("npx", "diffcoder", "train", file, ...flags));
 }
 
-function sayWhatNext(out: string, { curriculum, model }: TrainingJob): void {
+function sayWhatNext(outputDir: string, { curriculum, model }: TrainingJob): void {
   const last = curriculum.stages.at(-1);
-  const checkpoint = shownPath(join(out, "checkpoints", last?.checkpoint ?? "final"));
-  say("The report:", shownPath(join(out, "report.html")));
+  const checkpoint = shownPath(join(outputDir, "checkpoints", last?.checkpoint ?? "final"));
+  say("The report:", shownPath(join(outputDir, "report.html")));
   say("The model:", checkpoint);
   if (!(model instanceof StableDiffCoder) || !model.hasTokenizer) return;
   const chats = last?.kind === "supervised" && model.tokenizer.hasChatTemplate;

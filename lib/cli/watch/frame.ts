@@ -1,8 +1,8 @@
 import colors from "picocolors";
-import type { RankFacts, RunFacts } from "../../train/events.js";
+import type { RankStats, RunInfo } from "../../train/events.js";
 import { compact, duration, number } from "../../train/format.js";
-import { metricFacts } from "../../train/sinks/metric-facts.js";
-import { meshText } from "../../train/sinks/run-summary.js";
+import { metricInfo } from "../../train/metrics.js";
+import { meshText } from "../../train/sinks/summary.js";
 import { printable } from "../canvas.js";
 import {
   cutText,
@@ -84,7 +84,7 @@ function header(run: WatchedRun, { columns, now, place }: FrameOptions): Line[] 
 
 function factsOf({ report, waiting }: WatchedRun): string {
   if (waiting) return "It appears here as soon as metrics.jsonl does.";
-  const run = report.run as Partial<RunFacts> | null;
+  const run = report.run as Partial<RunInfo> | null;
   if (!run) return "";
   const parts = [
     run.parameters === undefined ? undefined : `${compact(run.parameters)} parameters`,
@@ -208,7 +208,7 @@ function chart({ report }: WatchedRun, { view }: FrameOptions, columns: number, 
   const raw = pointsOf(report, metric);
   const share = SMOOTHING[smoothing];
   const curve = share > 0 && raw.length > 8 ? smoothed(raw, share) : raw;
-  const { unit, title } = metricFacts(metric.replace(/^evaluation\//, ""));
+  const { unit, title } = metricInfo(metric.replace(/^evaluation\//, ""));
   const heading = metric.startsWith("evaluation/") ? printable(metric) : title;
   const latest = curve.at(-1)?.y;
   const names = metricNames(report);
@@ -305,7 +305,7 @@ const BEHIND = 0.1;
  * What each rank reports about the latest step: its time with a bar, its wait for data, its memory. Where not all fit, the
  * slowest are shown.
  */
-export function rankTable(perRank: readonly RankFacts[], columns: number, rows: number): Line[] {
+export function rankTable(perRank: readonly RankStats[], columns: number, rows: number): Line[] {
   const bySpeed = [...perRank].sort((a, b) => b.seconds - a.seconds);
   const longest = bySpeed[0].seconds;
   const median = bySpeed[Math.floor(bySpeed.length / 2)].seconds;

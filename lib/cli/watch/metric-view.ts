@@ -1,5 +1,5 @@
 import { compact, duration, number } from "../../train/format.js";
-import { METRICS, metricFacts } from "../../train/sinks/metric-facts.js";
+import { METRICS, metricInfo } from "../../train/metrics.js";
 import type { ReportState } from "../../train/sinks/report-data.js";
 import type { ChartPoint } from "./chart.js";
 
@@ -50,7 +50,7 @@ export function smoothed(points: readonly ChartPoint[], share: number): ChartPoi
 
 /** A value with its unit, in few characters. */
 export function formatMetric(name: string, value: number): string {
-  switch (metricFacts(name).unit) {
+  switch (metricInfo(name).unit) {
     case "share":
       return name === "u_max" ? number(value) : `${Number((100 * value).toPrecision(3))} %`;
     case "bytes":

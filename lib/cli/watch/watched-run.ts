@@ -2,9 +2,9 @@ import { constants } from "node:fs";
 import { open } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { kindOf } from "../../base/regular-file.js";
-import type { SampleEvent, StageFacts, StepEvent, TrainEvent } from "../../train/events.js";
-import { Pace } from "../../train/sinks/pace.js";
-import { addToReport, newReport, type ReportState } from "../../train/sinks/report-data.js";
+import type { SampleEvent, StageInfo, StepEvent, TrainEvent } from "../../train/events.js";
+import { addToReport, currentEvent, newReport, type ReportState } from "../../train/sinks/report-data.js";
+import { Pace } from "../../train/sinks/summary.js";
 import { CliError } from "../errors.js";
 import { shownPath } from "../terminal.js";
 
@@ -39,8 +39,8 @@ export class WatchedRun {
     return this.#report;
   }
 
-  get stages(): readonly StageFacts[] {
-    return (this.#report.run?.stages as StageFacts[] | undefined) ?? [];
+  get stages(): readonly StageInfo[] {
+    return (this.#report.run?.stages as StageInfo[] | undefined) ?? [];
   }
 
   get isOver(): boolean {
@@ -79,9 +79,9 @@ export class WatchedRun {
   }
 
   #take(logged: LoggedEvent): void {
-    const event = logged as unknown as TrainEvent;
     const at = Date.parse(logged.time ?? "");
     try {
+      const event = currentEvent(logged as unknown as TrainEvent);
       addToReport(this.#report, event, Number.isNaN(at) ? undefined : new Date(at));
       this.#follow(event, at);
     } catch {
@@ -97,7 +97,7 @@ export class WatchedRun {
         this.#pace.reset();
         break;
       case "stage-start":
-        this.stage = { index: event.stage, name: event.name, step: event.step, steps: event.facts.steps ?? undefined };
+        this.stage = { index: event.stage, name: event.name, step: event.step, steps: event.info.steps ?? undefined };
         this.#pace.reset();
         break;
       case "step":

@@ -4,10 +4,9 @@ import * as torch from "../../torch/index.js";
 import { DistributedError } from "../errors.js";
 import type { ProcessGroup } from "../process-group.js";
 import type { LocalTensor } from "../tensor-slice.js";
-import { type ParameterSlot, unitSlots } from "./parameter-slot.js";
+import { type ParameterSlot, reduceDtype, type Unit, unitSlots } from "./parameter-slot.js";
 import { Buckets, ReplicatedUnit } from "./replicated-unit.js";
 import { checkShardable, ShardedUnit } from "./sharded-unit.js";
-import { reduceDtype, type Unit } from "./unit.js";
 
 type Tensor = torch.Tensor;
 type Segment = Module & { forward(...args: never[]): unknown };
@@ -185,7 +184,7 @@ function checkSegments(model: Module, segments: readonly Module[]): void {
   const parts = new Set(Array.from(model.namedModules(), ([, part]) => part));
   const wrong = (message: string) => new DistributedError("DISTRIBUTED_ARGUMENT", `DataParallel: ${message}`);
   for (const [i, segment] of segments.entries()) {
-    if (segment === model || !parts.has(segment)) throw wrong(`segment ${i} is no part of the model`);
+    if (segment === model || !parts.has(segment)) throw wrong(`segment ${i} is not part of the model`);
     if (segments.indexOf(segment) !== i) throw wrong(`segment ${i} is segment ${segments.indexOf(segment)} again`);
   }
 }

@@ -3,8 +3,7 @@ import * as torch from "../../torch/index.js";
 import type { ProcessGroup } from "../process-group.js";
 import { type LocalTensor, wholeSlice } from "../tensor-slice.js";
 import type { Work } from "../work.js";
-import type { ParameterSlot } from "./parameter-slot.js";
-import { gradientsOf, reduceDtype, type Unit } from "./unit.js";
+import { gradientsOf, type ParameterSlot, reduceDtype, type Unit } from "./parameter-slot.js";
 
 type Tensor = torch.Tensor;
 

@@ -6,8 +6,7 @@ import { c10d } from "../native.js";
 import type { ProcessGroup } from "../process-group.js";
 import type { LocalTensor } from "../tensor-slice.js";
 import type { Work } from "../work.js";
-import type { ParameterSlot } from "./parameter-slot.js";
-import { gradientsOf, reduceDtype, type Unit } from "./unit.js";
+import { gradientsOf, type ParameterSlot, reduceDtype, type Unit } from "./parameter-slot.js";
 
 type Tensor = torch.Tensor;
 

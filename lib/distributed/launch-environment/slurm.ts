@@ -1,5 +1,4 @@
-import type { LaunchFacts } from "../launch-environment.js";
-import { type Variables, wrongEnvironment } from "./variables.js";
+import { type LaunchInfo, type Variables, wrongEnvironment } from "./variables.js";
 
 // What `srun` sets, and what follows from it.
 
@@ -41,7 +40,7 @@ function tasksHere(variables: Variables, name: string): number | undefined {
   let nodes = variables.integer("SLURM_NODEID", { because: name });
   for (const part of text.split(",")) {
     const match = /^(\d{1,9})(?:\(x(\d{1,9})\))?$/.exec(part);
-    if (!match) throw wrongEnvironment(`${variables.shown(name)} is no list such as "8(x3),4"`);
+    if (!match) throw wrongEnvironment(`${variables.shown(name)} is not a list such as "8(x3),4"`);
     nodes -= Number(match[2] ?? 1);
     if (nodes < 0) return Number(match[1]);
   }
@@ -56,7 +55,7 @@ function slurmHost(variables: Variables, { numNodes, numTasksName }: SlurmStep):
     if (list === undefined) continue;
     const host = firstHost(list);
     if (host === undefined)
-      throw wrongEnvironment(`${variables.shown(name)} is no list of hosts such as "gpu[01-04],login"`);
+      throw wrongEnvironment(`${variables.shown(name)} is not a list of hosts such as "gpu[01-04],login"`);
     return host;
   }
   // Where srun was called: the first node in a batch job, but a login node for an interactive one.
@@ -85,7 +84,7 @@ function slurmPort(variables: Variables): number {
 }
 
 /** The facts of a process that is one task of a step. */
-export function fromSlurm(variables: Variables, step: SlurmStep): LaunchFacts {
+export function fromSlurm(variables: Variables, step: SlurmStep): LaunchInfo {
   if (variables.integer("WORLD_SIZE", { fallback: step.numTasks }) !== step.numTasks) {
     throw variables.contradiction("WORLD_SIZE", step.numTasksName);
   }

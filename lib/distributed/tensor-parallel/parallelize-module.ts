@@ -3,10 +3,8 @@ import * as torch from "../../torch/index.js";
 import { parameterSlots } from "../data-parallel/parameter-slot.js";
 import { DistributedError } from "../errors.js";
 import type { ProcessGroup } from "../process-group.js";
-import { wholeSlice } from "../tensor-slice.js";
-import { modulesMatching } from "./module-paths.js";
+import { type TensorSlice, wholeSlice } from "../tensor-slice.js";
 import type { ParallelStyle, Share } from "./parallel-style.js";
-import type { ParameterPlacement, ParameterPlacements } from "./placement.js";
 
 type Tensor = torch.Tensor;
 
@@ -101,4 +99,45 @@ function sameShare(a: Share, b: Share): boolean {
 
 function wrong(message: string): DistributedError {
   return new DistributedError("DISTRIBUTED_ARGUMENT", `parallelizeModule: ${message}`);
+}
+
+/** Where a parameter is, of a model whose tensors are split over the ranks of a group. */
+export interface ParameterPlacement {
+  /** What part of the whole parameter this rank holds. */
+  slice: TensorSlice;
+  /** "sharded": ranks hold parts. "replicated": all hold the whole, with the same gradient, bit for bit. */
+  placement: "sharded" | "replicated";
+  /** How many ranks hold this very slice: each may count 1 / copies of it in a sum over all. */
+  copies: number;
+  /** Of those ranks one owns it: the one that writes it to checkpoints. */
+  owned: boolean;
+}
+
+/** Placements by parameter name, in the order of the module's parameters. */
+export type ParameterPlacements = Map<string, ParameterPlacement>;
+
+/** The modules whose dotted path matches; `*` and `?` stand for characters of one part of it, as in file names. */
+export function modulesMatching(root: Module, pattern: string): [path: string, module: Module][] {
+  const parts = pattern.split(".").map((part) => {
+    const literal = part.replace(/[\\^$+.()|[\]{}]/g, "\\$&");
+    return literal.replaceAll("*", "[^.]*").replaceAll("?", "[^.]");
+  });
+  const expression = new RegExp(`^${parts.join("\\.")}$`);
+  return Array.from(root.namedModules()).filter(([path]) => expression.test(path));
+}
+
+/**
+ * A slice of a slice, relative to the global tensor.
+ *
+ * @param outer which part of the global tensor is cut again
+ * @param inner which part of that: its `shape` is the outer one's `size`
+ * @throws DistributedError DISTRIBUTED_ARGUMENT
+ */
+export function composeSlices(outer: TensorSlice, inner: TensorSlice): TensorSlice {
+  const fits = inner.shape.length === outer.size.length && inner.shape.every((length, d) => length === outer.size[d]);
+  if (!fits) {
+    const message = `a slice of a tensor of shape [${inner.shape}] is none of a slice of size [${outer.size}]`;
+    throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
+  }
+  return { shape: outer.shape, offset: outer.offset.map((begin, d) => begin + inner.offset[d]), size: inner.size };
 }

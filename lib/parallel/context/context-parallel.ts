@@ -1,13 +1,11 @@
-import { uploadFloats, uploadIntegers } from "../../diffusion/upload.js";
+import { paddedRows, uploadFloats, uploadIntegers } from "../../diffusion/upload.js";
 import { DistributedError } from "../../distributed/errors.js";
 import type { AttentionPattern, AttentionPlan } from "../../model/attention-plan.js";
 import type { CrossEntropyOptions, Decoder } from "../../model/decoder.js";
 import { wrapForward } from "../../nn/index.js";
 import type { Tensor } from "../../torch/index.js";
 import * as torch from "../../torch/index.js";
-import { ringAttention } from "./ring-attention.js";
-import type { RingGroup } from "./ring-group.js";
-import { selectRows } from "./row-selection.js";
+import { type RingGroup, ringAttention } from "./ring-attention.js";
 import { type PieceOrder, SequenceSplit } from "./sequence-split.js";
 
 /** Options of {@link contextParallel}. */
@@ -159,4 +157,48 @@ function localCrossEntropy(
   all.indexCopy_(0, wanted.narrow(0, 0, count), nll.narrow(0, 0, count));
   group.allReduce(all).wait();
   return { loss, nll: all };
+}
+
+/** Which of the wanted hidden states lie on a rank, on the host. */
+export interface RowSelection {
+  /** Wanted in all. */
+  total: number;
+  /** Of them here. */
+  count: number;
+  /** Places in the list of wanted rows, [padded]: those that are here, ascending, then zeros. */
+  wanted: Int32Array;
+  /** Where they lie in this rank's flattened [b * queries] positions, [padded]; then zeros. */
+  local: Int32Array;
+  /** 1 for rows that are here, 0 for those added, [padded]. */
+  weights: Float32Array;
+}
+
+/**
+ * Finds the wanted rows that lie on a rank. Their number is rounded up, with rows that weigh nothing: other ranks have
+ * other numbers, none at all perhaps, and all take part in the same backward pass.
+ *
+ * @param rows indices into the flattened [b * queries] positions of the whole sequence
+ * @param halves of the input that have queries: `queries` is halves * length
+ */
+export function selectRows(
+  rows: Int32Array,
+  split: SequenceSplit,
+  rank: number,
+  { length, halves }: { length: number; halves: number },
+): RowSelection {
+  const wanted: number[] = [];
+  const local: number[] = [];
+  for (const [i, at] of rows.entries()) {
+    const [row, place] = [Math.floor(at / (halves * length)), at % (halves * length)];
+    const [half, position] = [Math.floor(place / length), place % length];
+    const here = split.locate(rank, row, position);
+    if (here === undefined) continue;
+    wanted.push(i);
+    local.push((row * halves + half) * split.length + here);
+  }
+  const count = wanted.length;
+  const padded = rows.length === 0 ? 0 : paddedRows(count);
+  const pad = (values: number[]) => Int32Array.from({ length: padded }, (_, i) => values[i] ?? 0);
+  const weights = new Float32Array(padded).fill(1, 0, count);
+  return { total: rows.length, count, wanted: pad(wanted), local: pad(local), weights };
 }

@@ -1,9 +1,24 @@
 import { DistributedError } from "../../distributed/errors.js";
 import type { Tensor } from "../../torch/index.js";
 import * as torch from "../../torch/index.js";
-import { passOn, type Step } from "./pass-on.js";
-import type { RingGroup } from "./ring-group.js";
 import type { Rectangle, SequenceSplit } from "./sequence-split.js";
+
+/** A transfer or collective under way. */
+export interface Pending {
+  /** Until the tensors may be used; on a device that is an order to its stream. */
+  wait(): unknown;
+}
+
+/** What context parallelism needs of a process group. */
+export interface RingGroup {
+  readonly rank: number;
+  readonly size: number;
+  /** Must not wait for the other side. Messages of one pair of ranks arrive in the order sent. */
+  send(tensor: Tensor, destination: number): Pending;
+  recv(tensor: Tensor, source: number): Pending;
+  /** The sum over all ranks, in place. */
+  allReduce(tensor: Tensor): Pending;
+}
 
 /** Options of {@link ringAttention}. */
 export interface RingAttentionOptions {
@@ -64,12 +79,12 @@ function forward(q: Tensor, k: Tensor, v: Tensor, options: RingAttentionOptions)
   const own = ownPart(options);
   const [clean, size] = [cleanHalf(k, options), options.group.size];
   let next: Step | undefined;
-  if (size > 1) next = passOn(options.group, torch.stack([clean(k), clean(v)]));
+  if (size > 1) next = ringSendRecv(options.group, torch.stack([clean(k), clean(v)]));
   const [ownOut, lse] = own.forward(q, k, v);
   const out = ownOut.to(lse.dtype);
   for (let step = 1; step < size; step++) {
     const keys = (next as Step).arrived();
-    next = step + 1 < size ? passOn(options.group, keys) : undefined;
+    next = step + 1 < size ? ringSendRecv(options.group, keys) : undefined;
     torch.scope(() => {
       const [kTheirs, vTheirs] = keys.unbind(0);
       for (const part of partsFrom(step, q, options)) {
@@ -87,14 +102,14 @@ function backward(grad: Tensor, { q, k, v, out, lse }: Merged, options: RingAtte
   const own = ownPart(options);
   const clean = cleanHalf(k, options);
   let next: Step | undefined;
-  if (group.size > 1) next = passOn(group, torch.stack([clean(k), clean(v)]));
+  if (group.size > 1) next = ringSendRecv(group, torch.stack([clean(k), clean(v)]));
   const [dqOwn, dk, dv] = own.backward(grad, q, k, v, out, lse);
   const dq = dqOwn.to(lse.dtype);
   // Sums of a rank's gradients leave it for the next one with its keys; after a round they are home.
   let sums: Step | undefined;
   for (let step = 1; step < group.size; step++) {
     const keys = (next as Step).arrived();
-    next = step + 1 < group.size ? passOn(group, keys) : undefined;
+    next = step + 1 < group.size ? ringSendRecv(group, keys) : undefined;
     const gradients = torch.zeros(keys.shape, { dtype: lse.dtype, device: keys.device });
     torch.scope(() => {
       const [kTheirs, vTheirs] = keys.unbind(0);
@@ -117,7 +132,7 @@ function backward(grad: Tensor, { q, k, v, out, lse }: Merged, options: RingAtte
       gradients.add_(before);
       before.dispose();
     }
-    sums = passOn(group, gradients);
+    sums = ringSendRecv(group, gradients);
   }
   if (sums) {
     const [dkHome, dvHome] = sums.arrived().unbind(0);
@@ -182,5 +197,32 @@ function partOf({ row, rows, key, keys }: Rectangle, query: number, queries: num
     queries: (t) => inRows(t).narrow(1, query, queries),
     lse: (t) => inRows(t).narrow(2, query, queries),
     keys: (t) => inRows(t).narrow(1, key, keys),
+  };
+}
+
+/** One step around the ring, under way. */
+export interface Step {
+  /** What came from the rank before, of the same shape and dtype as what was sent, which is freed. */
+  arrived(): Tensor;
+}
+
+/**
+ * Sends a tensor to the next rank while the one of the rank before arrives. All ranks of the group must call it, in the
+ * same order. The tensor is given away: it may be read until {@link Step.arrived}.
+ */
+export function ringSendRecv(group: RingGroup, tensor: Tensor): Step {
+  const { rank, size } = group;
+  const received = torch.emptyLike(tensor);
+  const send = () => group.send(tensor, (rank + 1) % size);
+  const receive = () => group.recv(received, (rank + size - 1) % size);
+  // NCCL runs the transfers of a pair of ranks in the order they were asked for, and a send waits for its receive: two
+  // neighbours that both began with the send would wait for ever.
+  const pending = rank % 2 === 0 ? [send(), receive()] : [receive(), send()];
+  return {
+    arrived() {
+      for (const work of pending) work.wait();
+      tensor.dispose();
+      return received;
+    },
   };
 }

@@ -140,8 +140,8 @@ export class CompletionFormat implements ResponseFormat {
 }
 
 /** How an echoed prompt was scored. */
-function apiScore({ mode, nats, standardError, passes }: ScoreResult): object {
-  return { mode, nats, standard_error: standardError, passes };
+function apiScore({ mode, nll, standardError, mcSamples }: ScoreResult): object {
+  return { mode, nll, standard_error: standardError, mc_samples: mcSamples };
 }
 
 /** The likeliest tokens and the chosen one, by text. Of tokens that look alike the likelier one counts. */

@@ -44,9 +44,9 @@ export type DllmStep = z.output<typeof dllmStepSchema>;
 
 const score = z.object({
   mode: z.enum(["diffusion", "autoregressive"]),
-  nats: z.number(),
+  nll: z.number(),
   standard_error: z.number(),
-  passes: count,
+  mc_samples: count,
 });
 
 const dllm = z.object({

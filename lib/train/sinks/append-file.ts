@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readSync, renameSync } from "node:fs";
 import { dirname } from "node:path";
 import { writeAll } from "../../torch/write-all.js";
-import { isSameFile } from "../same-file.js";
+import { isSameFile } from "../run-lock.js";
 
 const PIECE_BYTES = 1 << 20;
 

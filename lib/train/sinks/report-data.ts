@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { isStepCheckpoint } from "../../checkpoint/layout.js";
-import type { FailedEvent, RankFacts, TrainEvent } from "../events.js";
+import type { FailedEvent, RankStats, StageInfo, TrainEvent } from "../events.js";
 
 const step = z.int().min(0);
 const numbers = z.record(z.string(), z.number());
@@ -48,7 +48,10 @@ export const reportStateSchema = z.object({
   state: z.enum(["running", "done", "stopped", "failed"]),
   message: z.string().optional(),
   updatedAt: z.string(),
-  run: z.looseObject({}).nullable(),
+  run: z
+    .looseObject({})
+    .transform((run) => currentRun(run))
+    .nullable(),
   steps: step,
   tokens: z.number(),
   elapsed: z.number(),
@@ -92,6 +95,28 @@ export function newReport(title: string): ReportState {
   };
 }
 
+/** An event of a log with today's names: logs of 0.1.0 have others for the options of stages. */
+export function currentEvent(logged: TrainEvent): TrainEvent {
+  if (logged.type === "start") return { ...logged, run: currentRun(logged.run) };
+  if (logged.type !== "stage-start") return logged;
+  const { facts, ...event } = logged as typeof logged & { facts?: StageInfo };
+  return { ...event, info: currentStage(facts ?? event.info) };
+}
+
+function currentRun<Run extends { stages?: unknown; outputDir?: unknown }>(logged: Run): Run {
+  const { out, ...run } = logged as Run & { out?: string };
+  return {
+    ...run,
+    outputDir: run.outputDir ?? out,
+    ...(Array.isArray(run.stages) && { stages: run.stages.map(currentStage) }),
+  } as unknown as Run;
+}
+
+function currentStage({ batchSize, length, ...stage }: StageInfo & { batchSize?: number; length?: number }): StageInfo {
+  const { globalBatchSize = batchSize as number, seqLen = length as number } = stage;
+  return { ...stage, globalBatchSize, seqLen };
+}
+
 /**
  * Takes what an event says into a report's state.
  *
@@ -108,7 +133,7 @@ export function addToReport(report: ReportState, event: TrainEvent | FailedEvent
       cutAfter(report, event.globalStep);
       break;
     case "stage-start": {
-      const { name, kind } = event.facts;
+      const { name, kind } = event.info;
       const begin = event.globalStep - event.step;
       report.stages = report.stages.filter((stage) => stage.index < event.stage);
       report.stages.push({ index: event.stage, name, kind, begin, end: null, seconds: null, tokens: null });
@@ -159,7 +184,7 @@ export function addToReport(report: ReportState, event: TrainEvent | FailedEvent
   }
 }
 
-function addRanks(report: ReportState, perRank: readonly RankFacts[]): void {
+function addRanks(report: ReportState, perRank: readonly RankStats[]): void {
   const slowest = perRank.reduce((worst, each) => (each.seconds > worst.seconds ? each : worst), perRank[0]);
   const before = new Map(report.ranks?.map((each) => [each.rank, each]));
   report.ranks = perRank.map(({ rank, seconds, dataSeconds, rss }) => {

@@ -1,11 +1,10 @@
 import { join } from "node:path";
 import { isStepCheckpoint } from "../../checkpoint/layout.js";
-import type { CheckpointEvent, RunFacts, SampleEvent, StepEvent } from "../events.js";
-import { groupedName } from "./metric-facts.js";
-import { runSettings } from "./run-summary.js";
+import type { CheckpointEvent, RunInfo, SampleEvent, StepEvent } from "../events.js";
+import { groupedName } from "../metrics.js";
 import type { Sink } from "./sink.js";
-import type { EventContent } from "./tensorboard/event.js";
-import { EventFile } from "./tensorboard/event-file.js";
+import { runSettings } from "./summary.js";
+import { type EventContent, EventFile } from "./tensorboard/event-file.js";
 
 /** More ranks than these have no curves of their own: TensorBoard would be nothing else. */
 const MAX_RANKS = 32;
@@ -22,8 +21,8 @@ export function tensorboard(folder?: string): Sink {
   let file: EventFile | undefined;
   let name = folder ?? "TensorBoard";
 
-  const begin = (globalStep: number, run: RunFacts, resumed: boolean) => {
-    const where = folder ?? (run.out === undefined ? undefined : join(run.out, "tensorboard"));
+  const begin = (globalStep: number, run: RunInfo, resumed: boolean) => {
+    const where = folder ?? (run.outputDir === undefined ? undefined : join(run.outputDir, "tensorboard"));
     if (where === undefined) throw new Error("the run has no folder: name one, tensorboard(FOLDER)");
     file?.close();
     file = new EventFile(where);
@@ -32,7 +31,7 @@ export function tensorboard(folder?: string): Sink {
     file.append(resumed ? globalStep + 1 : 0, { kind: "start" });
     const settings = runSettings(run);
     const startedAt = Date.parse(run.startedAt) / 1000 || Date.now() / 1000;
-    const hparams = { kind: "hparams", values: settings, name: run.out ?? where, startedAt } as const;
+    const hparams = { kind: "hparams", values: settings, name: run.outputDir ?? where, startedAt } as const;
     if (!resumed || file.isFirst) file.append(0, hparams);
     file.append(globalStep, { kind: "text", tag: "run", text: table(settings) });
   };
@@ -47,7 +46,7 @@ export function tensorboard(folder?: string): Sink {
       const put = (...contents: EventContent[]) => file?.append(event.globalStep, ...contents);
       switch (event.type) {
         case "stage-start":
-          put({ kind: "text", tag: "stage", text: table({ ...event.facts }) });
+          put({ kind: "text", tag: "stage", text: table({ ...event.info }) });
           break;
         case "step":
           put({ kind: "scalars", values: scalarsOf(event) });

@@ -2,11 +2,10 @@ import type { Writable } from "node:stream";
 import { MultiBar, type SingleBar } from "cli-progress";
 import colors from "picocolors";
 import { isStepCheckpoint } from "../../checkpoint/layout.js";
-import type { FailedEvent, StageFacts, StepEvent, TrainEvent } from "../events.js";
+import type { FailedEvent, StageInfo, StepEvent, TrainEvent } from "../events.js";
 import { compact, duration, number } from "../format.js";
-import { Pace } from "./pace.js";
-import { meshText } from "./run-summary.js";
 import type { Sink } from "./sink.js";
+import { meshText, Pace } from "./summary.js";
 
 export interface TerminalOptions {
   /** Default: standard error, so that a program's own output stays clean. */
@@ -23,7 +22,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
   const { stream = process.stderr, interval = 5 } = options;
   const isTTY = stream.isTTY === true;
   const pace = new Pace();
-  let stages: StageFacts[] = [];
+  let stages: StageInfo[] = [];
   let bars: MultiBar | undefined;
   let bar: SingleBar | undefined;
   let lastLine = Number.NEGATIVE_INFINITY;
@@ -65,13 +64,13 @@ export function terminal(options: TerminalOptions = {}): Sink {
     lastLine = now;
     print(`${event.name}  step ${event.step}/${event.steps}  ${stepLine(event)}`);
   };
-  const startStage = (index: number, facts: StageFacts, step: number) => {
+  const startStage = (index: number, facts: StageInfo, step: number) => {
     pace.reset();
     lastLine = Number.NEGATIVE_INFINITY;
-    const { name, kind, batchSize, length } = facts;
+    const { name, kind, globalBatchSize, seqLen } = facts;
     if (!isTTY) {
       const steps = facts.steps === null ? "" : ` ${facts.steps} steps of`;
-      print(`stage ${index + 1}/${stages.length}: ${name} (${kind}),${steps} ${batchSize} x ${length} tokens`);
+      print(`stage ${index + 1}/${stages.length}: ${name} (${kind}),${steps} ${globalBatchSize} x ${seqLen} tokens`);
       return;
     }
     bars = new MultiBar(
@@ -106,7 +105,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
           break;
         }
         case "stage-start":
-          startStage(event.stage, event.facts, event.step);
+          startStage(event.stage, event.info, event.step);
           break;
         case "step":
           showStep(event);

@@ -1,44 +1,11 @@
 import { TrainError } from "../errors.js";
 import type { FailedEvent, TrainEvent } from "../events.js";
-import { groupedName } from "./metric-facts.js";
-import { runSettings } from "./run-summary.js";
+import { groupedName } from "../metrics.js";
 import type { Sink } from "./sink.js";
-import { findSdk } from "./wandb/find-sdk.js";
+import { runSettings } from "./summary.js";
 import { OfflineRun } from "./wandb/offline-run.js";
+import { findSdk, type WandbMode, type WandbOptions, type WandbRun } from "./wandb/options.js";
 import { WorkerRun } from "./wandb/worker-run.js";
-
-/** A W&B run as far as the sink uses one. */
-export interface WandbRun {
-  log(data: Record<string, unknown>, options: { step: number }): unknown;
-  finish(exitCode?: number): unknown;
-  /** What the run was made with goes here, where the run has it. */
-  config?: { update(values: Record<string, unknown>): unknown };
-  /** Checkpoints and the end go here, where the run has it; otherwise they are logged. */
-  summary?: { update(values: Record<string, unknown>): unknown };
-}
-
-export interface WandbOptions {
-  project: string;
-  /** The team or user; default: the one that the API key belongs to. */
-  entity?: string;
-  /** Shown as the run's name; default: W&B makes one up. */
-  name?: string;
-  /** Longest time in seconds that the end of training waits for what is still to be sent. Default 30. */
-  finishSeconds?: number;
-  /**
-   * "online" sends everything as it comes. "offline" writes a folder for `wandb sync`, without a network, a key or the
-   * SDK. "disabled" does nothing. Default: WANDB_MODE, else "online".
-   */
-  mode?: WandbMode;
-  /** Called with the run's address once W&B knows the run. */
-  onUrl?: (url: string) => void;
-  /** Called with the folder of an offline run. */
-  onFolder?: (folder: string) => void;
-  /** Another module with the interface of `@wandb/sdk`: a name, or the path of a file. */
-  sdk?: string;
-}
-
-export type WandbMode = "online" | "offline" | "disabled";
 
 /** Training waits so long, once, to hear whether the key and the network are good. */
 const START_SECONDS = 10;

@@ -8,8 +8,8 @@ import { report } from "../rank.js";
 export interface MismatchOrder {
   run?: Partial<RunOptions>;
   lr?: number;
-  batchSize?: number;
-  accumulation?: number;
+  globalBatchSize?: number;
+  gradientAccumulationSteps?: number;
   steps?: number;
   name?: string;
   samples?: number;
@@ -71,9 +71,16 @@ async function attempt(order: MismatchOrder): Promise<MismatchOutcome> {
 }
 
 function stagesOf(order: MismatchOrder): Stage[] {
-  const { lr = 1e-3, batchSize = 4, accumulation = 1, steps = 3, name = "only", samples = 37 } = order;
+  const {
+    lr = 1e-3,
+    globalBatchSize = 4,
+    gradientAccumulationSteps = 1,
+    steps = 3,
+    name = "only",
+    samples = 37,
+  } = order;
   const { precision = "float32", decay = 0.1 } = order;
-  const common = { data: new Counting(samples), lr, batchSize, accumulation, precision };
+  const common = { data: new Counting(samples), lr, globalBatchSize, gradientAccumulationSteps, precision };
   const stages = [
     autoregressive({ ...common, name, steps, optimizer: adamw({ weightDecay: decay }) }),
     autoregressive({ ...common, name: "second", steps }),

@@ -10,8 +10,8 @@ export interface TrainOrder {
   /** Steps of the middle stage, of block diffusion. */
   steps?: number;
   /** Of every stage. */
-  batchSize?: number;
-  accumulation?: number;
+  globalBatchSize?: number;
+  gradientAccumulationSteps?: number;
   model?: Parameters<typeof tinyModel>[0];
   /** An optimiser of the user's own, and what it says of itself. */
   ownOptimizer?: { elementwise?: boolean };
@@ -36,7 +36,7 @@ const own = ({ elementwise }: { elementwise?: boolean }) => {
 
 await asRank(async ({ rank, device }) => {
   const order = JSON.parse(process.argv[2]) as TrainOrder;
-  const { run = {}, steps: cptSteps, batchSize = 4, accumulation = 1, fault, ownOptimizer } = order;
+  const { run = {}, steps: cptSteps, globalBatchSize = 4, gradientAccumulationSteps = 1, fault, ownOptimizer } = order;
   const model = tinyModel(order.model);
   if (device !== "cpu") model.to({ device });
   let steps = 0;
@@ -46,7 +46,13 @@ await asRank(async ({ rank, device }) => {
         throw new RangeError("the user's own mistake");
       return stage.objective(...args);
     };
-    return { ...stage, batchSize, accumulation, objective, ...(ownOptimizer && { optimizer: own(ownOptimizer) }) };
+    return {
+      ...stage,
+      globalBatchSize,
+      gradientAccumulationSteps,
+      objective,
+      ...(ownOptimizer && { optimizer: own(ownOptimizer) }),
+    };
   });
   const controller = new AbortController();
   process.on("SIGTERM", () => controller.abort());

@@ -169,9 +169,9 @@ export function objectiveOf({ kind, blockSize, shift }: ObjectiveCase): Objectiv
 
 /** An objective of a user's own, with attention of its own: no pattern that could be split. */
 const everythingSeen: Objective = (model, batch) => {
-  const { length, batch: rows } = batch;
+  const { seqLen, batch: rows } = batch;
   const plan: AttentionPlan = {
-    positions: torch.arange(length),
+    positions: torch.arange(seqLen),
     attend: (_, q, k, v) => {
       const [a, b, d] = [q, k, v].map((x) => x.transpose(1, 2));
       return torch.scaledDotProductAttention(a, b, d, null, 0, false, { enableGqa: true }).transpose(1, 2);
@@ -179,7 +179,7 @@ const everythingSeen: Objective = (model, batch) => {
     lastLayer: { rows: torch.tensor([1, 5, 7], { dtype: "int64" }) },
   };
   const ids = torch.tensor(batch.tokens).to({ dtype: "int64" });
-  const hidden = model.forward(ids.view([rows, length]), plan);
+  const hidden = model.forward(ids.view([rows, seqLen]), plan);
   const { loss, nll } = model.crossEntropy(hidden, torch.tensor([6, 7, 8], { dtype: "int64" }));
   return { loss, normalizer: 3, metrics: { nll: nll.sum() } };
 };

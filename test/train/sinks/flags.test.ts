@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
-import { maskedCrc32c } from "../../../lib/train/sinks/tensorboard/crc32c.js";
+import { maskedCrc32c } from "../../../lib/train/sinks/tensorboard/event-file.js";
 import { DIFFCODER, PLAIN } from "../../watch/support.js";
 import { temporaryFolder } from "../support.js";
 import { curves } from "./event-reader.js";
@@ -17,14 +17,14 @@ it("train takes sinks from flags and from a YAML file, and says what they need b
   writeFileSync(
     join(folder, "recipe.yaml"),
     "model: { preset: tiny, hiddenSize: 32, intermediateSize: 64, numLayers: 1, numHeads: 2, numKeyValueHeads: 1 }\n" +
-      "data: { paths: [code], length: 64, cache: cache }\n" +
+      "data: { paths: [code], seqLen: 64, cache: cache }\n" +
       "tensorboard: from-the-file\n" +
-      "stages:\n  - { type: autoregressive, name: only, steps: 3, batchSize: 2, lr: 1e-3 }\n",
+      "stages:\n  - { type: autoregressive, name: only, steps: 3, globalBatchSize: 2, lr: 1e-3 }\n",
   );
   const [program, ...args] = DIFFCODER;
   const env = { ...PLAIN, WANDB_API_KEY: undefined };
   const train = (...flags: string[]) =>
-    spawnSync(program, [...args, "train", "--out", "run", ...flags, "recipe.yaml"], {
+    spawnSync(program, [...args, "train", "--output-dir", "run", ...flags, "recipe.yaml"], {
       cwd: folder,
       env,
       encoding: "utf8",

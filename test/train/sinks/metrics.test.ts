@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { groupedName, METRICS, metricFacts } from "../../../lib/train/sinks/metric-facts.js";
-import { meshText, runSettings } from "../../../lib/train/sinks/run-summary.js";
+import { groupedName, METRICS, metricInfo } from "../../../lib/train/metrics.js";
+import { meshText, runSettings } from "../../../lib/train/sinks/summary.js";
 import { collect, stepsOf, tinyModel, tinyStages } from "../support.js";
 
 describe("metrics", () => {
@@ -23,7 +23,7 @@ describe("metrics", () => {
     expect(groupedName("mfu")).toBe("speed/mfu");
     expect(groupedName("my_own")).toBe("train/my_own");
     expect(groupedName("mine/own")).toBe("mine/own");
-    expect(metricFacts("my_own")).toMatchObject({ unit: "number", title: "my own" });
+    expect(metricInfo("my_own")).toMatchObject({ unit: "number", title: "my own" });
   });
 });
 
@@ -31,10 +31,10 @@ describe("a run's settings", () => {
   const parallel = { replicate: 2, shard: 4, context: 1, tensor: 1, worldSize: 8, backend: "nccl" };
 
   it("are flat", () => {
-    const stage = { name: "cpt", kind: "k", steps: null, batchSize: 4, length: 16, positionsPerToken: 2 };
+    const stage = { name: "cpt", kind: "k", steps: null, globalBatchSize: 4, seqLen: 16, positionsPerToken: 2 };
     const run = { parameters: 1, model: "m", device: "cpu", seed: 7, stages: [stage], versions: { node: "20" } };
-    const flat = runSettings({ ...run, parallel, startedAt: "", out: "o" });
-    expect(flat).toMatchObject({ seed: 7, "stages/cpt/length": 16, "versions/node": "20", "parallel/shard": 4 });
+    const flat = runSettings({ ...run, parallel, startedAt: "", outputDir: "o" });
+    expect(flat).toMatchObject({ seed: 7, "stages/cpt/seqLen": 16, "versions/node": "20", "parallel/shard": 4 });
     expect(Object.keys(flat)).not.toContain("stages/cpt/steps");
   });
 

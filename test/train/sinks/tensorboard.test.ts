@@ -3,9 +3,13 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type StepEvent, tensorboard } from "../../../lib/train/index.js";
-import { crc32c, maskedCrc32c } from "../../../lib/train/sinks/tensorboard/crc32c.js";
-import { type EventContent, encodeEvent } from "../../../lib/train/sinks/tensorboard/event.js";
-import { record } from "../../../lib/train/sinks/tensorboard/record.js";
+import {
+  crc32c,
+  type EventContent,
+  encodeEvent,
+  maskedCrc32c,
+  record,
+} from "../../../lib/train/sinks/tensorboard/event-file.js";
 import { diskFull, watchWrites } from "../faults.js";
 import { collect, stepsOf, temporaryFolder, tinyModel, tinyStages } from "../support.js";
 import { curves, eventFiles, fieldsOf, readRecords } from "./event-reader.js";
@@ -26,7 +30,7 @@ async function train(out: string, until = Number.POSITIVE_INFINITY, resume = fal
   const stages = [first, { ...second, sample, evaluate: { every: 4, run: () => ({ bits_per_byte: 2.5 }) } }, third];
   return await collect(
     stages,
-    { model, out, seed: 3, sinks, resume, checkpointEvery: { steps: 5 } },
+    { model, outputDir: out, seed: 3, sinks, resume, checkpointEvery: { steps: 5 } },
     (event) => event.type === "step" && event.globalStep >= until,
   );
 }
@@ -100,7 +104,16 @@ describe("tensorboard", () => {
     const first = curves(folder, maskedCrc32c)["train/loss"];
     // As the run itself would do it after a crash: from step 5 on, once more.
     const again = tensorboard();
-    const run = { out, parameters: 1, model: "m", device: "cpu", seed: 0, stages: [], versions: {}, startedAt: "" };
+    const run = {
+      outputDir: out,
+      parameters: 1,
+      model: "m",
+      device: "cpu",
+      seed: 0,
+      stages: [],
+      versions: {},
+      startedAt: "",
+    };
     const at = { stage: 0, name: "a", step: 5, globalStep: 5 };
     await again.write({ type: "start", globalStep: 5, run, resumed: { ...at, checkpoint: "x" } });
     const step: StepEvent = {

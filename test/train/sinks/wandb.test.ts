@@ -28,7 +28,7 @@ async function train(run: Parameters<typeof wandb>[0], options: { out?: string; 
   };
   const last = options.fails ? { ...third, objective } : third;
   const stages = [first, { ...second, sample, evaluate: { every: 4, run: () => ({ bits_per_byte: 2.5 }) } }, last];
-  return await collect(stages, { model, out: options.out, seed: 3, sinks: [wandb(run)] });
+  return await collect(stages, { model, outputDir: options.out, seed: 3, sinks: [wandb(run)] });
 }
 
 const warnings = (events: readonly TrainEvent[]) =>

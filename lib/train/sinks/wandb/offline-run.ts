@@ -6,7 +6,7 @@ import { crc32 } from "node:zlib";
 import { packageVersion } from "../../../torch/package-version.js";
 import { writeAll } from "../../../torch/write-all.js";
 import { integer, message, text } from "../protobuf.js";
-import type { WandbOptions, WandbRun } from "../wandb.js";
+import type { WandbOptions, WandbRun } from "./options.js";
 
 /** Fields of W&B's wandb_internal.proto. */
 const RECORD = { number: 1, history: 2, summary: 3, run: 17, exit: 18, header: 21 };

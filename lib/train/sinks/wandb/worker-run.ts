@@ -1,7 +1,19 @@
 import type { Worker } from "node:worker_threads";
 import { startThread } from "../../../torch/start-thread.js";
-import type { WandbOptions, WandbRun } from "../wandb.js";
-import type { FromWorker, ToWorker, WorkerSettings } from "./messages.js";
+import type { WandbOptions, WandbRun } from "./options.js";
+
+/** What the thread with W&B's SDK is started with. */
+export interface WorkerSettings {
+  /** Address of the SDK's module. */
+  sdk: string;
+  init: { project: string; entity?: string; name?: string; config: Record<string, unknown> };
+}
+
+export type ToWorker =
+  | { type: "log"; data: Record<string, unknown>; step: number }
+  | { type: "finish"; exitCode: number };
+
+export type FromWorker = { type: "ready"; url?: string } | { type: "failed"; message: string };
 
 /** A run of W&B's SDK in a thread of its own. What goes wrong there is thrown by the next `log`. */
 export class WorkerRun implements WandbRun {

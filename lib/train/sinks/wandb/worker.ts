@@ -1,6 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { messageOf } from "../../../torch/errors.js";
-import type { FromWorker, ToWorker, WorkerSettings } from "./messages.js";
+import type { FromWorker, ToWorker, WorkerSettings } from "./worker-run.js";
 
 /** `@wandb/sdk` as far as it is used. */
 interface Sdk {
