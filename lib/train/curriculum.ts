@@ -12,12 +12,12 @@ import { type PlannedStage, planStages } from "./plan.js";
 import { resolvePrecision } from "./precision.js";
 import { requireSameRun } from "./run-fingerprint.js";
 import { RunLock } from "./run-lock.js";
-import { type RunOptions, type RunSettings, runOptionsSchema } from "./run-options.js";
+import { LIMITS, type RunOptions, type RunSettings, runOptionsSchema } from "./run-options.js";
 import { Session } from "./session.js";
 import { jsonl } from "./sinks/jsonl.js";
 import { report } from "./sinks/report.js";
 import { type Sink, Sinks } from "./sinks/sink.js";
-import { LIMITS, type Stage } from "./stage.js";
+import type { Stage } from "./stage.js";
 
 /** Stages that a model goes through one after the other. */
 export class Curriculum {

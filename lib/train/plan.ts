@@ -8,7 +8,8 @@ import { parseOptions, TrainError } from "./errors.js";
 import type { RunInfo, StageInfo } from "./events.js";
 import { adamw, type OptimizerChoice } from "./optimizer.js";
 import type { RunSettings } from "./run-options.js";
-import { LIMITS, type Stage, type StageData, type StageEnd } from "./stage.js";
+import { LIMITS } from "./run-options.js";
+import type { Stage, StageData, StageEnd } from "./stage.js";
 import { failureOf } from "./user-code.js";
 
 /** A stage with everything about it worked out that can be before it runs. */

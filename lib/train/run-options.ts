@@ -3,7 +3,25 @@ import type { StableDiffCoder } from "../checkpoint/index.js";
 import type { Decoder } from "../model/index.js";
 import { parallelSchema } from "../parallel/options.js";
 import type { Sink } from "./sinks/sink.js";
-import { LIMITS } from "./stage.js";
+
+/**
+ * Largest sizes that a stage takes. Beyond what any run was ever made with, and small enough that what is computed from
+ * them fits memory and exact numbers: a slip of the finger is an error, not a machine without memory.
+ */
+export const LIMITS = {
+  /** Sequences of a step. */
+  globalBatchSize: 2 ** 20,
+  /** Micro-batches of a step. */
+  gradientAccumulationSteps: 2 ** 16,
+  /** Optimiser steps of a stage. */
+  steps: 2 ** 31 - 1,
+  /** Tokens of a sequence. */
+  seqLen: 2 ** 24,
+  /** Tokens of one micro-batch of one process. */
+  microBatchTokens: 2 ** 27,
+  /** Of a stage: a century. */
+  minutes: 100 * 366 * 24 * 60,
+} as const;
 
 const positive = z.int().min(1);
 
@@ -34,7 +52,7 @@ const settings = {
     .min(0)
     .max(LIMITS.minutes)
     .default(60)
-    .describe("minutes in which the last checkpoint of a run is tried again where it cannot be written"),
+    .describe("minutes for which the last checkpoint of a run is retried if it cannot be written"),
   strict: z.boolean().default(false).describe("end the run when a checkpoint cannot be written"),
   maxSkipped: z
     .int()

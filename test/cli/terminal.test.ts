@@ -88,6 +88,6 @@ describe.skipIf(!hasPty)("on a terminal", () => {
     expect(screen.cursorVisible).toBe(true);
     expect(screen.unknown).toEqual([]);
     expect(screen.lines().at(-1)).toMatch(/npx diffcoder generate|def main/);
-    expect(screen.lines().join("\n")).toContain("Stopping, and saving what was learnt.");
+    expect(screen.lines().join("\n")).toContain("Stopping and saving.");
   });
 });
