@@ -7,7 +7,7 @@
   "targets": [
     {
       "target_name": "diffcoder",
-      "sources": ["<!@(node scripts/native-flags.mjs gyp sources)"],
+      "sources": ["<!@(node scripts/native-flags.mjs gyp units)"],
       "include_dirs": ["native"],
       "defines": ["<!@(node scripts/native-flags.mjs gyp defines)"],
       # node's own build has no exceptions, no RTTI and another standard

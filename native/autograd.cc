@@ -2,7 +2,6 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/ThreadLocalState.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/StreamGuard.h>
@@ -12,6 +11,7 @@
 
 #include <atomic>
 
+#include "autocast.h"
 #include "call.h"
 
 namespace diffcoder {

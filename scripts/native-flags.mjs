@@ -1,11 +1,13 @@
-// node scripts/native-flags.mjs cmake        all flags as CMake set() lines
+// node scripts/native-flags.mjs cmake DIR    all flags as CMake set() lines; writes the translation units to DIR/units
 // node scripts/native-flags.mjs gyp KEY      one list, an item a line, for binding.gyp
-// node scripts/native-flags.mjs stamp        notes what build/Release/diffcoder.node was built from (after node-gyp)
+// node scripts/native-flags.mjs link FILE    makes the link beside the addon FILE through which it finds libtorch
+// node scripts/native-flags.mjs stamp        notes what build/Release/diffcoder.node was built from (after node-gyp), and links
 // The libtorch is DIFFCODER_LIBTORCH (set-up gives it), else the one that findLibtorch takes.
-import { addonStamp } from "./lib/addon.mjs";
+import { join, relative } from "node:path";
+import { addonStamp, linkLibtorch } from "./lib/addon.mjs";
 import { describeAttempts, findLibtorch, inspectLibtorch } from "./lib/libtorch.mjs";
-import { nativeFlags } from "./lib/native-flags.mjs";
-import { pathsOf } from "./lib/paths.mjs";
+import { nativeFlags, writeUnits } from "./lib/native-flags.mjs";
+import { pathsOf, projectRoot } from "./lib/paths.mjs";
 import { writeStamp } from "./lib/stamp.mjs";
 
 function chosenLibtorch() {
@@ -37,7 +39,9 @@ function asGyp(flags, key) {
   const derived = {
     cudaSystemIncludes: () => headers.map((folder) => `-isystem=${folder}`), // nvcc's own spelling
     systemIncludes: () => headers.map((folder) => `-isystem${folder}`),
-    rpathFlags: () => flags.rpaths.map((folder) => `-Wl,-rpath,${folder}`),
+    units: () => writeUnits(join(pathsOf().build, "units")).map((path) => relative(projectRoot, path)),
+    // make and the shell each take a $ away
+    rpathFlags: () => flags.rpaths.map((folder) => `-Wl,-rpath,${folder.replaceAll("$", "\\$$")}`),
     defineFlags: () => flags.defines.map((name) => `-D${name}`),
     nvcc: () => [`${flags.cudaToolkit}/bin/nvcc`],
     cudaGencode: () =>
@@ -56,10 +60,15 @@ function asGyp(flags, key) {
 try {
   const [format, key] = process.argv.slice(2);
   const libtorch = chosenLibtorch();
-  if (format === "cmake") console.log(asCmake(nativeFlags(libtorch)).join("\n"));
+  if (format === "cmake" && key) {
+    const units = writeUnits(join(key, "units"));
+    console.log(asCmake({ ...nativeFlags(libtorch), units, libraryFolder: join(libtorch.root, "lib") }).join("\n"));
+  } else if (format === "link" && key) linkLibtorch(key, libtorch);
   else if (format === "gyp" && key) console.log(asGyp(nativeFlags(libtorch), key).join("\n"));
-  else if (format === "stamp") writeStamp(pathsOf().addonStamp, addonStamp(libtorch));
-  else throw new Error("usage: native-flags.mjs cmake | gyp KEY | stamp");
+  else if (format === "stamp") {
+    writeStamp(pathsOf().addonStamp, addonStamp(libtorch));
+    linkLibtorch(pathsOf().addon, libtorch);
+  } else throw new Error("usage: native-flags.mjs cmake DIR | gyp KEY | link FILE | stamp");
 } catch (error) {
   console.error(`native-flags: ${error.message}`);
   process.exitCode = 1;

@@ -8,12 +8,12 @@ const help = `Usage: npm run setup [-- options]
 Installs npm packages, finds or fetches libtorch, builds the addon and compiles lib/; only what is stale.
 
   --only PART   one of ${parts.join(", ")}; may be repeated
-  --force       build the addon and dist/ from scratch
+  --force       build the addon and dist/ from scratch; takes no addon from the user's cache
   --help        show this
 
 libtorch is looked for in LIBTORCH (a folder with lib/ and include/), the active Python's torch and .cache/libtorch;
-else its CPU build is fetched with pip. More variables: DIFFCODER_JOBS, DIFFCODER_ANY_LIBTORCH, DIFFCODER_TORCH_INDEX, CXX, PYTHON,
-CUDA_HOME, TORCH_CUDA_ARCH_LIST (docs/setup.md).`;
+else its CPU build is fetched with pip. More variables: DIFFCODER_JOBS, DIFFCODER_ADDON_CACHE, DIFFCODER_ANY_LIBTORCH,
+DIFFCODER_TORCH_INDEX, CXX, PYTHON, CUDA_HOME, TORCH_CUDA_ARCH_LIST (docs/setup.md).`;
 
 try {
   const { values } = parseArgs({

@@ -6,7 +6,7 @@
 
 #include "local_blocks_body.h"
 
-namespace diffcoder {
+namespace diffcoder::local_blocks_cpu {
 namespace {
 
 struct OneLane {
@@ -54,4 +54,4 @@ const bool registered = [] {
 }();
 
 }  // namespace
-}  // namespace diffcoder
+}  // namespace diffcoder::local_blocks_cpu

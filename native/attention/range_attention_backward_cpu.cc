@@ -67,7 +67,7 @@ struct BackwardProblem : RangeProblem {
 };
 
 template <typename I, typename A>
-DIFFCODER_INLINE void pack_keys(const RangeProblem& p, int64_t begin, int64_t end) {
+DIFFCODER_INLINE void pack_backward_keys(const RangeProblem& p, int64_t begin, int64_t end) {
   std::vector<A> buffer(static_cast<size_t>(kTile * p.dp));
   for (int64_t index = begin; index < end; ++index) {
     const int64_t tile = index % p.key_tiles, key_head = index / p.key_tiles;
@@ -239,8 +239,10 @@ DIFFCODER_INLINE void store_key_gradients(const BackwardProblem& p, int64_t begi
   }
 }
 
-DIFFCODER_KERNEL(pack_float, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, float)
-DIFFCODER_KERNEL(pack_double, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, double)
+DIFFCODER_KERNEL(pack_backward_float, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end),
+                 pack_backward_keys, float)
+DIFFCODER_KERNEL(pack_backward_double, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end),
+                 pack_backward_keys, double)
 DIFFCODER_KERNEL(work_float, (const BackwardProblem& p, std::atomic<int64_t>& next), (p, next), backward_worker, float)
 DIFFCODER_KERNEL(work_double, (const BackwardProblem& p, std::atomic<int64_t>& next), (p, next), backward_worker,
                  double)
@@ -274,8 +276,9 @@ AttentionGradients range_attention_backward(const at::Tensor& grad, const at::Te
   p.dv_sums = at::empty({sums, p.key_tiles * p.tile_size()}, options);
   p.touched = at::empty({sums, p.key_tiles}, options.dtype(at::kByte)).zero_();
   const bool wide = p.acc() == at::kDouble;
-  at::parallel_for(0, key_tiles, 4,
-                   [&](int64_t begin, int64_t end) { wide ? pack_double(p, begin, end) : pack_float(p, begin, end); });
+  at::parallel_for(0, key_tiles, 4, [&](int64_t begin, int64_t end) {
+    wide ? pack_backward_double(p, begin, end) : pack_backward_float(p, begin, end);
+  });
   std::atomic<int64_t> next{0};
   at::parallel_for(0, at::get_num_threads(), 1,
                    [&](int64_t, int64_t) { wide ? work_double(p, next) : work_float(p, next); });

@@ -20,7 +20,7 @@ namespace {
 using namespace simd;
 
 template <typename I, typename A>
-DIFFCODER_INLINE void pack_keys(const RangeProblem& p, int64_t begin, int64_t end) {
+DIFFCODER_INLINE void pack_forward_keys(const RangeProblem& p, int64_t begin, int64_t end) {
   std::vector<A> buffer(static_cast<size_t>(kTile * p.dp));
   for (int64_t index = begin; index < end; ++index) {
     const int64_t tile = index % p.key_tiles, key_head = index / p.key_tiles;
@@ -91,8 +91,10 @@ DIFFCODER_INLINE void forward_worker(const RangeProblem& p, std::atomic<int64_t>
 
 #define DIFFCODER_PARAMETERS \
   (const RangeProblem& p, std::atomic<int64_t>& next, const at::Tensor& out, const at::Tensor& lse)
-DIFFCODER_KERNEL(pack_float, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, float)
-DIFFCODER_KERNEL(pack_double, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end), pack_keys, double)
+DIFFCODER_KERNEL(pack_forward_float, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end),
+                 pack_forward_keys, float)
+DIFFCODER_KERNEL(pack_forward_double, (const RangeProblem& p, int64_t begin, int64_t end), (p, begin, end),
+                 pack_forward_keys, double)
 DIFFCODER_KERNEL(work_float, DIFFCODER_PARAMETERS, (p, next, out, lse), forward_worker, float)
 DIFFCODER_KERNEL(work_double, DIFFCODER_PARAMETERS, (p, next, out, lse), forward_worker, double)
 
@@ -107,8 +109,9 @@ AttentionResult range_attention_forward(const at::Tensor& q, const at::Tensor& k
   p.k_transposed = at::empty({p.batch * p.kv_heads, p.key_tiles, p.d * kTile}, options);
   p.v_rows = at::empty({p.batch * p.kv_heads, p.key_tiles, kTile * p.dp}, options);
   const bool wide = p.acc() == at::kDouble;
-  at::parallel_for(0, p.batch * p.kv_heads * p.key_tiles, 4,
-                   [&](int64_t begin, int64_t end) { wide ? pack_double(p, begin, end) : pack_float(p, begin, end); });
+  at::parallel_for(0, p.batch * p.kv_heads * p.key_tiles, 4, [&](int64_t begin, int64_t end) {
+    wide ? pack_forward_double(p, begin, end) : pack_forward_float(p, begin, end);
+  });
   std::atomic<int64_t> next{0};
   at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
     wide ? work_double(p, next, result.out, result.lse) : work_float(p, next, result.out, result.lse);

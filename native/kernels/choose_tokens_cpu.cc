@@ -15,7 +15,7 @@
 
 #include "simd.h"
 
-namespace diffcoder {
+namespace diffcoder::choose_tokens_cpu {
 namespace {
 
 using namespace simd;
@@ -235,4 +235,4 @@ TORCH_LIBRARY_FRAGMENT(diffcoder, m) {
   m.def("choose_tokens(Tensor logits, Tensor settings) -> Tensor", &choose_tokens);
 }
 
-}  // namespace diffcoder
+}  // namespace diffcoder::choose_tokens_cpu

@@ -7,7 +7,7 @@
 #include "registry.h"
 #include "rows.h"
 
-namespace diffcoder {
+namespace diffcoder::cross_entropy_cpu {
 namespace {
 
 using namespace simd;
@@ -78,4 +78,4 @@ const bool registered = [] {
 }();
 
 }  // namespace
-}  // namespace diffcoder
+}  // namespace diffcoder::cross_entropy_cpu

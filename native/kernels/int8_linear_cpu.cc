@@ -25,7 +25,7 @@
 
 #include "rows.h"
 
-namespace diffcoder {
+namespace diffcoder::int8_linear_cpu {
 namespace {
 
 using namespace simd;
@@ -224,4 +224,4 @@ TORCH_LIBRARY_FRAGMENT(diffcoder, m) {
   m.def("int8_linear(Tensor x, Tensor packed, Tensor scales, Tensor? bias=None) -> Tensor", &int8_linear);
 }
 
-}  // namespace diffcoder
+}  // namespace diffcoder::int8_linear_cpu

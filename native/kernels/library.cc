@@ -1,9 +1,9 @@
 // The operators' schemas and their place in the dispatcher: torch.ops.diffcoder.*, from JavaScript as from Python.
 
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include "../attention/reference.h"
+#include "../autocast.h"
 #include "ops.h"
 #include "reference.h"
 

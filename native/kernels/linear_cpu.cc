@@ -6,7 +6,6 @@
 // are the same alone and in any batch, bit for bit, which a library's choice of kernels by size does not give.
 
 #include <ATen/Parallel.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <torch/library.h>
@@ -15,9 +14,10 @@
 #include <optional>
 #include <vector>
 
+#include "../autocast.h"
 #include "simd.h"
 
-namespace diffcoder {
+namespace diffcoder::linear_cpu {
 namespace {
 
 using namespace simd;
@@ -156,4 +156,4 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
 
 TORCH_LIBRARY_FRAGMENT(diffcoder, m) { m.def("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", &linear); }
 
-}  // namespace diffcoder
+}  // namespace diffcoder::linear_cpu

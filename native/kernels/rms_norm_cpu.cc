@@ -16,7 +16,7 @@
 #include "registry.h"
 #include "rows.h"
 
-namespace diffcoder {
+namespace diffcoder::rms_norm_cpu {
 namespace {
 
 using namespace simd;
@@ -192,4 +192,4 @@ const bool registered = [] {
 }();
 
 }  // namespace
-}  // namespace diffcoder
+}  // namespace diffcoder::rms_norm_cpu

@@ -10,7 +10,7 @@
 #include "registry.h"
 #include "rows.h"
 
-namespace diffcoder {
+namespace diffcoder::rotary_cpu {
 namespace {
 
 using namespace simd;
@@ -85,4 +85,4 @@ const bool registered = [] {
 }();
 
 }  // namespace
-}  // namespace diffcoder
+}  // namespace diffcoder::rotary_cpu

@@ -9,7 +9,7 @@
 #include "registry.h"
 #include "rows.h"
 
-namespace diffcoder {
+namespace diffcoder::swiglu_cpu {
 namespace {
 
 using namespace simd;
@@ -88,4 +88,4 @@ const bool registered = [] {
 }();
 
 }  // namespace
-}  // namespace diffcoder
+}  // namespace diffcoder::swiglu_cpu

@@ -1,11 +1,13 @@
-// Builds build/Release/diffcoder.node when it is not what the sources and libtorch would give now.
-import { existsSync, rmSync, statSync } from "node:fs";
+// Brings build/Release/diffcoder.node up to date when it is not what the sources and libtorch would give now.
+import { createHash } from "node:crypto";
+import { existsSync, realpathSync, renameSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism, totalmem } from "node:os";
-import { dirname, join, relative } from "node:path";
-import { cudaToolkit, requireCudaTools } from "./cuda.mjs";
+import { basename, dirname, join, relative } from "node:path";
+import { addonCacheFolder, keepAddon, takeAddon } from "./addon-cache.mjs";
+import { cudaToolkit, nvccVersion, requireCudaTools } from "./cuda.mjs";
 import { libraryFile } from "./libtorch.mjs";
-import { napiVersion, nativeFiles } from "./native-flags.mjs";
+import { libtorchLink, napiVersion, nativeFiles, nativeFlags } from "./native-flags.mjs";
 import { pathsOf, projectRoot } from "./paths.mjs";
 import { SetupProblem } from "./problem.mjs";
 import { CommandFailed, runLogged } from "./run.mjs";
@@ -35,25 +37,28 @@ export function needsNvcc(libtorch, root = projectRoot) {
   return libtorch.cuda && nativeFiles(".cu", root).length > 0;
 }
 
+/** What one libtorch is, wherever it lies. The sizes tell an upgrade in place, which keeps the folder, and another build of a version. */
+function libtorchIdentity({ root, version, cuda }) {
+  const names = ["c10", "torch_cpu", ...(cuda ? ["torch_cuda"] : [])];
+  return { version, cuda, bytes: names.map((name) => statSync(join(root, "lib", libraryFile(name))).size) };
+}
+
 /**
  * What the addon is made from. `identity` entries need a build from scratch when they change, `sources` only the build tool.
+ * No entry is a path: an addon is not built again because a checkout, libtorch or a compiler lies somewhere else.
  * Node's own version is not among them: Node-API keeps one binary valid for every Node from 20 on.
  * @param {import("./libtorch.mjs").Libtorch} libtorch
  * @param {{ root?: string, env?: NodeJS.ProcessEnv }} [options]
  */
 export function addonStamp(libtorch, { root = projectRoot, env = process.env } = {}) {
-  const core = join(libtorch.root, "lib", libraryFile(libtorch.cuda ? "torch_cuda" : "torch_cpu"));
+  const toolkit = libtorch.cuda ? cudaToolkit(env, libtorch.root) : null;
   const identity = {
-    libtorch: libtorch.root,
-    version: libtorch.version,
-    cuda: libtorch.cuda,
-    // an upgrade in place keeps the folder
-    libraryBytes: statSync(core).size,
+    libtorch: libtorchIdentity(libtorch),
     platform: `${process.platform}-${process.arch}`,
     napi: napiVersion,
     headers: `${packageVersion(root, "node-addon-api")} ${packageVersion(root, "node-api-headers")}`,
-    cxx: env.CXX ?? null,
-    toolkit: libtorch.cuda ? cudaToolkit(env, libtorch.root) : null,
+    flags: ["CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CUDAFLAGS"].map((name) => env[name] ?? ""),
+    nvcc: toolkit ? nvccVersion(toolkit) : null,
     architectures: libtorch.cuda ? (env.TORCH_CUDA_ARCH_LIST ?? null) : null,
   };
   const files = [
@@ -62,11 +67,55 @@ export function addonStamp(libtorch, { root = projectRoot, env = process.env } =
     join(root, "scripts", "native-flags.mjs"),
     join(root, "scripts", "lib", "native-flags.mjs"),
   ];
-  return { identity, sources: fingerprint(root, files) };
+  return { identity, sources: fingerprint(root, files), compiler: findCompiler(env)?.text ?? null };
 }
 
 /**
- * Why the addon must be built, or an empty list.
+ * The name of an addon in the user's cache: a hash of all that decides its bytes. The same in every checkout with these sources.
+ * @param {import("./libtorch.mjs").Libtorch} libtorch
+ * @param {{ root?: string, env?: NodeJS.ProcessEnv }} [options]
+ */
+export function addonKey(libtorch, { root = projectRoot, env = process.env } = {}) {
+  const flags = nativeFlags(libtorch, { root, env });
+  const { defines, cxxFlags, cudaFlags, ldFlags, rpaths, cudaArchitectures } = flags;
+  const named = { defines, cxxFlags, cudaFlags, ldFlags, rpaths, cudaArchitectures };
+  const libraries = flags.libraries.map((path) => basename(path));
+  const { glibcVersionRuntime } = /** @type {any} */ (process.report?.getReport())?.header ?? {};
+  const text = JSON.stringify({ ...addonStamp(libtorch, { root, env }), ...named, libraries, glibcVersionRuntime });
+  // Flags may hold the two folders; libtorch's first, because it may lie in the checkout.
+  const placeless = text.replaceAll(libtorch.root, "<libtorch>").replaceAll(root, "<checkout>");
+  return createHash("sha256").update(placeless).digest("hex").slice(0, 40);
+}
+
+/** The folder of libtorch's libraries as the link beside the addon names it: relative within the checkout, so that both move together. */
+function linkTarget(addon, libtorch) {
+  const folder = dirname(addon);
+  const way = relative(folder, join(libtorch.root, "lib"));
+  return way.startsWith(join("..", "..", "..")) ? join(libtorch.root, "lib") : way;
+}
+
+/** Whether the link beside the addon leads to this libtorch. */
+function isLinked(addon, libtorch) {
+  try {
+    return realpathSync(join(dirname(addon), libtorchLink)) === realpathSync(join(libtorch.root, "lib"));
+  } catch {
+    return false;
+  }
+}
+
+/** Makes the link beside the addon through which it finds libtorch. */
+export function linkLibtorch(addon, libtorch) {
+  const link = join(dirname(addon), libtorchLink);
+  const temporary = `${link}.${process.pid}.tmp`;
+  rmSync(temporary, { force: true });
+  symlinkSync(linkTarget(addon, libtorch), temporary);
+  renameSync(temporary, link);
+}
+
+const moved = "libtorch lies elsewhere";
+
+/**
+ * Why the addon must be built or linked, or an empty list.
  * @param {import("./libtorch.mjs").Libtorch} libtorch
  * @param {{ root?: string, env?: NodeJS.ProcessEnv }} [options]
  */
@@ -77,15 +126,47 @@ export function addonStaleness(libtorch, { root = projectRoot, env = process.env
   if (!found) return ["its last build did not end"];
   const wanted = addonStamp(libtorch, { root, env });
   const changed = staleEntries(/** @type {Record<string, unknown>} */ (found.identity ?? {}), wanted.identity);
+  // The usual compiler may have been updated or removed since; one that CXX names is asked for.
+  if (env.CXX && wanted.compiler && found.compiler !== wanted.compiler) changed.push("compiler");
   if (changed.length > 0) return changed.map((key) => `${key} changed`);
-  return found.sources === wanted.sources ? [] : ["native sources changed"];
+  if (found.sources !== wanted.sources) return ["native sources changed"];
+  return isLinked(paths.addon, libtorch) ? [] : [moved];
 }
 
-/** Turns a line of ninja or make into "3/12 native/call.cc", or null. */
+/**
+ * Makes the addon what addonStaleness asks for, with as little work as will do.
+ * @param {import("./libtorch.mjs").Libtorch} libtorch
+ * @param {{ root?: string, env?: NodeJS.ProcessEnv, force?: boolean, report?: (detail: string) => void }} [options]
+ * force: builds it from scratch, whatever the cache has
+ * @returns {Promise<"linked" | "from the cache" | "built">}
+ */
+export async function provideAddon(libtorch, { root = projectRoot, env = process.env, force = false, report } = {}) {
+  const paths = pathsOf(root);
+  const reasons = force ? [] : addonStaleness(libtorch, { root, env });
+  if (reasons.length === 1 && reasons[0] === moved) {
+    linkLibtorch(paths.addon, libtorch);
+    return "linked";
+  }
+  const cache = addonCacheFolder(env);
+  const key = addonKey(libtorch, { root, env });
+  const stamp = addonStamp(libtorch, { root, env });
+  if (!force && takeAddon(cache, key, paths.addon)) {
+    linkLibtorch(paths.addon, libtorch);
+    writeStamp(paths.addonStamp, { ...stamp, cached: key });
+    return "from the cache";
+  }
+  const addon = await buildAddon(libtorch, { root, env, force, report });
+  linkLibtorch(addon, libtorch);
+  writeStamp(paths.addonStamp, stamp);
+  keepAddon(cache, key, addon);
+  return "built";
+}
+
+/** Turns a line of ninja or make into "3/5 units/boundary.cc", or null. */
 export function buildProgress(line) {
   const match = /^\[\s*(\d+(?:\/\d+|%))\]\s+(.*)$/.exec(line);
   if (!match || line.includes("Re-checking globbed")) return null;
-  const object = /\S*?(native\/\S+)\.o$/.exec(match[2])?.[1];
+  const object = /\S*?((?:native|units)\/\S+)\.o$/.exec(match[2])?.[1];
   const what =
     object ?? (/cmake_pch/.test(match[2]) ? "precompiled headers" : /Linking/.test(match[2]) ? "linking" : "");
   return `${match[1]} ${what}`.trim();
@@ -117,7 +198,7 @@ function explain(error, log, root) {
  * Builds the addon with cmake-js. Files that did not change are not compiled again.
  * @param {import("./libtorch.mjs").Libtorch} libtorch
  * @param {{ root?: string, env?: NodeJS.ProcessEnv, out?: string, force?: boolean, report?: (detail: string) => void }} [options]
- * out: another build folder, relative to the checkout; it then has no stamp
+ * out: another build folder, relative to the checkout
  * @returns {Promise<string>} path of the addon
  */
 export async function buildAddon(
@@ -130,9 +211,11 @@ export async function buildAddon(
   const folder = join(root, out);
   const log = join(paths.logs, `${out}.log`);
   const configuredStamp = join(folder, "configured.json");
-  const stamp = addonStamp(libtorch, { root, env });
-  // CMake refuses a build folder of a checkout that was moved.
-  const identity = { ...stamp.identity, root, generator: findBuildTool(env)?.name, compiler: findCompiler(env)?.text };
+  // Paths count here: CMake refuses a build folder of a checkout that was moved.
+  const { identity: made, compiler } = addonStamp(libtorch, { root, env });
+  const toolkit = libtorch.cuda ? cudaToolkit(env, libtorch.root) : null;
+  const places = { root, libtorch: libtorch.root, cxx: env.CXX ?? null, toolkit, generator: findBuildTool(env)?.name };
+  const identity = { ...made, compiler, places };
 
   const cmakeJs = createRequire(join(root, "package.json")).resolve("cmake-js/package.json");
   const command = (name) => [
@@ -164,6 +247,5 @@ export async function buildAddon(
   } catch (error) {
     throw explain(error, log, root);
   }
-  if (out === "build") writeStamp(paths.addonStamp, stamp);
   return join(folder, "Release", "diffcoder.node");
 }

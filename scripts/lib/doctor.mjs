@@ -76,6 +76,7 @@ export function doctorReport({ root = projectRoot, env = process.env } = {}) {
       ? (guarded(checks, "addon", () => addonStaleness(libtorch, { root, env })) ?? [])
       : [];
   const addon = addonFacts({ root, env });
+  const origin = readStamp(paths.addonStamp)?.cached ? ", taken from the user's cache" : "";
   const mustBuild = !addon.loads || stale.length > 0;
   const tool = mustBuild ? "missing" : "warning";
 
@@ -145,7 +146,7 @@ export function doctorReport({ root = projectRoot, env = process.env } = {}) {
     add(
       "addon",
       "ok",
-      `for libtorch ${addon.torch}, ${addon.cudaBuild ? "CUDA" : "CPU"}${given ? `, DIFFCODER_ADDON=${given}` : ""}`,
+      `for libtorch ${addon.torch}, ${addon.cudaBuild ? "CUDA" : "CPU"}${given ? `, DIFFCODER_ADDON=${given}` : origin}`,
     );
   }
 

@@ -1,6 +1,6 @@
 // What a built addon says about itself: the libraries it asks for, and whether they define all that it uses. Linux only.
 import { spawnSync } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 
 function output(file, args) {
@@ -17,8 +17,12 @@ export function neededLibraries(file) {
 
 /** The folders in which it looks for them. */
 export function runPaths(file) {
-  return [...output("readelf", ["-dW", file]).matchAll(/\((?:RUNPATH|RPATH)\).*\[(.*)\]/g)].flatMap((match) =>
-    match[1].split(":").map((path) => path.replaceAll("$ORIGIN", dirname(file))),
+  return [...output("readelf", ["-dW", file]).matchAll(/\((?:RUNPATH|RPATH)\).*\[(.*)\]/g)].flatMap(
+    (match) =>
+      match[1]
+        .split(":")
+        .map((path) => path.replaceAll("$ORIGIN", dirname(file)))
+        .map((path) => (path.includes("..") && existsSync(path) ? realpathSync(path) : path)), // ".." behind a link
   );
 }
 

@@ -1,5 +1,5 @@
 // The one list of sources, flags and libraries of the addon. CMakeLists.txt and binding.gyp both read it, so they cannot drift.
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, relative } from "node:path";
 import { cudaArchitectures, cudaToolkit, nvidiaFolders } from "./cuda.mjs";
@@ -9,6 +9,9 @@ import { projectRoot } from "./paths.mjs";
 /** Node-API version the addon is written for. */
 export const napiVersion = 9;
 
+/** The link beside the addon through which it finds libtorch's libraries. */
+export const libtorchLink = "libtorch";
+
 /** Files below native/ whose name ends in `extension`, relative to the checkout, sorted. */
 export function nativeFiles(extension, root = projectRoot) {
   const folder = join(root, "native");
@@ -17,6 +20,42 @@ export function nativeFiles(extension, root = projectRoot) {
     .filter((entry) => entry.isFile() && entry.name.endsWith(extension))
     .map((entry) => relative(root, join(entry.parentPath ?? entry.path, entry.name)))
     .sort();
+}
+
+/**
+ * The sources by translation unit. Reading libtorch's headers takes most of the compiler's time, so files that need the same
+ * headers are compiled together: operators with their autograd, the vector kernels of a folder, what needs c10d, and the rest.
+ * @returns {{ name: string, files: string[] }[]}
+ */
+export function nativeUnits(root = projectRoot) {
+  const units = new Map();
+  for (const file of nativeFiles(".cc", root)) {
+    const folder = /^native\/(\w+)\//.exec(file)?.[1];
+    let name = "boundary";
+    if (folder === "distributed" || file === "native/environment.cc")
+      name = "distributed"; // for the headers of c10d
+    else if (folder === "kernels" || folder === "attention")
+      name = file.endsWith("_cpu.cc") ? `${folder}_cpu` : "operators";
+    else if (file === "native/autograd.cc") name = "operators"; // torch's autograd headers are read once
+    units.set(name, [...(units.get(name) ?? []), file]);
+  }
+  return [...units].map(([name, files]) => ({ name, files }));
+}
+
+/**
+ * Writes a source for each unit, which includes the unit's files. A source that is right already is left as it is, so that it
+ * is not compiled again.
+ * @returns {string[]} paths of the sources
+ */
+export function writeUnits(folder, root = projectRoot) {
+  mkdirSync(folder, { recursive: true });
+  return nativeUnits(root).map(({ name, files }) => {
+    // Not NAME.cc: an include of native/operators.cc would find a unit of that name beside it first.
+    const path = join(folder, `${name}_unit.cc`);
+    const text = files.map((file) => `#include "${relative("native", file)}"\n`).join("");
+    if (!existsSync(path) || readFileSync(path, "utf8") !== text) writeFileSync(path, text);
+    return path;
+  });
 }
 
 /** The file of a library in the first folder that has it, under its plain name or with a version behind it. */
@@ -64,6 +103,12 @@ export function nativeFlags(libtorch, { env = process.env, root = projectRoot, p
   // torch's own OpenMP, so that one process has one pool of threads. at::parallel_for is inline: without -fopenmp it runs serially.
   const openmp = linux ? findLibrary("gomp", [lib]) : null;
 
+  // Libraries are looked for in the link beside the addon (see linkLibtorch), so the file does not say where libtorch lies.
+  const link = `${linux ? "$ORIGIN" : "@loader_path"}/${libtorchLink}`;
+  // Not join(): ".." goes up from where the link leads.
+  const besideTorch = cudart && dirname(cudart).startsWith(`${dirname(libtorch.root)}/`);
+  const cudartPath = cudart && (besideTorch ? `${link}/${relative(lib, dirname(cudart))}` : dirname(cudart));
+
   return {
     sources: nativeFiles(".cc", root),
     cudaSources: libtorch.cuda ? nativeFiles(".cu", root) : [],
@@ -79,6 +124,7 @@ export function nativeFlags(libtorch, { env = process.env, root = projectRoot, p
       "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
       "BUILDING_NODE_EXTENSION",
       "USE_C10D_GLOO",
+      "AT_PER_OPERATOR_HEADERS", // else headers such as TensorOperators.h include every operator's
       ...(libtorch.cuda ? ["DIFFCODER_CUDA=1", "USE_CUDA", "USE_C10D_NCCL"] : []),
     ],
     cxxFlags: [
@@ -88,6 +134,9 @@ export function nativeFlags(libtorch, { env = process.env, root = projectRoot, p
       "-Wall",
       "-Wextra",
       "-Wno-unused-parameter",
+      // Messages name native/FILE, and the addon is the same wherever the checkout and libtorch lie.
+      `-fmacro-prefix-map=${root}/=`,
+      `-fmacro-prefix-map=${libtorch.root}/=libtorch/`,
       `-idirafter${join(root, "native", "distributed", "stand-ins")}`, // see the README there
       ...(linux ? ["-fopenmp"] : []),
     ],
@@ -100,7 +149,7 @@ export function nativeFlags(libtorch, { env = process.env, root = projectRoot, p
       ...(cudart ? [cudart] : []),
       ...(openmp ? [openmp] : []),
     ],
-    rpaths: [lib, ...(cudart && linux ? [dirname(cudart)] : [])],
+    rpaths: [link, ...(cudartPath && linux ? [cudartPath] : [])],
     cuda: libtorch.cuda,
     cudaToolkit: toolkit,
     cudaArchitectures: libtorch.cuda ? cudaArchitectures(env) : [],

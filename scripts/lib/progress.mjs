@@ -42,9 +42,10 @@ export class Progress {
    * @template T
    * @param {string} title
    * @param {(report: (detail: string) => void) => Promise<T>} work may report what it is doing
+   * @param {(result: T) => string} [outcome] what the last line says of the result; "" for nothing
    * @returns {Promise<T>}
    */
-  async step(title, work) {
+  async step(title, work, outcome = () => "") {
     const label = `[${++this.#done}/${this.#total}] ${title}`;
     const started = Date.now();
     let detail = "";
@@ -67,7 +68,9 @@ export class Progress {
         detail = text;
       });
       clear();
-      this.#stream.write(`${this.#interactive ? "✔ " : ""}${label}: done in ${elapsed(Date.now() - started)}\n`);
+      const how = outcome(result);
+      const done = `${how ? `${how}, ` : ""}done in ${elapsed(Date.now() - started)}`;
+      this.#stream.write(`${this.#interactive ? "✔ " : ""}${label}: ${done}\n`);
       return result;
     } catch (error) {
       clear();

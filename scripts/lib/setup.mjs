@@ -1,5 +1,5 @@
 // Set-up: npm packages, libtorch, the addon, dist/. Does only what is stale.
-import { addonStaleness, buildAddon, needsNvcc } from "./addon.mjs";
+import { addonStaleness, needsNvcc, provideAddon } from "./addon.mjs";
 import { requireCudaTools } from "./cuda.mjs";
 import { fetchLibtorch, fetchRemedies } from "./fetch-libtorch.mjs";
 import { describeAttempts, findLibtorch, versionRange } from "./libtorch.mjs";
@@ -108,8 +108,10 @@ export async function setup({
             throw new SetupProblem("NO_LIBTORCH", "The addon needs libtorch, and there is none.", fetchRemedies());
           const taken = libtorch;
           const kind = `libtorch ${taken.version}${taken.cuda ? ", CUDA" : ""}`;
-          return progress.step(`build the addon (${kind})`, (report) =>
-            buildAddon(taken, { root, env, force, report }),
+          return progress.step(
+            `build the addon (${kind})`,
+            (report) => provideAddon(taken, { root, env, force, report }),
+            (how) => (how === "built" ? "" : how),
           );
         },
         typescript: () => progress.step("compile TypeScript", () => compileTypeScript({ root, env, force })),

@@ -1,6 +1,6 @@
 // Stamps: what a product was made from. A product is stale when its stamp is not what would be written now.
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 
 /** Files below a folder that `accept` takes, sorted. */
@@ -19,15 +19,17 @@ export function filesBelow(folder, accept) {
 }
 
 /**
- * A hash over names, sizes and times of files: changes when one is edited, added or removed. Reads no contents.
+ * A hash over names and contents of files: changes when one is edited, added or removed, and not when a checkout is moved,
+ * copied or cloned, which gives files new times.
  * @param {string} root names are taken relative to it
  * @param {string[]} files
  */
 export function fingerprint(root, files) {
   const hash = createHash("sha256");
   for (const file of files) {
-    const { size, mtimeMs } = statSync(file, { throwIfNoEntry: false }) ?? { size: -1, mtimeMs: 0 };
-    hash.update(`${relative(root, file)}\0${size}\0${mtimeMs}\n`);
+    const content = existsSync(file) ? readFileSync(file) : null;
+    hash.update(`${relative(root, file)}\0${content?.length ?? -1}\0`);
+    if (content) hash.update(content);
   }
   return hash.digest("hex").slice(0, 32);
 }

@@ -17,7 +17,7 @@ describe("the flags of the addon", () => {
     const root = scratchCheckout();
     const env = cleanEnvironment({ LIBTORCH: fakeLibtorch(join(scratchFolder(), "with space", "torch")) });
     put(join(root, "native", "kernels", "b.cc"));
-    const cmake = runScript(root, "scripts/native-flags.mjs", ["cmake"], env).out;
+    const cmake = runScript(root, "scripts/native-flags.mjs", ["cmake", join(root, "build")], env).out;
     const fromCmake = (name: string) => new RegExp(`set\\(DIFFCODER_${name} "(.*)"\\)`).exec(cmake)?.[1]?.split(";");
     const fromGyp = (key: string) =>
       runScript(root, "scripts/native-flags.mjs", ["gyp", key], env)
@@ -70,7 +70,7 @@ describe("the flags of the addon", () => {
     expect(cuda.ldFlags).toContain("-Wl,--no-as-needed");
     expect(cuda.defines).toContain("DIFFCODER_CUDA=1");
     expect(cuda.cudaIncludes).toContain(join(site, "nvidia", "cu13", "include"));
-    expect(cuda.rpaths).toEqual([join(folder, "lib"), join(site, "nvidia", "cu13", "lib")]);
+    expect(cuda.rpaths).toEqual(["$ORIGIN/libtorch", "$ORIGIN/libtorch/../../nvidia/cu13/lib"]);
   });
 
   it("compile .cu files for a CUDA build only", () => {

@@ -64,6 +64,7 @@ export function cleanEnvironment(extra: Record<string, string | undefined> = {})
   ];
   for (const name of [...names, "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "NODE_OPTIONS", "VITEST"])
     delete env[name];
+  env.DIFFCODER_ADDON_CACHE = "off";
   for (const [name, value] of Object.entries(extra)) {
     if (value === undefined) delete env[name];
     else env[name] = value;

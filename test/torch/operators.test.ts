@@ -1,6 +1,6 @@
 // The whole dispatcher is callable, and the generated types are the runtime's.
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -263,8 +263,8 @@ describe("the generated types", () => {
   });
 
   // The list that the types are made from lies beside libtorch in every wheel.
-  const stamp = join(root, "build", "diffcoder.stamp.json");
-  const libtorch = existsSync(stamp) ? (JSON.parse(readFileSync(stamp, "utf8")).identity.libtorch as string) : "";
+  const libraries = join(root, "build", "Release", "libtorch");
+  const libtorch = existsSync(libraries) ? dirname(realpathSync(libraries)) : "";
   const yaml = join(dirname(libtorch), "torchgen", "packaged", "ATen", "native", "native_functions.yaml");
   it.runIf(torch.build().torch.startsWith("2.13") && existsSync(yaml))(
     "are what the generator makes of this libtorch",
