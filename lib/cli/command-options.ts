@@ -6,7 +6,7 @@ import {
   folderSchema,
   portSchema,
   secondsSchema,
-} from "../base/option-schemas.js";
+} from "../base/option-fields.js";
 import { engineOptionsSchema, generateOptionsSchema } from "../engine/options.js";
 import { serverOptionsSchema } from "../server/options.js";
 import { runSettingsSchema } from "../train/run-options.js";

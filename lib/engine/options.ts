@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { bytesSchema, deviceSchema, secondsSchema } from "../base/option-schemas.js";
+import { bytesSchema, deviceSchema, secondsSchema } from "../base/option-fields.js";
 import { type CommitRule, commitConfigSchema } from "../diffusion/commit.js";
 
 const tokenId = z.number().int().min(0);

@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { bytesSchema, fileSchema, portSchema, secondsSchema } from "../base/option-schemas.js";
+import { bytesSchema, fileSchema, portSchema, secondsSchema } from "../base/option-fields.js";
 import { parseOptions, ServerError } from "./errors.js";
 
 /** White space around a key is not part of it: files and secrets end with a new line. */
