@@ -16,7 +16,7 @@ interface Decoded {
 
 /**
  * A threshold that this model reaches, for about `wanted` tokens a pass over this prompt: found among the quantiles of the
- * probabilities it gives, since those of random weights are near 1 / vocabulary. By the plain sampler, float32.
+ * probabilities it gives, since those of random weights are near 1 / vocabulary. In float32.
  */
 export async function reachableThreshold(
   model: BenchModel,
@@ -85,8 +85,7 @@ async function decodeOnce(
     if (event.type !== "denoise") continue;
     passes++;
     made += event.committed.length;
-    // 1 where nothing was masked.
-    confidences.push(...[...event.confidence].filter((value) => value < 1));
+    confidences.push(...event.committed.map(({ logprob }) => Math.exp(logprob)));
   }
   return { confidences, tokensPerPass: made / passes };
 }

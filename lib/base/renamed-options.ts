@@ -21,6 +21,7 @@ const RENAMED: Readonly<Record<string, CurrentName | readonly CurrentName[]>> = 
   modelNames: "servedModelNames",
   out: "outputDir",
   passes: "mcSamples",
+  prefillChunk: "maxNumBatchedTokens",
   records: "paths",
   saving: { name: "asyncCheckpoint", values: { async: true, sync: false } },
   stopIds: "stopTokenIds",

@@ -1,7 +1,14 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import colors from "picocolors";
 import type { StableDiffCoder } from "../checkpoint/index.js";
-import { type CommittedToken, type DoneEvent, Engine, type GenerateOptions } from "../engine/index.js";
+import {
+  type BlockGenerationOptions,
+  type CommittedToken,
+  type DoneEvent,
+  type GenerateOptions,
+  generateAutoregressive,
+  generateBlocks,
+} from "../engine/index.js";
 import type { Tokenizer } from "../tokenizer/index.js";
 import { Canvas, type Cell, paint, printable } from "./canvas.js";
 
@@ -22,36 +29,34 @@ export interface Completion {
   finishReason: DoneEvent["finishReason"];
 }
 
-/** What is asked for: the engine's options, and what concerns the model as a whole. */
-export interface CompletionOptions extends Omit<GenerateOptions, "n" | "suffix" | "events"> {
-  /** Whether the model was trained with the logit shift. */
-  shift?: boolean;
-  signal?: AbortSignal;
-}
+/** How to decode. In AR decoding the options of blocks do not apply. */
+export type CompletionOptions = Omit<BlockGenerationOptions, "n" | "suffix" | "events"> & Pick<GenerateOptions, "mode">;
 
 /** Completes a prompt; on a live screen the canvas is drawn as it denoises, or token by token in AR decoding. */
 export async function complete(
   coder: StableDiffCoder,
   prompt: readonly number[],
-  { shift = false, signal, ...options }: CompletionOptions,
+  { mode, blockSize, steps, commit, remask, edit, shift, maskId, ...options }: CompletionOptions,
   screen?: Screen,
 ): Promise<Completion> {
   const { tokenizer } = coder;
-  // One request, in this thread: no more memory than it fills. The limit of its length stays the model's context.
-  const context = coder.config.maxPositionEmbeddings;
-  const cacheTokens = Math.min(context, prompt.length + (options.maxTokens ?? context));
-  await using engine = await Engine.create({ model: coder, worker: "none", shift, cacheTokens, prefixCache: false });
   const head = headOf(prompt, tokenizer, screen);
   const canvas = screen?.live ? new Canvas(screen.stream) : undefined;
   const drawing = new Drawing(prompt.length);
   const ids: number[] = [];
   const start = performance.now();
   let done: DoneEvent | undefined;
-  for await (const event of engine.generate(prompt, { ...options, events: canvas ? "all" : "text" }, { signal })) {
+  const common = { ...options, events: canvas ? "all" : "text" } as const;
+  const ofBlocks = { blockSize, steps, commit, remask, edit, shift, maskId };
+  const stream =
+    mode === "autoregressive"
+      ? generateAutoregressive(coder, prompt, common)
+      : generateBlocks(coder, prompt, { ...common, ...ofBlocks });
+  for await (const event of stream) {
     if (event.type === "denoise" && canvas) {
       drawing.add(event.committed, event.end);
       canvas.draw(head + paint(drawing.cells(), tokenizer));
-      if (screen?.pause) await rest(screen.pause, signal);
+      if (screen?.pause) await rest(screen.pause, options.signal);
     } else if (event.type === "text") {
       ids.push(...event.ids);
       drawing.add(event.tokens, 0);

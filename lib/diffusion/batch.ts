@@ -90,11 +90,3 @@ export function resolveMaskId(config: Pick<DecoderConfig, "maskTokenId" | "vocab
   }
   return id;
 }
-
-/** The ids that end a text: the ones given, else the model's end token or tokens, else none. */
-export function resolveStopIds(
-  config: Pick<DecoderConfig, "eosTokenId">,
-  given?: readonly number[],
-): ReadonlySet<number> {
-  return new Set(given ?? [config.eosTokenId ?? []].flat());
-}

@@ -1,11 +1,11 @@
 import * as z from "zod";
 import { DiffusionError } from "./errors.js";
 
-/** Where the denoising of one block stands. */
+/** State of the denoising of one block. */
 export interface CommitState {
   /** Denoising step within the block, from 0. */
   step: number;
-  /** Tokens that were masked when the block was begun. */
+  /** Number of masked tokens at the block's first step. */
   initiallyMasked: number;
   /** Entropy in nats of the model's distribution at each position still masked, for rules with `usesEntropy`. */
   entropy?: Float64Array;
@@ -17,7 +17,7 @@ export interface CommitState {
  */
 export interface CommitRule {
   readonly name: string;
-  /** The same rule as data, which crosses to an engine's thread. A rule of one's own has none. */
+  /** The same rule as data, which can be sent to an engine's worker. A custom rule has none. */
   readonly config?: CommitConfig;
   /** Whether the state must hold entropies. */
   readonly usesEntropy?: boolean;
@@ -50,7 +50,7 @@ export function staticSchedule(options: { steps?: number } = {}): CommitRule {
   };
 }
 
-/** Commits every position whose confidence is above `value`, and always the surest one. */
+/** Commits every position whose confidence is above `value`, and always the most confident one. */
 export function confidenceThreshold(value: number): CommitRule {
   if (!(value >= 0 && value <= 1)) {
     throw new DiffusionError("DIFFUSION_OPTIONS", `threshold must be in [0, 1], got ${value}`);
@@ -80,8 +80,8 @@ export function hybridRule(options: { value: number; steps?: number }): CommitRu
 }
 
 /**
- * The n surest tokens, n the largest with (n + 1)(1 - c_n) < factor where c_n is the n-th highest confidence, and always
- * one: the more tokens are committed together, the surer each must be (Fast-dLLM, factor-based parallel decoding).
+ * The n most confident tokens, n the largest with (n + 1)(1 - c_n) < factor where c_n is the n-th highest confidence, and always
+ * one: the more tokens are committed together, the more confident each must be (Fast-dLLM, factor-based parallel decoding).
  */
 export function confidenceFactor(factor: number): CommitRule {
   if (!(factor > 0)) {
@@ -132,7 +132,7 @@ function mostConfident(confidence: Float64Array, count: number): number[] {
 const steps = z.number().int().min(1).optional();
 const probability = z.number().min(0).max(1);
 
-/** A commit rule in a YAML or JSON file. */
+/** A commit rule as data, as in a JSON request. */
 export const commitConfigSchema = z.discriminatedUnion("rule", [
   z.strictObject({ rule: z.literal("static"), steps }),
   z.strictObject({ rule: z.literal("threshold"), value: probability }),
@@ -142,8 +142,9 @@ export const commitConfigSchema = z.discriminatedUnion("rule", [
 ]);
 export type CommitConfig = z.infer<typeof commitConfigSchema>;
 
-/** The rule that a {@link CommitConfig} describes. */
-export function commitFromConfig(config: CommitConfig): CommitRule {
+/** The rule that a {@link CommitConfig} describes; a rule is returned as it is. */
+export function commitFromConfig(config: CommitConfig | CommitRule): CommitRule {
+  if (!("rule" in config)) return config;
   switch (config.rule) {
     case "static":
       return staticSchedule(config);

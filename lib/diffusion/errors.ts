@@ -6,9 +6,7 @@ export type DiffusionErrorCode =
   | "DIFFUSION_NOISE" // a noise schedule that is not a schedule
   | "DIFFUSION_WARMUP" // a warmup that cannot ramp
   | "DIFFUSION_BATCH" // a batch that does not fit its own description
-  | "DIFFUSION_OPTIONS" // options that contradict each other or the model
-  | "DIFFUSION_PROMPT" // a prompt that cannot be continued
-  | "DIFFUSION_LOGITS"; // a model whose logits are not numbers
+  | "DIFFUSION_OPTIONS"; // options that contradict each other or the model
 
 /** Every error of lib/diffusion. `code` is stable, `message` names the value that is wrong. */
 export class DiffusionError extends CodedError<DiffusionErrorCode> {}

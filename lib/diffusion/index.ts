@@ -1,10 +1,9 @@
 /**
  * Masked diffusion over blocks: how text is corrupted, how the noise is scheduled and warmed up, the training objectives,
- * how likely a text is, and how text is generated.
+ * the likelihood of a text, and the rules by which denoising commits tokens.
  */
 
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "../model/objective.js";
-export { generateAutoregressive } from "./ar-sampler.js";
 export { type BlockDiffusionPlanOptions, blockDiffusionPlan } from "./attention-plan.js";
 export { type AutoregressiveOptions, autoregressiveObjective, autoregressiveSchema } from "./autoregressive.js";
 export {
@@ -29,18 +28,6 @@ export {
 export { type Corruption, type CorruptionOptions, corrupt, type Granularity, type TimeSampling } from "./corruption.js";
 export { DiffusionError, type DiffusionErrorCode } from "./errors.js";
 export {
-  type AutoregressiveGenerationEvent,
-  type AutoregressiveGenerationOptions,
-  autoregressiveGenerationSchema,
-  type BlockEvent,
-  type BlockGenerationEvent,
-  type BlockGenerationOptions,
-  blockGenerationSchema,
-  type SamplerDenoiseEvent,
-  type SamplerDoneEvent,
-  type TokenEvent,
-} from "./generation.js";
-export {
   arBitsPerByte,
   type DiffusionBoundOptions,
   diffusionBound,
@@ -61,9 +48,7 @@ export {
   noiseFromConfig,
   noiseSchema,
 } from "./noise.js";
-export { generateBlocks } from "./sampler.js";
 export { diffusionTokenBounds, type TokenBounds, type TokenBoundsOptions } from "./token-bounds.js";
-export { type DrawKey, sampleToken, type TokenChoice, type TokenChoiceOptions } from "./token-choice.js";
 export {
   advanceWarmup,
   type MaskRatioWarmup,

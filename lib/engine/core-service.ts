@@ -25,7 +25,7 @@ export class CoreService {
     return this.#core?.stats();
   }
 
-  async obey(message: CoreMessage): Promise<void> {
+  async handle(message: CoreMessage): Promise<void> {
     switch (message.kind) {
       case "load":
         await this.#load(message);
@@ -61,7 +61,7 @@ export class CoreService {
         this.#send({ kind: "reports", reports: wired, ...(isDue && { stats: core.stats() }) });
       });
       this.#core = core;
-      this.#send({ kind: "ready", facts: core.facts, stats: core.stats() });
+      this.#send({ kind: "ready", info: core.info, stats: core.stats() });
     } catch (error) {
       this.#loaded?.dispose();
       this.#loaded = undefined;

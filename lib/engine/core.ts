@@ -3,23 +3,22 @@ import type { StableDiffCoder } from "../checkpoint/index.js";
 import { countParameters } from "../model/index.js";
 import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
-import type { ChoiceRow, RowChoice } from "./choice-rows.js";
-import { chooseRows } from "./choose.js";
 import { EngineError } from "./errors.js";
 import type { EngineSettings } from "./options.js";
 import { PagePool } from "./page-pool.js";
-import { type AttentionKind, PagedMemory } from "./paged-memory.js";
+import { type AttentionKind, PagedKVCache } from "./paged-kv-cache.js";
 import { cudaRecorder, PassGraphs, type Recorder } from "./pass-graphs.js";
 import { type CoreReport, Reports } from "./reports.js";
 import type { EngineRequest } from "./request.js";
+import { type SampledToken, type SamplingRow, sampleRows } from "./sample.js";
 import { type PlannedPart, Scheduler } from "./scheduler.js";
 import { score } from "./score.js";
 import { ScoreQueue, type ScoreRequest } from "./score-queue.js";
 import { Sequence, type SequenceModel } from "./sequence.js";
 import { type CoreStats, zeroCounters, zeroStats } from "./stats.js";
-import type { EngineEvent, ModelFacts, ScoreResult } from "./types.js";
+import type { EngineEvent, ModelInfo, ScoreResult } from "./types.js";
 
-/** How passes run, where tests want another way than the device's own. */
+/** Ways of running passes that no option selects; for tests. */
 export interface CoreInternals {
   attention?: AttentionKind;
   recorder?: Recorder;
@@ -31,16 +30,15 @@ interface ActiveRequest {
 }
 
 /**
- * The engine proper: a loop that plans a pass, runs it, chooses tokens and reports. It lives where the model lives, in
- * a thread of its own or not; whoever owns it talks to it by calls and gets reports between passes.
+ * The engine proper: a loop that plans a forward pass, runs it, samples tokens and reports. It runs in the thread of the
+ * model. Its owner calls it, and gets reports between passes.
  */
 export class EngineCore {
-  readonly facts: ModelFacts;
+  readonly info: ModelInfo;
   readonly #coder: StableDiffCoder;
   readonly #settings: EngineSettings;
   readonly #pool: PagePool;
-  readonly #memory: PagedMemory;
-  /** Where decoding passes are recorded. */
+  readonly #cache: PagedKVCache;
   readonly #graphs: PassGraphs | undefined;
   readonly #scheduler: Scheduler;
   readonly #sequenceModel: SequenceModel;
@@ -49,7 +47,7 @@ export class EngineCore {
   readonly #active = new Map<number, ActiveRequest>();
   readonly #counters = zeroCounters();
   readonly #seconds = zeroStats().seconds;
-  /** Up to when time is accounted for, by performance.now(). */
+  /** performance.now() at the last call of {@link #spent}. */
   #accounted = performance.now();
   #loop: Promise<void> | undefined;
   #closed = false;
@@ -70,19 +68,19 @@ export class EngineCore {
     const pages =
       settings.cacheBytes === undefined
         ? Math.ceil((settings.cacheTokens ?? 8 * maxLength) / pageSize)
-        : Math.max(1, Math.floor(settings.cacheBytes / PagedMemory.bytesPerPage(model, pageSize, attention)));
+        : Math.max(1, Math.floor(settings.cacheBytes / PagedKVCache.bytesPerPage(model, pageSize, attention)));
     this.#pool = new PagePool({ pages, pageSize, prefixCache: settings.prefixCache });
-    this.#memory = new PagedMemory(model, { pages: pages + 1, pageSize, attention });
+    this.#cache = new PagedKVCache(model, { pages: pages + 1, pageSize, attention });
     const onCuda = settings.cudaGraphs && model.device.startsWith("cuda");
     const recording = recorder ?? (onCuda ? cudaRecorder(model.device) : undefined);
-    this.#graphs = recording && new PassGraphs(model, this.#memory, recording);
+    this.#graphs = recording && new PassGraphs(model, this.#cache, recording);
     this.#scheduler = new Scheduler(this.#pool, settings);
     this.#scores = new ScoreQueue(
       (request, signal) => this.#score(request, signal),
       {
         onStart: ({ key, tokens }) => {
           this.#counters.promptTokens += tokens.length;
-          this.#reports.tell(key, [{ type: "start", index: 0, promptTokens: tokens.length, cachedTokens: 0 }]);
+          this.#reports.emit(key, [{ type: "start", index: 0, promptTokens: tokens.length, cachedTokens: 0 }]);
           this.#reports.flush();
         },
         onEnd: (request, outcome) => this.#scored(request, outcome),
@@ -96,25 +94,10 @@ export class EngineCore {
       return texts[id];
     };
     this.#sequenceModel = { maskId, shift: settings.shift, tokenizer, textOf };
-    this.facts = {
-      name: coder.path ?? "in-memory",
-      vocabSize: model.config.vocabSize,
-      parameters: countParameters(model.config),
-      contextLength: model.config.maxPositionEmbeddings,
-      maxLength: Math.min(maxLength, pages * pageSize),
-      maskId: maskId < 0 ? null : maskId,
-      eosIds: [model.config.eosTokenId ?? []].flat(),
-      hasTokenizer: tokenizer !== undefined,
-      hasFim: tokenizer?.fim !== undefined,
-      hasChatTemplate: tokenizer?.hasChatTemplate ?? false,
-      dtype: model.embedTokens.weight.dtype,
-      device: model.device,
-      quantization: settings.quantization ?? null,
-      blockSize: settings.blockSize,
-    };
+    this.info = modelInfo(coder, settings, { maskId, maxLength: Math.min(maxLength, pages * pageSize) });
   }
 
-  /** Takes a request; what comes of it is reported. */
+  /** Adds a request. Its events are reported. */
   generate(request: EngineRequest): void {
     const sequences = Array.from(
       { length: request.settings.n },
@@ -126,7 +109,7 @@ export class EngineCore {
     this.#loop ??= this.#run();
   }
 
-  /** Ends a request, with an error or as aborted: its pages are free before the next pass. */
+  /** Ends a request, as aborted or with an error. Its pages are free before the next pass. */
   abort(key: number, error?: EngineError): void {
     if (this.#scores.abort(key, error)) return;
     if (error) {
@@ -138,13 +121,13 @@ export class EngineCore {
     if (!active) return;
     for (const sequence of active.sequences) {
       if (sequence.finishReason) continue;
-      this.#tell(sequence, sequence.stop("abort"));
+      this.#emit(sequence, sequence.stop("abort"));
       this.#finish(sequence);
     }
     this.#reports.flush();
   }
 
-  /** Takes a text to be scored; what comes of it is reported. */
+  /** Adds a text to be scored. The result is reported. */
   score(request: ScoreRequest): void {
     this.#counters.requests++;
     this.#scores.add(request);
@@ -176,7 +159,7 @@ export class EngineCore {
     if (error) this.#reports.fail(key, error);
     const usage = { promptTokens: tokens.length, cachedTokens: 0, completionTokens: 0, forwards: 0, denoisingSteps: 0 };
     const timings = { queue: 0, firstBlock: 0, total: (Date.now() - arrival) / 1000 };
-    this.#reports.tell(key, [{ type: "done", index: 0, finishReason, usage, timings }]);
+    this.#reports.emit(key, [{ type: "done", index: 0, finishReason, usage, timings }]);
     this.#reports.end(key);
     this.#reports.flush();
   }
@@ -196,7 +179,7 @@ export class EngineCore {
     };
   }
 
-  /** Stops after the pass at hand; what is unfinished gets ENGINE_CLOSED. The model stays its owner's. */
+  /** Stops after the current pass and ends unfinished requests with ENGINE_CLOSED. The model is not freed. */
   async close(): Promise<void> {
     this.#closed = true;
     const closed = new EngineError("ENGINE_CLOSED", "the engine was closed before the request was done");
@@ -205,13 +188,13 @@ export class EngineCore {
     await this.#scores.close(closed);
     await this.#loop;
     this.#graphs?.dispose();
-    this.#memory.dispose();
+    this.#cache.dispose();
   }
 
   async #run(): Promise<void> {
     this.#spent("idle");
     try {
-      // Requests that come together begin together, and no caller waits for a pass.
+      // Requests that are added together start together, and no caller waits for a pass.
       await nextTurn();
       while (!this.#closed && this.#active.size > 0) {
         this.#step();
@@ -223,26 +206,26 @@ export class EngineCore {
     }
   }
 
-  /** The time since the last call was spent on this. */
+  /** Counts the time since the last call as spent on this. */
   #spent(on: keyof CoreStats["seconds"]): void {
     const now = performance.now();
     this.#seconds[on] += (now - this.#accounted) / 1000;
     this.#accounted = now;
   }
 
-  /** One pass of the model and what follows from it. */
+  /** One pass of the model, and the reports of its results. */
   #step(): void {
     for (const sequence of this.#scheduler.admit()) this.#begin(sequence);
     const parts = this.#scheduler.plan();
     const decodes = parts.length > 0 && parts.every(({ sequence }) => sequence.isDecoding);
-    // Nothing waits for a pass that does not come, or is a long one.
+    // Reports do not wait for a long pass, or for one that never comes.
     if (!decodes) this.#reports.flush();
     if (parts.length === 0) return;
-    const wanted = parts.map(({ sequence, complete }) => (complete ? sequence.rows() : { positions: [], rows: [] }));
+    const outputs = parts.map(({ sequence, complete }) => (complete ? sequence.rows() : { positions: [], rows: [] }));
     const before = this.#seconds.model;
-    let choices: RowChoice[];
+    let sampled: SampledToken[];
     try {
-      choices = this.#forward(parts, wanted, decodes);
+      sampled = this.#forward(parts, outputs, decodes);
     } catch (error) {
       const message = `the pass failed: ${messageOf(error)}`;
       for (const { sequence } of parts) {
@@ -255,26 +238,44 @@ export class EngineCore {
     for (const [i, { sequence, to, complete }] of parts.entries()) {
       this.#scheduler.advance(sequence, to);
       sequence.forwards++;
-      const count = wanted[i].rows.length;
-      const mine = choices.slice(at, at + count);
+      const count = outputs[i].rows.length;
+      if (complete) this.#apply(sequence, sampled.slice(at, at + count));
       at += count;
-      if (!complete) continue;
-      if (mine.some(({ logprob }) => Number.isNaN(logprob))) {
-        const why = "the model's logits are not numbers (NaN), or logitBias forbids every token";
-        this.#fail(sequence.request.key, new EngineError("ENGINE_MODEL", why));
-      } else this.#take(sequence, sequence.apply(mine));
     }
     this.#reports.pace(1000 * (this.#seconds.model - before));
   }
 
+  /** Gives a sequence the tokens that were sampled for its rows. */
+  #apply(sequence: Sequence, sampled: readonly SampledToken[]): void {
+    const { key } = sequence.request;
+    if (sampled.some(({ logprob }) => Number.isNaN(logprob))) {
+      const message = "the model's logits are not numbers (NaN), or logitBias forbids every token";
+      this.#fail(key, new EngineError("ENGINE_MODEL", message));
+      return;
+    }
+    let events: EngineEvent[];
+    try {
+      events = sequence.apply(sampled);
+    } catch (error) {
+      const message = `the tokens of a pass could not be applied: ${messageOf(error)}`;
+      this.#fail(
+        key,
+        error instanceof EngineError ? error : new EngineError("ENGINE_INTERNAL", message, { cause: error }),
+      );
+      return;
+    }
+    this.#emit(sequence, events);
+    if (sequence.finishReason) this.#finish(sequence);
+  }
+
   #forward(
     parts: readonly PlannedPart[],
-    wanted: readonly { positions: number[]; rows: ChoiceRow[] }[],
+    outputs: readonly { positions: number[]; rows: SamplingRow[] }[],
     decodes: boolean,
-  ): RowChoice[] {
+  ): SampledToken[] {
     const { model } = this.#coder;
     this.#spent("other");
-    const choices = torch.scope(() =>
+    const sampled = torch.scope(() =>
       torch.noGrad(() => {
         const pass = parts.map(({ sequence, from, to }, i) => ({
           from,
@@ -283,17 +284,17 @@ export class EngineCore {
           pages: sequence.pages,
           tokens: sequence.tokens,
           visible: (position: number) => sequence.visible(position, to),
-          rows: wanted[i].positions,
+          rows: outputs[i].positions,
         }));
-        const hidden = (decodes && this.#graphs?.forward(pass)) || this.#memory.forward(model, pass);
-        const rows = wanted.flatMap((each) => each.rows);
-        return hidden ? chooseRows(model.logits(hidden), rows, this.#sequenceModel.maskId) : [];
+        const hidden = (decodes && this.#graphs?.forward(pass)) || this.#cache.forward(model, pass);
+        const rows = outputs.flatMap((each) => each.rows);
+        return hidden ? sampleRows(model.logits(hidden), rows, this.#sequenceModel.maskId) : [];
       }),
     );
     this.#spent("model");
     this.#counters.forwards++;
     for (const { from, to } of parts) this.#counters.forwardTokens += to - from;
-    return choices;
+    return sampled;
   }
 
   #graphCounters(): Pick<CoreStats["counters"], "graphCaptures" | "graphReplays"> {
@@ -311,12 +312,7 @@ export class EngineCore {
     this.#counters.prefixCacheQueries += request.prompt.length;
     this.#counters.prefixCacheHits += sequence.cachedTokens;
     const { cachedTokens } = sequence;
-    this.#tell(sequence, [{ type: "start", index, promptTokens: request.prompt.length, cachedTokens }]);
-  }
-
-  #take(sequence: Sequence, events: EngineEvent[]): void {
-    this.#tell(sequence, events);
-    if (sequence.finishReason) this.#finish(sequence);
+    this.#emit(sequence, [{ type: "start", index, promptTokens: request.prompt.length, cachedTokens }]);
   }
 
   #finish(sequence: Sequence): void {
@@ -330,7 +326,7 @@ export class EngineCore {
     this.#counters.committedTokens += committed;
     this.#counters.remaskedTokens += remasked;
     this.#counters.blocks += blocks;
-    this.#tell(sequence, [done]);
+    this.#emit(sequence, [done]);
     const active = this.#active.get(key);
     if (active?.sequences.every(({ finishReason }) => finishReason)) {
       this.#active.delete(key);
@@ -344,17 +340,43 @@ export class EngineCore {
     this.#reports.fail(key, error);
     for (const sequence of active.sequences) {
       if (sequence.finishReason) continue;
-      this.#tell(sequence, sequence.stop("error"));
+      this.#emit(sequence, sequence.stop("error"));
       this.#finish(sequence);
     }
   }
 
-  #tell({ request }: Sequence, events: EngineEvent[]): void {
-    this.#reports.tell(request.key, events);
+  #emit({ request }: Sequence, events: EngineEvent[]): void {
+    this.#reports.emit(request.key, events);
   }
 }
 
-/** @throws EngineError ENGINE_OPTIONS for a mask that the model has no embedding of */
+function modelInfo(
+  coder: StableDiffCoder,
+  { quantization, blockSize }: EngineSettings,
+  { maskId, maxLength }: { maskId: number; maxLength: number },
+): ModelInfo {
+  const { model } = coder;
+  const { vocabSize, maxPositionEmbeddings, eosTokenId } = model.config;
+  const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
+  return {
+    name: coder.path ?? "in-memory",
+    vocabSize,
+    parameters: countParameters(model.config),
+    contextLength: maxPositionEmbeddings,
+    maxLength,
+    maskId: maskId < 0 ? null : maskId,
+    eosIds: [eosTokenId ?? []].flat(),
+    hasTokenizer: tokenizer !== undefined,
+    hasFim: tokenizer?.fim !== undefined,
+    hasChatTemplate: tokenizer?.hasChatTemplate ?? false,
+    dtype: model.embedTokens.weight.dtype,
+    device: model.device,
+    quantization: quantization ?? null,
+    blockSize,
+  };
+}
+
+/** @throws EngineError ENGINE_OPTIONS for a mask token without an embedding */
 function maskIdOf({ model: { config } }: StableDiffCoder, settings: EngineSettings): number {
   const maskId = settings.maskId ?? config.maskTokenId ?? -1;
   if (maskId < config.vocabSize) return maskId;

@@ -19,16 +19,23 @@ import {
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
-import { checkRequest, checkScore, idsOf, type Prompt, type PromptRules, renderPrompt } from "./prompt.js";
 import { type CoreReply, errorParts } from "./protocol.js";
-import { stopsOf } from "./request.js";
+import {
+  checkScore,
+  idsOf,
+  makeRequest,
+  maxNewTokens,
+  type Prompt,
+  type PromptRules,
+  renderPrompt,
+} from "./request.js";
 import type { Reservation } from "./reservation.js";
 import { Supervisor } from "./supervisor.js";
 import type {
   Choice,
   EngineEvent,
   EngineStats,
-  ModelFacts,
+  ModelInfo,
   RequestOptions,
   ScoreRequestOptions,
   ScoreResult,
@@ -59,6 +66,8 @@ export class Engine {
   readonly #supervisor: Supervisor;
   readonly #admission: Admission;
   readonly #requests = new OpenRequests();
+  /** The model runs in this thread. */
+  readonly #isHere: boolean;
   #nextKey = 1;
   #onIdle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
@@ -66,9 +75,10 @@ export class Engine {
   private constructor(model: string | StableDiffCoder, settings: EngineSettings) {
     this.settings = settings;
     this.tokenizer = tokenizerOf(model);
+    this.#isHere = typeof model !== "string" || settings.worker === "none";
     this.#admission = new Admission(settings);
     this.#supervisor = new Supervisor(model, settings, {
-      onReply: (reply) => this.#hear(reply),
+      onReply: (reply) => this.#onReports(reply),
       onLost: (error) => this.#failAll(error),
     });
   }
@@ -88,10 +98,10 @@ export class Engine {
   }
 
   /** What is known of the model. */
-  get model(): ModelFacts {
-    const { facts } = this.#supervisor;
-    if (!facts) throw new EngineError("ENGINE_CLOSED", "the engine is not ready");
-    return facts;
+  get model(): ModelInfo {
+    const { info } = this.#supervisor;
+    if (!info) throw new EngineError("ENGINE_CLOSED", "the engine is not ready");
+    return info;
   }
 
   /** The worker's process id with `worker: "process"`. */
@@ -123,20 +133,16 @@ export class Engine {
     options: GenerateOptions = {},
     { signal, reservation }: RequestOptions = {},
   ): AsyncIterableIterator<EngineEvent> {
-    const facts = this.#supervisor.requireAccepting();
+    const info = this.#supervisor.requireAccepting();
     const parsed = parseOptions("generate", generateOptionsSchema, options);
-    const ids = this.#render(prompt, parsed, facts);
-    const { n, edit } = parsed;
-    const maxTokens = edit ? edit.end - edit.start : parsed.maxTokens;
-    const size = { choices: n, promptTokens: n * ids.length, maxTokens: n * maxTokens };
-    const place = this.#admission.enter(reservation, size, n);
+    this.#requireSendable(parsed.commit);
+    const ids = renderPrompt(prompt, parsed.suffix, this.#rules(info));
     const key = this.#nextKey++;
+    const request = makeRequest(key, ids, parsed, { tokenizer: this.tokenizer, info, settings: this.settings });
+    const { n } = parsed;
+    const size = { choices: n, promptTokens: n * ids.length, maxTokens: n * maxNewTokens(parsed) };
+    const place = this.#admission.enter(reservation, size, n);
     const queue = this.#open(key, n, { place, isOwn: !reservation, promptTokens: ids.length, queued: n, signal });
-    const seed = parsed.seed ?? Math.floor(Math.random() * 2 ** 48);
-    const blockSize = parsed.blockSize ?? this.settings.blockSize;
-    const settings = { ...parsed, seed, blockSize };
-    const stops = stopsOf(parsed, facts, this.tokenizer);
-    const request = { key, prompt: ids, settings, ...stops, arrival: Date.now() };
     this.#supervisor.post({ kind: "generate", request });
     if (signal?.aborted) this.#abort(key);
     return queue;
@@ -167,18 +173,19 @@ export class Engine {
     };
     this.#requests.add(key, n, { ...request, queue, place, release });
     signal?.addEventListener("abort", onAbort, { once: true });
-    this.#supervisor.hold(true);
+    this.#supervisor.ref();
     return queue;
   }
 
-  /** The prompt as ids, checked against the model and the request's options. */
-  #render(prompt: Prompt, parsed: GenerateSettings, facts: ModelFacts): Int32Array {
-    const ids = renderPrompt(prompt, parsed.suffix, this.#rules(facts));
-    checkRequest(ids, parsed, facts, this.settings.shift);
-    return ids;
+  /** @throws EngineError ENGINE_OPTIONS for a custom commit rule, where it would have to be sent to a worker */
+  #requireSendable(commit: GenerateSettings["commit"]): void {
+    if (this.#isHere || !commit || "rule" in commit) return;
+    const remedy = 'use worker: "none", or generateBlocks()';
+    const message = `commit: the rule '${commit.name}' is a function, which cannot be sent to the engine's worker: ${remedy}`;
+    throw new EngineError("ENGINE_OPTIONS", message);
   }
 
-  #rules({ vocabSize }: ModelFacts): PromptRules {
+  #rules({ vocabSize }: ModelInfo): PromptRules {
     return { tokenizer: this.tokenizer, fimFormat: this.settings.fimFormat, vocabSize };
   }
 
@@ -248,10 +255,10 @@ export class Engine {
     { signal, reservation, onStart }: ScoreRequestOptions = {},
   ): Promise<ScoreResult> {
     signal?.throwIfAborted();
-    const facts = this.#supervisor.requireAccepting();
+    const info = this.#supervisor.requireAccepting();
     const settings = parseOptions("score", scoreOptionsSchema, options);
-    const tokens = idsOf(text, "text", this.#rules(facts));
-    checkScore(tokens, settings.mode, facts);
+    const tokens = idsOf(text, "text", this.#rules(info));
+    checkScore(tokens, settings.mode, info);
     const size = { choices: 1, promptTokens: tokens.length, maxTokens: 0 };
     const place = this.#admission.enter(reservation, size, 0);
     const key = this.#nextKey++;
@@ -321,9 +328,9 @@ export class Engine {
     this.#failAll(new EngineError("ENGINE_CLOSED", "the engine was closed before the request was done"));
   }
 
-  #hear({ reports }: Extract<CoreReply, { kind: "reports" }>): void {
+  #onReports({ reports }: Extract<CoreReply, { kind: "reports" }>): void {
     for (const report of reports) {
-      if (report.events.some(({ type }) => type === "done")) this.#supervisor.thrives();
+      if (report.events.some(({ type }) => type === "done")) this.#supervisor.resetFailures();
       this.#requests.deliver(report);
     }
     this.#rest();
@@ -351,7 +358,7 @@ export class Engine {
   #rest(): void {
     if (this.#requests.size > 0) return;
     this.#onIdle?.();
-    this.#supervisor.hold(false);
+    this.#supervisor.unref();
   }
 }
 

@@ -105,7 +105,7 @@ export function startHere({ onReply }: HostHandlers, given?: StableDiffCoder): H
     return service;
   });
   return {
-    post: (message) => void (service ? service.obey(message) : loading.then((ready) => ready.obey(message))),
+    post: (message) => void (service ? service.handle(message) : loading.then((ready) => ready.handle(message))),
     kill: async () => {},
     ref: () => {},
     unref: () => {},

@@ -1,9 +1,12 @@
-/** Serving: many requests at once over one model, with paged memory, a prefix cache and continuous batching. No HTTP. */
+/** Decoding: one request in this thread, or many at once with a paged KV cache, prefix caching and continuous batching. */
 export { Engine, type EngineCreateOptions } from "./engine.js";
 export { EngineError, type EngineErrorCode } from "./errors.js";
+export { generateAutoregressive, generateBlocks } from "./generate.js";
 export {
-  type CommitOptions,
-  commitSchema,
+  type AutoregressiveGenerationOptions,
+  autoregressiveGenerationSchema,
+  type BlockGenerationOptions,
+  blockGenerationSchema,
   type EngineOptions,
   engineOptionsSchema,
   type GenerateOptions,
@@ -14,8 +17,9 @@ export {
   type ScoreOptions,
   scoreOptionsSchema,
 } from "./options.js";
-export type { Prompt } from "./prompt.js";
+export type { Prompt } from "./request.js";
 export type { Reservation } from "./reservation.js";
+export { type SamplingParams, sampleToken } from "./sample-token.js";
 export type {
   AdmissionStats,
   Choice,
@@ -24,7 +28,7 @@ export type {
   DoneEvent,
   EngineEvent,
   EngineStats,
-  ModelFacts,
+  ModelInfo,
   RequestOptions,
   ScoreRequestOptions,
   ScoreResult,

@@ -28,9 +28,10 @@ export function quantizeWeights(model: Decoder): () => void {
     const [packed, scales] = pack(linear.weight);
     const { bias } = linear;
     wrapForward<Linear>(linear, () => (x) => torch.ops.diffcoder.int8_linear(x, packed, scales, bias) as Tensor);
-    // A parameter of no elements: what walks over parameters still finds one.
+    // [out, 0]: code that walks over parameters still finds one, and its rows.
+    const rows = linear.weight.size(0);
     linear.weight.dispose();
-    linear.weight = torch.keep(torch.empty([0], { dtype: model.embedTokens.weight.dtype }));
+    linear.weight = torch.keep(torch.empty([rows, 0], { dtype: model.embedTokens.weight.dtype }));
   }
   const [packed, scales] = pack(model.headWeight);
   Object.defineProperty(model, "logits", {

@@ -1,34 +1,16 @@
 import * as z from "zod";
 import { bytesSchema, deviceSchema, secondsSchema } from "../base/option-fields.js";
-import { type CommitRule, commitConfigSchema } from "../diffusion/commit.js";
+import { type CommitConfig, type CommitRule, commitConfigSchema } from "../diffusion/commit.js";
 
 const tokenId = z.number().int().min(0);
 
-/**
- * Which masked tokens a denoising pass commits. c is the probability of the token chosen at a position.
- * - static: `steps` passes per block, each its share, most confident first (the published sampler)
- * - threshold: every c above `value`, at least one
- * - hybrid: the static share or the threshold, whichever commits more
- * - factor: the n most confident, n the largest with (n + 1)(1 - c_n) < factor, at least one (Fast-dLLM)
- * - entropy: positions by rising entropy while the sum of entropies, less the largest of them, stays within `bound`
- *   nats, at least one (entropy-bounded unmasking)
- */
-export const commitSchema = commitConfigSchema;
-export type CommitOptions = z.output<typeof commitSchema>;
-
-/** A rule as data, or one of {@link CommitRule}'s that is also data: functions do not cross to the engine's thread. */
+/** A commit rule, or its data. A rule that has data is kept as data, which can be sent to the engine's worker. */
 const commitOption = z
   .union([
-    commitSchema,
+    commitConfigSchema,
     z.custom<CommitRule>((value) => typeof (value as Partial<CommitRule> | null)?.choose === "function"),
   ])
-  .transform((rule, context) => {
-    if ("rule" in rule) return rule;
-    if (rule.config) return rule.config;
-    const message = `a rule of your own ('${rule.name}') is not data, so it cannot cross to the engine's thread: pass it to generateBlocks()`;
-    context.addIssue({ code: "custom", message });
-    return z.NEVER;
-  });
+  .transform((rule): CommitConfig | CommitRule => ("rule" in rule ? rule : (rule.config ?? rule)));
 
 export const remaskSchema = z.strictObject({
   below: z.number().min(0).max(1).describe("mask a committed token again when its probability falls below this"),
@@ -129,8 +111,8 @@ export const generateOptionsSchema = z.strictObject({
     .optional()
     .describe(
       'which tokens a pass commits: `{ rule: "static", steps? }`, `{ rule: "threshold", value }`, ' +
-        '`{ rule: "hybrid", value, steps? }`, `{ rule: "factor", factor }` or `{ rule: "entropy", bound }`; ' +
-        "default: static, one token per pass",
+        '`{ rule: "hybrid", value, steps? }`, `{ rule: "factor", factor }` or `{ rule: "entropy", bound }`, or a rule ' +
+        "such as `confidenceThreshold(0.9)`; default: static, one token per pass",
     ),
   remask: remaskSchema
     .optional()
@@ -311,3 +293,21 @@ export const engineOptionsSchema = z
   });
 export type EngineOptions = z.input<typeof engineOptionsSchema>;
 export type EngineSettings = z.output<typeof engineOptionsSchema>;
+
+const { shift, maskId, maxNumBatchedTokens } = engineOptionsSchema.shape;
+const blockSize = engineOptionsSchema.shape.blockSize.describe(
+  "tokens that are denoised together (B); use the value from training",
+);
+const signal = z.instanceof(AbortSignal).optional().describe("ends the generation; committed tokens are kept");
+
+/** Options of {@link generateBlocks}: those of a request, and those of the engine that concern one model and one request. */
+export const blockGenerationSchema = generateOptionsSchema
+  .omit({ mode: true, cacheSalt: true, priority: true })
+  .extend({ blockSize, shift, maskId, maxNumBatchedTokens, signal });
+export type BlockGenerationOptions = z.input<typeof blockGenerationSchema>;
+
+/** Options of {@link generateAutoregressive}: those of {@link generateBlocks} that do not concern blocks. */
+export const autoregressiveGenerationSchema = blockGenerationSchema.omit({
+  ...{ blockSize: true, steps: true, commit: true, remask: true, edit: true, shift: true, maskId: true },
+});
+export type AutoregressiveGenerationOptions = z.input<typeof autoregressiveGenerationSchema>;

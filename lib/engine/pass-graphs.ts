@@ -2,7 +2,7 @@ import type { Decoder } from "../model/decoder.js";
 import { messageOf } from "../torch/errors.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
-import { deviceIndex, type PagedMemory, type PassInputs } from "./paged-memory.js";
+import { deviceIndex, type PagedKVCache, type PassInputs } from "./paged-kv-cache.js";
 import { type IntegerLists, stage, unpack } from "./pass/inputs.js";
 import { bucketed, type PassPart } from "./pass/pass.js";
 
@@ -46,14 +46,14 @@ interface Shape {
 export class PassGraphs {
   readonly counters = { captures: 0, replays: 0 };
   readonly #model: Decoder;
-  readonly #memory: PagedMemory;
+  readonly #memory: PagedKVCache;
   readonly #recorder: Recorder;
   readonly #shapes = new Map<string, Shape>();
   readonly #failed = new Set<string>();
   /** [MOST_TOKENS, hiddenSize] */
   readonly #output: Tensor;
 
-  constructor(model: Decoder, memory: PagedMemory, recorder: Recorder) {
+  constructor(model: Decoder, memory: PagedKVCache, recorder: Recorder) {
     this.#model = model;
     this.#memory = memory;
     this.#recorder = recorder;
@@ -63,7 +63,7 @@ export class PassGraphs {
 
   /**
    * @param parts all decode: such passes come again and again
-   * @returns as {@link PagedMemory.forward}; undefined: run it there
+   * @returns as {@link PagedKVCache.forward}; undefined: run it there
    */
   forward(parts: readonly PassPart[]): Tensor | undefined {
     const inputs = this.#memory.describe(parts, bucketed);

@@ -5,7 +5,7 @@ import type { EngineSettings } from "./options.js";
 import type { EngineRequest } from "./request.js";
 import type { ScoreRequest } from "./score-queue.js";
 import type { CoreStats } from "./stats.js";
-import type { EngineEvent, ModelFacts, ScoreResult } from "./types.js";
+import type { EngineEvent, ModelInfo, ScoreResult } from "./types.js";
 
 /** What the engine's thread or process is told. */
 export type CoreMessage =
@@ -21,7 +21,7 @@ export const PULSE_FD = 5;
 
 /** What it says. */
 export type CoreReply =
-  | { kind: "ready"; facts: ModelFacts; stats: CoreStats }
+  | { kind: "ready"; info: ModelInfo; stats: CoreStats }
   | { kind: "failed"; error: ErrorParts }
   | { kind: "reports"; reports: WireReport[]; stats?: CoreStats }
   | { kind: "closed" };

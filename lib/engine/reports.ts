@@ -31,7 +31,7 @@ export class Reports {
     this.#interval = interval;
   }
 
-  tell(key: number, events: readonly EngineEvent[]): void {
+  emit(key: number, events: readonly EngineEvent[]): void {
     if (events.length === 0) return;
     const report = this.#reportOf(key);
     for (const event of events) {

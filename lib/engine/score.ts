@@ -4,7 +4,7 @@ import type { Decoder } from "../model/decoder.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import type { ScoreSettings } from "./options.js";
-import { drawSeed } from "./seed.js";
+import { sequenceSeed } from "./sample-token.js";
 import type { ScoreResult, TopLogprob } from "./types.js";
 
 /** Rows of logits that exist at once. */
@@ -37,7 +37,7 @@ export async function score(
   if (settings.mode === "diffusion") {
     const { blockSize, logprobs: top } = settings;
     const mcSamples = settings.mcSamples ?? (blockSize > MOST_EXACT ? DEFAULT_MC_SAMPLES : undefined);
-    const seed = drawSeed(settings.seed, 0);
+    const seed = sequenceSeed(settings.seed, 0);
     const bounds = await diffusionTokenBounds(model, tokens, {
       blockSize,
       maskId,

@@ -1,10 +1,12 @@
-import { type CommitRule, commitFromConfig } from "../diffusion/commit.js";
+import { type CommitRule, type CommitState, commitFromConfig } from "../diffusion/commit.js";
 import type { TokenText } from "../tokenizer/token-stream.js";
-import { RequestAdjustments } from "./adjustments.js";
-import type { ChoiceRow, RowChoice, RowSettings } from "./choice-rows.js";
+import { messageOf } from "../torch/errors.js";
+import { EngineError } from "./errors.js";
+import { LogitsProcessors } from "./logits-processors.js";
 import type { PrefixNode } from "./page-pool.js";
 import type { EngineRequest } from "./request.js";
-import { drawSeed } from "./seed.js";
+import type { RowParams, SampledToken, SamplingRow } from "./sample.js";
+import { sequenceSeed } from "./sample-token.js";
 import { SequenceOutput } from "./sequence-output.js";
 import type { CommittedToken, DoneEvent, EngineEvent } from "./types.js";
 
@@ -56,8 +58,8 @@ export class Sequence {
 
   readonly #model: SequenceModel;
   readonly #rule: CommitRule;
-  readonly #settings: RowSettings;
-  readonly #adjustments: RequestAdjustments;
+  readonly #params: RowParams;
+  readonly #processors: LogitsProcessors;
   readonly #output: SequenceOutput;
   #block = 0;
   #step = 0;
@@ -87,7 +89,7 @@ export class Sequence {
       this.tokens.set(prompt);
     }
     this.#rule = commitFromConfig(settings.commit ?? { rule: "static", steps: settings.steps });
-    this.#adjustments = new RequestAdjustments(request);
+    this.#processors = new LogitsProcessors(request);
     const { firstNew, lastNew } = this;
     const { stopTokenIds, stopTokens } = request;
     const { tokenizer } = model;
@@ -105,8 +107,8 @@ export class Sequence {
     const forbidMask = !this.autoregressive;
     // The likeliest token covers any share of the probability, but for the share 0 none is needed.
     const share = Math.max(topP, Number.EPSILON);
-    const draws = { temperature, topK, topP: share, minP, seed: drawSeed(seed, index) };
-    this.#settings = { ...draws, logprobs, entropy, forbidMask };
+    const draws = { temperature, topK, topP: share, minP, seed: sequenceSeed(seed, index) };
+    this.#params = { ...draws, logprobs, entropy, forbidMask };
     this.start = this.autoregressive ? this.firstNew : Math.floor(this.firstNew / B) * B;
     this.end = this.start;
     if (!this.autoregressive) this.#openBlock();
@@ -153,25 +155,25 @@ export class Sequence {
   }
 
   /** The rows of logits that the pass to `goal` is asked for: where in the sequence, and how to choose there. */
-  rows(): { positions: number[]; rows: ChoiceRow[] } {
-    const settings = this.#rowSettings();
+  rows(): { positions: number[]; rows: SamplingRow[] } {
+    const params = this.#rowParams();
     if (this.autoregressive) {
-      const row = { settings, position: this.end, pass: 0, candidate: -1 };
+      const row = { params, position: this.end, pass: 0, candidate: -1 };
       return { positions: [this.end - 1], rows: [row] };
     }
-    const asked = this.#roundsLeft > 0 ? this.#generated() : this.#masked;
+    const open = this.#roundsLeft > 0 ? this.#generated() : this.#masked;
     const { maskId, shift } = this.#model;
     return {
-      positions: shift ? asked.map((position) => position - 1) : asked,
-      rows: asked.map((position) => {
+      positions: shift ? open.map((position) => position - 1) : open,
+      rows: open.map((position) => {
         const id = this.tokens[position];
-        return { settings, position, pass: this.#step, candidate: id === maskId ? -1 : id };
+        return { params, position, pass: this.#step, candidate: id === maskId ? -1 : id };
       }),
     };
   }
 
   /** Takes the choices for {@link rows}; returns what happened. Sets finishReason at the end. */
-  apply(choices: readonly RowChoice[]): EngineEvent[] {
+  apply(choices: readonly SampledToken[]): EngineEvent[] {
     const events = this.autoregressive ? this.#applyToken(choices[0]) : this.#applyBlock(choices);
     if (this.finishReason) this.#noteFirstBlock();
     return events;
@@ -216,7 +218,7 @@ export class Sequence {
     return Array.from({ length: Math.max(0, Math.min(this.end, this.lastNew) - from) }, (_, i) => from + i);
   }
 
-  #applyToken(choice: RowChoice): EngineEvent[] {
+  #applyToken(choice: SampledToken): EngineEvent[] {
     const position = this.end;
     this.#passes++;
     this.#noteFirstBlock();
@@ -237,7 +239,7 @@ export class Sequence {
     return this.#output.emitTo(position + 1, this.request.settings.events === "all" ? [denoise] : []);
   }
 
-  #applyBlock(choices: readonly RowChoice[]): EngineEvent[] {
+  #applyBlock(choices: readonly SampledToken[]): EngineEvent[] {
     const { maskId } = this.#model;
     const { remask, events: wanted } = this.request.settings;
     const rows = this.#roundsLeft > 0 ? this.#generated() : this.#masked;
@@ -247,14 +249,14 @@ export class Sequence {
     const committed: CommittedToken[] = [];
     const again =
       this.#roundsLeft > 0 ? rows.filter((position, k) => isDoubted(this.tokens[position], choices[k])) : [];
-    function isDoubted(id: number, choice: RowChoice): boolean {
+    function isDoubted(id: number, choice: SampledToken): boolean {
       return id !== maskId && Math.exp(choice.candidateLogprob) < (remask?.below ?? 0);
     }
     if (open.length > 0) {
       const confidence = Float64Array.from(open, ({ k }) => choices[k].confidence);
-      const entropy = this.#settings.entropy ? Float64Array.from(open, ({ k }) => choices[k].entropy) : undefined;
+      const entropy = this.#params.entropy ? Float64Array.from(open, ({ k }) => choices[k].entropy) : undefined;
       const state = { step: this.#step, initiallyMasked: this.#initiallyMasked, entropy };
-      for (const i of this.#rule.choose(confidence, state)) {
+      for (const i of chosenBy(this.#rule, confidence, state)) {
         const { position, k } = open[i];
         this.tokens[position] = choices[k].id;
         committed.push(this.#commit(position, choices[k], this.#step, this.#block));
@@ -295,7 +297,7 @@ export class Sequence {
     return this.#output.emitTo(Math.min(known, this.lastNew), events);
   }
 
-  #commit(position: number, choice: RowChoice, step: number, block: number): CommittedToken {
+  #commit(position: number, choice: SampledToken, step: number, block: number): CommittedToken {
     const { textOf } = this.#model;
     const token: CommittedToken = {
       ...{ position, id: choice.id, text: textOf(choice.id), logprob: choice.logprob, step, block },
@@ -309,9 +311,25 @@ export class Sequence {
     if (this.firstBlockAt === 0) this.firstBlockAt = Date.now();
   }
 
-  #rowSettings(): RowSettings {
+  #rowParams(): RowParams {
     const end = this.autoregressive ? this.end : this.lastNew;
-    const adjust = this.#adjustments.after(this.tokens, this.firstNew, end, this.#model.maskId);
-    return adjust ? { ...this.#settings, adjust } : this.#settings;
+    const changes = this.#processors.changes(this.tokens, this.firstNew, end, this.#model.maskId);
+    return changes ? { ...this.#params, changes } : this.#params;
   }
+}
+
+/** @throws EngineError ENGINE_OPTIONS for a custom rule that fails, or breaks the contract of {@link CommitRule.choose} */
+function chosenBy(rule: CommitRule, confidence: Float64Array, state: CommitState): readonly number[] {
+  const fail = (what: string, cause?: unknown) =>
+    new EngineError("ENGINE_OPTIONS", `commit rule "${rule.name}" ${what}`, { cause });
+  let chosen: readonly number[];
+  try {
+    chosen = rule.choose(confidence, state);
+  } catch (error) {
+    throw fail(`failed: ${messageOf(error)}`, error);
+  }
+  const masked = confidence.length;
+  const isValid = chosen.every((i) => Number.isInteger(i) && i >= 0 && i < masked);
+  if (isValid && chosen.length > 0 && new Set(chosen).size === chosen.length) return chosen;
+  throw fail(`chose [${chosen}] of ${masked} masked tokens: it must choose at least one, each once`);
 }

@@ -4,7 +4,7 @@ import { type Host, type HostHandlers, startHere, startProcess, startWorkerThrea
 import type { EngineSettings } from "./options.js";
 import { type CoreMessage, type CoreReply, errorFromParts } from "./protocol.js";
 import { type CoreStats, zeroStats } from "./stats.js";
-import type { EngineStats, ModelFacts } from "./types.js";
+import type { EngineStats, ModelInfo } from "./types.js";
 import { Watchdog } from "./watchdog.js";
 
 /** Deaths of the core in a row, without a finished choice between, after which it is not started again. */
@@ -26,7 +26,7 @@ export class Supervisor {
   readonly #listener: CoreListener;
   #host: Host | undefined;
   #state: EngineStats["state"] = "starting";
-  #facts: ModelFacts | undefined;
+  #info: ModelInfo | undefined;
   #stats = zeroStats();
   /** Messages for a core that is not ready yet. */
   #outbox: CoreMessage[] = [];
@@ -51,8 +51,8 @@ export class Supervisor {
   }
 
   /** What is known of the model, once it was loaded. */
-  get facts(): ModelFacts | undefined {
-    return this.#facts;
+  get info(): ModelInfo | undefined {
+    return this.#info;
   }
 
   get restarts(): number {
@@ -80,15 +80,15 @@ export class Supervisor {
   }
 
   /** @throws EngineError ENGINE_CLOSED, or ENGINE_WORKER when it died too often */
-  requireAccepting(): ModelFacts {
+  requireAccepting(): ModelInfo {
     if (this.#state === "dead") {
       const message = `the engine's worker died ${MAX_DEATHS} times in a row and is not restarted`;
       throw new EngineError("ENGINE_WORKER", message);
     }
-    if (this.#state === "draining" || this.#state === "closed" || !this.#facts) {
+    if (this.#state === "draining" || this.#state === "closed" || !this.#info) {
       throw new EngineError("ENGINE_CLOSED", `the engine is ${this.#state}`);
     }
-    return this.#facts;
+    return this.#info;
   }
 
   /**
@@ -109,14 +109,18 @@ export class Supervisor {
     else this.#host.post(message);
   }
 
-  /** Whether the core keeps this process alive: while there is something to wait for. */
-  hold(isBusy: boolean): void {
-    if (isBusy) this.#host?.ref();
-    else if (this.#state !== "closed") this.#host?.unref(); // close() waits for its end
+  /** Makes the core keep this process alive. */
+  ref(): void {
+    this.#host?.ref();
   }
 
-  /** A choice was finished: deaths before it were no fault of the model's. */
-  thrives(): void {
+  /** Lets this process end although the core runs. */
+  unref(): void {
+    if (this.#state !== "closed") this.#host?.unref(); // close() waits for its end
+  }
+
+  /** Forgets earlier deaths: a choice was finished, so the model was not their cause. */
+  resetFailures(): void {
     this.#deaths = 0;
   }
 
@@ -146,7 +150,7 @@ export class Supervisor {
   #launch(): void {
     const handlers = {
       onReply: (reply: CoreReply) => {
-        if (this.#host === host) this.#hear(reply);
+        if (this.#host === host) this.#onReply(reply);
       },
       onExit: (reason: string) => {
         if (this.#host === host) this.#lose(this.#hung ?? reason);
@@ -177,14 +181,14 @@ export class Supervisor {
     return this.#settings.worker === "process" ? startProcess(handlers) : startWorkerThread(handlers);
   }
 
-  #hear(reply: CoreReply): void {
+  #onReply(reply: CoreReply): void {
     switch (reply.kind) {
       case "ready":
-        this.#facts = reply.facts;
+        this.#info = reply.info;
         this.#stats = reply.stats;
         this.#watchdog?.ready();
         if (this.#state === "starting") this.#state = "ready";
-        if (this.#outbox.length === 0) this.hold(false);
+        if (this.#outbox.length === 0) this.unref();
         for (const message of this.#outbox.splice(0)) this.#host?.post(message);
         this.#firstStart?.resolve();
         return;
@@ -219,7 +223,7 @@ export class Supervisor {
 
   /** One that ever ran is started again; what was asked for meanwhile waits. */
   #loadFailed(error: EngineError): void {
-    if (!this.#facts) {
+    if (!this.#info) {
       this.#state = "dead";
       this.#firstStart?.reject(error);
     } else if (this.#state === "starting") this.#again(error);

@@ -198,7 +198,7 @@ export interface EngineStats {
 }
 
 /** What is known about the model that is loaded. */
-export interface ModelFacts {
+export interface ModelInfo {
   /** The folder, or "in-memory". */
   name: string;
   vocabSize: number;

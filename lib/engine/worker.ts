@@ -14,18 +14,18 @@ function toParentProcess(): (reply: CoreReply) => void {
   return (reply) => frames.write(reply);
 }
 
-async function obey(message: CoreMessage): Promise<void> {
-  await service.obey(message);
+async function handle(message: CoreMessage): Promise<void> {
+  await service.handle(message);
   if (message.kind !== "close") return;
   await nextTurn();
   if (parentPort) parentPort.close();
   else process.disconnect?.();
 }
 
-if (parentPort) parentPort.on("message", (message: CoreMessage) => void obey(message));
+if (parentPort) parentPort.on("message", (message: CoreMessage) => void handle(message));
 else {
   showLife();
-  process.on("message", (message: CoreMessage) => void obey(message));
+  process.on("message", (message: CoreMessage) => void handle(message));
   // Without its parent it has nothing to do. A signal for the whole group is the parent's to answer: it drains.
   process.on("disconnect", () => process.exit(0));
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {});

@@ -4,9 +4,7 @@ import { CodedError } from "../base/coded-error.js";
 export type ModelErrorCode =
   | "MODEL_CONFIG" // a config with a wrong value, or one this decoder cannot run
   | "MODEL_PRESET" // a preset that does not exist
-  | "MODEL_INPUT" // ids, positions or documents the model cannot take
-  | "CACHE_FULL" // more tokens than the key-value cache was made for
-  | "CACHE_SHAPE"; // keys and values of another shape than the cache's
+  | "MODEL_INPUT"; // ids, positions or documents the model cannot take
 
 /** Every error of lib/model. `code` is stable, `message` names the file, the key or the value. */
 export class ModelError extends CodedError<ModelErrorCode> {}

@@ -27,15 +27,6 @@ export {
   type RotaryAngles,
 } from "./decoder.js";
 export { ModelConfigError, ModelError, type ModelErrorCode } from "./errors.js";
-export {
-  type CachedPlanOptions,
-  cachedPlan,
-  KeyValueCache,
-  type KeyValueCacheOptions,
-  type PrefillOptions,
-  prefill,
-  type Visibility,
-} from "./kv-cache.js";
 export { layerMatrices } from "./layer-matrices.js";
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { PRESET_NAMES, type PresetName, presetConfig } from "./presets.js";

@@ -4,7 +4,7 @@ import type {
   EngineEvent,
   EngineStats,
   GenerateOptions,
-  ModelFacts,
+  ModelInfo,
   RequestOptions,
   Reservation,
   ReserveOptions,
@@ -112,7 +112,7 @@ export function checkModel({ modelNames }: ServerContext, model: string | null |
 
 /** What the server needs of an engine: the part of `Engine` that it uses. */
 export interface ServedEngine {
-  readonly model: ModelFacts;
+  readonly model: ModelInfo;
   readonly tokenizer: Tokenizer | undefined;
   /** Admits a request; the options of the calls that belong to it have the reservation. */
   reserve(size: ReserveOptions): Reservation;
@@ -132,7 +132,7 @@ export function hasTokenizer(engine: ServedEngine): engine is TextEngine {
  * OpenAI's `system_fingerprint`: what besides the request decides a text. Equal requests with a seed and equal
  * fingerprints give equal texts.
  */
-export function systemFingerprint(facts: ModelFacts, tokenizerHash: string, version: string): string {
+export function systemFingerprint(facts: ModelInfo, tokenizerHash: string, version: string): string {
   const { vocabSize, parameters, maxLength, maskId, dtype, device, quantization, blockSize } = facts;
   const weights = quantization ?? "full";
   const kind = device.replace(/:\d+$/, "");

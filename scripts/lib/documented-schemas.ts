@@ -1,6 +1,11 @@
 // The schemas whose options have a table in docs/, by the name in the comment before it: <!-- options: NAME -->.
 import type * as z from "zod";
-import { engineOptionsSchema, generateOptionsSchema, scoreOptionsSchema } from "../../lib/engine/options.js";
+import {
+  blockGenerationSchema,
+  engineOptionsSchema,
+  generateOptionsSchema,
+  scoreOptionsSchema,
+} from "../../lib/engine/options.js";
 import { parallelSchema } from "../../lib/parallel/options.js";
 import { serverOptionsSchema } from "../../lib/server/options.js";
 
@@ -9,6 +14,10 @@ export const documentedSchemas: Readonly<Record<string, z.ZodObject>> = {
   timeouts: parallelSchema.shape.timeouts.unwrap(),
   engine: engineOptionsSchema,
   generate: generateOptionsSchema,
+  // Beside those of a request.
+  generation: blockGenerationSchema.pick({
+    ...{ blockSize: true, shift: true, maskId: true, maxNumBatchedTokens: true, signal: true },
+  }),
   score: scoreOptionsSchema,
   server: serverOptionsSchema,
 };

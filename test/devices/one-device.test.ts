@@ -4,13 +4,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { loadWeights, saveCheckpoint } from "../../lib/checkpoint/index.js";
 import type { Dataset } from "../../lib/data/index.js";
-import {
-  arBitsPerByte,
-  type BlockGenerationOptions,
-  diffusionBound,
-  generateAutoregressive,
-  generateBlocks,
-} from "../../lib/diffusion/index.js";
+import { arBitsPerByte, diffusionBound } from "../../lib/diffusion/index.js";
+import { type BlockGenerationOptions, generateAutoregressive, generateBlocks } from "../../lib/engine/index.js";
 import { Decoder, presetConfig } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import {
@@ -140,30 +135,31 @@ describe("the whole of training on one device", () => {
 describe("sampling and measuring on one device", () => {
   const prompt = [9, 10, 11, 12, 13, 14];
 
-  const modes: BlockGenerationOptions[] = [
-    { maxTokens: 10 },
-    { maxTokens: 10, fusedStore: false, prefillChunk: 4 },
-    { maxTokens: 10, cache: false },
-    { maxTokens: 10, shift: true },
-    { maxTokens: 10, commit: { rule: "threshold", value: 0.01 } },
-    { maxTokens: 10, temperature: 0.8, topK: 5, topP: 0.9 },
+  // Besides the tokens of a pass, all logits of a row with a temperature are read, and entropies.
+  const modes: [readsPerPass: number, BlockGenerationOptions][] = [
+    [1, { maxTokens: 10 }],
+    [1, { maxTokens: 10, maxNumBatchedTokens: 4 }],
+    [1, { maxTokens: 10, shift: true }],
+    [1, { maxTokens: 10, commit: { rule: "threshold", value: 0.01 } }],
+    [2, { maxTokens: 10, commit: { rule: "entropy", bound: 0.4 } }],
+    [2, { maxTokens: 10, temperature: 0.8, topK: 5, topP: 0.9 }],
   ];
 
-  it.each(modes)("by blocks: %o", async (options) => {
+  it.each(modes)("by blocks, %i reads per pass: %o", async (readsPerPass, options) => {
     let passes = 0;
     for await (const event of generateBlocks(model, prompt, { stopTokenIds: [], ...options })) {
       if (event.type === "denoise") passes++;
     }
-    expect(cuda.take().waits).toEqual({ read: passes });
+    expect(cuda.take().waits).toEqual({ readInto: readsPerPass * passes });
   });
 
-  it.each([true, false])("token by token (cache: %s)", async (cache) => {
+  it("token by token", async () => {
     let tokens = 0;
-    for await (const event of generateAutoregressive(model, prompt, { maxTokens: 5, stopTokenIds: [], cache })) {
-      if (event.type === "token") tokens++;
+    for await (const event of generateAutoregressive(model, prompt, { maxTokens: 5, stopTokenIds: [] })) {
+      if (event.type === "text") tokens += event.ids.length;
     }
     expect(tokens).toBe(5);
-    expect(cuda.take().waits).toEqual({ read: 5 });
+    expect(cuda.take().waits).toEqual({ readInto: 5 });
   });
 
   it("bits per byte, on the model's device unless told otherwise", async () => {

@@ -22,6 +22,28 @@ export function readJson<T>(name: string): T {
   return JSON.parse(readFileSync(fixturePath(`diffusion/${name}.json`), "utf8")) as T;
 }
 
+/** What transformers decodes from the tiny model without a cache. */
+export interface SamplerCase {
+  prompt: number[];
+  maxTokens: number;
+  size: number;
+  steps?: number;
+  threshold?: number;
+  shift?: boolean;
+  tokens: number[];
+  commits: number[][];
+  stop: number[];
+  stopped: number[];
+  stoppedForwards: number;
+  stopId: number;
+  autoregressive: number[];
+}
+
+export const samplerCases = readJson<SamplerCase[]>("sampler").map((c) => {
+  const rule = c.threshold === undefined ? `steps ${c.steps ?? "all"}` : `threshold ${c.threshold}`;
+  return { ...c, name: `B ${c.size}, ${rule}${c.shift ? ", shift" : ""}` };
+});
+
 export function context(more: Partial<ObjectiveContext> = {}): ObjectiveContext {
   return { seed: 1, stage: 0, step: 0, steps: 1, device: "cpu", state: {}, ...more };
 }

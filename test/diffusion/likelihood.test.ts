@@ -7,9 +7,10 @@ import {
   diffusionTokenBounds,
 } from "../../lib/diffusion/index.js";
 import { allSubsets, randomCounts, randomTimes } from "../../lib/diffusion/likelihood-passes.js";
-import { UncachedForward } from "../../lib/diffusion/sequence-forward.js";
-import { cachedPlan, type Decoder, KeyValueCache } from "../../lib/model/index.js";
+import type { Decoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
+import { cachedPlan, KeyValueCache } from "../reference/kv-cache.js";
+import { UncachedForward } from "../reference/sequence-forward.js";
 import { MASK, randomBatch, readJson, tinyModel } from "./fixture.js";
 
 interface GoldenCase {

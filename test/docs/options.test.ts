@@ -1,12 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type * as z from "zod";
 import { dataOptionsSchema, sftDataOptionsSchema } from "../../lib/data/index.js";
-import {
-  autoregressiveSchema,
-  blockDiffusionSchema,
-  blockGenerationSchema,
-  warmupSchema,
-} from "../../lib/diffusion/index.js";
+import { autoregressiveSchema, blockDiffusionSchema, warmupSchema } from "../../lib/diffusion/index.js";
 import { recipeSchema } from "../../lib/train/index.js";
 import { runSettingsSchema } from "../../lib/train/run-options.js";
 import { stageSettings } from "../../lib/train/stage.js";
@@ -20,7 +15,6 @@ const shapes: Record<string, Record<string, z.ZodType>> = {
   blockDiffusion: blockDiffusionSchema.shape,
   warmup: warmupSchema.shape,
   autoregressive: autoregressiveSchema.shape,
-  blockGeneration: blockGenerationSchema.shape,
   stage: stageSettings,
   run: runSettingsSchema.shape,
   recipe: Object.fromEntries(Object.entries(recipeSchema.shape).filter(([key]) => !runKeys.includes(key))),

@@ -1,13 +1,12 @@
 import { describe, expect, it } from "vitest";
-import { gumbelStream, sampleToken } from "../../lib/diffusion/token-choice.js";
-import type { ChoiceRow, RowSettings } from "../../lib/engine/choice-rows.js";
-import { chooseRows } from "../../lib/engine/choose.js";
-import { PagedMemory } from "../../lib/engine/paged-memory.js";
+import { PagedKVCache } from "../../lib/engine/paged-kv-cache.js";
 import type { PassPart } from "../../lib/engine/pass/pass.js";
+import { type RowParams, type SamplingRow, sampleRows } from "../../lib/engine/sample.js";
+import { gumbelStream, sampleToken } from "../../lib/engine/sample-token.js";
 import * as torch from "../../lib/torch/index.js";
 import { randomPrompt, sharpCoder } from "./support.js";
 
-const plain: RowSettings = {
+const plain: RowParams = {
   temperature: 0,
   topK: 0,
   topP: 1,
@@ -24,7 +23,7 @@ function randomLogits(seed: number, n: number, v: number): torch.Tensor {
 }
 
 describe("the operator choose_tokens", () => {
-  const settings: Partial<RowSettings>[] = [
+  const settings: Partial<RowParams>[] = [
     {},
     { temperature: 1 },
     { temperature: 0.5, topK: 40 },
@@ -39,37 +38,37 @@ describe("the operator choose_tokens", () => {
   it.each([1, 2, 37, 1000, 4096])("equals sampleToken over %i tokens, whatever the settings", (v) => {
     const n = 45;
     using logits = randomLogits(v, n, v);
-    const rows = Array.from({ length: n }, (_, i): ChoiceRow => {
+    const rows = Array.from({ length: n }, (_, i): SamplingRow => {
       const seed = i * 2 ** 45 + i;
       return {
-        settings: { ...plain, seed, ...settings[i % 9] },
+        params: { ...plain, seed, ...settings[i % 9] },
         position: 7 * i,
         pass: i % 4,
         candidate: i % 9 ? -1 : i % v,
       };
     });
     using copy = logits.clone();
-    const choices = chooseRows(copy, rows, -1);
+    const sampled = sampleRows(copy, rows, -1);
     const exact = torch.scope(() => logits.to({ dtype: "float64" }).logSoftmax(1).tolist()) as number[][];
     rows.forEach((row, i) => {
       const values = Float32Array.from((logits.tolist() as number[][])[i]);
       const id =
-        row.settings.temperature === 0
+        row.params.temperature === 0
           ? values.indexOf(Math.max(...values))
-          : sampleToken(values, row.settings, gumbelStream(row.settings.seed, row)).id;
-      expect(choices[i].id, `row ${i}`).toBe(id);
-      expect(choices[i].logprob).toBeCloseTo(exact[i][id], 6);
-      if (row.candidate >= 0) expect(choices[i].candidateLogprob).toBeCloseTo(exact[i][i % v], 6);
-      expect(choices[i].confidence).toBeCloseTo(Math.exp(exact[i][id]), 7);
+          : sampleToken(values, row.params, gumbelStream(row.params.seed, row)).id;
+      expect(sampled[i].id, `row ${i}`).toBe(id);
+      expect(sampled[i].logprob).toBeCloseTo(exact[i][id], 6);
+      if (row.candidate >= 0) expect(sampled[i].candidateLogprob).toBeCloseTo(exact[i][i % v], 6);
+      expect(sampled[i].confidence).toBeCloseTo(Math.exp(exact[i][id]), 7);
       const entropy = exact[i].reduce((sum, logp) => sum - Math.exp(logp) * logp, 0);
-      expect(choices[i].entropy).toBeCloseTo(entropy, 6);
+      expect(sampled[i].entropy).toBeCloseTo(entropy, 6);
     });
   });
 
   it("equals the plain operators that other devices run", () => {
     const n = 27;
-    const rows = Array.from({ length: n }, (_, i): ChoiceRow => {
-      const adjust = {
+    const rows = Array.from({ length: n }, (_, i): SamplingRow => {
+      const changes = {
         bias: new Map([
           [3, 2],
           [i, Number.NEGATIVE_INFINITY],
@@ -77,9 +76,9 @@ describe("the operator choose_tokens", () => {
         repetition: 1.3,
         repeated: new Set([1, 2]),
       };
-      const more = { entropy: i % 2 === 0, logprobs: i % 4, ...(i % 3 === 0 && { adjust }), forbidMask: i % 2 === 0 };
+      const more = { entropy: i % 2 === 0, logprobs: i % 4, ...(i % 3 === 0 && { changes }), forbidMask: i % 2 === 0 };
       return {
-        settings: { ...plain, ...settings[i % 9], ...more },
+        params: { ...plain, ...settings[i % 9], ...more },
         position: i,
         pass: 0,
         candidate: i % 3 === 1 ? 4 : -1,
@@ -88,9 +87,9 @@ describe("the operator choose_tokens", () => {
     using logits = randomLogits(1, n, 200);
     const [a, b] = [true, false].map((native) => {
       using copy = logits.clone();
-      return chooseRows(copy, rows, 5, native);
+      return sampleRows(copy, rows, 5, native);
     });
-    rows.forEach(({ settings: { entropy, forbidMask }, candidate }, i) => {
+    rows.forEach(({ params: { entropy, forbidMask }, candidate }, i) => {
       if (candidate < 0) expect(a[i].id).toBe(b[i].id);
       if (candidate < 0) expect(a[i].logprob).toBeCloseTo(b[i].logprob, 6);
       if (entropy) expect(a[i].entropy).toBeCloseTo(b[i].entropy, 6);
@@ -102,14 +101,14 @@ describe("the operator choose_tokens", () => {
 
   it("a row's result does not depend on the rows beside it, to the last bit", () => {
     using logits = randomLogits(2, 12, 500);
-    const rows = Array.from({ length: 12 }, (_, i): ChoiceRow => {
-      return { settings: { ...plain, ...settings[i % 9] }, position: i, pass: 0, candidate: -1 };
+    const rows = Array.from({ length: 12 }, (_, i): SamplingRow => {
+      return { params: { ...plain, ...settings[i % 9] }, position: i, pass: 0, candidate: -1 };
     });
     using all = logits.clone();
-    const together = chooseRows(all, rows, 5);
+    const together = sampleRows(all, rows, 5);
     rows.forEach((row, i) => {
       using one = logits.narrow(0, i, 1).clone();
-      expect(chooseRows(one, [row], 5)).toEqual([together[i]]);
+      expect(sampleRows(one, [row], 5)).toEqual([together[i]]);
     });
   });
 
@@ -119,11 +118,11 @@ describe("the operator choose_tokens", () => {
       [Number.NaN, 2, 3],
       [Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY],
     ]);
-    const rows = [0, 1, 1].map((temperature): ChoiceRow => {
-      return { settings: { ...plain, temperature }, position: 0, pass: 0, candidate: -1 };
+    const rows = [0, 1, 1].map((temperature): SamplingRow => {
+      return { params: { ...plain, temperature }, position: 0, pass: 0, candidate: -1 };
     });
-    const choices = chooseRows(logits, rows, -1);
-    expect(choices.map(({ logprob }) => Number.isNaN(logprob))).toEqual([false, true, true]);
+    const sampled = sampleRows(logits, rows, -1);
+    expect(sampled.map(({ logprob }) => Number.isNaN(logprob))).toEqual([false, true, true]);
   });
 
   it("refuses what does not fit", () => {
@@ -165,7 +164,7 @@ describe("attention over pages", () => {
       const coder = sharpCoder({ headDim }).to({ dtype });
       const pass = parts(blockSize, pageSize);
       const [plain, ...others] = (["padded", "native", "flash"] as const).map((attention) => {
-        const memory = new PagedMemory(coder.model, { pages: 40, pageSize, attention });
+        const memory = new PagedKVCache(coder.model, { pages: 40, pageSize, attention });
         const run = (part: PassPart[]) =>
           torch.scope(() => torch.noGrad(() => memory.forward(coder.model, part)?.float()));
         const first = run(pass);
@@ -200,8 +199,8 @@ describe("attention over pages", () => {
     (attention, pageSize, headDim, dtype) => {
       const coder = sharpCoder({ headDim }).to({ dtype });
       const before = torch.memory().host;
-      const memory = new PagedMemory(coder.model, { pages: 7, pageSize, attention });
-      expect(torch.memory().host - before).toBe(7 * PagedMemory.bytesPerPage(coder.model, pageSize, attention));
+      const memory = new PagedKVCache(coder.model, { pages: 7, pageSize, attention });
+      expect(torch.memory().host - before).toBe(7 * PagedKVCache.bytesPerPage(coder.model, pageSize, attention));
       memory.dispose();
       coder.dispose();
     },

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import type { StableDiffCoder } from "../../lib/checkpoint/index.js";
 import type { GenerateOptions } from "../../lib/engine/index.js";
-import { PagedMemory } from "../../lib/engine/paged-memory.js";
+import { PagedKVCache } from "../../lib/engine/paged-kv-cache.js";
 import { flashAttention } from "../../lib/engine/pass/flash-attention.js";
 import { paddedAttention } from "../../lib/engine/pass/padded-attention.js";
 import { bucketed, exact, layOut, type PassPart, SCRATCH } from "../../lib/engine/pass/pass.js";
@@ -106,7 +106,7 @@ describe("the recordings that are kept", () => {
   });
 
   it("are bounded, and so is memory over any number of shapes", () => {
-    const memory = new PagedMemory(coder.model, { pages: 600, pageSize: 4, attention: "flash" });
+    const memory = new PagedKVCache(coder.model, { pages: 600, pageSize: 4, attention: "flash" });
     const graphs = new Reruns();
     const passes = new PassGraphs(coder.model, memory, graphs.recorder);
     const before = torch.memory();

@@ -28,7 +28,7 @@ describe("reports", () => {
   function passes(reports: Reports, count: number, passMs: number, keys = [1]): void {
     for (let i = 0; i < count; i++) {
       vi.advanceTimersByTime(passMs);
-      for (const key of keys) reports.tell(key, [text(10 * key + i)]);
+      for (const key of keys) reports.emit(key, [text(10 * key + i)]);
       reports.pace(passMs);
     }
   }
@@ -53,7 +53,7 @@ describe("reports", () => {
     const reports = paced(1000);
     passes(reports, 3, 1, [1]);
     passes(reports, 2, 1, [1, 2]);
-    reports.tell(1, [text(99)]);
+    reports.emit(1, [text(99)]);
     reports.end(1);
     reports.pace(1);
     const error = new EngineError("ENGINE_MODEL", "no");
@@ -88,8 +88,8 @@ describe("reports", () => {
 
   it("keep the order of events; only text next to text of the same choice is joined", () => {
     const reports = paced(10);
-    reports.tell(1, [start, denoise, text(1), denoise, text(2), text(3, 1), text(4)]);
-    reports.tell(1, [text(5)]);
+    reports.emit(1, [start, denoise, text(1), denoise, text(2), text(3, 1), text(4)]);
+    reports.emit(1, [text(5)]);
     reports.flush();
     reports.flush();
     expect(sent.length).toBe(1);

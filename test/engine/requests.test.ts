@@ -382,7 +382,7 @@ describe("what a request must not be", () => {
     ]) {
       await expect(engine.score(ids)).rejects.toMatchObject({
         code: "ENGINE_PROMPT",
-        message: `text token 1 is ${ids[1]}, the vocabulary has 96`,
+        message: `text token 1 is ${ids[1]}, but the vocabulary has 96 tokens`,
       });
     }
     for (const prompt of ["x", [7]]) {

@@ -1,8 +1,8 @@
 import { StableDiffCoder } from "../../lib/checkpoint/index.js";
-import { generateAutoregressive, generateBlocks } from "../../lib/diffusion/index.js";
 import { Engine, type EngineEvent, type EngineOptions, type GenerateOptions } from "../../lib/engine/index.js";
 import type { DecoderConfigInput } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
+import { decodeAutoregressive, decodeBlocks } from "../reference/sampler.js";
 
 torch.setNumThreads(1);
 
@@ -53,44 +53,13 @@ export async function collect(
   return { events, ids: texts.flatMap(({ ids }) => ids), text: texts.map(({ text }) => text).join("") };
 }
 
-/** The plain reference: no cache, one request. */
-export async function reference(
+/** The oracle: no cache, one request. */
+export function reference(
   coder: StableDiffCoder,
   prompt: number[],
-  {
-    mode,
-    maxTokens,
-    stopTokenIds = [],
-    blockSize,
-    commit,
-    temperature,
-    topK,
-    topP,
-    minP,
-    seed,
-    shift,
-  }: GenerateOptions & { shift?: boolean },
-): Promise<{ ids: number[]; commits: number[][] }> {
-  const common = {
-    maxTokens: maxTokens ?? 128,
-    stopTokenIds,
-    temperature,
-    topK,
-    topP,
-    minP,
-    seed: Number(seed ?? 0),
-    cache: false,
-  };
-  let ids: number[] = [];
-  const commits: number[][] = [];
-  if (mode === "autoregressive") {
-    for await (const event of generateAutoregressive(coder.model, prompt, common))
-      if (event.type === "done") ids = event.ids;
-  } else {
-    for await (const event of generateBlocks(coder.model, prompt, { ...common, blockSize, commit, shift })) {
-      if (event.type === "done") ids = event.ids;
-      if (event.type === "denoise") commits.push(event.committed);
-    }
-  }
-  return { ids, commits };
+  { mode, maxTokens = 128, seed = 0, shift, blockSize, commit, ...rest }: GenerateOptions & { shift?: boolean },
+): { ids: number[]; commits: number[][] } {
+  const options = { ...rest, maxTokens, seed: Number(seed) };
+  if (mode === "autoregressive") return decodeAutoregressive(coder.model, prompt, options);
+  return decodeBlocks(coder.model, prompt, { ...options, shift, blockSize, commit });
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { CoreInternals } from "../../lib/engine/core.js";
 import { Engine, type GenerateOptions } from "../../lib/engine/index.js";
-import { PagedMemory } from "../../lib/engine/paged-memory.js";
+import { PagedKVCache } from "../../lib/engine/paged-kv-cache.js";
 import type { PassPart } from "../../lib/engine/pass/pass.js";
 import * as torch from "../../lib/torch/index.js";
 import { type Job, Reruns, runCore } from "../engine/core-run.js";
@@ -158,7 +158,7 @@ it.each(["bfloat16", "float16"] as const)("flash attention to pages equals padde
     torch.scope(() =>
       torch.noGrad(() => {
         const [flash, padded] = (["flash", "padded"] as const).map((attention) => {
-          const held = new PagedMemory(coder.model, { pages, pageSize, attention });
+          const held = new PagedKVCache(coder.model, { pages, pageSize, attention });
           const hidden = [parts, again].map((pass) => held.forward(coder.model, pass) as torch.Tensor);
           held.dispose();
           return hidden;

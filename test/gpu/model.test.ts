@@ -2,11 +2,12 @@ import { readdirSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { StableDiffCoder, weightName } from "../../lib/checkpoint/index.js";
 import { blockDiffusionPlan } from "../../lib/diffusion/index.js";
-import { cachedPlan, causalPlan, Decoder, KeyValueCache, presetConfig } from "../../lib/model/index.js";
+import { causalPlan, Decoder, presetConfig } from "../../lib/model/index.js";
 import { functional } from "../../lib/nn/index.js";
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { fixture, golden } from "../nn/golden.js";
+import { cachedPlan, KeyValueCache } from "../reference/kv-cache.js";
 import { Draw, device, record, relativeError } from "./support.js";
 
 const CHECKPOINTS = ["llama", "llama-tied", "llama3-rope", "linear-rope", "qwen2", "qwen3", "mistral", "llama-sharded"];

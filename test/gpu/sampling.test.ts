@@ -1,53 +1,35 @@
-import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { StableDiffCoder } from "../../lib/checkpoint/index.js";
-import {
-  arBitsPerByte,
-  type BlockGenerationOptions,
-  diffusionBound,
-  generateAutoregressive,
-  generateBlocks,
-  type SamplerDenoiseEvent,
-  type SamplerDoneEvent,
-} from "../../lib/diffusion/index.js";
+import { arBitsPerByte, diffusionBound } from "../../lib/diffusion/index.js";
+import { type BlockGenerationOptions, generateAutoregressive, generateBlocks } from "../../lib/engine/index.js";
 import { Decoder, type PresetName, presetConfig } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
+import { type SamplerCase, samplerCases } from "../diffusion/fixture.js";
 import { fixture } from "../nn/golden.js";
+import { decodeAutoregressive, decodeBlocks, type ReferenceBlockOptions } from "../reference/sampler.js";
 import { device, memory, onGpu, record, sized, synchronize } from "./support.js";
-
-interface GoldenCase {
-  prompt: number[];
-  maxTokens: number;
-  size: number;
-  steps?: number;
-  threshold?: number;
-  shift?: boolean;
-  tokens: number[];
-  commits: number[][];
-  autoregressive: number[];
-}
-
-const golden = JSON.parse(readFileSync(fixture("diffusion/sampler.json"), "utf8")) as GoldenCase[];
 
 async function byBlocks(model: Decoder, prompt: number[], options: BlockGenerationOptions) {
   const commits: number[][] = [];
-  let done: SamplerDoneEvent | undefined;
+  const ids: number[] = [];
+  let forwards = 0;
   for await (const event of generateBlocks(model, prompt, { stopTokenIds: [], ...options })) {
-    if (event.type === "denoise") commits.push((event satisfies SamplerDenoiseEvent).committed);
-    if (event.type === "done") done = event;
+    if (event.type === "denoise") commits.push(event.committed.map(({ position }) => position));
+    if (event.type === "text") ids.push(...event.ids);
+    if (event.type === "done") forwards = event.usage.forwards;
   }
-  if (done === undefined) throw new Error("no end");
-  return { commits, ids: done.ids, forwards: done.forwards };
+  return { commits, ids, forwards };
 }
 
-async function oneByOne(model: Decoder, prompt: number[], maxTokens: number, more: { cache?: boolean } = {}) {
-  for await (const event of generateAutoregressive(model, prompt, { maxTokens, stopTokenIds: [], ...more })) {
-    if (event.type === "done") return event.ids;
+async function oneByOne(model: Decoder, prompt: number[], maxTokens: number) {
+  const ids: number[] = [];
+  for await (const event of generateAutoregressive(model, prompt, { maxTokens, stopTokenIds: [] })) {
+    if (event.type === "text") ids.push(...event.ids);
   }
-  throw new Error("no end");
+  return ids;
 }
 
-const optionsOf = (c: GoldenCase): BlockGenerationOptions => ({
+const optionsOf = (c: SamplerCase): BlockGenerationOptions => ({
   maxTokens: c.maxTokens,
   blockSize: c.size,
   commit: c.threshold === undefined ? { rule: "static", steps: c.steps } : { rule: "threshold", value: c.threshold },
@@ -55,50 +37,38 @@ const optionsOf = (c: GoldenCase): BlockGenerationOptions => ({
 });
 
 describe("the tokens that transformers chooses on the CPU", () => {
-  const modes = [
-    { cache: true },
-    { cache: true, fusedStore: false },
-    { cache: true, prefillChunk: 4 },
-    { cache: false },
-  ];
-
-  it.each(golden.map((c, i) => [i, c] as const))(
-    "case %i: the same tokens in the same order in every mode",
-    async (_, c) => {
-      using coder = await StableDiffCoder.fromPretrained(fixture("diffusion"), { device, dtype: "float32" });
-      for (const mode of modes) {
-        const { ids, commits } = await byBlocks(coder.model, c.prompt, { ...optionsOf(c), ...mode });
-        expect(ids).toEqual(c.tokens);
-        expect(commits).toEqual(c.commits);
-      }
-      for (const cache of [true, false]) {
-        expect(await oneByOne(coder.model, c.prompt, c.autoregressive.length, { cache })).toEqual(c.autoregressive);
-      }
-    },
-  );
+  it.each(samplerCases)("$name: the same tokens in the same order", async (c) => {
+    using coder = await StableDiffCoder.fromPretrained(fixture("diffusion"), { device, dtype: "float32" });
+    for (const maxNumBatchedTokens of [512, 4]) {
+      const { ids, commits } = await byBlocks(coder.model, c.prompt, { ...optionsOf(c), maxNumBatchedTokens });
+      expect(ids).toEqual(c.tokens);
+      expect(commits).toEqual(c.commits);
+    }
+    expect(await oneByOne(coder.model, c.prompt, c.autoregressive.length)).toEqual(c.autoregressive);
+  });
 });
 
 describe("a random model", () => {
-  // Spread weights: the likeliest token then leads by far more than rounding.
+  // Spread weights: the most likely token then leads by far more than rounding.
   const config = presetConfig("tiny", { vocabSize: 512, initializerRange: 0.2 });
   const make = (on: string) => new Decoder(config, { device: on, generator: new torch.Generator({ seed: 5 }) });
   const prompt = Array.from({ length: 301 }, (_, i) => 8 + ((i * 37) % 500));
 
-  it("float32: the CPU's tokens, greedily and with a temperature, with and without cache", async () => {
+  it("float32: the oracle's tokens on the CPU, greedily and with a temperature", async () => {
     using there = make("cpu");
     using here = make(device);
-    const variants: BlockGenerationOptions[] = [
+    const variants: ReferenceBlockOptions[] = [
       { maxTokens: 24 },
       { maxTokens: 24, commit: { rule: "threshold", value: 0.3 } },
       { maxTokens: 24, temperature: 0.7, topK: 20, topP: 0.95, seed: 3 },
     ];
     for (const options of variants) {
-      const expected = await byBlocks(there, prompt, options);
-      for (const mode of [{ prefillChunk: 128 }, { cache: false }]) {
-        expect((await byBlocks(here, prompt, { ...options, ...mode })).ids).toEqual(expected.ids);
+      const { ids } = decodeBlocks(there, prompt, options);
+      for (const maxNumBatchedTokens of [512, 128]) {
+        expect((await byBlocks(here, prompt, { ...options, maxNumBatchedTokens })).ids).toEqual(ids);
       }
     }
-    expect(await oneByOne(here, prompt, 16)).toEqual(await oneByOne(there, prompt, 16));
+    expect(await oneByOne(here, prompt, 16)).toEqual(decodeAutoregressive(there, prompt, { maxTokens: 16 }).ids);
   });
 
   it("bfloat16: the same tokens every time", async () => {

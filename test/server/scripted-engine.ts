@@ -5,7 +5,7 @@ import type {
   EngineEvent,
   EngineStats,
   GenerateOptions,
-  ModelFacts,
+  ModelInfo,
   RequestOptions,
   Reservation,
   ReserveOptions,
@@ -27,7 +27,7 @@ export interface Script {
   maxNumSeqs?: number;
   /** Of the queue and of time; as in an engine that was made without options. */
   limits?: Partial<AdmissionLimits>;
-  model?: Partial<ModelFacts>;
+  model?: Partial<ModelInfo>;
   /** Thrown after this many blocks. */
   fail?: { after: number; error: Error };
 }
@@ -38,7 +38,7 @@ export interface Script {
  */
 export class ScriptedEngine implements ServedEngine {
   readonly tokenizer = Tokenizer.fromPretrained(TOKENIZER);
-  readonly model: ModelFacts;
+  readonly model: ModelInfo;
   readonly script: Script;
   state: EngineStats["state"] = "ready";
   running = 0;

@@ -1,5 +1,5 @@
 import { basename, resolve } from "node:path";
-import { Engine, type ModelFacts } from "../../engine/index.js";
+import { Engine, type ModelInfo } from "../../engine/index.js";
 import { LogOutput, Server } from "../../server/index.js";
 import { compact } from "../../train/format.js";
 import type { ServeOptions } from "../command-options.js";
@@ -56,7 +56,7 @@ function say(text: string): void {
   people.write(text);
 }
 
-function describe(server: Server, url: string, model: ModelFacts): string {
+function describe(server: Server, url: string, model: ModelInfo): string {
   const { insecure, page } = server.settings;
   const weights = model.quantization ?? model.dtype;
   const facts = `${compact(model.parameters)} parameters, ${weights} on ${model.device}, context ${model.maxLength}`;

@@ -3,7 +3,7 @@ import type { Tensor } from "../../torch/index.js";
 import type { IntegerLists, PassTensors } from "./inputs.js";
 import type { Pass, Rounding } from "./pass.js";
 
-/** Keys and values of all layers, as {@link PagedMemory} keeps them. */
+/** Keys and values of all layers, as {@link PagedKVCache} keeps them. */
 export interface Pages {
   readonly keys: readonly Tensor[];
   readonly values: readonly Tensor[];

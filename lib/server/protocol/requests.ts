@@ -1,5 +1,6 @@
 import * as z from "zod";
-import { commitSchema, type GenerateOptions, remaskSchema } from "../../engine/index.js";
+import { commitConfigSchema } from "../../diffusion/index.js";
+import { type GenerateOptions, remaskSchema } from "../../engine/index.js";
 import { ApiError } from "../errors.js";
 import { messageSchema } from "./messages.js";
 
@@ -15,7 +16,7 @@ export const dllmRequestSchema = z
       .max(1)
       .nullish()
       .describe("commit every token with a higher probability, at least one per pass"),
-    commit: commitSchema.nullish().describe("which tokens a pass commits, in place of steps or threshold"),
+    commit: commitConfigSchema.nullish().describe("which tokens a pass commits, in place of steps or threshold"),
     remask: remaskSchema.nullish().describe("mask tokens again whose probability falls"),
     canvas: z.enum(["growing", "fixed"]).nullish().describe("fixed: exactly max_tokens, no end token is chosen"),
     edit: z

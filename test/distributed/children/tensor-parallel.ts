@@ -1,5 +1,5 @@
-import { generateBlocks } from "../../../lib/diffusion/index.js";
 import { communication, type ProcessGroup } from "../../../lib/distributed/index.js";
+import { generateBlocks } from "../../../lib/engine/index.js";
 import { causalPlan, type DecoderConfigInput } from "../../../lib/model/index.js";
 import { tensorParallel } from "../../../lib/parallel/tensor.js";
 import * as torch from "../../../lib/torch/index.js";
@@ -133,12 +133,11 @@ async function generation(group: ProcessGroup, config: Partial<DecoderConfigInpu
       }),
     );
   const generate = async () => {
-    const options = { blockSize: 4, maxTokens: 9, cache: false };
-    const events = generateBlocks(model, prompt, options);
-    for (;;) {
-      const { done, value } = await events.next();
-      if (done) return value.ids;
+    const ids: number[] = [];
+    for await (const event of generateBlocks(model, prompt, { blockSize: 4, maxTokens: 9 })) {
+      if (event.type === "text") ids.push(...event.ids);
     }
+    return ids;
   };
   const expected = { logits: logits(), ids: await generate() };
   tensorParallel(model, group);

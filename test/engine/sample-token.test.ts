@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { chooseTokens, sampleToken } from "../../lib/diffusion/token-choice.js";
+import { sampleToken } from "../../lib/engine/index.js";
 import * as torch from "../../lib/torch/index.js";
 
 const logits = Float32Array.of(1.5, -0.5, 0.25, Number.NEGATIVE_INFINITY, 2, 0, -3, 1);
@@ -44,38 +44,5 @@ describe("sampling a token", () => {
       const { id, probability } = sampleToken(logits, { temperature: 3, topK: 4, topP: 0.9 }, new torch.Philox(2, i));
       expect(probability).toBeCloseTo(p[id], 12);
     }
-  });
-});
-
-describe("choosing for rows", () => {
-  const rows = Array.from({ length: 6 }, (_, r) =>
-    Array.from(logits, (x, v) => (v === 3 ? x : x + Math.sin(r * 8 + v))),
-  );
-  const keys = rows.map((_, r) => ({ position: 100 + r, pass: 2 }));
-
-  it("without temperature takes the arg-max and its probability", async () => {
-    using tensor = torch.tensor(rows);
-    const { ids, confidence } = await chooseTokens(tensor, keys, { temperature: 0, topK: 0, topP: 1, seed: 0 });
-    rows.forEach((row, r) => {
-      expect(ids[r]).toBe(row.indexOf(Math.max(...row)));
-      expect(confidence[r]).toBeCloseTo(Math.max(...softmax(row)), 6);
-    });
-  });
-
-  it("draws by (seed, position, pass): neither order nor company matters", async () => {
-    const options = { temperature: 1.5, topK: 0, topP: 1, seed: 11 };
-    const pick = async (order: number[]) => {
-      using tensor = torch.tensor(order.map((r) => rows[r]));
-      return (
-        await chooseTokens(
-          tensor,
-          order.map((r) => keys[r]),
-          options,
-        )
-      ).ids;
-    };
-    const all = await pick([0, 1, 2, 3, 4, 5]);
-    expect(await pick([5, 3, 1])).toEqual([all[5], all[3], all[1]]);
-    expect(await pick([2])).toEqual([all[2]]);
   });
 });

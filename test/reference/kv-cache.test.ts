@@ -1,20 +1,11 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
-import {
-  type AttentionPlan,
-  cachedPlan,
-  causalPlan,
-  Decoder,
-  KeyValueCache,
-  ModelError,
-  prefill,
-  presetConfig,
-  type Visibility,
-} from "../../lib/model/index.js";
+import { type AttentionPlan, causalPlan, Decoder, presetConfig } from "../../lib/model/index.js";
 import type { Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { difference } from "../nn/golden.js";
 import { heldTensors } from "../torch/held-tensors.js";
+import { cachedPlan, KeyValueCache, type Visibility } from "./kv-cache.js";
 
 const config = presetConfig("tiny", {
   vocabSize: 96,
@@ -118,17 +109,6 @@ describe("cached decoding", () => {
     });
   });
 
-  it("crops back", () => {
-    torch.scope(() => {
-      const ids = tokens(1, 8);
-      using cache = KeyValueCache.for(model, { maxLength: 8 });
-      const first = feed(cache, ids, [4, 4], "causal");
-      cache.crop(4);
-      expect(difference(feed(cache, ids.narrow(1, 4, 4), [4], "causal"), first.narrow(1, 4, 4))).toBe(0);
-      expect(() => cache.crop(9)).toThrow(ModelError);
-    });
-  });
-
   it("computes only what the last layer is asked for", () => {
     torch.scope(() => {
       const ids = tokens(2, 8);
@@ -175,41 +155,5 @@ describe("cached decoding", () => {
     });
     expect(new Set(alive).size).toBe(1);
     ids.dispose();
-  });
-
-  it("refuses what does not fit", () => {
-    using cache = new KeyValueCache(config, { maxLength: 8 });
-    expect(() => cachedPlan(cache, { length: 9, visibility: "causal" })).toThrow(/9 more tokens do not fit/);
-    expect(() => cache.advance(9)).toThrow(ModelError);
-    expect(() => cache.advance(0.5)).toThrow(ModelError);
-    expect(() => cachedPlan(cache, { length: 8, visibility: { blockSize: 0 } })).toThrow(/blockSize/);
-    const two = tokens(2, 4);
-    expect(() => model.forward(two, cachedPlan(cache, { length: 4, visibility: "causal" }))).toThrow(/2 rows/);
-  });
-});
-
-describe("prefill", () => {
-  it.each<[string, Exclude<Visibility, "full">, number]>([
-    ["causal", "causal", 1],
-    ["block-causal", { blockSize: 4 }, 4],
-  ])("%s in chunks keeps what one pass would", (_, visibility, blockSize) => {
-    torch.scope(() => {
-      const ids = tokens(2, 27);
-      const expected = model.forward(ids, densePlan(27, blockSize)).select(1, -1);
-      for (const chunk of [5, 8, 512]) {
-        using cache = KeyValueCache.for(model, { batch: 2, maxLength: 32 });
-        const last = prefill(model, cache, ids, { visibility, chunk });
-        expect(difference(last, expected)).toBeLessThan(1e-5);
-        expect(cache.length).toBe(27);
-      }
-    });
-  });
-
-  it("refuses an empty prompt and one that is too long", () => {
-    using cache = new KeyValueCache(config, { maxLength: 4 });
-    expect(() => prefill(model, cache, torch.zeros([1, 0], { dtype: "int64" }), { visibility: "causal" })).toThrow(
-      /empty/,
-    );
-    expect(() => prefill(model, cache, tokens(1, 5), { visibility: "causal" })).toThrow(/do not fit/);
   });
 });

@@ -10,6 +10,10 @@ import { nativeAttention } from "./pass/native-attention.js";
 import { paddedAttention } from "./pass/padded-attention.js";
 import { exact, layOut, type PassPart } from "./pass/pass.js";
 
+// On Hopper and Blackwell libtorch prefers cuDNN's attention, which makes a new plan (some 30 ms) for every new number of
+// keys, and decoding has a new one with every token. Its other kernels need no plan. Read at the first attention.
+process.env.TORCH_CUDNN_SDPA_DEPRIORITIZED ??= "1";
+
 /** How tokens attend to pages: see the files of pass/. */
 export type AttentionKind = "native" | "padded" | "flash";
 
@@ -27,7 +31,7 @@ export interface PassInputs extends AttentionInputs {
  * [pages, hkv, width, dp] in float32, as `paged_attention` reads them; else both [pages, pageSize, hkv, d] in the model's
  * dtype.
  */
-export class PagedMemory {
+export class PagedKVCache {
   readonly pageSize: number;
   readonly #pages: Pages;
   readonly #attention: PagedAttention;
@@ -111,14 +115,16 @@ export function deviceIndex(device: string): number {
   return Number(device.split(":")[1] ?? 0);
 }
 
-/** A layer's page of keys and of values, and what they are kept in: see {@link PagedMemory}. */
+/** A layer's page of keys and of values, and what they are kept in: see {@link PagedKVCache}. */
 function pageLayout(
   model: Decoder,
   pageSize: number,
   attention: AttentionKind,
 ): { keys: number[]; values: number[]; dtype: DType } {
-  const { numKeyValueHeads: heads, headDim } = model.config;
+  const { headDim } = model.config;
   const { dtype } = model.embedTokens.weight;
+  // Those of this process: tensor parallelism cuts the projection by heads.
+  const heads = model.layers[0].selfAttn.kProj.weight.size(0) / headDim;
   const plain = [pageSize, heads, headDim];
   if (attention !== "native") return { keys: plain, values: plain, dtype };
   const width = roundUp(pageSize, 16);

@@ -1,18 +1,16 @@
-import type { AttentionPlan } from "../model/attention-plan.js";
-import type { Decoder } from "../model/decoder.js";
-import { cachedPlan, KeyValueCache } from "../model/kv-cache.js";
-import type { Tensor } from "../torch/index.js";
-import * as torch from "../torch/index.js";
-import { uploadIntegers } from "./upload.js";
+import type { AttentionPlan, Decoder } from "../../lib/model/index.js";
+import type { Tensor } from "../../lib/torch/index.js";
+import * as torch from "../../lib/torch/index.js";
+import { cachedPlan, KeyValueCache } from "./kv-cache.js";
 
-/** What of a sequence a forward pass is asked for. */
+/** One forward pass over a growing sequence. */
 export interface ForwardRequest {
   /** All tokens; only those before `end` are read. */
   sequence: Int32Array;
   /** Tokens before this are final, and so are their keys and values. A multiple of the block size. */
   finished: number;
   end: number;
-  /** Positions whose logits are wanted, ascending, from finished - 1 on. */
+  /** Positions of the logits to compute, ascending, from finished - 1 on. */
   rows: readonly number[];
 }
 
@@ -48,18 +46,15 @@ export interface CachedForwardOptions {
   blockSize: number;
   /** Longest sequence. */
   maxLength: number;
-  /** Whether finished tokens are stored by the pass that first follows them, or by one of their own. */
-  fusedStore: boolean;
-  /** Tokens before `finished` whose hidden states are asked for again and again: 1 with the shift. */
+  /** Tokens before `finished` whose hidden states every pass computes again: 1 with the shift. */
   overlap: number;
-  /** Finished tokens that one pass takes in at most. */
+  /** Maximum number of finished tokens in one pass. */
   prefillChunk: number;
 }
 
 /**
- * The exact block cache: keys and values of finished blocks never change, so
- * a pass runs over the block at hand and over finished tokens that are not stored yet. With `fusedStore` those ride
- * along; otherwise they get a pass of their own, as in the published sampler.
+ * The exact block cache: keys and values of finished blocks never change, so a pass runs over the current block and over
+ * finished tokens that are not stored yet.
  */
 export class CachedForward implements SequenceForward {
   readonly #model: Decoder;
@@ -77,14 +72,9 @@ export class CachedForward implements SequenceForward {
 
   logits({ sequence, finished, end, rows }: ForwardRequest): Tensor {
     const cache = this.#cache;
-    const { overlap, fusedStore } = this.#options;
-    const keep = Math.max(0, finished - overlap);
+    const keep = Math.max(0, finished - this.#options.overlap);
     // Chunks end where blocks end: a block in two of them would not see its own second half.
     for (let to = this.#nextChunk(); to < finished; to = this.#nextChunk()) this.#store(sequence, to);
-    if (!fusedStore && cache.length < keep && finished < end) {
-      this.#store(sequence, finished);
-      cache.crop(keep);
-    }
     const from = cache.length;
     const logits = this.#run(sequence, from, end, rows);
     cache.advance(keep - from);
@@ -96,7 +86,7 @@ export class CachedForward implements SequenceForward {
     return Math.floor(this.#cache.length / blockSize) * blockSize + this.#chunk;
   }
 
-  /** Runs finished tokens up to `to` for their keys and values alone. */
+  /** Runs finished tokens up to `to` only to store their keys and values. */
   #store(sequence: Int32Array, to: number): void {
     const from = this.#cache.length;
     this.#run(sequence, from, to, []).dispose();
@@ -116,7 +106,7 @@ export class CachedForward implements SequenceForward {
   }
 
   [Symbol.dispose](): void {
-    this.#cache.dispose();
+    this.#cache[Symbol.dispose]();
   }
 }
 
@@ -131,7 +121,8 @@ function run(
   return torch.scope(() =>
     torch.noGrad(() => {
       const wanted = Int32Array.from(rows, (position) => position - from);
-      const [ids, rowIds] = uploadIntegers([sequence.subarray(from, to), wanted], model.device);
+      const upload = (numbers: Int32Array) => torch.tensor(numbers, { device: model.device }).to({ dtype: "int64" });
+      const [ids, rowIds] = [upload(sequence.slice(from, to)), upload(wanted)];
       const hidden = model.forward(ids.view([1, to - from]), plan(rowIds));
       return rows.length > 0 ? model.logits(hidden) : hidden;
     }),
