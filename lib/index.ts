@@ -96,6 +96,7 @@ export {
   autoregressiveGenerationSchema,
   type BlockGenerationOptions,
   blockGenerationSchema,
+  collectChoices,
   type EngineEvent,
   generateAutoregressive,
   generateBlocks,

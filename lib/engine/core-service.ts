@@ -2,7 +2,7 @@ import type { StableDiffCoder } from "../checkpoint/index.js";
 import { EngineCore } from "./core.js";
 import { type LoadedModel, loadModel } from "./load.js";
 import { type CoreMessage, type CoreReply, errorFromParts, errorParts } from "./protocol.js";
-import type { CoreStats } from "./stats.js";
+import type { CoreStats } from "./types.js";
 
 const STATS_EVERY = 200; // ms
 

@@ -1,9 +1,9 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { StableDiffCoder } from "../checkpoint/index.js";
-import { countParameters } from "../model/index.js";
 import { messageOf } from "../torch/errors.js";
 import * as torch from "../torch/index.js";
 import { EngineError } from "./errors.js";
+import { maskIdOf, modelInfo } from "./load.js";
 import type { EngineSettings } from "./options.js";
 import { PagePool } from "./page-pool.js";
 import { type AttentionKind, PagedKVCache } from "./paged-kv-cache.js";
@@ -15,8 +15,8 @@ import { type PlannedPart, Scheduler } from "./scheduler.js";
 import { score } from "./score.js";
 import { ScoreQueue, type ScoreRequest } from "./score-queue.js";
 import { Sequence, type SequenceModel } from "./sequence.js";
-import { type CoreStats, zeroCounters, zeroStats } from "./stats.js";
 import type { EngineEvent, ModelInfo, ScoreResult } from "./types.js";
+import { type CoreStats, zeroCounters, zeroStats } from "./types.js";
 
 /** Ways of running passes that no option selects; for tests. */
 export interface CoreInternals {
@@ -253,18 +253,13 @@ export class EngineCore {
       this.#fail(key, new EngineError("ENGINE_MODEL", message));
       return;
     }
-    let events: EngineEvent[];
     try {
-      events = sequence.apply(sampled);
+      this.#emit(sequence, sequence.apply(sampled));
     } catch (error) {
-      const message = `the tokens of a pass could not be applied: ${messageOf(error)}`;
-      this.#fail(
-        key,
-        error instanceof EngineError ? error : new EngineError("ENGINE_INTERNAL", message, { cause: error }),
-      );
+      if (!(error instanceof EngineError)) throw error;
+      this.#fail(key, error); // a custom commit rule that is wrong
       return;
     }
-    this.#emit(sequence, events);
     if (sequence.finishReason) this.#finish(sequence);
   }
 
@@ -348,37 +343,4 @@ export class EngineCore {
   #emit({ request }: Sequence, events: EngineEvent[]): void {
     this.#reports.emit(request.key, events);
   }
-}
-
-function modelInfo(
-  coder: StableDiffCoder,
-  { quantization, blockSize }: EngineSettings,
-  { maskId, maxLength }: { maskId: number; maxLength: number },
-): ModelInfo {
-  const { model } = coder;
-  const { vocabSize, maxPositionEmbeddings, eosTokenId } = model.config;
-  const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
-  return {
-    name: coder.path ?? "in-memory",
-    vocabSize,
-    parameters: countParameters(model.config),
-    contextLength: maxPositionEmbeddings,
-    maxLength,
-    maskId: maskId < 0 ? null : maskId,
-    eosIds: [eosTokenId ?? []].flat(),
-    hasTokenizer: tokenizer !== undefined,
-    hasFim: tokenizer?.fim !== undefined,
-    hasChatTemplate: tokenizer?.hasChatTemplate ?? false,
-    dtype: model.embedTokens.weight.dtype,
-    device: model.device,
-    quantization: quantization ?? null,
-    blockSize,
-  };
-}
-
-/** @throws EngineError ENGINE_OPTIONS for a mask token without an embedding */
-function maskIdOf({ model: { config } }: StableDiffCoder, settings: EngineSettings): number {
-  const maskId = settings.maskId ?? config.maskTokenId ?? -1;
-  if (maskId < config.vocabSize) return maskId;
-  throw new EngineError("ENGINE_OPTIONS", `maskId: ${maskId} is outside the vocabulary of ${config.vocabSize}`);
 }

@@ -3,20 +3,22 @@ import { join } from "node:path";
 import type { StableDiffCoder } from "../checkpoint/index.js";
 import { stagedFolder } from "../checkpoint/staging.js";
 import { Tokenizer } from "../tokenizer/tokenizer.js";
+import type { Reservation } from "./admission.js";
 import { Admission } from "./admission.js";
 import { EngineError, parseOptions } from "./errors.js";
-import { EventQueue } from "./event-queue.js";
+import { collectChoices, EventQueue } from "./event-queue.js";
 import { type NewRequest, OpenRequests } from "./open-requests.js";
 import {
   type EngineOptions,
   type EngineSettings,
   engineOptionsSchema,
   type GenerateOptions,
-  type GenerateSettings,
   generateOptionsSchema,
+  type RequestOptions,
   type ReserveOptions,
   requestSizeSchema,
   type ScoreOptions,
+  type ScoreRequestOptions,
   scoreOptionsSchema,
 } from "./options.js";
 import { type CoreReply, errorParts } from "./protocol.js";
@@ -29,18 +31,8 @@ import {
   type PromptRules,
   renderPrompt,
 } from "./request.js";
-import type { Reservation } from "./reservation.js";
 import { Supervisor } from "./supervisor.js";
-import type {
-  Choice,
-  EngineEvent,
-  EngineStats,
-  ModelInfo,
-  RequestOptions,
-  ScoreRequestOptions,
-  ScoreResult,
-  TextEvent,
-} from "./types.js";
+import type { Choice, EngineEvent, EngineStats, ModelInfo, ScoreResult } from "./types.js";
 
 /** Options of {@link Engine.create}. */
 export type EngineCreateOptions = EngineOptions & {
@@ -135,10 +127,10 @@ export class Engine {
   ): AsyncIterableIterator<EngineEvent> {
     const info = this.#supervisor.requireAccepting();
     const parsed = parseOptions("generate", generateOptionsSchema, options);
-    this.#requireSendable(parsed.commit);
     const ids = renderPrompt(prompt, parsed.suffix, this.#rules(info));
     const key = this.#nextKey++;
-    const request = makeRequest(key, ids, parsed, { tokenizer: this.tokenizer, info, settings: this.settings });
+    const model = { tokenizer: this.tokenizer, info, settings: this.settings, isHere: this.#isHere };
+    const request = makeRequest(key, ids, parsed, model);
     const { n } = parsed;
     const size = { choices: n, promptTokens: n * ids.length, maxTokens: n * maxNewTokens(parsed) };
     const place = this.#admission.enter(reservation, size, n);
@@ -177,14 +169,6 @@ export class Engine {
     return queue;
   }
 
-  /** @throws EngineError ENGINE_OPTIONS for a custom commit rule, where it would have to be sent to a worker */
-  #requireSendable(commit: GenerateSettings["commit"]): void {
-    if (this.#isHere || !commit || "rule" in commit) return;
-    const remedy = 'use worker: "none", or generateBlocks()';
-    const message = `commit: the rule '${commit.name}' is a function, which cannot be sent to the engine's worker: ${remedy}`;
-    throw new EngineError("ENGINE_OPTIONS", message);
-  }
-
   #rules({ vocabSize }: ModelInfo): PromptRules {
     return { tokenizer: this.tokenizer, fimFormat: this.settings.fimFormat, vocabSize };
   }
@@ -212,24 +196,7 @@ export class Engine {
     options: GenerateOptions = {},
     request: RequestOptions = {},
   ): Promise<Choice[]> {
-    const events = this.generate(prompt, { events: "text", ...options }, request);
-    const parts = new Map<number, TextEvent[]>();
-    const choices: Choice[] = [];
-    for await (const event of events) {
-      if (event.type === "start") parts.set(event.index, []);
-      else if (event.type === "text") parts.get(event.index)?.push(event);
-      else if (event.type === "done") {
-        const { type: _, ...rest } = event;
-        const mine = parts.get(event.index) ?? [];
-        choices.push({
-          ...rest,
-          text: mine.map(({ text }) => text).join(""),
-          ids: mine.flatMap(({ ids }) => ids),
-          tokens: mine.flatMap(({ tokens }) => tokens),
-        });
-      }
-    }
-    return choices.sort((a, b) => a.index - b.index);
+    return collectChoices(this.generate(prompt, { events: "text", ...options }, request));
   }
 
   /** Decodes many prompts to their ends; they share batches as they fit. Result i is that of prompt i. */

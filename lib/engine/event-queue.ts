@@ -1,3 +1,5 @@
+import type { Choice, EngineEvent, TextEvent } from "./types.js";
+
 /** Events from a producer that never waits, for one consumer: `for await (const event of queue)`. */
 export class EventQueue<T> implements AsyncIterableIterator<T> {
   #items: T[] = [];
@@ -60,4 +62,25 @@ export class EventQueue<T> implements AsyncIterableIterator<T> {
   [Symbol.asyncIterator](): this {
     return this;
   }
+}
+
+/** Reads events to their end, as those of `Engine.generate` or `generateBlocks`, and gives the choices by their index. */
+export async function collectChoices(events: AsyncIterable<EngineEvent>): Promise<Choice[]> {
+  const parts = new Map<number, TextEvent[]>();
+  const choices: Choice[] = [];
+  for await (const event of events) {
+    if (event.type === "start") parts.set(event.index, []);
+    else if (event.type === "text") parts.get(event.index)?.push(event);
+    else if (event.type === "done") {
+      const { type: _, ...rest } = event;
+      const mine = parts.get(event.index) ?? [];
+      choices.push({
+        ...rest,
+        text: mine.map(({ text }) => text).join(""),
+        ids: mine.flatMap(({ ids }) => ids),
+        tokens: mine.flatMap(({ tokens }) => tokens),
+      });
+    }
+  }
+  return choices.sort((a, b) => a.index - b.index);
 }

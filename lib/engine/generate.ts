@@ -1,6 +1,5 @@
-import { StableDiffCoder } from "../checkpoint/stable-diffcoder.js";
+import type { StableDiffCoder } from "../checkpoint/stable-diffcoder.js";
 import type { Decoder } from "../model/decoder.js";
-import { EngineCore } from "./core.js";
 import { parseOptions } from "./errors.js";
 import { EventQueue } from "./event-queue.js";
 import {
@@ -64,6 +63,9 @@ async function* generateHere(
   prompt: Prompt,
   { signal, shift, maskId, maxNumBatchedTokens, ...settings }: HereSettings,
 ): AsyncGenerator<EngineEvent, void> {
+  // Only now: they load the addon, which a process whose engines run in workers does without.
+  const { EngineCore } = await import("./core.js");
+  const { StableDiffCoder } = await import("../checkpoint/stable-diffcoder.js");
   const coder = model instanceof StableDiffCoder ? model : new StableDiffCoder(model);
   const { vocabSize, maxPositionEmbeddings: context } = coder.config;
   const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
@@ -83,7 +85,7 @@ async function* generateHere(
   });
   const abort = () => core.abort(KEY);
   try {
-    core.generate(makeRequest(KEY, ids, parsed, { tokenizer, info: core.info, settings: engine }));
+    core.generate(makeRequest(KEY, ids, parsed, { tokenizer, info: core.info, settings: engine, isHere: true }));
     if (signal?.aborted) abort();
     signal?.addEventListener("abort", abort, { once: true });
     yield* queue;

@@ -5,9 +5,8 @@ import { fileURLToPath } from "node:url";
 import type { StableDiffCoder } from "../checkpoint/index.js";
 import { loaderArguments, startThread } from "../torch/start-thread.js";
 import type { CoreService } from "./core-service.js";
-import { FrameReader } from "./frames.js";
-import { type CoreMessage, type CoreReply, PULSE_FD, REPLIES_FD } from "./protocol.js";
-import type { CoreStats } from "./stats.js";
+import { type CoreMessage, type CoreReply, FrameReader, PULSE_FD, REPLIES_FD } from "./protocol.js";
+import type { CoreStats } from "./types.js";
 
 /** Where the engine's core lives, seen from outside. */
 export interface Host {

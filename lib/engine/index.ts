@@ -1,6 +1,9 @@
 /** Decoding: one request in this thread, or many at once with a paged KV cache, prefix caching and continuous batching. */
+
+export type { Reservation } from "./admission.js";
 export { Engine, type EngineCreateOptions } from "./engine.js";
 export { EngineError, type EngineErrorCode } from "./errors.js";
+export { collectChoices } from "./event-queue.js";
 export { generateAutoregressive, generateBlocks } from "./generate.js";
 export {
   type AutoregressiveGenerationOptions,
@@ -12,13 +15,14 @@ export {
   type GenerateOptions,
   type GenerateSettings,
   generateOptionsSchema,
+  type RequestOptions,
   type ReserveOptions,
   remaskSchema,
   type ScoreOptions,
+  type ScoreRequestOptions,
   scoreOptionsSchema,
 } from "./options.js";
 export type { Prompt } from "./request.js";
-export type { Reservation } from "./reservation.js";
 export { type SamplingParams, sampleToken } from "./sample-token.js";
 export type {
   AdmissionStats,
@@ -29,8 +33,6 @@ export type {
   EngineEvent,
   EngineStats,
   ModelInfo,
-  RequestOptions,
-  ScoreRequestOptions,
   ScoreResult,
   StartEvent,
   TextEvent,

@@ -1,7 +1,7 @@
+import type { Reservation } from "./admission.js";
 import type { EngineError } from "./errors.js";
 import type { EventQueue } from "./event-queue.js";
 import { errorFromParts, type WireReport } from "./protocol.js";
-import type { Reservation } from "./reservation.js";
 import type { EngineEvent, ScoreResult } from "./types.js";
 
 /** What is known of a request when it is given to the engine. */

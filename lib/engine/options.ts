@@ -1,6 +1,7 @@
 import * as z from "zod";
 import { bytesSchema, deviceSchema, secondsSchema } from "../base/option-fields.js";
 import { type CommitConfig, type CommitRule, commitConfigSchema } from "../diffusion/commit.js";
+import type { Reservation } from "./admission.js";
 
 const tokenId = z.number().int().min(0);
 
@@ -154,6 +155,20 @@ export const generateOptionsSchema = z.strictObject({
 export type GenerateOptions = z.input<typeof generateOptionsSchema>;
 /** Checked, nothing left open but what the engine or the model decides. */
 export type GenerateSettings = z.output<typeof generateOptionsSchema>;
+
+/** What goes with a request but is not about its text. */
+export interface RequestOptions {
+  /** Ends the request. */
+  signal?: AbortSignal;
+  /** The place that `Engine.reserve` gave; without one the request is admitted by itself. */
+  reservation?: Reservation;
+}
+
+/** What goes with a score. */
+export interface ScoreRequestOptions extends RequestOptions {
+  /** Called when it leaves the queue. */
+  onStart?: () => void;
+}
 
 /** Options of {@link Engine.score}. */
 export const scoreOptionsSchema = z.strictObject({

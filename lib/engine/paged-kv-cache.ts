@@ -4,11 +4,9 @@ import { itemSize } from "../torch/bytes.js";
 import type { DType, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import type { AttentionInputs, PagedAttention, Pages } from "./pass/attention.js";
+import { nativeAttention, paddedAttention } from "./pass/attention.js";
 import { flashAttention } from "./pass/flash-attention.js";
-import { type PassTensors, upload } from "./pass/inputs.js";
-import { nativeAttention } from "./pass/native-attention.js";
-import { paddedAttention } from "./pass/padded-attention.js";
-import { exact, layOut, type PassPart } from "./pass/pass.js";
+import { exact, layOut, type PassPart, type PassTensors, upload } from "./pass/pass.js";
 
 // On Hopper and Blackwell libtorch prefers cuDNN's attention, which makes a new plan (some 30 ms) for every new number of
 // keys, and decoding has a new one with every token. Its other kernels need no plan. Read at the first attention.

@@ -3,8 +3,7 @@ import { messageOf } from "../torch/errors.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { deviceIndex, type PagedKVCache, type PassInputs } from "./paged-kv-cache.js";
-import { type IntegerLists, stage, unpack } from "./pass/inputs.js";
-import { bucketed, type PassPart } from "./pass/pass.js";
+import { bucketed, type IntegerLists, type PassPart, stage, unpack } from "./pass/pass.js";
 
 /** Larger passes keep the device busy without help, and their memory would be held for good. */
 const MOST_TOKENS = 1024;

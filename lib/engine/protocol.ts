@@ -1,11 +1,11 @@
+import { write } from "node:fs";
+import { deserialize, serialize } from "node:v8";
 import { messageOf } from "../torch/errors.js";
-import type { EngineErrorCode } from "./errors.js";
-import { EngineError } from "./errors.js";
+import { EngineError, type EngineErrorCode } from "./errors.js";
 import type { EngineSettings } from "./options.js";
 import type { EngineRequest } from "./request.js";
 import type { ScoreRequest } from "./score-queue.js";
-import type { CoreStats } from "./stats.js";
-import type { EngineEvent, ModelInfo, ScoreResult } from "./types.js";
+import type { CoreStats, EngineEvent, ModelInfo, ScoreResult } from "./types.js";
 
 /** What the engine's thread or process is told. */
 export type CoreMessage =
@@ -53,4 +53,76 @@ export function errorParts(error: unknown, otherwise: EngineErrorCode = "ENGINE_
 
 export function errorFromParts({ code, message, details }: ErrorParts): EngineError {
   return new EngineError(code, message, { details });
+}
+
+// Values over a byte stream between two of our own processes: each by the structured clone algorithm, behind its length.
+
+const HEAD = 4;
+
+/**
+ * Writes values to a file descriptor, in order, from a thread of the pool. A write to a pipe or socket hands its processor
+ * to the reader; from this thread it would stop what comes next here for as long as the reader works.
+ */
+export class FrameWriter {
+  readonly #fd: number;
+  #queue: Buffer[] = [];
+  #writing = false;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  write(value: unknown): void {
+    const body = serialize(value);
+    const head = Buffer.allocUnsafe(HEAD);
+    head.writeUInt32LE(body.length);
+    this.#queue.push(head, body);
+    if (!this.#writing) this.#drain();
+  }
+
+  #drain(): void {
+    if (this.#queue.length === 0) return;
+    const bytes = Buffer.concat(this.#queue);
+    this.#queue = [];
+    this.#writing = true;
+    this.#put(bytes);
+  }
+
+  #put(bytes: Buffer): void {
+    write(this.#fd, bytes, (error, written) => {
+      if (!error && written < bytes.length) {
+        this.#put(bytes.subarray(written));
+        return;
+      }
+      this.#writing = false;
+      // Without a reader there is nobody left to tell.
+      if (error) this.#queue = [];
+      else this.#drain();
+    });
+  }
+}
+
+/** Cuts what a {@link FrameWriter} wrote into values, however the bytes come. */
+export class FrameReader {
+  #parts: Buffer[] = [];
+  #length = 0;
+  #wanted = HEAD;
+
+  /** @returns the values that this piece completes */
+  push(piece: Buffer): unknown[] {
+    this.#parts.push(piece);
+    this.#length += piece.length;
+    const values: unknown[] = [];
+    if (this.#length < this.#wanted) return values;
+    let bytes = this.#parts.length === 1 ? piece : Buffer.concat(this.#parts);
+    for (;;) {
+      this.#wanted = bytes.length < HEAD ? HEAD : HEAD + bytes.readUInt32LE();
+      if (bytes.length < this.#wanted) break;
+      values.push(deserialize(bytes.subarray(HEAD, this.#wanted)));
+      bytes = bytes.subarray(this.#wanted);
+    }
+    this.#parts = [bytes];
+    this.#length = bytes.length;
+    return values;
+  }
 }

@@ -34,6 +34,8 @@ export interface RequestModel {
   tokenizer: Tokenizer | undefined;
   info: ModelInfo;
   settings: Pick<EngineSettings, "shift" | "blockSize">;
+  /** The core runs in this thread: requests may hold functions. */
+  isHere: boolean;
 }
 
 /**
@@ -112,7 +114,7 @@ function checkIds(given: ArrayLike<number>, what: string, vocabSize: number): vo
   }
 }
 
-function checkRequest(prompt: Int32Array, options: GenerateSettings, { info, settings }: RequestModel): void {
+function checkRequest(prompt: Int32Array, options: GenerateSettings, { info, settings, isHere }: RequestModel): void {
   const { edit, mode, maxTokens, commit, steps, stop, suffix, stopTokenIds, logitBias } = options;
   const { maskId, maxLength, contextLength, vocabSize } = info;
   for (const [i, id] of prompt.entries()) {
@@ -142,6 +144,11 @@ function checkRequest(prompt: Int32Array, options: GenerateSettings, { info, set
     if (mode !== "diffusion") fail("ENGINE_OPTIONS", 'edit requires mode "diffusion"');
     if (suffix !== undefined) fail("ENGINE_OPTIONS", "edit and suffix cannot be combined");
     if (stop.length > 0) fail("ENGINE_OPTIONS", "edit and stop cannot be combined: the length of the span is fixed");
+  }
+  if (commit && !("rule" in commit) && !isHere) {
+    const remedy = 'use worker: "none", or generateBlocks()';
+    const what = `the rule '${commit.name}' is a function, which cannot be sent to the engine's worker`;
+    fail("ENGINE_OPTIONS", `commit: ${what}: ${remedy}`);
   }
   if (commit && steps !== undefined) {
     fail("ENGINE_OPTIONS", "commit and steps cannot be combined: steps is short for a static commit rule");

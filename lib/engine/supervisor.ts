@@ -3,8 +3,8 @@ import { EngineError } from "./errors.js";
 import { type Host, type HostHandlers, startHere, startProcess, startWorkerThread } from "./host.js";
 import type { EngineSettings } from "./options.js";
 import { type CoreMessage, type CoreReply, errorFromParts } from "./protocol.js";
-import { type CoreStats, zeroStats } from "./stats.js";
 import type { EngineStats, ModelInfo } from "./types.js";
+import { type CoreStats, zeroStats } from "./types.js";
 import { Watchdog } from "./watchdog.js";
 
 /** Deaths of the core in a row, without a finished choice between, after which it is not started again. */

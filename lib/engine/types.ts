@@ -1,5 +1,3 @@
-import type { Reservation } from "./reservation.js";
-
 /** A token at the moment it was committed. */
 export interface CommittedToken {
   /** From the prompt's first token, which is at 0 (for infilling: of the rendered prompt). */
@@ -87,20 +85,6 @@ export interface DoneEvent {
 }
 
 export type EngineEvent = StartEvent | DenoiseEvent | TextEvent | DoneEvent;
-
-/** What goes with a request but is not about its text. */
-export interface RequestOptions {
-  /** Ends the request. */
-  signal?: AbortSignal;
-  /** The place that `Engine.reserve` gave; without one the request is admitted by itself. */
-  reservation?: Reservation;
-}
-
-/** What goes with a score. */
-export interface ScoreRequestOptions extends RequestOptions {
-  /** Called when it leaves the queue. */
-  onStart?: () => void;
-}
 
 /** A choice as a whole: what {@link EngineEvent}s add up to. */
 export interface Choice {
@@ -215,4 +199,43 @@ export interface ModelInfo {
   device: string;
   quantization: "int8" | null;
   blockSize: number;
+}
+
+/** What the core counts; the engine around it adds its state and its admission. */
+export type CoreStats = Omit<EngineStats, "state" | "trouble" | "waiting" | "waitingTokens" | "admission">;
+
+/** Counters of an engine that has done nothing. */
+export function zeroCounters(): EngineStats["counters"] {
+  return {
+    requests: 0,
+    scores: 0,
+    finished: { stop: 0, length: 0, abort: 0, error: 0 },
+    rejected: { requests: 0, tokens: 0 },
+    promptTokens: 0,
+    completionTokens: 0,
+    prefixCacheQueries: 0,
+    prefixCacheHits: 0,
+    preemptions: 0,
+    forwards: 0,
+    forwardTokens: 0,
+    denoisingSteps: 0,
+    committedTokens: 0,
+    remaskedTokens: 0,
+    blocks: 0,
+    graphCaptures: 0,
+    graphReplays: 0,
+    workerRestarts: 0,
+  };
+}
+
+/** The stats of a core that has not said any yet. */
+export function zeroStats(): CoreStats {
+  return {
+    running: 0,
+    cacheUsage: 0,
+    pages: { total: 0, used: 0, cached: 0, free: 0, pageSize: 0 },
+    counters: zeroCounters(),
+    seconds: { model: 0, other: 0, idle: 0 },
+    memory: { tensors: 0, bytes: 0 },
+  };
 }

@@ -1,8 +1,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import type { StableDiffCoder } from "../../lib/checkpoint/index.js";
+import type { Reservation } from "../../lib/engine/admission.js";
 import { Admission } from "../../lib/engine/admission.js";
 import { type Engine, EngineError, type EngineEvent, type EngineOptions } from "../../lib/engine/index.js";
-import type { Reservation } from "../../lib/engine/reservation.js";
 import { here, randomPrompt, sharpCoder } from "./support.js";
 
 const LIMITS = { maxQueue: 4, maxQueueTokens: 100, queueTimeout: 0, requestTimeout: 0 };

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { StopMatcher } from "../../lib/engine/stop-matcher.js";
+import { StopMatcher } from "../../lib/engine/sequence-output.js";
 
 /** The text before the first stop string to be complete; of several at once before the longest. */
 function plain(text: string, stops: string[]): { text: string; stop?: string } {

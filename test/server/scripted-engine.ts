@@ -14,7 +14,7 @@ import type {
 } from "../../lib/engine/index.js";
 import { EngineError } from "../../lib/engine/index.js";
 import { engineOptionsSchema, requestSizeSchema } from "../../lib/engine/options.js";
-import { zeroCounters } from "../../lib/engine/stats.js";
+import { zeroCounters } from "../../lib/engine/types.js";
 import type { ServedEngine } from "../../lib/server/index.js";
 import { Tokenizer } from "../../lib/tokenizer/index.js";
 import { TOKENIZER } from "../cli/support.js";

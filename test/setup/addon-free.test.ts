@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -32,6 +33,19 @@ describe("threads that must not load the addon", () => {
   it.each(THREADS)("%s does not", (thread) => {
     expect(existsSync(join(projectRoot, thread))).toBe(true);
     expect(wayTo(thread, ADDON)).toBeUndefined();
+  });
+
+  it("nor does a process that imports the engine and the server, until it decodes by itself", () => {
+    const loaded = "process.report.getReport().sharedObjects.some((path) => path.endsWith('diffcoder.node'))";
+    const program = (entries: string[]) =>
+      `for (const entry of ${JSON.stringify(entries)}) await import(\`./lib/\${entry}/index.ts\`); console.log(${loaded});`;
+    const run = (entries: string[]) =>
+      execFileSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program(entries)], {
+        cwd: projectRoot,
+        encoding: "utf8",
+      }).trim();
+    expect(run(["engine", "server"])).toBe("false");
+    expect(run(["torch"])).toBe("true");
   });
 
   it("is a rule that the engine's worker does not keep", () => {

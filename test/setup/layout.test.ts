@@ -5,7 +5,9 @@ import { projectRoot } from "../../scripts/lib/paths.mjs";
 import { importsOf } from "./imports.js";
 
 /** Folders of lib/ that are held to the rules below. */
-const FOLDERS = ["base", "nn", "distributed", "checkpoint", "data", "parallel", "train", "server", "cli"];
+const FOLDERS = [
+  ...["base", "nn", "distributed", "checkpoint", "diffusion", "data", "parallel", "train", "engine", "server", "cli"],
+];
 
 const LEAST_LINES = 40;
 

@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { commitConfigSchema } from "../../diffusion/index.js";
+import { commitConfigSchema } from "../../diffusion/commit.js";
 import { type GenerateOptions, remaskSchema } from "../../engine/index.js";
 import { ApiError } from "../errors.js";
 import { messageSchema } from "./messages.js";
