@@ -35,7 +35,7 @@ export interface TokenBoundsOptions {
   mcSamples?: number;
   /** Seed of the random masks. */
   seed?: number;
-  /** How many of the likeliest tokens to report at each place; default 0. */
+  /** Number of most likely tokens to report at each position; default 0. */
   top?: number;
   signal?: AbortSignal;
 }
@@ -62,7 +62,7 @@ export async function diffusionTokenBounds(
   const batch: Batch = { indices: [0], tokens, batch: 1, seqLen: length };
   const logprobs = new Float64Array(length);
   const sums: number[] = [];
-  const likeliest: TokenBounds["top"] = [];
+  const mostLikely: TokenBounds["top"] = [];
   const { vocabSize } = model.config;
   const span = top > 0 ? Math.max(1, Math.floor(MOST_MEANS / vocabSize)) : length;
   for (let from = 0; from < length; from += span) {
@@ -80,7 +80,7 @@ export async function diffusionTokenBounds(
         sums[number] = (sums[number] ?? 0) + values.reduce((sum, [, value]) => sum + value, 0);
         number++;
       }
-      if (means) likeliest.push(...highest(means, top, mcSamples ?? 1));
+      if (means) mostLikely.push(...highest(means, top, mcSamples ?? 1));
     } finally {
       means?.dispose();
     }
@@ -89,7 +89,7 @@ export async function diffusionTokenBounds(
   const nll = -logprobs.reduce((sum, value) => sum + value, 0) / count;
   return {
     logprobs: Array.from(logprobs, (value, i) => (i === 0 ? null : value / count)),
-    ...(top > 0 && { top: likeliest.map((each, i) => (i === 0 ? null : each)) }),
+    ...(top > 0 && { top: mostLikely.map((each, i) => (i === 0 ? null : each)) }),
     nll,
     standardError: mcSamples === undefined ? 0 : standardError(sums, nll),
     mcSamples: sums.length,

@@ -47,7 +47,7 @@ export function maxMaskRatio(warmup: Pick<MaskRatioWarmup, "steps" | "initial">,
   return warmup.initial + (1 - warmup.initial) * (s / warmup.steps);
 }
 
-/** Where a ramp stands. JSON, so that a resumed run goes on from it. */
+/** State of a ramp. JSON, so that a run can resume from it. */
 export interface WarmupState {
   /** The optimiser step this state was last moved in. */
   step: number;

@@ -6,7 +6,7 @@ import type { CoreStats } from "./types.js";
 
 const STATS_EVERY = 200; // ms
 
-/** A core behind messages: the same in the engine's own thread, in another one and in a process. */
+/** Handles messages to a core: the same in the engine's own thread, in a worker thread and in a child process. */
 export class CoreService {
   readonly #send: (reply: CoreReply) => void;
   readonly #given: StableDiffCoder | undefined;
@@ -14,13 +14,13 @@ export class CoreService {
   #loaded: LoadedModel | undefined;
   #statsAt = 0;
 
-  /** @param given a model that is loaded already and stays its owner's; without it "load" loads one */
+  /** @param given a loaded model, which is not freed; without it the message "load" loads one */
   constructor(send: (reply: CoreReply) => void, given?: StableDiffCoder) {
     this.#send = send;
     this.#given = given;
   }
 
-  /** Of this very moment; undefined before a model is there. */
+  /** Current stats; undefined before the model is loaded. */
   stats(): CoreStats | undefined {
     return this.#core?.stats();
   }
@@ -50,7 +50,7 @@ export class CoreService {
     try {
       if (!this.#given) this.#loaded = await loadModel(model, settings);
       const coder = this.#given ?? (this.#loaded as LoadedModel).coder;
-      // In the engine's own thread a report is a call: nothing to save.
+      // In the engine's own thread a report is a call, which costs nothing.
       const isHere = this.#given !== undefined || settings.worker === "none";
       const eventInterval = isHere ? 0 : settings.eventInterval;
       const core = new EngineCore(coder, { ...settings, eventInterval }, (reports) => {

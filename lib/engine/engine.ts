@@ -41,8 +41,8 @@ export type EngineCreateOptions = EngineOptions & {
 };
 
 /**
- * Decodes many requests at once over one model: continuous batching, paged memory, a prefix cache. The model lives in a
- * worker thread (or process), so that nothing here ever blocks.
+ * Decodes many requests at once with one model: continuous batching, a paged KV cache, prefix caching. The model runs in a
+ * worker thread or process, so that nothing blocks the calling thread.
  *
  * ```ts
  * await using engine = await Engine.create({ model: "checkpoint" });
@@ -212,7 +212,7 @@ export class Engine {
    * How likely the model finds a text: AR log-likelihood per token, or the diffusion bound.
    *
    * @param text text, or ids as they are; one token at least
-   * @param request.signal ends it: what waits at once, what runs after the pass at hand
+   * @param request.signal ends it: a waiting score at once, a running one after the current pass
    * @throws EngineError ENGINE_OPTIONS, ENGINE_PROMPT, ENGINE_TOO_LONG, ENGINE_QUEUE_FULL, ENGINE_CLOSED, ENGINE_WORKER;
    *   the signal's reason
    */

@@ -63,7 +63,7 @@ async function* generateHere(
   prompt: Prompt,
   { signal, shift, maskId, maxNumBatchedTokens, ...settings }: HereSettings,
 ): AsyncGenerator<EngineEvent, void> {
-  // Only now: they load the addon, which a process whose engines run in workers does without.
+  // Only now: they load the addon, which an engine with a worker does not need in this process.
   const { EngineCore } = await import("./core.js");
   const { StableDiffCoder } = await import("../checkpoint/stable-diffcoder.js");
   const coder = model instanceof StableDiffCoder ? model : new StableDiffCoder(model);

@@ -8,23 +8,23 @@ import type { CoreService } from "./core-service.js";
 import { type CoreMessage, type CoreReply, FrameReader, PULSE_FD, REPLIES_FD } from "./protocol.js";
 import type { CoreStats } from "./types.js";
 
-/** Where the engine's core lives, seen from outside. */
+/** The place where the engine's core runs. */
 export interface Host {
   post(message: CoreMessage): void;
-  /** Ends it at once. */
+  /** Kills it at once. */
   kill(): Promise<void>;
   /** Whether it keeps this process alive. */
   ref(): void;
   unref(): void;
   /** The id of the child process, if it is one. */
   readonly pid?: number;
-  /** Its stats of this very moment, where asking takes no message. */
+  /** Its current stats, where they take no message. */
   stats?(): CoreStats | undefined;
 }
 
 export interface HostHandlers {
   onReply(reply: CoreReply): void;
-  /** A sign of life of a process, with the turns of its event loop, modulo 256. */
+  /** A heartbeat of a process, with the turns of its event loop, modulo 256. */
   onPulse(turns: number): void;
   /** Called once, however it ended. */
   onExit(reason: string): void;
@@ -45,7 +45,7 @@ export function startWorkerThread({ onReply, onExit }: HostHandlers): Host {
   };
 }
 
-/** Starts the core in a child process, whose death, by whatever cause, leaves this one alive. */
+/** Starts the core in a child process: a crash of native code does not end this process. */
 export function startProcess({ onReply, onPulse, onExit }: HostHandlers): Host {
   const here = import.meta.url;
   const module = new URL(`./worker${extname(here)}`, here);
@@ -63,12 +63,12 @@ export function startProcess({ onReply, onPulse, onExit }: HostHandlers): Host {
     for (const reply of frames.push(piece)) onReply(reply as CoreReply);
   });
   pulse.on("data", (beats: Buffer) => onPulse(beats[beats.length - 1]));
-  for (const stream of [replies, pulse]) stream.on("error", () => {}); // its end is told by onExit
+  for (const stream of [replies, pulse]) stream.on("error", () => {}); // onExit reports the end
   child.on("error", (error) => end(error.message));
   child.on("exit", (code, signal) => end(`the process ended with ${signal ?? `code ${code}`}`));
   return {
     post: (message) => {
-      // A process that has just died takes no more; its end is told by onExit.
+      // A process that has just died takes no messages; onExit reports its end.
       if (child.connected) child.send(message, () => {});
     },
     kill: () =>
@@ -95,10 +95,10 @@ export function startProcess({ onReply, onPulse, onExit }: HostHandlers): Host {
   };
 }
 
-/** The core in this very thread: nothing crosses, and passes block the event loop. @param given see {@link CoreService} */
+/** The core in this thread: nothing is copied, and passes block the event loop. @param given see {@link CoreService} */
 export function startHere({ onReply }: HostHandlers, given?: StableDiffCoder): Host {
   let service: CoreService | undefined;
-  // Only now: what it imports loads the addon, which an engine with a worker does without.
+  // Only now: it loads the addon, which an engine with a worker does not need in this process.
   const loading = import("./core-service.js").then((module) => {
     service = new module.CoreService(onReply, given);
     return service;

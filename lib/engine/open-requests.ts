@@ -4,7 +4,7 @@ import type { EventQueue } from "./event-queue.js";
 import { errorFromParts, type WireReport } from "./protocol.js";
 import type { EngineEvent, ScoreResult } from "./types.js";
 
-/** What is known of a request when it is given to the engine. */
+/** A request when it is given to the engine. */
 export interface NewRequest {
   queue: EventQueue<EngineEvent>;
   promptTokens: number;
@@ -68,7 +68,7 @@ export class OpenRequests {
     if (last) this.#end(key, request, error && errorFromParts(error));
   }
 
-  /** A request is being aborted: its choices that have not begun no longer wait, whenever the core hears of it. */
+  /** A request is being aborted: its choices that have not begun no longer count as waiting, before the core handles it. */
   leaveQueue(key: number): void {
     const request = this.#requests.get(key);
     if (request) this.#unqueue(request, request.queued);

@@ -1,4 +1,4 @@
-/** Page 0 is never given away: what must be written somewhere but is not wanted goes there. */
+/** Page 0 is never allocated: writes whose result is not needed go there. */
 export const SCRATCH_PAGE = 0;
 
 /** A page whose tokens are final, in the prefix cache. */
@@ -8,10 +8,10 @@ interface CachedPage {
   readonly page: number;
 }
 
-/** What of a prompt the cache holds. The pages are retained for the caller. */
+/** The cached part of a prompt. The pages are retained for the caller. */
 export interface PrefixMatch {
   pages: number[];
-  /** Where the chain goes on: the parent of the next page to {@link PagePool.publish}. */
+  /** The parent of the next page to {@link PagePool.publish}. */
   parent: PrefixNode;
 }
 
@@ -19,12 +19,13 @@ export interface PrefixMatch {
 export type PrefixNode = number;
 
 /**
- * Which pages of key/value memory are free, in use (counted, as prefixes are shared) or kept as cache. Host only.
+ * Tracks which pages of the KV cache are free, in use (reference-counted, because prefixes are shared) or kept for the
+ * prefix cache. Host only.
  *
  * The prefix cache is a tree of whole pages of final tokens. A page's key is its salt, its parent and its tokens, so
  * equal keys are equal prefixes, without hashes that could collide. The roots are block sizes: under block-causal attention
- * keys and values depend on where blocks end. Pages that nobody uses stay, until a new one is wanted: then the one
- * that was longest not used goes.
+ * keys and values depend on where blocks end. Unused pages stay until a new page is needed; then the least recently
+ * used one is evicted.
  */
 export class PagePool {
   readonly total: number;
@@ -34,12 +35,12 @@ export class PagePool {
   readonly #free: number[] = [];
   readonly #nodes = new Map<string, CachedPage>();
   readonly #nodeOf: (CachedPage | undefined)[];
-  /** Cached pages without references, the longest unused first. */
+  /** Cached pages without references, the least recently used first. */
   readonly #unused = new Set<number>();
   readonly #roots = new Map<number, PrefixNode>();
   #nextNode = 1;
 
-  /** @param pages pages that may be given away, page 0 not counted */
+  /** @param pages pages that may be allocated, page 0 not counted */
   constructor({ pages, pageSize, prefixCache }: { pages: number; pageSize: number; prefixCache: boolean }) {
     this.total = pages;
     this.pageSize = pageSize;
@@ -49,7 +50,7 @@ export class PagePool {
     for (let page = pages; page > SCRATCH_PAGE; page--) this.#free.push(page);
   }
 
-  /** Pages that can be had at once. */
+  /** Pages that can be allocated at once. */
   get available(): number {
     return this.#free.length + this.#unused.size;
   }
@@ -83,7 +84,7 @@ export class PagePool {
     if (this.#references[page]++ === 0) this.#unused.delete(page);
   }
 
-  /** Gives pages back. Later ones count as longer unused: a prefix outlives what follows it. */
+  /** Releases pages. Later ones are evicted first: a prefix outlives what follows it. */
   release(pages: readonly number[]): void {
     for (let i = pages.length - 1; i >= 0; i--) {
       const page = pages[i];
@@ -102,7 +103,7 @@ export class PagePool {
   /**
    * The longest cached prefix of `tokens` in whole pages that end at or before `limit`.
    *
-   * @param salt pages are found by the salt they were published with only
+   * @param salt only pages that were published with the same salt are found
    */
   lookup(blockSize: number, tokens: Int32Array, limit: number, salt = ""): PrefixMatch {
     let parent = this.root(blockSize);
@@ -128,7 +129,7 @@ export class PagePool {
   }
 
   /**
-   * Offers a page to others: the tokens from .. from + pageSize are final and their keys and values written.
+   * Adds a page to the prefix cache: the tokens from .. from + pageSize are final and their keys and values written.
    * An equal page may be there already; then this one stays private.
    *
    * @param salt as of {@link lookup}

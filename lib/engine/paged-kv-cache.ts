@@ -15,11 +15,11 @@ process.env.TORCH_CUDNN_SDPA_DEPRIORITIZED ??= "1";
 /** How tokens attend to pages: see the files of pass/. */
 export type AttentionKind = "native" | "padded" | "flash";
 
-/** A pass as its device gets it: what it needs there, and what its host must know. */
+/** A pass as integers for the device, and what the host needs to know of it. */
 export interface PassInputs extends AttentionInputs {
   /** Padding included. */
   tokens: number;
-  /** Rows of hidden states that are wanted. */
+  /** Number of output rows. */
   wanted: number;
   end: number;
 }
@@ -43,8 +43,8 @@ export class PagedKVCache {
     this.pageSize = pageSize;
     this.#attention = { native: nativeAttention, padded: paddedAttention, flash: flashAttention() }[attention];
     const { keys, values, dtype } = pageLayout(model, pageSize, attention);
-    // Behind a mask NaN would still count; the CPU's operator reads only what was written, so the system need not give it
-    // memory before that.
+    // NaN would spread through a mask. The CPU's operator reads only what was written, so its memory may stay untouched
+    // until then.
     const make = attention === "native" ? torch.empty : torch.zeros;
     const allocate = (shape: number[]) => torch.keep(make([pages, ...shape], { dtype, device: model.device }));
     const layers = Array.from({ length: model.config.numLayers });
@@ -62,7 +62,7 @@ export class PagedKVCache {
    * One pass over the tokens of several sequences, concatenated: everything but attention runs over [1, tokens], and each
    * token attends to the keys of its own sequence only.
    *
-   * @returns the final hidden states of all wanted rows, in order: [rows, hiddenSize]; null when none is wanted
+   * @returns the final hidden states of all output rows, in order: [rows, hiddenSize]; null when there are none
    */
   forward(model: Decoder, parts: readonly PassPart[]): Tensor | null {
     const inputs = this.describe(parts);
@@ -72,7 +72,7 @@ export class PagedKVCache {
     return wanted ? hidden : null;
   }
 
-  /** The integers of a pass, its sizes rounded up: to what is padded nothing is written that counts. */
+  /** The integers of a pass, its sizes rounded up. Padding writes to the scratch page only. */
   describe(parts: readonly PassPart[], rounding = exact): PassInputs {
     const pass = layOut(parts, this.pageSize, rounding);
     const { ids, positions, slots, rows, end } = pass;
@@ -81,9 +81,9 @@ export class PagedKVCache {
   }
 
   /**
-   * The pass itself, of operators on the device alone: the same ones for every pass of a shape.
+   * The pass itself: operators on the device only, the same ones for every pass of a shape.
    *
-   * @returns final hidden states: [1, tokens, hiddenSize], or what `lastLayer` asks for
+   * @returns final hidden states: [1, tokens, hiddenSize], or the part that `lastLayer` selects
    */
   run(
     model: Decoder,
@@ -129,7 +129,7 @@ function pageLayout(
   return {
     keys: [heads, headDim, width],
     values: [heads, width, roundUp(headDim, 16)],
-    // The CPU's operator reads what it computes in, whatever the weights' dtype.
+    // The CPU's operator computes in the dtype of the cache, whatever the weights' dtype.
     dtype: dtype === "float64" ? dtype : "float32",
   };
 }

@@ -5,11 +5,11 @@ import * as torch from "../torch/index.js";
 import { deviceIndex, type PagedKVCache, type PassInputs } from "./paged-kv-cache.js";
 import { bucketed, type IntegerLists, type PassPart, stage, unpack } from "./pass/pass.js";
 
-/** Larger passes keep the device busy without help, and their memory would be held for good. */
+/** Larger passes keep the device busy without graphs, and their memory would never be freed. */
 const MOST_TOKENS = 1024;
-/** Shapes that are kept; the one that was not used for longest goes first. */
+/** Maximum number of shapes; the least recently used one is dropped. */
 const MOST_SHAPES = 64;
-/** Passes of a shape before it is recorded. A shape that comes once is not worth it. */
+/** Passes of a shape before it is recorded: recording does not pay for a shape that occurs once. */
 const WARM_UPS = 2;
 
 /** What records a pass: {@link torch.CUDAGraph} on CUDA. */
@@ -61,15 +61,15 @@ export class PassGraphs {
   }
 
   /**
-   * @param parts all decode: such passes come again and again
-   * @returns as {@link PagedKVCache.forward}; undefined: run it there
+   * @param parts all of decoding sequences: the shapes of such passes recur
+   * @returns as {@link PagedKVCache.forward}; undefined where the pass must be run there
    */
   forward(parts: readonly PassPart[]): Tensor | undefined {
     const inputs = this.#memory.describe(parts, bucketed);
     const { tokens, wanted } = inputs;
     if (tokens > MOST_TOKENS || wanted === 0) return undefined;
     const { rows: wantedRows, ...others } = inputs.lists;
-    // First, and as many as there are tokens: how many are wanted is then no part of the shape.
+    // First, and as many as tokens, so that the number of output rows is not part of the shape.
     const rows = new Int32Array(tokens);
     rows.set(wantedRows);
     const lists = { rows, ...others };
@@ -94,7 +94,7 @@ export class PassGraphs {
     this.#output.dispose();
   }
 
-  /** The work that is recorded: no integers come from the host, no tensor is left but the result in its place. */
+  /** The work that is recorded. It reads no integers from the host, and leaves no tensor but the result in its place. */
   #pass(packed: Tensor, inputs: PassInputs, lists: IntegerLists): void {
     torch.scope(() => {
       const hidden = this.#memory.run(this.#model, inputs, unpack(packed, lists));
@@ -147,7 +147,7 @@ export class PassGraphs {
   }
 }
 
-/** All that the operators of a pass depend on, but for the values. */
+/** Everything that the operators of a pass depend on except the values. */
 function shapeKey({ sizes }: PassInputs, lists: IntegerLists): string {
   const lengths = Object.entries(lists).map(([name, { length }]) => `${name}[${length}]`);
   return [...lengths, ...Object.entries(sizes).map(([name, size]) => `${name}=${size}`)].join(" ");

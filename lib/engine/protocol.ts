@@ -7,7 +7,7 @@ import type { EngineRequest } from "./request.js";
 import type { ScoreRequest } from "./score-queue.js";
 import type { CoreStats, EngineEvent, ModelInfo, ScoreResult } from "./types.js";
 
-/** What the engine's thread or process is told. */
+/** Messages to the engine's thread or process. */
 export type CoreMessage =
   | { kind: "load"; model: string; settings: EngineSettings }
   | { kind: "generate"; request: EngineRequest }
@@ -15,11 +15,11 @@ export type CoreMessage =
   | { kind: "score"; request: ScoreRequest }
   | { kind: "close" };
 
-/** Where a child process writes what it says, as frames, and signs of life, as bytes. */
+/** File descriptors to which a child process writes replies, as frames, and heartbeats, as bytes. */
 export const REPLIES_FD = 4;
 export const PULSE_FD = 5;
 
-/** What it says. */
+/** Its replies. */
 export type CoreReply =
   | { kind: "ready"; info: ModelInfo; stats: CoreStats }
   | { kind: "failed"; error: ErrorParts }
@@ -29,20 +29,20 @@ export type CoreReply =
 export interface WireReport {
   key: number;
   events: EngineEvent[];
-  /** What a score came to. */
+  /** The result of a score. */
   score?: ScoreResult;
   error?: ErrorParts;
   last: boolean;
 }
 
-/** An error as it crosses threads. */
+/** An error as plain data, to be sent between threads. */
 export interface ErrorParts {
   code: EngineErrorCode;
   message: string;
   details?: EngineError["details"];
 }
 
-/** @param otherwise the code of what is not an error of the engine's */
+/** @param otherwise the code for any error but an EngineError */
 export function errorParts(error: unknown, otherwise: EngineErrorCode = "ENGINE_INTERNAL"): ErrorParts {
   if (error instanceof EngineError) {
     const { code, message, details } = error;
@@ -55,13 +55,13 @@ export function errorFromParts({ code, message, details }: ErrorParts): EngineEr
   return new EngineError(code, message, { details });
 }
 
-// Values over a byte stream between two of our own processes: each by the structured clone algorithm, behind its length.
+// Values over a byte stream between two processes of the engine: each by the structured clone algorithm, after its length.
 
 const HEAD = 4;
 
 /**
- * Writes values to a file descriptor, in order, from a thread of the pool. A write to a pipe or socket hands its processor
- * to the reader; from this thread it would stop what comes next here for as long as the reader works.
+ * Writes values to a file descriptor, in order, from a thread of libuv's pool. A write to a pipe hands its processor to the
+ * reader, so a write from this thread would block it for as long as the reader works.
  */
 export class FrameWriter {
   readonly #fd: number;
@@ -95,14 +95,14 @@ export class FrameWriter {
         return;
       }
       this.#writing = false;
-      // Without a reader there is nobody left to tell.
+      // The reader is gone.
       if (error) this.#queue = [];
       else this.#drain();
     });
   }
 }
 
-/** Cuts what a {@link FrameWriter} wrote into values, however the bytes come. */
+/** Parses the values that a {@link FrameWriter} wrote from pieces of any size. */
 export class FrameReader {
   #parts: Buffer[] = [];
   #length = 0;

@@ -1,27 +1,27 @@
 import type { EngineError } from "./errors.js";
 import type { EngineEvent, ScoreResult } from "./types.js";
 
-/** What the core tells of one request. `error` and `last` end it. */
+/** What the core reports of one request. `error` and `last` end it. */
 export interface CoreReport {
   key: number;
   events: EngineEvent[];
-  /** What a score came to. */
+  /** The result of a score. */
   score?: ScoreResult;
   error?: EngineError;
   last: boolean;
 }
 
 /**
- * Collects what passes bring forth and sends it. A message to another thread or process costs some 0.1 ms, a twentieth of
- * a short pass, and more at its receiver: so events of short passes wait for each other, for `interval` ms at most. A
- * request's first text and its end never wait.
+ * Collects the events of passes and sends them. A message to another thread or process costs some 0.1 ms, a twentieth of
+ * a short pass, and more at its receiver, so events of short passes are sent together, at most `interval` ms late. A
+ * request's first text and its end are sent at once.
  */
 export class Reports {
   readonly #send: (reports: CoreReport[]) => void;
   readonly #interval: number;
   readonly #pending = new Map<number, CoreReport>();
-  /** Requests that text was sent of. */
-  readonly #speaking = new Set<number>();
+  /** Requests whose first text was sent. */
+  readonly #withText = new Set<number>();
   #urgent = false;
   #sentAt = Number.NEGATIVE_INFINITY;
 
@@ -35,8 +35,8 @@ export class Reports {
     if (events.length === 0) return;
     const report = this.#reportOf(key);
     for (const event of events) {
-      if (event.type === "text" && !this.#speaking.has(key)) {
-        this.#speaking.add(key);
+      if (event.type === "text" && !this.#withText.has(key)) {
+        this.#withText.add(key);
         this.#urgent = true;
       }
       append(report.events, event);
@@ -54,11 +54,11 @@ export class Reports {
   /** A request has ended: its events so far are the last. */
   end(key: number): void {
     this.#reportOf(key).last = true;
-    this.#speaking.delete(key);
+    this.#withText.delete(key);
     this.#urgent = true;
   }
 
-  /** Sends what is there, unless it may wait for a pass that takes about `passMs`. */
+  /** Sends the collected reports, unless they may wait for a pass that takes about `passMs`. */
   pace(passMs: number): void {
     if (this.#urgent || performance.now() + passMs - this.#sentAt > this.#interval) this.flush();
   }

@@ -1,7 +1,7 @@
 import type { PagePool } from "./page-pool.js";
 import type { Sequence } from "./sequence.js";
 
-/** A sequence's share of the next pass. `complete`: up to its goal, so that its rows of logits are wanted. */
+/** A sequence's part of the next pass. `complete`: it reaches the goal, so its rows of logits are computed. */
 export interface PlannedPart {
   sequence: Sequence;
   from: number;
@@ -15,9 +15,9 @@ export interface SchedulerOptions {
 }
 
 /**
- * Decides what the next pass computes. Every sequence may join or leave between any two passes. Those that decode go first;
- * what the token budget leaves is for prefill, in order of arrival. When pages run out the newest sequence gives its
- * own back and is computed again later, so the oldest always gets on.
+ * Decides what the next pass computes. Sequences may join or leave between any two passes. Decoding sequences go first;
+ * the rest of the token budget is for prefill, in order of arrival. When pages run out, the newest sequence is preempted: it
+ * frees its pages and is computed again later, so the oldest always makes progress.
  */
 export class Scheduler {
   readonly waiting: Sequence[] = [];
@@ -32,7 +32,7 @@ export class Scheduler {
     this.#options = options;
   }
 
-  /** Puts a sequence in the queue: behind those of its priority, before those of a lower one. */
+  /** Queues a sequence: behind those of its priority, before those of a lower one. */
   add(sequence: Sequence): void {
     sequence.order = ++this.#order;
     this.#enqueue(sequence);
@@ -43,16 +43,16 @@ export class Scheduler {
     this.waiting.splice(at < 0 ? this.waiting.length : at, 0, sequence);
   }
 
-  /** Takes a sequence out, wherever it is; its pages are free at once. */
+  /** Removes a sequence from the queue or the batch, and frees its pages. */
   remove(sequence: Sequence): void {
-    this.#giveBack(sequence);
+    this.#freePages(sequence);
     for (const list of [this.waiting, this.running]) {
       const at = list.indexOf(sequence);
       if (at >= 0) list.splice(at, 1);
     }
   }
 
-  /** Moves sequences from the queue into the batch while there is room. @returns those that began or go on */
+  /** Moves sequences from the queue into the batch while there is room. @returns those that started or resumed */
   admit(): Sequence[] {
     const admitted: Sequence[] = [];
     while (this.waiting.length > 0 && this.running.length < this.#options.maxNumSeqs) {
@@ -66,7 +66,7 @@ export class Scheduler {
         sequence.request.settings.cacheSalt,
       );
       const needed = Math.ceil(sequence.goal / this.#pool.pageSize) - pages.length;
-      // Room for what it has now and a page to grow for everyone: else it would soon be thrown out again.
+      // Room for its tokens and one more page for every sequence: otherwise it would soon be preempted again.
       if (this.running.length > 0 && needed + this.running.length > this.#pool.available) {
         this.#pool.release(pages);
         break;
@@ -88,7 +88,7 @@ export class Scheduler {
     const byAge = [...this.running].sort((a, b) => (comesBefore(a, b) ? -1 : 1));
     for (const sequence of byAge.filter((each) => each.isDecoding)) this.#join(parts, sequence, sequence.goal);
     const decoding = [...parts.values()].reduce((sum, { from, to }) => sum + to - from, 0);
-    // However many decode, a new request must get on.
+    // However many sequences decode, a new request must make progress.
     let budget = Math.max(
       this.#options.maxNumBatchedTokens - decoding,
       Math.floor(this.#options.maxNumBatchedTokens / 4),
@@ -102,7 +102,7 @@ export class Scheduler {
     return [...parts.values()];
   }
 
-  /** Adds a sequence to the pass, if it has or can get the pages; who loses theirs for it leaves the pass. */
+  /** Adds a sequence to the pass, if it has or can get the pages. Sequences that are preempted for it leave the pass. */
   #join(parts: Map<Sequence, PlannedPart>, sequence: Sequence, to: number): PlannedPart | undefined {
     if (!this.running.includes(sequence)) return undefined;
     const victims = this.#reserve(sequence, to);
@@ -126,7 +126,7 @@ export class Scheduler {
     }
   }
 
-  /** Gets the pages for tokens before `to`. @returns who lost theirs for it, maybe the sequence itself */
+  /** Allocates the pages for tokens before `to`. @returns sequences that were preempted for it, maybe this one */
   #reserve(sequence: Sequence, to: number): Sequence[] {
     const victims: Sequence[] = [];
     while (sequence.pages.length * this.#pool.pageSize < to) {
@@ -146,18 +146,18 @@ export class Scheduler {
   #preempt(sequence: Sequence): void {
     this.preemptions++;
     this.running.splice(this.running.indexOf(sequence), 1);
-    this.#giveBack(sequence);
+    this.#freePages(sequence);
     this.#enqueue(sequence);
   }
 
-  #giveBack(sequence: Sequence): void {
+  #freePages(sequence: Sequence): void {
     this.#pool.release(sequence.pages);
     sequence.pages = [];
     sequence.stored = 0;
     sequence.published = 0;
   }
 
-  /** The choices of a request share their prompt: the others wait until the first has stored it. */
+  /** The sequences of a request share their prompt: the others wait until the first has stored it. */
   #waitsForSibling({ request, started }: Sequence): boolean {
     if (started || request.settings.n === 1) return false;
     return this.running.some((other) => other.request === request && !other.isPrefilled);
@@ -166,7 +166,7 @@ export class Scheduler {
 
 /**
  * How far a pass of at most `budget` tokens can take a sequence: to its goal, or to the end of a block. The oldest gets
- * its next block however large: else one larger than the budget would wait for as long as anything decodes.
+ * its next block, however large: otherwise a block larger than the budget would wait while any other sequence decodes.
  */
 function reach({ from, stored, goal, blockSize }: Sequence, budget: number, oldest: boolean): number | undefined {
   if (goal - from <= budget) return goal;

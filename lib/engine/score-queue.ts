@@ -3,7 +3,7 @@ import { EngineError } from "./errors.js";
 import type { ScoreSettings } from "./options.js";
 import type { ScoreResult } from "./types.js";
 
-/** A text to be scored, as it goes to the engine's thread. */
+/** A text to be scored, as it goes to the engine's core. */
 export interface ScoreRequest {
   /** Unique among the requests of an engine. */
   key: number;
@@ -20,8 +20,8 @@ export interface ScoreListener {
 }
 
 /**
- * Scores texts one after the other, a pass at a turn of the event loop: passes of the batch come between, and so does the
- * order to stop. While the batch has work, it gets as much time as the scores.
+ * Scores texts one after the other, one pass per turn of the event loop, so that passes of the batch and aborts come
+ * between. While the batch has work, it gets as much time as the scores.
  */
 export class ScoreQueue {
   readonly #score: (request: ScoreRequest, signal: AbortSignal) => Promise<ScoreResult>;
@@ -31,7 +31,7 @@ export class ScoreQueue {
   #running: { request: ScoreRequest; controller: AbortController } | undefined;
   #loop: Promise<void> | undefined;
 
-  /** @param isBatchBusy whether others have work for the model, too */
+  /** @param isBatchBusy whether the batch has work for the model */
   constructor(
     score: (request: ScoreRequest, signal: AbortSignal) => Promise<ScoreResult>,
     listener: ScoreListener,
@@ -59,7 +59,7 @@ export class ScoreQueue {
    * Ends a request; one that runs, after the current pass.
    *
    * @param error the outcome; without one the request was aborted
-   * @returns whether it was here
+   * @returns whether the request was in the queue
    */
   abort(key: number, error?: EngineError): boolean {
     const waiting = this.#waiting.get(key);
@@ -73,7 +73,7 @@ export class ScoreQueue {
     return true;
   }
 
-  /** Ends all with an error, and waits for the pass at hand. */
+  /** Ends all with an error, and waits for the current pass. */
   async close(error: EngineError): Promise<void> {
     for (const request of this.waiting) this.#listener.onEnd(request, { error });
     this.#waiting.clear();

@@ -15,7 +15,7 @@ const MOST_EXACT = 4;
 /** Monte Carlo samples of the masks for larger blocks. */
 const DEFAULT_MC_SAMPLES = 16;
 
-/** What a score needs to know besides the text. */
+/** What a score depends on besides the text. */
 export interface ScoreContext {
   textOf(id: number): string;
   maskId: number;
@@ -25,8 +25,8 @@ export interface ScoreContext {
 }
 
 /**
- * How likely the model finds a text: autoregressive, the logprob of each token given those before; diffusion, what each
- * token adds to the bound of Eq. 4.
+ * Log-likelihood of a text: autoregressive, the logprob of each token given those before; diffusion, what each token adds
+ * to the bound of Eq. 4.
  */
 export async function score(
   model: Decoder,
@@ -74,7 +74,7 @@ export async function score(
             .logSoftmax(1);
           const picked = rows.gather(1, ids.narrow(0, from + 1, count).unsqueeze(1)).toTypedArray();
           for (let i = 0; i < count; i++) logprobs.push(Number(picked[i]));
-          if (settings.logprobs > 0) top.push(...likeliest(rows, settings.logprobs, textOf));
+          if (settings.logprobs > 0) top.push(...mostLikely(rows, settings.logprobs, textOf));
         });
       }
     }),
@@ -91,7 +91,7 @@ export async function score(
   };
 }
 
-function likeliest(rows: Tensor, wanted: number, textOf: (id: number) => string): TopLogprob[][] {
+function mostLikely(rows: Tensor, wanted: number, textOf: (id: number) => string): TopLogprob[][] {
   const k = Math.min(wanted, rows.size(1));
   const [values, ids] = (rows.topk(k, 1) as [Tensor, Tensor]).map((tensor) => tensor.toTypedArray());
   return Array.from({ length: rows.size(0) }, (_, row) =>

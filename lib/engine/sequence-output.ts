@@ -114,7 +114,7 @@ export class SequenceOutput {
   }
 }
 
-/** Ids that became final, one by one, to text; stop strings end it. Without a tokenizer there is no text. */
+/** Converts final ids to text, one by one; stop strings end it. Without a tokenizer there is no text. */
 export class TextOutput {
   readonly #decoder: StreamDecoder | undefined;
   readonly #matcher: StopMatcher;

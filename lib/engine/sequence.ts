@@ -10,7 +10,7 @@ import { sequenceSeed } from "./sample-token.js";
 import { SequenceOutput } from "./sequence-output.js";
 import type { CommittedToken, DoneEvent, EngineEvent } from "./types.js";
 
-/** What a sequence needs to know of the model. */
+/** What a sequence depends on of the model. */
 export interface SequenceModel {
   maskId: number;
   /** Whether predictions come from the position before. */
@@ -21,7 +21,7 @@ export interface SequenceModel {
 
 /**
  * One choice of a request: its tokens, how far its keys and values are stored, and the block that is denoised. All on the
- * host, so a sequence that loses its pages can go on later where it stood.
+ * host, so a sequence that loses its pages can resume later.
  */
 export class Sequence {
   readonly request: EngineRequest;
@@ -49,7 +49,7 @@ export class Sequence {
   /** What denoising did: passes, tokens committed and masked again, blocks completed. All 0 in AR decoding. */
   readonly denoised = { steps: 0, committed: 0, remasked: 0, blocks: 0 };
 
-  /** Bounds of the block at hand. AR: start = end = the position to be generated. */
+  /** Bounds of the current block. AR: start = end = the position to be generated. */
   start: number;
   end: number;
   /** Date.now() of its start and of its first complete block. */
@@ -105,7 +105,7 @@ export class Sequence {
     const { temperature, topK, topP, minP, seed, logprobs } = settings;
     const entropy = this.#rule.usesEntropy ?? false;
     const forbidMask = !this.autoregressive;
-    // The likeliest token covers any share of the probability, but for the share 0 none is needed.
+    // topP 0 means the most likely token only, which any positive share includes.
     const share = Math.max(topP, Number.EPSILON);
     const draws = { temperature, topK, topP: share, minP, seed: sequenceSeed(seed, index) };
     this.#params = { ...draws, logprobs, entropy, forbidMask };
@@ -119,7 +119,7 @@ export class Sequence {
     return this.#output.finishReason;
   }
 
-  /** The position after the last that a pass must hold for the block at hand to be denoised. */
+  /** The end of the tokens that a pass must hold for the current block to be denoised. */
   get goal(): number {
     return this.end;
   }
@@ -129,13 +129,13 @@ export class Sequence {
     return this.autoregressive ? this.firstNew - 1 : this.start;
   }
 
-  /** Where a pass begins: with the shift, one token before the block is asked again and again. */
+  /** Where a pass begins: with the shift, every pass computes the token before the block again. */
   get from(): number {
     if (this.autoregressive || !this.#model.shift) return this.stored;
     return Math.max(0, Math.min(this.stored, this.start - 1));
   }
 
-  /** Tokens that are final once the pass at hand is done: only these may be kept. */
+  /** Tokens that are final after the current pass: only their keys and values may be kept. */
   get final(): number {
     return this.start;
   }
@@ -154,7 +154,7 @@ export class Sequence {
     return Math.min((Math.floor(position / this.blockSize) + 1) * this.blockSize, to);
   }
 
-  /** The rows of logits that the pass to `goal` is asked for: where in the sequence, and how to choose there. */
+  /** The rows of logits of the pass that reaches `goal`: their positions, and how to sample from them. */
   rows(): { positions: number[]; rows: SamplingRow[] } {
     const params = this.#rowParams();
     if (this.autoregressive) {
@@ -172,14 +172,14 @@ export class Sequence {
     };
   }
 
-  /** Takes the choices for {@link rows}; returns what happened. Sets finishReason at the end. */
+  /** Applies the tokens sampled for {@link rows}. Sets finishReason at the end. @returns events */
   apply(choices: readonly SampledToken[]): EngineEvent[] {
     const events = this.autoregressive ? this.#applyToken(choices[0]) : this.#applyBlock(choices);
     if (this.finishReason) this.#noteFirstBlock();
     return events;
   }
 
-  /** Ends the sequence for another reason; what is final and held back is given out. */
+  /** Ends the sequence for another reason. @returns the final text that was held back */
   stop(reason: "abort" | "error"): EngineEvent[] {
     return this.#output.cut(reason);
   }
@@ -283,7 +283,7 @@ export class Sequence {
         ...(again.length > 0 && { remasked: again }),
       });
     }
-    // With rounds left a complete block is looked at once more.
+    // With rounds left, a complete block is checked once more.
     const checked = this.#roundsLeft === 0 || (open.length === 0 && again.length === 0);
     const complete = this.#masked.length === 0 && checked;
     const known = complete ? this.end : remask ? this.start : (this.#masked[0] ?? this.end);

@@ -7,19 +7,19 @@ import type { EngineStats, ModelInfo } from "./types.js";
 import { type CoreStats, zeroStats } from "./types.js";
 import { Watchdog } from "./watchdog.js";
 
-/** Deaths of the core in a row, without a finished choice between, after which it is not started again. */
+/** Deaths of the core in a row, without a finished choice between, after which it is not restarted. */
 const MAX_DEATHS = 5;
 
-/** Seconds that closing waits for a core which is loading, or stuck in a pass. */
+/** Seconds that close() waits for a core which is loading, or in a long pass. */
 const CLOSE_SECONDS = 5;
 
-/** What a core says of requests, and that it is gone with all of them. */
+/** Receives the reports of a core, and its death, which ends all of its requests. */
 export interface CoreListener {
   onReply(reply: Extract<CoreReply, { kind: "reports" }>): void;
   onLost(error: EngineError): void;
 }
 
-/** Keeps a core running: starts it, starts it again when it dies, and ends it. */
+/** Keeps a core running: starts it, restarts it when it dies, and ends it. */
 export class Supervisor {
   readonly #model: string | StableDiffCoder;
   readonly #settings: EngineSettings;
@@ -36,7 +36,7 @@ export class Supervisor {
   #restarts = 0;
   #restartTimer: NodeJS.Timeout | undefined;
   #watchdog: Watchdog | undefined;
-  /** Why the core was ended by us, and how it ended at last. */
+  /** Why the supervisor killed the core, and how the last core ended. */
   #hung: string | undefined;
   #lastEnd: string | undefined;
 
@@ -50,7 +50,7 @@ export class Supervisor {
     return this.#state;
   }
 
-  /** What is known of the model, once it was loaded. */
+  /** Information about the model, once it was loaded. */
   get info(): ModelInfo | undefined {
     return this.#info;
   }
@@ -74,7 +74,7 @@ export class Supervisor {
     return this.#host !== undefined;
   }
 
-  /** Of this very moment where the core is in this thread, else a moment ago. */
+  /** Current where the core runs in this thread; otherwise as of its last report. */
   stats(): CoreStats {
     return this.#host?.stats?.() ?? this.#stats;
   }
@@ -124,7 +124,7 @@ export class Supervisor {
     this.#deaths = 0;
   }
 
-  /** Takes no more requests, and does not start again. */
+  /** Stops accepting requests, and does not restart the core. */
   drain(): void {
     if (this.#state !== "dead") this.#state = "draining";
   }
@@ -163,13 +163,13 @@ export class Supervisor {
     this.#host = host;
     this.#hung = undefined;
     this.#watchdog?.stop();
-    // Only a process can be ended from outside when it hangs.
+    // Only a process can be killed from outside when it hangs.
     this.#watchdog = host.pid === undefined ? undefined : new Watchdog(this.#settings, (reason) => this.#end(reason));
     const folder = typeof this.#model === "string" ? this.#model : "";
     host.post({ kind: "load", model: folder, settings: this.#settings });
   }
 
-  /** Ends a core that hangs; that it is gone is then told by its host. */
+  /** Kills a core that hangs. Its host then reports the exit. */
   #end(reason: string): void {
     this.#hung = `${reason}, and was ended`;
     void this.#host?.kill();
@@ -206,7 +206,7 @@ export class Supervisor {
     }
   }
 
-  /** The core is no more, and all that it had to do is lost. */
+  /** The core died, and its requests are lost. */
   #lose(reason: string): void {
     this.#watchdog?.stop();
     if (this.#state === "closed") {
@@ -221,26 +221,26 @@ export class Supervisor {
     this.#loadFailed(error);
   }
 
-  /** One that ever ran is started again; what was asked for meanwhile waits. */
+  /** Restarts a core that has ever run. New requests wait for it. */
   #loadFailed(error: EngineError): void {
     if (!this.#info) {
       this.#state = "dead";
       this.#firstStart?.reject(error);
-    } else if (this.#state === "starting") this.#again(error);
+    } else if (this.#state === "starting") this.#restart(error);
   }
 
-  /** Starts the core again: at once, then after longer and longer rests, and at last not any more. */
-  #again(error: EngineError): void {
+  /** Restarts the core: at once, then after increasing delays, and not after MAX_DEATHS. */
+  #restart(error: EngineError): void {
     if (++this.#deaths > MAX_DEATHS) {
       this.#state = "dead";
       this.#dropAll(error);
       return;
     }
     this.#restarts++;
-    const rest = this.#deaths === 1 ? 0 : 250 * 2 ** this.#deaths;
+    const delay = this.#deaths === 1 ? 0 : 250 * 2 ** this.#deaths;
     this.#restartTimer = setTimeout(() => {
       if (this.#state === "starting") this.#launch();
-    }, rest);
+    }, delay);
   }
 
   #dropAll(error: EngineError): void {

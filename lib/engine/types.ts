@@ -7,7 +7,7 @@ export interface CommittedToken {
   text: string;
   /** ln of the probability the model gave it in the pass that committed it, untempered, over all tokens but the mask. */
   logprob: number;
-  /** The likeliest tokens of that pass, if asked for (`logprobs` > 0), most likely first. */
+  /** The most likely tokens of that pass, if requested (`logprobs` > 0), most likely first. */
   topLogprobs?: TopLogprob[];
   /** Denoising pass within the block, from 0; and the number of the block, from 0. AR: step 0, block = nth token. */
   step: number;
@@ -105,7 +105,7 @@ export interface ScoreResult {
    * bound of Eq. 4, the mean of its ln p over the orders in which its block can be unmasked.
    */
   logprobs: (number | null)[];
-  /** Per token the likeliest ones at its place, if asked for; in mode "diffusion" by the same means. */
+  /** The most likely tokens at each position, if requested; in mode "diffusion" by the same means. */
   topLogprobs?: (TopLogprob[] | null)[];
   /** Negative log-likelihood in nats, the negative sum of the logprobs; in mode "diffusion" its upper bound. */
   nll: number;
@@ -134,7 +134,7 @@ export interface AdmissionStats {
 /** What the engine is doing and has done. Counters only grow, but start at 0 when the worker is started again. */
 export interface EngineStats {
   state: "starting" | "ready" | "draining" | "dead" | "closed";
-  /** Why the engine does not work now, though it may again: its worker died and is started again, or hangs. */
+  /** Why the engine does not work at present: its worker died and is being restarted, or hangs. */
   trouble?: string;
   /** Choices that decode, and that wait for a place. */
   running: number;
@@ -142,7 +142,7 @@ export interface EngineStats {
   /** Prompt tokens of choices that have not begun. */
   waitingTokens: number;
   admission: AdmissionStats;
-  /** Share of the key/value pages that running choices hold, 0 .. 1. */
+  /** Share of the KV cache's pages that running sequences hold, 0 .. 1. */
   cacheUsage: number;
   pages: { total: number; used: number; cached: number; free: number; pageSize: number };
   counters: {
@@ -181,7 +181,7 @@ export interface EngineStats {
   memory: { tensors: number; bytes: number };
 }
 
-/** What is known about the model that is loaded. */
+/** Information about the loaded model. */
 export interface ModelInfo {
   /** The folder, or "in-memory". */
   name: string;

@@ -1,8 +1,8 @@
-/** Milliseconds between two looks. */
+/** Milliseconds between two checks. */
 const INTERVAL = 500;
 /** Milliseconds without a beat after which the core counts as silent; one comes every half second. */
 const SILENT = 3000;
-/** Seconds that a process may take to give its first sign of life. */
+/** Seconds that a process may take to its first heartbeat. */
 const FIRST_BEAT = 60;
 
 export interface WatchLimits {
@@ -13,9 +13,9 @@ export interface WatchLimits {
 }
 
 /**
- * Tells when a core hangs. Two signs of life come from it: beats of a thread that does nothing else, which stop when the
- * process is stopped or starved, and in each the number of turns of the core's own event loop, which stands still during
- * a pass. A pass may be long; a process that is well is never silent.
+ * Detects that a core hangs, by heartbeats of a thread in its process that does nothing else. They stop when the process is
+ * stopped or starved. Each carries the number of turns of the core's event loop, which stands still during a pass. A pass
+ * may be long; a healthy process is never silent.
  */
 export class Watchdog {
   readonly #limits: WatchLimits;
@@ -41,20 +41,20 @@ export class Watchdog {
     this.#timer = setInterval(() => this.look(), INTERVAL).unref();
   }
 
-  /** A sign of life. @param turns of the core's event loop, modulo any number */
+  /** A heartbeat. @param turns of the core's event loop, modulo any number */
   beat(turns: number): void {
     this.#beatAt = this.#now();
     if (turns !== this.#turns) this.#turnedAt = this.#beatAt;
     this.#turns = turns;
   }
 
-  /** The model is loaded, which may take any time: from now on passes are limited. */
+  /** The model is loaded, which may take any time: from now on, passTimeout applies. */
   ready(): void {
     this.#isReady = true;
     this.#turnedAt = this.#now();
   }
 
-  /** Seconds without a sign of life, as soon as that is out of order; else 0. */
+  /** Seconds without a heartbeat, once that is longer than usual; else 0. */
   get silence(): number {
     const silent = this.#now() - this.#beatAt;
     return this.#turns >= 0 && !this.#isOver && silent > SILENT ? silent / 1000 : 0;
@@ -66,7 +66,7 @@ export class Watchdog {
     const late = now - this.#lookedAt - INTERVAL;
     this.#lookedAt = now;
     if (late > INTERVAL) {
-      // It was us who stood still: what the core said meanwhile is yet to be read.
+      // This process stood still: heartbeats of the core are yet to be read.
       this.#beatAt += late;
       this.#turnedAt += late;
       return;

@@ -27,7 +27,7 @@ layer("diffusion", "noise, corruption, objectives, samplers, likelihood");
 layer("data", "text, packing, the order of samples", { besides: ["diffusion"] });
 layer("parallel", "a model laid over a mesh of processes");
 layer("train", "stages, runs, metrics");
-layer("engine", "batched decoding: scheduler, paged key/value cache, passes", { besides: ["train"] });
+layer("engine", "batched decoding: scheduler, paged KV cache, passes", { besides: ["train"] });
 layer("server", "HTTP in OpenAI's protocol, and the page");
 layer("cli", "what a person types and sees");
 

@@ -42,7 +42,7 @@ function jobs(count: number, more: GenerateOptions = {}): { prompt: number[]; op
   });
 }
 
-describe("the engine equals the plain samplers, token for token", () => {
+describe("the engine equals the oracle, token for token", () => {
   it.each([
     ["greedy", {}],
     ["tempered", { temperature: 0.9 }],

@@ -112,7 +112,7 @@ describe("the operator choose_tokens", () => {
     });
   });
 
-  it("says NaN where a row is no numbers or all is forbidden, for that row alone", () => {
+  it("gives NaN where a row is NaN or every token is forbidden, for that row alone", () => {
     using logits = torch.tensor([
       [1, 2, 3],
       [Number.NaN, 2, 3],

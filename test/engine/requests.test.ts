@@ -47,7 +47,7 @@ describe("how a request ends", () => {
     }
   });
 
-  it("at a stop token, as the plain samplers do", async () => {
+  it("at a stop token, as the oracle does", async () => {
     for (const mode of ["diffusion", "autoregressive"] as const) {
       const options: GenerateOptions = {
         mode,
@@ -199,7 +199,7 @@ describe("what a request can ask for", () => {
     await expect(engine.score([...tokens, MASK], again)).rejects.toMatchObject({ code: "ENGINE_PROMPT" });
   });
 
-  it("a seed of any 64 bits, its lowest ones included, and topP 0 as the likeliest token", async () => {
+  it("a seed of any 64 bits, its lowest ones included, and topP 0 as the most likely token", async () => {
     const prompt = randomPrompt(5, 6);
     const text = async (seed: number | bigint, more = {}) =>
       (await engine.complete(prompt, { maxTokens: 12, temperature: 1, seed, ...more })).ids.join(" ");

@@ -32,7 +32,7 @@ function watch(limits: { hangTimeout: number; passTimeout: number }) {
 }
 
 describe("the watchdog", () => {
-  it("hears silence, and nothing wrong in beats", () => {
+  it("detects silence, and finds nothing wrong in heartbeats", () => {
     const { dog, told, wait } = watch({ hangTimeout: 10, passTimeout: 60 });
     let turns = 0;
     wait(30); // it starts

@@ -23,7 +23,7 @@ const dtypes = ["float32", "bfloat16", "float16"] as const;
 const attentionOf = (dtype: (typeof dtypes)[number]) => (dtype === "float32" ? "padded" : "flash");
 
 describe("the engine on the device", () => {
-  it("equals the plain samplers in float32, many requests in one batch, also after pre-emption", async () => {
+  it("equals the oracle in float32, many requests in one batch, also after pre-emption", async () => {
     const coder = sharpCoder().to({ device });
     const tight = await Engine.create({ model: coder, worker: "none", cacheTokens: 192, pageSize: 8, maxNumSeqs: 8 });
     const got = await Promise.all(jobs.map(({ prompt, options }) => collect(tight, prompt, options)));

@@ -10,17 +10,17 @@ export interface Pages {
   readonly pageSize: number;
 }
 
-/** What one pass asks of attention. */
+/** The inputs of attention for one pass. */
 export interface AttentionInputs {
   lists: IntegerLists;
   /**
-   * Numbers for the host. With the lengths of the lists they are the shape of the pass: what runs depends on them, and on
-   * nothing else.
+   * Numbers for the host. Together with the lengths of the lists they are the shape of the pass, which alone determines the
+   * operators that run.
    */
   sizes: Readonly<Record<string, number>>;
 }
 
-/** A way to let the tokens of a pass attend to their sequences' pages. */
+/** An implementation of attention of the tokens of a pass to their sequences' pages. */
 export interface PagedAttention {
   describe(pass: Pass, pageSize: number, rounding: Rounding): AttentionInputs;
   /** @param tensors of the lists that {@link describe} gave, and `slots` */
@@ -52,8 +52,8 @@ export const nativeAttention: PagedAttention = {
 };
 
 /**
- * By plain operators, on any device and in any dtype: pages are gathered, sequences padded to the longest, and a mask says
- * what is seen. For float32 and float64 on CUDA, and to compare others with.
+ * By plain operators, on any device and in any dtype: pages are gathered, sequences padded to the longest, and a mask hides
+ * the rest. For float32 and float64 on CUDA, and to test the others.
  */
 export const paddedAttention: PagedAttention = {
   describe({ starts, pages, visible }, _, { coarse }) {
@@ -88,7 +88,7 @@ export const paddedAttention: PagedAttention = {
       const [, asked, heads, width] = q.shape;
       const keyHeads = k.size(2);
       store(pages, layer, slots, k, v);
-      // A pass for keys alone asks for one row in the last layer, whose value nobody reads.
+      // A pass that only stores keys computes one row in the last layer, which is not read.
       if (asked < k.size(1)) return q;
       const rows = q
         .view([-1, heads, width])

@@ -3,7 +3,7 @@ import * as torch from "../../torch/index.js";
 import { type AttentionInputs, type PagedAttention, store } from "./attention.js";
 import { mostPages, type Pass, pageTable, type Rounding, SCRATCH } from "./pass.js";
 
-/** Causal queries below this number are runs of their own: a second call of the kernel costs more. */
+/** Fewer causal queries than this become runs of one: a second call of the kernel costs more. */
 const FEW = 8;
 
 /** Neighbouring queries of a sequence that see the same keys, or (causal) each one more than the one before. */
@@ -17,8 +17,7 @@ interface Run {
 
 /**
  * By libtorch's flash kernel for sequences of any length, without a mask: all queries of a block see the same keys, so
- * that a block is one sequence to the kernel, and the block that is stored is another beside the one that is denoised. A
- * prompt that is decoded token by token is one causal sequence.
+ * that each block is a sequence to the kernel. A prompt that is decoded token by token is one causal sequence.
  *
  * The kernel of libtorch 2.13 (not that of 2.11) reads pages of a multiple of 256 tokens where they are. Others are gathered
  * first, once for each sequence; runs of one sequence share its keys.
@@ -61,7 +60,7 @@ export function flashAttention(
           torch.ops.diffcoder.varlen_attention(
             ...([rows, ks, vs, queryStarts, keyStarts, counts, widest, longest, table, isCausal] as const),
           ) as Tensor;
-        // Queries of the other kind have no keys there, and their result is 0.
+        // Queries of the other kind have no keys in a call, and their result is 0.
         if (!causal) return run(plainKeys, false).view(q.shape);
         const out = run(causalKeys, true);
         return (plain ? out.add(run(plainKeys, false)) : out).view(q.shape);
@@ -86,14 +85,14 @@ function runsOf({ starts, pages, visible }: Pass): Run[] {
   return runs;
 }
 
-/** Padding tokens see one key, whichever it is: their rows must hold numbers. */
+/** Padding tokens see one key, any one: their rows must not be NaN. */
 function addPadding(runs: Run[], { starts, pages, visible }: Pass, widest: number): void {
   for (let left = visible.length - starts[pages.length]; left > 0; left -= widest) {
     runs.push({ sequence: -1, queries: Math.min(left, widest), keys: 1, causal: false });
   }
 }
 
-/** Where each run's keys begin, and the list of pages that says it. */
+/** Where each run's keys begin, and the list of pages that they are in. */
 interface KeyPlaces {
   lists: Record<string, Int32Array>;
   starts: number[];

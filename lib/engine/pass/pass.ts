@@ -5,17 +5,17 @@ import * as torch from "../../torch/index.js";
 export interface PassPart {
   readonly from: number;
   readonly to: number;
-  /** Tokens before this have their keys and values already: they are not written again. */
+  /** The keys and values of tokens before this are stored: they are not written again. */
   readonly stored: number;
   readonly pages: readonly number[];
   readonly tokens: Int32Array;
   /** How many keys the token at a position sees. */
   visible(position: number): number;
-  /** Positions whose hidden states are wanted, within from .. to. */
+  /** Positions whose hidden states are output, within from .. to. */
   readonly rows: readonly number[];
 }
 
-/** A pass in numbers: the tokens of all sequences one after the other. */
+/** A pass as integers: the tokens of all sequences, concatenated. */
 export interface Pass {
   ids: Int32Array;
   positions: Int32Array;
@@ -23,9 +23,9 @@ export interface Pass {
   slots: Int32Array;
   /** How many keys a token sees. */
   visible: Int32Array;
-  /** Wanted tokens, counted over the whole pass. */
+  /** Indices of the output tokens in the whole pass. */
   rows: Int32Array;
-  /** Where each sequence's tokens begin, and the end of the last. What tokens follow are padding. */
+  /** Where each sequence's tokens begin, and the end of the last. Tokens after that are padding. */
   starts: Int32Array;
   /** The pages that each sequence reads. */
   pages: readonly (readonly number[])[];
@@ -33,23 +33,23 @@ export interface Pass {
   end: number;
 }
 
-/** The page that nobody owns: where padding writes, and tokens whose keys and values are stored already. */
+/** The page to which padding is written, and tokens whose keys and values are stored already. No sequence owns it. */
 export const SCRATCH = 0;
 
 /** How the sizes of a pass are rounded up, so that passes come in few shapes. */
 export interface Rounding {
-  /** For what costs in proportion: tokens, and pages that are copied. */
+  /** For sizes whose cost is proportional: tokens, and pages that are copied. */
   fine(count: number): number;
-  /** For what is cheap where it is empty. */
+  /** For sizes whose padding is cheap. */
   coarse(count: number): number;
 }
 
-/** Every pass as large as it is. */
+/** Nothing is rounded. */
 export const exact: Rounding = { fine: (count) => count, coarse: (count) => count };
 
 /**
  * Few shapes: fine sizes in steps of a quarter of a power of two and of at least 8, which matrix products round up to
- * anyhow; coarse ones in powers of two.
+ * anyway; coarse ones in powers of two.
  */
 export const bucketed: Rounding = {
   fine: (count) => {
@@ -59,7 +59,7 @@ export const bucketed: Rounding = {
   coarse: (count) => 2 ** Math.ceil(Math.log2(Math.max(1, count))),
 };
 
-/** Lays sequences one after the other. Padding tokens are token 0 at position 0, and write to the scratch page. */
+/** Concatenates the parts of a pass. Padding is token 0 at position 0, and is written to the scratch page. */
 export function layOut(parts: readonly PassPart[], pageSize: number, rounding = exact): Pass {
   const starts = new Int32Array(parts.length + 1);
   for (const [s, { from, to }] of parts.entries()) starts[s + 1] = starts[s] + to - from;
@@ -99,21 +99,21 @@ export function pageTable(pages: Pass["pages"], width: number, rows = pages.leng
   return table;
 }
 
-/** The pages of the sequence that has most. */
+/** The largest number of pages of a sequence. */
 export function mostPages(pages: Pass["pages"]): number {
   return Math.max(...pages.map((own) => own.length));
 }
 
-/** What a pass needs on the device: lists of integers by name, each below 2^31. */
+/** Integers of a pass for the device: lists by name, each integer below 2^31. */
 export type IntegerLists = Readonly<Record<string, Int32Array>>;
 
-/** Those lists there, as tensors that share one memory. */
+/** The lists on the device, as views of one tensor. */
 export interface PassTensors {
   int32(name: string): Tensor;
   int64(name: string): Tensor;
 }
 
-/** The lists one behind the other, so that one transfer takes them all. */
+/** Concatenates the lists, so that one transfer copies them all. */
 export function pack(lists: IntegerLists): Int32Array {
   const all = Object.values(lists);
   const packed = new Int32Array(all.reduce((sum, { length }) => sum + length, 0));
@@ -138,7 +138,7 @@ export function unpack(packed: Tensor, lists: IntegerLists): PassTensors {
   return { int32: part(packed), int64: part(wide) };
 }
 
-/** Packed lists in host memory from which a copy to the device waits for nothing. */
+/** Packed lists in page-locked host memory, from which a copy to the device is asynchronous. */
 export function stage(lists: IntegerLists, device: string): Tensor {
   return torch.tensor(pack(lists), { pinMemory: device.startsWith("cuda") });
 }
