@@ -12,7 +12,7 @@ export interface CommitState {
 }
 
 /**
- * Which of a block's masked positions to commit after a denoising pass: a pure function of how sure the model is and
+ * Which of a block's masked positions to commit after a denoising pass: a pure function of the model's confidence and
  * of where the block stands. Committed tokens are never masked again.
  */
 export interface CommitRule {

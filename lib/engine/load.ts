@@ -1,6 +1,5 @@
 import { StableDiffCoder } from "../checkpoint/index.js";
-import { countParameters, type Decoder } from "../model/decoder.js";
-import { layerMatrices } from "../model/layer-matrices.js";
+import { countParameters, type Decoder, layerMatrices } from "../model/decoder.js";
 import { type Linear, wrapForward } from "../nn/index.js";
 import { messageOf } from "../torch/errors.js";
 import type { Tensor } from "../torch/index.js";

@@ -23,11 +23,11 @@ export {
   type DecoderOptions,
   type Hidden,
   initializeDecoder,
+  layerMatrices,
   MLP,
   type RotaryAngles,
 } from "./decoder.js";
 export { ModelConfigError, ModelError, type ModelErrorCode } from "./errors.js";
-export { layerMatrices } from "./layer-matrices.js";
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { PRESET_NAMES, type PresetName, presetConfig } from "./presets.js";
 export { inverseFrequencies, RotaryTables } from "./rotary.js";
