@@ -48,7 +48,7 @@ export const curriculum = new Curriculum([
   blockDiffusion({ ...diffusion, name: "anneal", steps: Math.ceil(0.2 * steps), lr: decayTo(0) }),
 ]);
 
-export const out = "runs/quickstart-by-hand";
+export const outputDir = "runs/quickstart-by-hand";
 // A function, because --device and --seed of the command line come in its argument.
 export const model = ({ device, seed }: CurriculumFileContext) =>
   StableDiffCoder.fromConfig("tiny", { tokenizer, device, seed });

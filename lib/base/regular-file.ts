@@ -1,5 +1,5 @@
 import { isUtf8 } from "node:buffer";
-import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync, writeSync } from "node:fs";
 
 /** Why a file that a user named is not read. */
 export type FileProblem =
@@ -166,4 +166,9 @@ function fileErrorOf(cause: unknown): FileError {
   const { code = "", message } = cause as NodeJS.ErrnoException;
   const problem = code === "ENOENT" || code === "ENOTDIR" ? "missing" : "unreadable";
   return new FileError(problem, MESSAGES[code] ?? message, { cause });
+}
+
+/** Writes bytes at the end of an open file: the system may take fewer than it is given at a time. */
+export function writeAll(descriptor: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done);
 }

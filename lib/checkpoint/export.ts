@@ -1,11 +1,11 @@
 import { closeSync, copyFileSync, fsyncSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { writeAll } from "../base/regular-file.js";
 import { Decoder } from "../model/decoder.js";
 import { byteLength, itemSize, readBytes } from "../torch/bytes.js";
 import type { DType, DTypeLike, Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { buildHeader } from "../torch/safetensors-header.js";
-import { writeAll } from "../torch/write-all.js";
 import { CheckpointError } from "./errors.js";
 import { INDEX_FILE, isDerivedWeight, storedWeight, weightName } from "./layout.js";
 import { checkpointFolder, readConfig } from "./read.js";

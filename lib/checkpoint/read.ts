@@ -4,7 +4,7 @@ import { type LocalTensor, sliceProblem, wholeTensor } from "../distributed/tens
 import type { DecoderConfig } from "../model/config.js";
 import { parseConfigJson, parseEndTokens } from "../model/config-json.js";
 import type { Decoder } from "../model/decoder.js";
-import { missingFolder } from "../tokenizer/local-folder.js";
+import { missingFolder } from "../tokenizer/tokenizer-files.js";
 import * as torch from "../torch/index.js";
 import { CheckpointError } from "./errors.js";
 import {

@@ -16,8 +16,8 @@ import {
   statSync,
 } from "node:fs";
 import { basename, dirname, join, resolve, sep } from "node:path";
+import { writeAll } from "../base/regular-file.js";
 import { messageOf } from "../torch/errors.js";
-import { writeAll } from "../torch/write-all.js";
 import { CheckpointError } from "./errors.js";
 import { CONFIG_FILE, isCheckpointFile } from "./layout.js";
 

@@ -3,7 +3,7 @@ import { closeSync, fsyncSync, mkdirSync, openSync, readSync, rmSync } from "nod
 import { setPriority } from "node:os";
 import { join } from "node:path";
 import { parentPort } from "node:worker_threads";
-import { writeAll } from "../torch/write-all.js";
+import { writeAll } from "../base/regular-file.js";
 import { type CommitRequest, commit, type FileReport } from "./commit.js";
 import { Pace } from "./pace.js";
 

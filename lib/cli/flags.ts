@@ -43,6 +43,8 @@ export interface FlagGroup {
 export function addFlags(command: Command, schema: z.ZodObject, group: FlagGroup = {}): Command {
   for (const option of flagsOf(schema, group)) {
     command.addOption(group.title === undefined ? option : option.helpGroup(group.title));
+    // commander takes `--no-NAME` for true where it is not given.
+    if (group.noDefaults && option.negate) command.setOptionValue(option.attributeName(), undefined);
   }
   for (const [before, today] of renamedOptions()) {
     if (today in schema.shape && !(before in schema.shape)) refuseFlag(command, before, flagName(today));

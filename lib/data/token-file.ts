@@ -2,7 +2,7 @@ import { createHash, type Hash } from "node:crypto";
 import { closeSync, fstatSync, openSync, readFileSync, readSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
-import { writeAll } from "../torch/write-all.js";
+import { writeAll } from "../base/regular-file.js";
 import { DataError } from "./errors.js";
 import { damaged, TokenReader } from "./token-reader.js";
 

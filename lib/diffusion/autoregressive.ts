@@ -1,9 +1,8 @@
 import * as z from "zod";
 import { causalPlan } from "../model/attention-plan.js";
 import type { Batch, Objective } from "../model/objective.js";
-import { checkBatch, documentStarts } from "./batch.js";
+import { checkBatch, documentStarts, uploadIntegers } from "./batch.js";
 import { parseOptions } from "./errors.js";
-import { uploadIntegers } from "./upload.js";
 
 /** The options of {@link autoregressiveObjective}, for TypeScript and YAML alike. */
 export const autoregressiveSchema = z.strictObject({

@@ -2,11 +2,10 @@ import * as z from "zod";
 import type { Batch, Metric, Objective, ObjectiveContext } from "../model/objective.js";
 import type { Tensor } from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
-import { documentsOfRow, resolveMaskId } from "./batch.js";
+import { documentsOfRow, paddedRows, resolveMaskId, uploadFloats, uploadIntegers } from "./batch.js";
 import { type Corruption, corrupt } from "./corruption.js";
 import { DiffusionError, parseOptions } from "./errors.js";
 import { noiseSchema } from "./noise.js";
-import { paddedRows, uploadFloats, uploadIntegers } from "./upload.js";
 import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./warmup.js";
 
 /** The options of {@link blockDiffusionObjective}, for TypeScript and YAML alike. */

@@ -6,11 +6,10 @@ import type { Batch } from "../model/objective.js";
 import * as torch from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
 import { nextTokenTargets } from "./autoregressive.js";
-import { resolveMaskId } from "./batch.js";
+import { resolveMaskId, uploadIntegers } from "./batch.js";
 import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
 import { DiffusionError } from "./errors.js";
 import { allSubsets, type MaskedPass, randomCounts, randomTimes } from "./likelihood-passes.js";
-import { uploadIntegers } from "./upload.js";
 
 /** How likely a model finds a text, or at least how likely. */
 export interface Likelihood {

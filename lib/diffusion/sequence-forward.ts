@@ -3,7 +3,7 @@ import type { Decoder } from "../model/decoder.js";
 import { cachedPlan, KeyValueCache } from "../model/kv-cache.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
-import { uploadIntegers } from "./upload.js";
+import { uploadIntegers } from "./batch.js";
 
 /** What of a sequence a forward pass is asked for. */
 export interface ForwardRequest {

@@ -4,10 +4,10 @@ import type { Batch } from "../model/objective.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
+import { uploadIntegers } from "./batch.js";
 import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
 import { passesOver } from "./likelihood.js";
 import type { MaskedPass } from "./likelihood-passes.js";
-import { uploadIntegers } from "./upload.js";
 
 /** What each token adds to the diffusion bound of a text. */
 export interface TokenBounds {

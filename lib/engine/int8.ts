@@ -1,5 +1,5 @@
 import type { Decoder } from "../model/decoder.js";
-import { layerMatrices } from "../model/layer-matrices.js";
+import { layerMatrices } from "../model/decoder.js";
 import { type Linear, wrapForward } from "../nn/index.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";

@@ -1,11 +1,11 @@
 import type * as z from "zod";
 import type { ConfigLimit } from "./architectures/architecture.js";
-import { brief, type ConfigJson } from "./architectures/config-values.js";
+import { brief, type ConfigJson } from "./architectures/architecture.js";
 import { ARCHITECTURES, type Architecture, architectureOfType, architectureSpec } from "./architectures/index.js";
 import { type DecoderConfig, type DecoderConfigInput, decoderConfigSchema, type RopeConfig } from "./config.js";
 import { ModelConfigError } from "./errors.js";
 
-export type { ConfigJson } from "./architectures/config-values.js";
+export type { ConfigJson } from "./architectures/architecture.js";
 
 // Keys with one meaning on both sides. null in config.json counts as absent, as in transformers.
 const KEYS = {

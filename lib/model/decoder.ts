@@ -4,6 +4,7 @@ import type { Generator, Tensor } from "../torch/index.js";
 import { architectureSpec } from "./architectures/index.js";
 import type { AttentionPlan } from "./attention-plan.js";
 import type { DecoderConfig } from "./config.js";
+import { ModelConfigError } from "./errors.js";
 import { RotaryTables } from "./rotary.js";
 
 /** Rotary cosines and sines of the positions at hand. */
@@ -282,4 +283,24 @@ export function countParameters(config: DecoderConfig): number {
   } finally {
     model.dispose();
   }
+}
+
+/**
+ * The matrices of a decoder's layers that may be quantised or adapted, as its architecture names them, layer by layer:
+ * `layers.0.selfAttn.qProj` and so on.
+ *
+ * @throws ModelError MODEL_CONFIG where the layers have no such matrix
+ */
+export function layerMatrices(model: Decoder): [path: string, matrix: Linear][] {
+  const { architecture } = model.config;
+  const { layerMatrices: paths } = architectureSpec(architecture);
+  return model.layers.flatMap((layer, i) => {
+    const modules = new Map(layer.namedModules());
+    return paths.map((path): [string, Linear] => {
+      const matrix = modules.get(path);
+      if (matrix instanceof Linear) return [`layers.${i}.${path}`, matrix];
+      const found = matrix ? `a ${matrix.constructor.name}` : "missing";
+      throw new ModelConfigError(`${architecture} names the matrix layers.${i}.${path}, which is ${found}`);
+    });
+  });
 }

@@ -23,6 +23,7 @@ export {
   type DecoderOptions,
   type Hidden,
   initializeDecoder,
+  layerMatrices,
   MLP,
   type RotaryAngles,
 } from "./decoder.js";
@@ -36,7 +37,6 @@ export {
   prefill,
   type Visibility,
 } from "./kv-cache.js";
-export { layerMatrices } from "./layer-matrices.js";
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "./objective.js";
 export { PRESET_NAMES, type PresetName, presetConfig } from "./presets.js";
 export { inverseFrequencies, RotaryTables } from "./rotary.js";

@@ -63,3 +63,40 @@ export function componentPattern(json: z.infer<typeof patternJson>, place: strin
 export function isWellFormed(value: string): boolean {
   return !/\p{Surrogate}/u.test(value);
 }
+
+const tokenContent = { content: wellFormed };
+
+/** As Rust reads it: every setting has to be there. */
+const addedToken = z.object({
+  id: z
+    .int()
+    .min(0)
+    .max(2 ** 32 - 1),
+  ...tokenContent,
+  single_word: z.boolean(),
+  lstrip: z.boolean(),
+  rstrip: z.boolean(),
+  normalized: z.boolean(),
+  special: z.boolean(),
+});
+
+const component = z.looseObject({ type: z.string() }).nullable().default(null);
+
+export const tokenizerJson = z.looseObject({
+  version: z.literal("1.0").optional(),
+  model: z.custom<JsonObject>(isObject, "an object is needed"),
+  added_tokens: z.array(addedToken).default([]),
+  normalizer: component,
+  pre_tokenizer: component,
+  post_processor: component,
+  decoder: component,
+});
+
+/** The content of tokenizer.json; its parts are checked where they are opened. */
+export type TokenizerJson = z.infer<typeof tokenizerJson>;
+/** An object read from one of the smaller files. */
+export type JsonObject = Record<string, unknown>;
+
+export function isObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

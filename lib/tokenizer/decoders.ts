@@ -1,6 +1,6 @@
 import { TextDecoder } from "node:util";
 import * as z from "zod";
-import { bytesOfToken } from "./byte-level.js";
+import { bytesOfToken } from "./code-points.js";
 import {
   type ComponentJson,
   character,

@@ -1,9 +1,10 @@
 import { type AddedToken, AddedVocabulary } from "./added-tokens.js";
-import { toByteCharacters } from "./byte-level.js";
+import { toByteCharacters } from "./code-points.js";
 import type { ComponentJson } from "./component.js";
 import { unsupported } from "./component.js";
 import { byteOfFallback, changesOf, type Decoder, openDecoder } from "./decoders.js";
-import { openModel, type TokenModel } from "./models/model.js";
+import { openModel } from "./models/model.js";
+import type { TokenModel } from "./models/vocabulary.js";
 import { openNormalizer } from "./normalizers.js";
 import { type Frame, openPostProcessor } from "./post-processors.js";
 import { openPreTokenizer, type PreTokenizer, runStages } from "./pre-tokenizers.js";

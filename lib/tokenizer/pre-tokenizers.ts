@@ -1,6 +1,5 @@
 import * as z from "zod";
-import { toByteCharacters } from "./byte-level.js";
-import { CodePointSet, characterClass } from "./code-points.js";
+import { CodePointSet, characterClass, toByteCharacters } from "./code-points.js";
 import {
   type ComponentJson,
   character,

@@ -1,5 +1,5 @@
-import { findEndIds, findModelId, type ModelTokenFiles } from "./model-token-ids.js";
 import type { NamedTokens } from "./named-tokens.js";
+import { findEndIds, findModelId, type ModelTokenFiles } from "./named-tokens.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
 /** The roles that a special token can have here. */

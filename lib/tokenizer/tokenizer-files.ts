@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdirSync, realpathSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import * as z from "zod";
+import { fileURLToPath } from "node:url";
 import { valueProblems } from "../base/options.js";
 import { FileError, readTextFile } from "../base/regular-file.js";
 import type { AddedToken } from "./added-tokens.js";
@@ -11,9 +11,8 @@ import {
   MAIN_TEMPLATE_FILE,
   readChatTemplates,
 } from "./chat-template-files.js";
-import { isWellFormed } from "./component.js";
-import { missingFolder, tokenizerFolder } from "./local-folder.js";
-import type { ModelTokenFiles } from "./model-token-ids.js";
+import { isObject, type JsonObject, type TokenizerJson, tokenizerJson } from "./component.js";
+import type { ModelTokenFiles } from "./named-tokens.js";
 import { findNamedTokens, type NamedTokens } from "./named-tokens.js";
 import { parsePythonJson } from "./python-json.js";
 import { TokenizerError } from "./tokenizer-error.js";
@@ -29,39 +28,6 @@ export const TOKENIZER_FILES = [
   "merges.txt",
   "tokenizer.model",
 ] as const;
-
-const tokenContent = { content: z.string().refine(isWellFormed, "not a Unicode text: half a surrogate pair") };
-
-/** As Rust reads it: every setting has to be there. */
-const addedToken = z.object({
-  id: z
-    .int()
-    .min(0)
-    .max(2 ** 32 - 1),
-  ...tokenContent,
-  single_word: z.boolean(),
-  lstrip: z.boolean(),
-  rstrip: z.boolean(),
-  normalized: z.boolean(),
-  special: z.boolean(),
-});
-
-const component = z.looseObject({ type: z.string() }).nullable().default(null);
-
-const tokenizerJson = z.looseObject({
-  version: z.literal("1.0").optional(),
-  model: z.custom<JsonObject>(isObject, "an object is needed"),
-  added_tokens: z.array(addedToken).default([]),
-  normalizer: component,
-  pre_tokenizer: component,
-  post_processor: component,
-  decoder: component,
-});
-
-/** The content of tokenizer.json; its parts are checked where they are opened. */
-export type TokenizerJson = z.infer<typeof tokenizerJson>;
-/** An object read from one of the smaller files. */
-export type JsonObject = Record<string, unknown>;
 
 /** What a tokenizer folder holds, read and checked. */
 export interface TokenizerFiles {
@@ -197,10 +163,31 @@ function parseJson(text: string, path: string): unknown {
   }
 }
 
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 function invalid(path: string, what: string, cause?: unknown): TokenizerError {
   return new TokenizerError("TOKENIZER_FILE_INVALID", `${path}: ${what}`, { cause });
+}
+
+/** The name of the package's own tokenizer: 4,096 tokens of code, Seed-Coder's special tokens at the same ids. */
+export const CODE_TOKENIZER = "diffcoder/code-4k";
+
+const BUNDLED: Readonly<Record<string, URL>> = {
+  [CODE_TOKENIZER]: new URL("../../assets/tokenizer", import.meta.url),
+};
+
+/** The folder of a tokenizer: `name` itself, or where the package keeps the tokenizer of that name. A folder wins. */
+export function tokenizerFolder(name: string): string {
+  return Object.hasOwn(BUNDLED, name) && !existsSync(name) ? fileURLToPath(BUNDLED[name]) : name;
+}
+
+/**
+ * Why there is nothing at `path`, for an error message. The id of a repository on the Hugging Face hub is a likely
+ * mistake: nothing is downloaded here, so the message says how to fetch it.
+ */
+export function missingFolder(path: string): string {
+  if (!/^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(path)) return `${path} does not exist`;
+  const folder = path.split("/")[1];
+  return (
+    `${path} is not a folder on this machine. If it is the id of a repository on the Hugging Face hub: a local folder is ` +
+    `needed. Fetch it with 'hf download ${path} --local-dir ${folder}' (pip install huggingface_hub), then give ${folder}`
+  );
 }

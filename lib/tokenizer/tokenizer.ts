@@ -1,5 +1,5 @@
-import { bytesOfToken } from "./byte-level.js";
 import { type ChatMessage, type ChatRenderOptions, ChatTemplate, withoutNulls } from "./chat-template.js";
+import { bytesOfToken } from "./code-points.js";
 import { ComponentError } from "./component.js";
 import { byteOfFallback } from "./decoders.js";
 import { Pipeline } from "./pipeline.js";

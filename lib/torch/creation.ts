@@ -1,10 +1,10 @@
+import type { Layout, MemoryFormat, Scalar } from "./dtype.js";
 import { type DType, type DTypeLike, dtypeOf, dtypes, type TypedArray, toDType } from "./dtype.js";
 import { asTorchError, TorchError } from "./errors.js";
 import type { Generator } from "./generator.js";
 import { native } from "./native.js";
-import { operatorFunction } from "./operator-function.js";
+import { operatorFunction } from "./operator.js";
 import { checkOptions } from "./options.js";
-import type { Layout, MemoryFormat, Scalar } from "./scalar.js";
 import { type Tensor, wrap } from "./tensor.js";
 import { flatten, maxDims, naturalDType, type TensorData, toTypedArray } from "./tensor-data.js";
 

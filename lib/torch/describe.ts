@@ -1,6 +1,11 @@
-import { Generator } from "./generator.js";
-import { Slice } from "./slice.js";
-import { Tensor } from "./tensor.js";
+/** Method of a class by which {@link describe} shows its instances. */
+export const shown: unique symbol = Symbol("shown");
+
+interface Shown {
+  [shown](): string;
+}
+
+const isShown = (value: unknown): value is Shown => typeof value === "object" && value !== null && shown in value;
 
 export function isPlainObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
@@ -15,16 +20,12 @@ export function describe(value: unknown): string {
 }
 
 function describeAt(value: unknown, depth: number): string {
-  if (value instanceof Tensor) {
-    return value.disposed ? "Tensor(disposed)" : `Tensor([${value.shape}], ${value.dtype}, ${value.device})`;
-  }
+  if (isShown(value)) return value[shown]();
   if (Array.isArray(value)) {
     if (depth === maxDepth) return "[…]";
     const shown = Array.from(value.slice(0, 8), (item) => describeAt(item, depth + 1)).join(", ");
     return `[${shown}${value.length > 8 ? `, … ${value.length} in all` : ""}]`;
   }
-  if (value instanceof Slice) return `slice(${value.start}, ${value.end}, ${value.step})`;
-  if (value instanceof Generator) return "Generator";
   if (isPlainObject(value)) {
     if (depth === maxDepth) return "{…}";
     const entries = Object.entries(value);

@@ -1,3 +1,4 @@
+import { shown } from "./describe.js";
 import { guard } from "./errors.js";
 import { native } from "./native.js";
 import { checkOptions } from "./options.js";
@@ -39,6 +40,10 @@ export class Generator implements Disposable {
   setState(state: Tensor): this {
     guard("Generator.setState", () => native.setGeneratorState(this.handle, state.handle));
     return this;
+  }
+
+  [shown](): string {
+    return "Generator";
   }
 
   dispose(): void {

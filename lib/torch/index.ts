@@ -50,7 +50,7 @@ export {
   setNumThreads,
   useDeterministicAlgorithms,
 } from "./devices.js";
-export type { DType, DTypeLike, TypedArray } from "./dtype.js";
+export type { DType, DTypeLike, Layout, MemoryFormat, Scalar, TypedArray } from "./dtype.js";
 export { toDType } from "./dtype.js";
 export { TorchError, type TorchErrorCode, torchErrorCodes } from "./errors.js";
 export * as fft from "./generated/fft.js";
@@ -59,14 +59,13 @@ export * as linalg from "./generated/linalg.js";
 export * as special from "./generated/special.js";
 export { Generator, manualSeed } from "./generator.js";
 export type { Index } from "./indexing.js";
+export { Slice, slice } from "./indexing.js";
 export type { DispatcherFunction, OperatorNamespace } from "./ops.js";
 export { operatorNames, ops } from "./ops.js";
 export { Philox } from "./philox.js";
 export { type StftOptions, stft, type UniqueOptions, unique, uniqueConsecutive, where } from "./python-functions.js";
 export { openSafetensors, SafetensorsFile, saveSafetensors, type TensorInfo } from "./safetensors.js";
-export type { Layout, MemoryFormat, Scalar } from "./scalar.js";
 export { keep, openScope, type Scope, scope } from "./scope.js";
-export { Slice, slice } from "./slice.js";
 export { type NestedNumbers, Tensor, type ToOptions } from "./tensor.js";
 export type { TensorData } from "./tensor-data.js";
 export { type TensorTree, tensorTree } from "./tree.js";

@@ -1,7 +1,8 @@
+import type { Scalar } from "./dtype.js";
 import { methodNames } from "./generated/methods.js";
 import { type Index, index, indexPut } from "./indexing.js";
-import { camelCase } from "./names.js";
 import { Operator } from "./operator.js";
+import { camelCase } from "./options.js";
 import {
   type ConsecutiveOptions,
   type StftOptions,
@@ -10,7 +11,6 @@ import {
   unique,
   uniqueConsecutive,
 } from "./python-functions.js";
-import type { Scalar } from "./scalar.js";
 import { Tensor } from "./tensor.js";
 
 // Puts every public operator with a method form on Tensor.prototype, but for those that Tensor writes by hand.

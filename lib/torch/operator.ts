@@ -4,7 +4,7 @@ import { asTorchError, TorchError } from "./errors.js";
 import { type NativeArgument, native } from "./native.js";
 import { Overload } from "./overload.js";
 import { parserOrder } from "./overload-order.js";
-import { type Tensor, wrap } from "./tensor.js";
+import { Tensor, wrap } from "./tensor.js";
 
 // One operator of the dispatcher: picks the overload that takes the arguments, as PyTorch's argument parser does, and
 // calls it. The choice depends on the kinds and names of the arguments only, so it is made once per shape of call.
@@ -168,4 +168,19 @@ export class Operator {
   #explain(error: unknown, args: readonly unknown[]): unknown {
     return asTorchError(error, this.#title, () => args.map(describe).join(", "));
   }
+}
+
+/**
+ * A function that calls an operator of the dispatcher, typed by who asks for it.
+ * @param only the one overload to call, where PyTorch's own function reaches no other
+ */
+export function operatorFunction<F extends (...args: never[]) => unknown>(name: string, only?: string): F {
+  const operator = new Operator(name, { only });
+  const call = (...args: unknown[]) => {
+    if (args.length === 2 && args[0] instanceof Tensor && args[1] instanceof Tensor)
+      return operator.callBinary(args[0], args[1]);
+    if (args.length === 1 && args[0] instanceof Tensor) return operator.callUnary(args[0]);
+    return operator.call(args);
+  };
+  return call as unknown as F;
 }

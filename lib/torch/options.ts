@@ -1,6 +1,5 @@
 import { describe } from "./describe.js";
 import { TorchError } from "./errors.js";
-import { camelCase } from "./names.js";
 
 /**
  * An options object with our spelling of the names; PyTorch's (`ignore_index`) is taken, too, as by the operators. A name
@@ -30,3 +29,10 @@ export function checkArguments(what: string, given: number, allowed: number): vo
   if (given > allowed)
     throw new TorchError("TORCH_ARGUMENT", `${what}: takes at most ${allowed} arguments, not ${given}`);
 }
+
+// PyTorch's names in Python, and ours.
+
+export const camelCase = (name: string) =>
+  name.replace(/(?<=[a-z0-9])_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+
+export const snakeCase = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);

@@ -3,8 +3,8 @@ import { describe } from "./describe.js";
 import { dtypeCode } from "./dtype.js";
 import { TorchError } from "./errors.js";
 import { Generator } from "./generator.js";
-import { camelCase, snakeCase } from "./names.js";
 import { type NativeArgument, type NativeOverload, native } from "./native.js";
+import { camelCase, snakeCase } from "./options.js";
 import { liveHandle, Tensor, wrap } from "./tensor.js";
 
 // How many numbers of native.scratch the lists of the current call have taken.

@@ -1,8 +1,8 @@
 import { full } from "./creation.js";
+import type { Scalar } from "./dtype.js";
 import { TorchError } from "./errors.js";
-import { operatorFunction } from "./operator-function.js";
+import { operatorFunction } from "./operator.js";
 import { checkArguments, checkOptions } from "./options.js";
-import type { Scalar } from "./scalar.js";
 import { Tensor } from "./tensor.js";
 
 // Functions that PyTorch writes in Python (torch/functional.py): they do more than the operator of the same name.

@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
 import { threadId } from "node:worker_threads";
-import { openRegularFile } from "../base/regular-file.js";
+import { openRegularFile, writeAll } from "../base/regular-file.js";
 import { asBytes } from "./bytes.js";
 import { type DType, dtypes } from "./dtype.js";
 import { asTorchError, TorchError } from "./errors.js";
@@ -8,7 +8,6 @@ import { native } from "./native.js";
 import { buildHeader, parseHeader, type TensorInfo } from "./safetensors-header.js";
 import { scope } from "./scope.js";
 import { type Tensor, wrap } from "./tensor.js";
-import { writeAll } from "./write-all.js";
 
 export type { TensorInfo } from "./safetensors-header.js";
 

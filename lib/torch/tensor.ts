@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
-import { describe, isPlainObject } from "./describe.js";
+import { describe, isPlainObject, shown } from "./describe.js";
+import type { MemoryFormat } from "./dtype.js";
 import {
   allocate,
   type DType,
@@ -14,7 +15,6 @@ import { asTorchError, TorchError } from "./errors.js";
 import type { TensorMethods } from "./generated/methods.js";
 import { type Handle, native } from "./native.js";
 import { checkOptions } from "./options.js";
-import type { MemoryFormat } from "./scalar.js";
 import { type Owned, release, type Scope, track } from "./scope.js";
 
 const uncloneable: unknown = Symbol("a Tensor, which no other thread knows: send toTypedArray() and shape instead:");
@@ -123,6 +123,10 @@ export class Tensor implements Disposable, Owned {
   /** True once the tensor was freed. */
   get disposed(): boolean {
     return this.handle === 0;
+  }
+
+  [shown](): string {
+    return this.disposed ? "Tensor(disposed)" : `Tensor([${this.shape}], ${this.dtype}, ${this.device})`;
   }
 
   /** Frees the tensor now. The memory goes when no view and no graph needs it. */

@@ -30,6 +30,14 @@ describe("an option that is one line of a schema", () => {
     expect(shownFlags(schema, { scratchSize: 7 })).toEqual(["--scratch-size", "7"]);
   });
 
+  it("leaves an option to the file where its flag is not given, also one that is true by default", () => {
+    const settings = z.strictObject({ eager: z.boolean().default(true).describe("start at once") });
+    const given = (...args: string[]) =>
+      addFlags(new Command(), settings, { noDefaults: true }).parse(args, { from: "user" }).opts();
+    expect(given()).not.toHaveProperty("eager", true);
+    expect(given("--no-eager")).toEqual({ eager: false });
+  });
+
   it("is refused on the command line with the allowed values, and with the name that was meant", () => {
     expect(() => read("--scratch-size", "10")).toThrow(
       "error: option '--scratch-size <n>' argument '10' is invalid. expected an integer from 2 to 9",

@@ -36,7 +36,7 @@ describe("train", () => {
     expect(stopped.code, stopped.stderr).toBe(130);
     expect(stopped.stderr).toContain("Stopping after this step and saving. Press Ctrl-C again to exit immediately.");
     const again = stopped.stdout.match(/^To resume: +npx diffcoder (train .* --resume)$/m)?.[1];
-    expect(again).toBe(`train ${recipe} --output-dir ${out} --seed 5 --resume`);
+    expect(again, stopped.stdout).toBe(`train ${recipe} --output-dir ${out} --seed 5 --resume`);
 
     const existing = await diffcoder(args);
     expectExplained(existing, /run already holds a run: --resume continues .* --overwrite .* --output-dir FOLDER/);

@@ -217,8 +217,8 @@ describe("building", () => {
     const second = build();
     expect(second.status).toBe(1);
     const log = readFileSync(join(root, ".cache", "logs", "build.log"), "utf8");
-    expect(log).toMatch(/Building CXX object .*units\/boundary\.cc/);
-    expect(log).not.toMatch(/Building CXX object .*units\/operators\.cc/);
+    expect(log).toMatch(/Building CXX object .*units\/boundary_unit\.cc/);
+    expect(log).not.toMatch(/Building CXX object .*units\/operators_unit\.cc/);
     expect(second.all).toMatch(/not recognized|invalid|unknown|malformed|truncated/i);
   });
 });
@@ -230,7 +230,7 @@ describe("set-up that is ended", () => {
     // A compiler that never ends once it is asked to compile a source of ours.
     const slow = put(
       join(root, "slow-c++"),
-      `#!/bin/sh\ncase "$*" in *boundary.cc*) echo $$ > ${pidFile}; sleep 600;; esac\nexec c++ "$@"\n`,
+      `#!/bin/sh\ncase "$*" in *boundary_unit.cc*) echo $$ > ${pidFile}; sleep 600;; esac\nexec c++ "$@"\n`,
     );
     chmodSync(slow, 0o755);
     put(join(root, "native", "precompiled.h"));

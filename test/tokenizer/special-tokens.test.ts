@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readConfig } from "../../lib/checkpoint/read.js";
-import { findEndIds } from "../../lib/tokenizer/model-token-ids.js";
+import { findEndIds } from "../../lib/tokenizer/named-tokens.js";
 import { Tokenizer } from "../../lib/tokenizer/tokenizer.js";
 import { TokenizerError } from "../../lib/tokenizer/tokenizer-error.js";
 

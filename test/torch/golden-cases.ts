@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { expect } from "vitest";
 import * as torch from "../../lib/torch/index.js";
-import { camelCase } from "../../lib/torch/names.js";
+import { camelCase } from "../../lib/torch/options.js";
 
 type Value = number | boolean | "nan" | "inf" | "-inf";
 interface Dump {

@@ -8,8 +8,8 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { methodNames } from "../../lib/torch/generated/methods.js";
 import * as torch from "../../lib/torch/index.js";
-import { camelCase } from "../../lib/torch/names.js";
 import { type NativeOverload, native } from "../../lib/torch/native.js";
+import { camelCase } from "../../lib/torch/options.js";
 import { torchError } from "./support.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));

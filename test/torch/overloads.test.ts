@@ -3,8 +3,8 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import * as torch from "../../lib/torch/index.js";
-import { camelCase } from "../../lib/torch/names.js";
 import { Operator } from "../../lib/torch/operator.js";
+import { camelCase } from "../../lib/torch/options.js";
 
 type Encoded = number | boolean | string | null | { t: string } | { d: torch.DType } | Encoded[];
 interface Dump {

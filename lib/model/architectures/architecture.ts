@@ -1,6 +1,3 @@
-import type { DecoderConfig } from "../config.js";
-import type { ConfigJson } from "./config-values.js";
-
 /** Biases that attention may have: on no projection, on those of q, k and v, or on these and the output's. */
 export const ATTENTION_BIASES = ["none", "qkv", "qkvo"] as const;
 export type AttentionBias = (typeof ATTENTION_BIASES)[number];
@@ -59,10 +56,26 @@ export interface ArchitectureSpec {
   /** Reads which biases config.json asks for. What is wrong is added to `problems`. */
   readAttentionBias(source: ConfigJson, problems: string[]): AttentionBias;
   /** The keys of config.json that other architectures have not, or not so. */
-  writeConfig(config: DecoderConfig): ConfigJson;
+  writeConfig(config: { readonly attentionBias: AttentionBias }): ConfigJson;
 
   /** How tensor parallelism lays out a layer, by paths within the layer. What is not named is whole on all ranks. */
   readonly layerCuts: Readonly<Record<string, LayerCut>>;
   /** Paths within a layer of the matrices that may be quantised or adapted. */
   readonly layerMatrices: readonly string[];
+}
+
+/** An object parsed from config.json. */
+export type ConfigJson = Record<string, unknown>;
+
+/** A value as it is shown in a message, at most 60 characters of JSON. */
+export function brief(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+}
+
+/** A flag of config.json, false where it is missing; anything else but true and false is a problem. */
+export function booleanOf(source: ConfigJson, key: string, problems: string[]): boolean {
+  const value = source[key] ?? false;
+  if (typeof value !== "boolean") problems.push(`${key} is ${brief(value)}, allowed: true, false`);
+  return value === true;
 }

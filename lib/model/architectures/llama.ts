@@ -1,5 +1,5 @@
 import type { ArchitectureSpec } from "./architecture.js";
-import { booleanOf } from "./config-values.js";
+import { booleanOf } from "./architecture.js";
 
 /**
  * Llama 2 and 3, Seed-Coder, DeepSeek-Coder (transformers' LlamaForCausalLM): grouped-query attention and SwiGLU behind

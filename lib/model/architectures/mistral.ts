@@ -1,5 +1,5 @@
 import type { ArchitectureSpec } from "./architecture.js";
-import { brief } from "./config-values.js";
+import { brief } from "./architecture.js";
 import { llama } from "./llama.js";
 
 /**

@@ -1,4 +1,4 @@
-import { paddedRows, uploadFloats, uploadIntegers } from "../../diffusion/upload.js";
+import { paddedRows, uploadFloats, uploadIntegers } from "../../diffusion/batch.js";
 import { DistributedError } from "../../distributed/errors.js";
 import type { AttentionPattern, AttentionPlan } from "../../model/attention-plan.js";
 import type { CrossEntropyOptions, Decoder } from "../../model/decoder.js";

@@ -1,10 +1,22 @@
-import { isLookupError, PyError, UnsupportedFeature } from "./errors.js";
+import { isLookupError, PyError, typeError, UnsupportedFeature } from "./errors.js";
+import { formatBraces } from "./format-braces.js";
 import { step } from "./meter.js";
 import { dictMethod, MUTATING, numberAttribute, sequenceMethod } from "./methods.js";
 import { DictView, itemOf, Range } from "./sequences.js";
 import { stringMethod } from "./string-methods.js";
 import { quote, repr } from "./text.js";
-import { Callable, Dict, Generator, Markup, PyObject, Tuple, typeName, Undefined, type Value } from "./values.js";
+import {
+  Callable,
+  Dict,
+  Generator,
+  type Kwargs,
+  Markup,
+  PyObject,
+  Tuple,
+  typeName,
+  Undefined,
+  type Value,
+} from "./values.js";
 
 /** What every Python object has. */
 const OBJECT = names(
@@ -88,7 +100,7 @@ export function attributeOf(value: Value, name: string): Value | undefined {
   const type = typeName(value);
   if (name.startsWith("_")) return hasSpecial(value, type, name) ? unsafe(type, name) : undefined;
   if (MUTATING[type]?.has(name)) return unsafe(type, name);
-  if (typeof value === "string") return stringMethod(value, name);
+  if (typeof value === "string") return textMethod(value, name);
   if (value instanceof Markup) return markupMethod(value, name);
   if (Array.isArray(value) || value instanceof Tuple) {
     return (value instanceof Tuple ? value.attribute(name) : undefined) ?? sequenceMethod(value, name);
@@ -146,8 +158,28 @@ for (const name of ["rstrip", "strip", "swapcase", "title", "upper", "zfill"]) K
 const READS_MARKUP = /^(is.*|count|endswith|find|index|rfind|rindex|startswith)$/;
 
 function markupMethod(value: Markup, name: string): Value | undefined {
-  const method = stringMethod(value.text, name);
+  const method = textMethod(value.text, name);
   if (!method || READS_MARKUP.test(name)) return method;
   if (!KEEPS_MARKUP.has(name)) throw new UnsupportedFeature(`the method ${name} of a string marked safe`);
   return new Callable("method", name, (args, kwargs) => new Markup(method.call(args, kwargs) as string));
+}
+
+function textMethod(text: string, name: string): Callable | undefined {
+  return name === "format" || name === "format_map" ? formatMethod(text, name) : stringMethod(text, name);
+}
+
+const access = { getAttribute, getItem };
+
+function formatMethod(text: string, name: string): Callable {
+  const call = (args: readonly Value[], kwargs: Kwargs): Value => {
+    if (name === "format") return formatBraces(text, args, kwargs, access);
+    if (kwargs.size > 0) throw typeError("format_map() takes no keyword arguments");
+    const [mapping] = args;
+    if (args.length !== 1) throw typeError(`format_map() takes exactly one argument (${args.length} given)`);
+    if (!(mapping instanceof Dict)) throw new UnsupportedFeature("str.format_map() of a value that is not a dict");
+    const named = new Map<string, Value>();
+    for (const [key, value] of mapping.entries()) if (typeof key === "string") named.set(key, value);
+    return formatBraces(text, [], named, access);
+  };
+  return new Callable("function", name, call);
 }

@@ -1,8 +1,8 @@
 import { PyError, typeError } from "./errors.js";
 import type { ExpressionCompiler, Frame } from "./expressions.js";
+import { Ended, type Exec } from "./frames.js";
 import { descendants, type Expr } from "./nodes.js";
 import { assignAttribute, Namespace, type Scope } from "./runtime.js";
-import { Ended, type Exec } from "./statement.js";
 import { iterate, type Value } from "./values.js";
 
 type Setter = (scope: Scope, value: Value) => void;

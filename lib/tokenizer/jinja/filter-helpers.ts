@@ -1,9 +1,17 @@
 import { getItem } from "./access.js";
 import { type Bound, signature } from "./calls.js";
 import { UnsupportedFeature } from "./errors.js";
-import type { Filter } from "./filters.js";
 import { str } from "./text.js";
 import { type Kwargs, Markup, textOf, truthy, Undefined, type Value } from "./values.js";
+
+/** A filter: takes a value and the arguments given to it. */
+export type Filter = (value: Value, args: readonly Value[], kwargs: Kwargs) => Value;
+
+/**
+ * Every filter of jinja2, by name; those that are left out raise when they are used. filters.ts fills it, because `map` and
+ * the test `filter` look up filters by name, and `map` is a filter.
+ */
+export const FILTERS: Map<string, Filter> = new Map();
 
 /** A filter with its parameters beyond the value: `"width? first?"`. */
 export function filter(

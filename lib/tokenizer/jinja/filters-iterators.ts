@@ -1,8 +1,7 @@
 import { intOf } from "./calls.js";
 import { PyError, typeError } from "./errors.js";
-import { attributeGetter, filter, flag, ignoreCase } from "./filter-helpers.js";
-import type { Filter } from "./filters.js";
-import { FILTERS } from "./filters.js";
+import type { Filter } from "./filter-helpers.js";
+import { attributeGetter, FILTERS, filter, flag, ignoreCase } from "./filter-helpers.js";
 import { allocate } from "./meter.js";
 import { floorDivide } from "./numbers.js";
 import { DictView } from "./sequences.js";

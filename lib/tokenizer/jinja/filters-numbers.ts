@@ -1,7 +1,7 @@
 import { asIntArgument, intOf } from "./calls.js";
 import { PyError, typeError } from "./errors.js";
+import type { Filter } from "./filter-helpers.js";
 import { filter, flag } from "./filter-helpers.js";
-import type { Filter } from "./filters.js";
 import { floatDigits, truncate } from "./format-percent.js";
 import { intToFloat, parseFloatText, parseIntText, roundDivide, roundFloat } from "./numbers.js";
 import { binary } from "./operators.js";

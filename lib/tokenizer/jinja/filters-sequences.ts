@@ -1,7 +1,7 @@
 import { attributeOf, getAttribute } from "./access.js";
 import { PyError, typeError } from "./errors.js";
+import type { Filter } from "./filter-helpers.js";
 import { attributeGetter, filter, flag, ignoreCase, leftOut } from "./filter-helpers.js";
-import type { Filter } from "./filters.js";
 import { allocate, scan } from "./meter.js";
 import { binary, equal, ordered } from "./operators.js";
 import { DictView, Range } from "./sequences.js";

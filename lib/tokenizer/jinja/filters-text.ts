@@ -1,15 +1,14 @@
 import { intOf } from "./calls.js";
 import { PyError, typeError, UnsupportedFeature, valueError } from "./errors.js";
+import type { Filter } from "./filter-helpers.js";
 import { filter, flag, leftOut, softText } from "./filter-helpers.js";
-import type { Filter } from "./filters.js";
 import { formatPercent } from "./format-percent.js";
-import { escapeHtml } from "./html.js";
 import { toJson } from "./json.js";
 import { allocate, scan } from "./meter.js";
 import { binary } from "./operators.js";
 import { slice } from "./sequences.js";
 import { capitalize, center, replace } from "./string-methods.js";
-import { str } from "./text.js";
+import { escapeHtml, str } from "./text.js";
 import { SPACE, splitLines, splitSpace, strip, WORDS } from "./unicode.js";
 import {
   Dict,

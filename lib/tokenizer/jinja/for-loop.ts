@@ -1,11 +1,10 @@
 import { compileTarget } from "./assignment.js";
 import { TemplateSyntaxError } from "./errors.js";
 import { type Frame, innerFrame } from "./expressions.js";
-import { enterFrame, leaveFrame } from "./frames.js";
+import { Ended, type Exec, enterFrame, leaveFrame, type StatementCompiler } from "./frames.js";
 import { step } from "./meter.js";
 import { descendants, type ForNode } from "./nodes.js";
 import { LoopContext, MISSING, Output, type Scope } from "./runtime.js";
-import { Ended, type Exec, type StatementCompiler } from "./statement.js";
 import { findUndeclared } from "./symbols.js";
 import { elements, Generator, iterate, truthy, type Value } from "./values.js";
 

@@ -1,4 +1,3 @@
-import { getAttribute, getItem } from "./access.js";
 import { PyError, typeError, UnsupportedFeature, valueError } from "./errors.js";
 import { floatDigits } from "./format-percent.js";
 import { allocate } from "./meter.js";
@@ -10,24 +9,25 @@ const SPEC = /^(?:([\s\S])?([<>=^]))?([-+ ])?(z)?(#)?(0)?(\d+)?([,_])?(?:\.(\d+)
 /** The most digits or columns that a field may ask for. */
 const MAX_WIDTH = 1 << 20;
 
+/** How a field reads attributes and items of its value: functions of access.ts, which has the methods of strings. */
+export interface Access {
+  getAttribute(value: Value, name: string): Value;
+  getItem(value: Value, key: Value): Value;
+}
+
 /** str.format(): fields in braces, with attributes, indices, conversions and format specifications. */
-export function formatBraces(format: string, args: readonly Value[], kwargs: Kwargs): string {
-  const state = { automatic: undefined as boolean | undefined, next: 0 };
+export function formatBraces(format: string, args: readonly Value[], kwargs: Kwargs, access: Access): string {
+  const state: State = { automatic: undefined, next: 0, access };
   return formatLevel(format, args, kwargs, state, 2);
 }
 
-interface Numbering {
+interface State {
   automatic: boolean | undefined;
   next: number;
+  access: Access;
 }
 
-function formatLevel(
-  format: string,
-  args: readonly Value[],
-  kwargs: Kwargs,
-  numbering: Numbering,
-  levels: number,
-): string {
+function formatLevel(format: string, args: readonly Value[], kwargs: Kwargs, state: State, levels: number): string {
   if (levels < 0) throw valueError("Max string recursion exceeded");
   let text = "";
   let at = 0;
@@ -43,7 +43,7 @@ function formatLevel(
     }
     if (format[at] === "}") throw valueError("Single '}' encountered in format string");
     const end = closing(format, at);
-    text += formatField(format.slice(at + 1, end), args, kwargs, numbering, levels);
+    text += formatField(format.slice(at + 1, end), args, kwargs, state, levels);
     at = end + 1;
   }
   text += format.slice(at);
@@ -63,32 +63,26 @@ function closing(format: string, start: number): number {
   );
 }
 
-function formatField(
-  field: string,
-  args: readonly Value[],
-  kwargs: Kwargs,
-  numbering: Numbering,
-  levels: number,
-): string {
+function formatField(field: string, args: readonly Value[], kwargs: Kwargs, state: State, levels: number): string {
   const match = /^((?:[^[\]:!]|\[[^\]]*\])*)(?:!([\s\S]?))?(?::([\s\S]*))?$/.exec(field);
   if (!match) throw valueError("expected ':' after conversion specifier");
   const [, name, conversion, rawSpec = ""] = match;
-  const value = convert(lookUp(name, args, kwargs, numbering), conversion);
-  const spec = rawSpec.includes("{") ? formatLevel(rawSpec, args, kwargs, numbering, levels - 1) : rawSpec;
+  const value = convert(lookUp(name, args, kwargs, state), conversion);
+  const spec = rawSpec.includes("{") ? formatLevel(rawSpec, args, kwargs, state, levels - 1) : rawSpec;
   return formatValue(value, spec);
 }
 
-function lookUp(name: string, args: readonly Value[], kwargs: Kwargs, numbering: Numbering): Value {
+function lookUp(name: string, args: readonly Value[], kwargs: Kwargs, state: State): Value {
   const [first] = /^[^.[]*/.exec(name) ?? [""];
   const isIndex = first === "" || /^\d+$/.test(first);
   let value: Value | undefined;
   if (isIndex) {
     const automatic = first === "";
-    if (numbering.automatic !== undefined && numbering.automatic !== automatic) {
+    if (state.automatic !== undefined && state.automatic !== automatic) {
       throw valueError("cannot switch between manual field specification and automatic field numbering");
     }
-    numbering.automatic = automatic;
-    const index = automatic ? numbering.next++ : Number(first);
+    state.automatic = automatic;
+    const index = automatic ? state.next++ : Number(first);
     value = args[index];
     if (value === undefined) {
       throw new PyError("IndexError", `Replacement index ${index} out of range for positional args tuple`);
@@ -103,8 +97,8 @@ function lookUp(name: string, args: readonly Value[], kwargs: Kwargs, numbering:
     if (!part) throw valueError("Only '.' or '[' may follow ']' in format field specifier");
     const [whole, attribute, key] = part;
     if ((attribute ?? key) === "") throw valueError("Empty attribute in format string");
-    if (attribute !== undefined) value = getAttribute(value, attribute);
-    else value = getItem(value, /^\d+$/.test(key) ? BigInt(key) : key);
+    if (attribute !== undefined) value = state.access.getAttribute(value, attribute);
+    else value = state.access.getItem(value, /^\d+$/.test(key) ? BigInt(key) : key);
     rest = rest.slice(whole.length);
   }
   return value;

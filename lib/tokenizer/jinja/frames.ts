@@ -1,5 +1,7 @@
 import { PyError, UnsupportedFeature } from "./errors.js";
-import { MISSING, type Scope } from "./runtime.js";
+import type { ExpressionCompiler, Frame } from "./expressions.js";
+import type { Stmt } from "./nodes.js";
+import { MISSING, type Output, type Scope } from "./runtime.js";
 import type { Symbols } from "./symbols.js";
 
 /** Runs `work`; an error in it is one of this line unless it knows a line within. */
@@ -31,4 +33,20 @@ export function leaveFrame(symbols: Symbols): (scope: Scope) => void {
   return (scope) => {
     for (const target of targets) scope.set(target, MISSING);
   };
+}
+
+/** How a statement ended: run through, or left by break or continue. */
+export enum Ended {
+  Through,
+  Break,
+  Continue,
+}
+
+/** A statement: writes to the output and says how it ended. */
+export type Exec = (scope: Scope, out: Output) => Ended;
+
+/** What statements that hold others are compiled with. */
+export interface StatementCompiler extends ExpressionCompiler {
+  /** Statements one after the other, up to one that leaves. */
+  body(statements: readonly Stmt[], frame: Frame): Exec;
 }

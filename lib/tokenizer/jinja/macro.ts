@@ -1,9 +1,8 @@
 import { TemplateSyntaxError } from "./errors.js";
 import { type Frame, innerFrame } from "./expressions.js";
-import { enterFrame } from "./frames.js";
+import { Ended, type Exec, enterFrame, type StatementCompiler } from "./frames.js";
 import type { CallBlockNode, MacroNode } from "./nodes.js";
 import { Macro, type MacroSignature, MISSING, Output, type Scope, type Slot } from "./runtime.js";
-import { Ended, type Exec, type StatementCompiler } from "./statement.js";
 import { findUndeclared } from "./symbols.js";
 import { quote, str } from "./text.js";
 import { Undefined } from "./values.js";

@@ -1,9 +1,9 @@
 import { PyError, typeError, UnsupportedFeature } from "./errors.js";
 import { formatPercent } from "./format-percent.js";
-import { escapeHtml } from "./html.js";
 import { allocate, nested, scan, search, step } from "./meter.js";
 import { bitLength, divideInts, floorDivide, fractionOf, intToFloat } from "./numbers.js";
 import { DictView, Range } from "./sequences.js";
+import { escapeHtml } from "./text.js";
 import {
   asInt,
   Dict,

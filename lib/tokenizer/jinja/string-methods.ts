@@ -1,16 +1,13 @@
 import { type Bound, intOf, method, textArgument } from "./calls.js";
 import { typeError, UnsupportedFeature, valueError } from "./errors.js";
-import { formatBraces } from "./format-braces.js";
 import { allocate, scan, search } from "./meter.js";
 import { slice } from "./sequences.js";
 import * as unicode from "./unicode.js";
 import {
-  Callable,
+  type Callable,
   codePoints,
-  Dict,
   elements,
   isPlain,
-  type Kwargs,
   lengthOf,
   Tuple,
   textOf,
@@ -77,9 +74,8 @@ const METHODS: Methods = {
 
 const LEFT_OUT = new Set(["encode", "maketrans", "translate"]);
 
-/** A method of a string, undefined if str has none of that name. */
+/** A method of a string but `format` and `format_map`, undefined if str has none of that name. */
 export function stringMethod(text: string, name: string): Callable | undefined {
-  if (name === "format" || name === "format_map") return formatMethod(text, name);
   if (LEFT_OUT.has(name)) throw new UnsupportedFeature(`the method str.${name}`);
   if (!Object.hasOwn(METHODS, name)) return undefined;
   const [parameters, body] = METHODS[name];
@@ -87,20 +83,6 @@ export function stringMethod(text: string, name: string): Callable | undefined {
     allocate(text.length);
     return body(text, ...args);
   });
-}
-
-function formatMethod(text: string, name: string): Callable {
-  const call = (args: readonly Value[], kwargs: Kwargs): Value => {
-    if (name === "format") return formatBraces(text, args, kwargs);
-    if (kwargs.size > 0) throw typeError("format_map() takes no keyword arguments");
-    const [mapping] = args;
-    if (args.length !== 1) throw typeError(`format_map() takes exactly one argument (${args.length} given)`);
-    if (!(mapping instanceof Dict)) throw new UnsupportedFeature("str.format_map() of what is no dict");
-    const named = new Map<string, Value>();
-    for (const [key, value] of mapping.entries()) if (typeof key === "string") named.set(key, value);
-    return formatBraces(text, [], named);
-  };
-  return new Callable("function", name, call);
 }
 
 function counted(list: string[]): Value[] {

@@ -1,6 +1,6 @@
 import { signature } from "./calls.js";
 import { UnsupportedFeature } from "./errors.js";
-import { FILTERS } from "./filters.js";
+import { FILTERS } from "./filter-helpers.js";
 import { binary, contains, equal, ordered } from "./operators.js";
 import { Range } from "./sequences.js";
 import { isLower, isUpper } from "./string-methods.js";

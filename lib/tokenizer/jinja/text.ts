@@ -63,3 +63,13 @@ export function escapeOf(letter: string): string {
 export function toAscii(text: string): string {
   return text.replace(/[^\p{ASCII}]/gu, escapeOf);
 }
+
+/** HTML's special characters as entities, as markupsafe.escape writes them. */
+export function escapeHtml(text: string): string {
+  return text
+    .replaceAll("&", "&amp;")
+    .replaceAll("<", "&lt;")
+    .replaceAll(">", "&gt;")
+    .replaceAll("'", "&#39;")
+    .replaceAll('"', "&#34;");
+}

@@ -1,10 +1,9 @@
 import * as z from "zod";
-import { CHARACTER_OF_BYTE, toByteCharacters } from "../byte-level.js";
+import { CHARACTER_OF_BYTE, toByteCharacters } from "../code-points.js";
 import { type ComponentJson, invalid, settings, text, unsupported } from "../component.js";
 import { TokenizerError } from "../tokenizer-error.js";
-import type { TokenModel } from "./model.js";
 import { PairMerger } from "./pair-merger.js";
-import { Vocabulary } from "./vocabulary.js";
+import { type TokenModel, Vocabulary } from "./vocabulary.js";
 
 /** Words up to this are merged without a heap, which is faster. */
 const SHORT_BYTES = 64;

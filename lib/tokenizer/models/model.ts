@@ -2,20 +2,7 @@ import * as z from "zod";
 import { type ComponentJson, invalid, settings, text, unsupported } from "../component.js";
 import { openBpe } from "./bpe.js";
 import { openUnigram } from "./unigram.js";
-import { Vocabulary } from "./vocabulary.js";
-
-/** Turns words into ids. */
-export interface TokenModel {
-  readonly vocabulary: Vocabulary;
-  /**
-   * The ids of one word, which is not empty.
-   *
-   * @throws TokenizerError TOKENIZER_TEXT for a word that has no tokens, where the model has no unknown token
-   */
-  encode(word: string): readonly number[];
-  /** The same for a word whose bytes have yet to be written as characters; undefined if some have no token. */
-  readonly encodeBytes?: (word: string) => readonly number[];
-}
+import { type TokenModel, Vocabulary } from "./vocabulary.js";
 
 /**
  * Opens the model of tokenizer.json.

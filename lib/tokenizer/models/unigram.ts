@@ -1,8 +1,7 @@
 import * as z from "zod";
 import { type ComponentJson, invalid, settings, text } from "../component.js";
 import { TokenizerError } from "../tokenizer-error.js";
-import type { TokenModel } from "./model.js";
-import { Vocabulary } from "./vocabulary.js";
+import { type TokenModel, Vocabulary } from "./vocabulary.js";
 
 /** How much worse than the worst token an unknown character is. */
 const UNKNOWN_PENALTY = 10;

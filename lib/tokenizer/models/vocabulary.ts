@@ -62,3 +62,16 @@ export class Vocabulary {
 export function isTokenId(id: unknown): id is number {
   return Number.isSafeInteger(id) && (id as number) >= 0 && (id as number) < 2 ** 32;
 }
+
+/** Turns words into ids. */
+export interface TokenModel {
+  readonly vocabulary: Vocabulary;
+  /**
+   * The ids of one word, which is not empty.
+   *
+   * @throws TokenizerError TOKENIZER_TEXT for a word that has no tokens, where the model has no unknown token
+   */
+  encode(word: string): readonly number[];
+  /** The same for a word whose bytes have yet to be written as characters; undefined if some have no token. */
+  readonly encodeBytes?: (word: string) => readonly number[];
+}

@@ -2,9 +2,9 @@
 
 import type { Generator } from "../generator.js";
 import type { DTypeLike } from "../dtype.js";
-import { operatorFunction } from "../operator-function.js";
+import { operatorFunction } from "../operator.js";
 import type { Tensor } from "../tensor.js";
-import type { Layout, MemoryFormat, Scalar } from "../scalar.js";
+import type { Layout, MemoryFormat, Scalar } from "../dtype.js";
 
 /** [torch.abs](https://docs.pytorch.org/docs/stable/generated/torch.abs.html) */
 export const abs: {

@@ -3,7 +3,7 @@
 import type { Generator } from "../generator.js";
 import type { DTypeLike } from "../dtype.js";
 import type { Tensor } from "../tensor.js";
-import type { Layout, MemoryFormat, Scalar } from "../scalar.js";
+import type { Layout, MemoryFormat, Scalar } from "../dtype.js";
 
 /** PyTorch's operators as methods of a tensor. */
 export interface TensorMethods {

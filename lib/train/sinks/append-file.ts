@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readSync, renameSync } from "node:fs";
 import { dirname } from "node:path";
-import { writeAll } from "../../torch/write-all.js";
+import { writeAll } from "../../base/regular-file.js";
 import { isSameFile } from "../run-lock.js";
 
 const PIECE_BYTES = 1 << 20;

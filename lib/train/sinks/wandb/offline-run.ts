@@ -3,8 +3,8 @@ import { closeSync, fsyncSync, ftruncateSync, mkdirSync, openSync } from "node:f
 import { hostname } from "node:os";
 import { join, resolve } from "node:path";
 import { crc32 } from "node:zlib";
+import { writeAll } from "../../../base/regular-file.js";
 import { packageVersion } from "../../../torch/package-version.js";
-import { writeAll } from "../../../torch/write-all.js";
 import { integer, message, text } from "../protobuf.js";
 import type { WandbOptions, WandbRun } from "./options.js";
 
