@@ -229,7 +229,7 @@ let text = `${header}
 import type { Generator } from "../generator.js";
 import type { DTypeLike } from "../dtype.js";
 import type { Tensor } from "../tensor.js";
-import type { Layout, MemoryFormat, Scalar } from "../scalar.js";
+import type { Layout, MemoryFormat, Scalar } from "../dtype.js";
 
 /** PyTorch's operators as methods of a tensor. */
 export interface TensorMethods {
@@ -255,9 +255,9 @@ const functions = grouped(signatures.filter(isFree), false);
 text = `${header}
 import type { Generator } from "../generator.js";
 import type { DTypeLike } from "../dtype.js";
-import { operatorFunction } from "../operator-function.js";
+import { operatorFunction } from "../operator.js";
 import type { Tensor } from "../tensor.js";
-import type { Layout, MemoryFormat, Scalar } from "../scalar.js";
+import type { Layout, MemoryFormat, Scalar } from "../dtype.js";
 
 `;
 for (const [base, texts] of functions) {
@@ -276,9 +276,9 @@ for (const module of ["linalg", "fft", "special"]) {
   );
   text = `${header}
 import type { DTypeLike } from "../dtype.js";
-import { operatorFunction } from "../operator-function.js";
+import { operatorFunction } from "../operator.js";
 import type { Tensor } from "../tensor.js";
-import type { Layout, Scalar } from "../scalar.js";
+import type { Layout, Scalar } from "../dtype.js";
 
 `;
   for (const [base, texts] of list) {
