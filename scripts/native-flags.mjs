@@ -40,8 +40,8 @@ function asGyp(flags, key) {
     cudaSystemIncludes: () => headers.map((folder) => `-isystem=${folder}`), // nvcc's own spelling
     systemIncludes: () => headers.map((folder) => `-isystem${folder}`),
     units: () => writeUnits(join(pathsOf().build, "units")).map((path) => relative(projectRoot, path)),
-    // make and the shell each take a $ away
-    rpathFlags: () => flags.rpaths.map((folder) => `-Wl,-rpath,${folder.replaceAll("$", "\\$$")}`),
+    // $ORIGIN as gyp's splitting, make and the shell leave it: \\$$ is \$$, then \$, then $.
+    rpathFlags: () => flags.rpaths.map((folder) => `-Wl,-rpath,${folder.replaceAll("$", () => "\\\\$$")}`),
     defineFlags: () => flags.defines.map((name) => `-D${name}`),
     nvcc: () => [`${flags.cudaToolkit}/bin/nvcc`],
     cudaGencode: () =>

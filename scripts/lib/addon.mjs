@@ -162,7 +162,7 @@ export async function provideAddon(libtorch, { root = projectRoot, env = process
   return "built";
 }
 
-/** Turns a line of ninja or make into "3/5 units/boundary.cc", or null. */
+/** Turns a line of ninja or make into "3/5 units/boundary_unit.cc", or null. */
 export function buildProgress(line) {
   const match = /^\[\s*(\d+(?:\/\d+|%))\]\s+(.*)$/.exec(line);
   if (!match || line.includes("Re-checking globbed")) return null;

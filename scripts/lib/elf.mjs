@@ -22,7 +22,7 @@ export function runPaths(file) {
       match[1]
         .split(":")
         .map((path) => path.replaceAll("$ORIGIN", dirname(file)))
-        .map((path) => (path.includes("..") && existsSync(path) ? realpathSync(path) : path)), // ".." behind a link
+        .map((path) => (path.includes("..") && existsSync(path) ? realpathSync.native(path) : path)), // ".." goes up from where a link leads
   );
 }
 

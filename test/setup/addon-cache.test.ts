@@ -1,4 +1,14 @@
-import { cpSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, utimesSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+} from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { addonKey, addonStaleness, provideAddon } from "../../scripts/lib/addon.mjs";
@@ -78,6 +88,7 @@ describe("the key of an addon in the cache", () => {
     const cuda = libtorchIn(fakeLibtorch(scratchFolder(), { cuda: true }));
     const other = libtorchIn(fakeLibtorch(scratchFolder(), { version: "2.12.0+cpu" }));
     const compiler = put(join(scratchFolder(), "c++"), "#!/bin/sh\necho 'g++ 99.1.0'\n");
+    chmodSync(compiler, 0o755);
     const keys = [
       addonKey(libtorch, { root, env }),
       addonKey(cuda, { root, env }),

@@ -1,5 +1,6 @@
 import { execFileSync } from "node:child_process";
-import { join } from "node:path";
+import { mkdirSync, symlinkSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { hasDeviceCode, neededLibraries, runPaths, unresolvedSymbols } from "../../scripts/lib/elf.mjs";
 import { put, scratchFolder } from "./scratch.js";
@@ -28,6 +29,13 @@ describe.runIf(process.platform === "linux")("a shared object", () => {
     const addon = join(folder, "addon.node");
     expect(neededLibraries(addon).map((name) => name.replace("./", ""))).toContain("libthere.so");
     expect(runPaths(addon)).toEqual([folder]);
+    // As a CUDA build has it: libtorch is behind a link, and CUDA's libraries lie beside where the link leads.
+    const nvidia = dirname(put(join(folder, "site", "nvidia", "lib", "libcudart.so")));
+    mkdirSync(join(folder, "site", "torch", "lib"), { recursive: true });
+    symlinkSync(join(folder, "site", "torch", "lib"), join(folder, "libtorch"));
+    const run = "-Wl,-rpath,$ORIGIN/libtorch:$ORIGIN/libtorch/../../nvidia/lib";
+    compile("-o", "linked.node", "addon.cc", run);
+    expect(runPaths(join(folder, "linked.node"))).toEqual([join(folder, "libtorch"), nvidia]);
     expect(hasDeviceCode(addon)).toBe(false);
     expect(unresolvedSymbols(addon)).toEqual([]);
     compile("-o", "libthere.so", "lib-without.cc");

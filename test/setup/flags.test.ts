@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -50,6 +51,16 @@ describe("the flags of the addon", () => {
       });
     }
     expect(runScript(root, "scripts/native-flags.mjs", ["gyp", "nonsense"], env)).toMatchObject({ status: 1 });
+  });
+
+  it.runIf(process.platform === "linux")("leave $ORIGIN to the linker, after gyp, make and the shell", () => {
+    const root = scratchCheckout();
+    const env = cleanEnvironment({ LIBTORCH: fakeLibtorch(scratchFolder()) });
+    const printed = runScript(root, "scripts/native-flags.mjs", ["gyp", "rpathFlags"], env).out.trim();
+    const afterGyp = printed.replace(/\\(.)/g, "$1"); // it splits as a shell would
+    put(join(root, "Makefile"), `all:\n\t@printf '%s' ${afterGyp}\n`);
+    const made = spawnSync("make", ["-s", "-C", root], { encoding: "utf8" });
+    expect(made.stdout).toBe("-Wl,-rpath,$ORIGIN/libtorch");
   });
 
   it("load the CUDA libraries by name for a CUDA build only", () => {
