@@ -5,6 +5,9 @@ import type { Reservation } from "./admission.js";
 
 const tokenId = z.number().int().min(0);
 
+/** Tokens of a block (B). */
+const blockSizeSchema = z.number().int().min(1).max(1024);
+
 /** A commit rule, or its data. A rule that has data is kept as data, which can be sent to the engine's worker. */
 const commitOption = z
   .union([
@@ -100,13 +103,7 @@ export const generateOptionsSchema = z.strictObject({
     .max(20)
     .default(0)
     .describe("number of most likely tokens to report with each token"),
-  blockSize: z
-    .number()
-    .int()
-    .min(1)
-    .max(1024)
-    .optional()
-    .describe("tokens that are denoised together (B); default: the engine's"),
+  blockSize: blockSizeSchema.optional().describe("tokens that are denoised together (B); default: the engine's"),
   steps: z.number().int().min(1).optional().describe('short for `commit: { rule: "static", steps }`'),
   commit: commitOption
     .optional()
@@ -176,7 +173,7 @@ export const scoreOptionsSchema = z.strictObject({
     .enum(["autoregressive", "diffusion"])
     .default("autoregressive")
     .describe("autoregressive: the exact log-likelihood, token by token; diffusion: its lower bound (Eq. 4)"),
-  blockSize: z.number().int().min(1).max(1024).optional().describe("block size of the bound; default: the engine's"),
+  blockSize: blockSizeSchema.optional().describe("block size of the bound; default: the engine's"),
   logprobs: z
     .number()
     .int()
@@ -223,11 +220,7 @@ export const engineOptionsSchema = z
       .enum(["int8"])
       .optional()
       .describe("int8: weights and activations of matrices in int8 (W8A8), on the CPU; default: none"),
-    blockSize: z
-      .number()
-      .int()
-      .min(1)
-      .max(1024)
+    blockSize: blockSizeSchema
       .default(4)
       .describe("tokens that are denoised together where a request does not say; use the value from training"),
     shift: z.boolean().default(false).describe("set if the model was trained with the logit shift"),
