@@ -1,6 +1,6 @@
-// Samples tokens from rows of logits, on the CPU: for every row the most likely token or a draw, and the measures of its
-// confidence. Draws equal those of lib/engine/sample-token.ts: Gumbel noise from the Philox stream (seed, "gumb", position,
-// pass), in float64.
+// Samples tokens from rows of logits, on the CPU: for every row the most likely token or a draw, and the measures of
+// its confidence. Draws equal those of lib/engine/sample-token.ts: Gumbel noise from the Philox stream (seed, "gumb",
+// position, pass), in float64.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
