@@ -26,27 +26,30 @@ export const LIMITS = {
 const positive = z.int().min(1);
 
 const settings = {
-  outputDir: z.string().min(1).optional().describe("the run's folder; without one nothing is saved"),
+  outputDir: z.string().min(1).optional().describe("folder of the run; without one nothing is saved"),
   device: z
     .string()
     .regex(/^(cpu|cuda(:\d+)?)$/, 'expected "cpu", "cuda" or "cuda:NUMBER"')
     .optional()
-    .describe("the model is moved there; default: where it is"),
-  seed: z.int().min(0).default(0).describe("of data order, corruption and torch's generator"),
-  resume: z.boolean().default(false).describe("go on from the folder's newest whole checkpoint, if it has any"),
+    .describe("device to train on; default: the model's own"),
+  seed: z.int().min(0).default(0).describe("random seed of data order, corruption and torch's generator"),
+  resume: z
+    .boolean()
+    .default(false)
+    .describe("resume from the newest undamaged checkpoint in the folder, if there is one"),
   overwrite: z
     .boolean()
     .default(false)
-    .describe("begin anew in a folder that holds a run; its checkpoints are removed"),
+    .describe("start over in a folder that holds a run; its checkpoints are removed"),
   checkpointEvery: z
     .strictObject({ steps: positive.optional(), minutes: z.number().positive().optional() })
     .default({ minutes: 15 })
-    .describe("besides each stage's end; {} for never"),
-  keepLatest: positive.default(2).describe("unnamed checkpoints that stay"),
+    .describe("how often to save a checkpoint, besides the end of each stage; an empty object: never"),
+  keepLatest: positive.default(2).describe("number of unnamed checkpoints to keep"),
   asyncCheckpoint: z
     .boolean()
     .default(true)
-    .describe("train on while a checkpoint is written; the end of a stage waits for its own"),
+    .describe("train while a checkpoint is being written; the end of a stage waits for its own"),
   retrySaving: z
     .number()
     .min(0)
@@ -62,13 +65,19 @@ const settings = {
   deterministic: z
     .boolean()
     .default(false)
-    .describe("only operators that repeat bit for bit; whatever cannot be repeated is refused"),
+    .describe("use only operators that give the same bits every time; others are refused"),
   dataWorkers: z
     .union([z.literal("auto"), z.int().min(0).max(16)])
     .default("auto")
-    .describe("threads that read batches ahead; auto: one where reading takes long"),
-  parallel: parallelSchema.prefault({}).describe("how model and batches lie over the processes of a run"),
-  peakFlops: z.number().positive().optional().describe("operations a second that MFU is measured against"),
+    .describe("threads that read batches ahead; auto: one if reading is slow"),
+  parallel: parallelSchema
+    .prefault({})
+    .describe("how the model and the batches are distributed over the processes of a run"),
+  peakFlops: z
+    .number()
+    .positive()
+    .optional()
+    .describe("peak floating-point operations per second of the device, for MFU"),
 };
 
 /** The options of a run that a file can hold, too. */
@@ -77,16 +86,18 @@ export const runSettingsSchema = z.strictObject(settings);
 export const runOptionsSchema = z.strictObject({
   ...settings,
   model: z
-    // Told by its config, not by its class: the command line makes flags of these options, also without the addon.
+    // Recognized by its config, not by its class: the command line makes flags of these options without the addon, too.
     .custom<Decoder | StableDiffCoder>((value) => (value as Partial<Decoder> | null)?.config !== undefined, {
       error: "expected a StableDiffCoder or a Decoder",
     })
-    .describe("what is trained, in place"),
-  signal: z.instanceof(AbortSignal).optional().describe("ends the run after the step at hand, and saves"),
+    .describe("the model to train, in place"),
+  signal: z.instanceof(AbortSignal).optional().describe("ends the run after the current step, and saves"),
   sinks: z
     .array(z.custom<Sink>((value) => typeof (value as Sink | null)?.write === "function", { error: "expected sinks" }))
     .optional()
-    .describe("where events go besides the iterator; default: metrics.jsonl and report.html in `outputDir`"),
+    .describe(
+      "sinks that receive the events besides the iterator; default: metrics.jsonl and report.html in `outputDir`",
+    ),
 });
 
 /** What {@link Curriculum.run} takes. */
