@@ -95,7 +95,10 @@ function document(node, type) {
   } else if (ts.isTypeOperatorNode(node)) document(node.type, type);
 }
 
-/** What a field's schema says of itself: `describe`, or a comment before the field; then `default`. */
+/**
+ * What a field's schema says of itself: `describe`, or a comment before the field; then `default`. A field of another schema's
+ * shape (`other.shape.seed`) says what it says there.
+ */
 function wordsOf(declaration) {
   if (!ts.isPropertyAssignment(declaration)) return "";
   let words;
@@ -106,6 +109,9 @@ function wordsOf(declaration) {
       const method = node.expression.name.text;
       if (method === "describe") words ??= literalText(argument);
       if (method === "default" && argument) standard ??= argument.getText();
+    } else if (ts.isPropertyAccessExpression(node) && !words) {
+      const [other] = checker.getSymbolAtLocation(node.name)?.declarations ?? [];
+      if (other && other !== declaration && ts.isPropertyAssignment(other)) return wordsOf(other);
     }
     node = node.expression;
   }

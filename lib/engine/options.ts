@@ -302,16 +302,18 @@ export const engineOptionsSchema = z
 export type EngineOptions = z.input<typeof engineOptionsSchema>;
 export type EngineSettings = z.output<typeof engineOptionsSchema>;
 
-const { shift, maskId, maxNumBatchedTokens } = engineOptionsSchema.shape;
-const blockSize = engineOptionsSchema.shape.blockSize.describe(
-  "tokens that are denoised together (B); use the value from training",
-);
-const signal = z.instanceof(AbortSignal).optional().describe("ends the generation; committed tokens are kept");
+const engine = engineOptionsSchema.shape;
 
 /** Options of {@link generateBlocks}: those of a request, and those of the engine that concern one model and one request. */
 export const blockGenerationSchema = generateOptionsSchema
   .omit({ mode: true, cacheSalt: true, priority: true })
-  .extend({ blockSize, shift, maskId, maxNumBatchedTokens, signal });
+  .extend({
+    blockSize: engine.blockSize.describe("tokens that are denoised together (B); use the value from training"),
+    shift: engine.shift,
+    maskId: engine.maskId,
+    maxNumBatchedTokens: engine.maxNumBatchedTokens,
+    signal: z.instanceof(AbortSignal).optional().describe("ends the generation; committed tokens are kept"),
+  });
 export type BlockGenerationOptions = z.input<typeof blockGenerationSchema>;
 
 /** Options of {@link generateAutoregressive}: those of {@link generateBlocks} that do not concern blocks. */
