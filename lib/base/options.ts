@@ -56,8 +56,8 @@ function explain(issue: Issue, root: z.ZodType, value: unknown, prefix: Path): s
     });
   }
   if (issue.code === "invalid_union" && issue.errors.length > 0) {
-    const likeliest = likeliestBranch(issue.errors);
-    if (likeliest) return likeliest.flatMap((inner) => explain(inner, root, value, path));
+    const closest = closestBranch(issue.errors);
+    if (closest) return closest.flatMap((inner) => explain(inner, root, value, path));
     const expected = new Set(issue.errors.flat().flatMap(expectations));
     if (issue.message !== "Invalid input") return [`${at(path)}${issue.message}`];
     const found = describe(valueAt(value, path));
@@ -78,7 +78,7 @@ function explain(issue: Issue, root: z.ZodType, value: unknown, prefix: Path): s
 }
 
 /** The branch of a union that the value was meant for: the one with the least to complain about, and not about the whole. */
-function likeliestBranch(branches: readonly Issue[][]): Issue[] | undefined {
+function closestBranch(branches: readonly Issue[][]): Issue[] | undefined {
   const ranked = branches.map((issues) => ({ issues, cost: costOf(issues) })).sort((a, b) => a.cost - b.cost);
   return ranked[0] && ranked[0].cost < NOT_MEANT ? ranked[0].issues : undefined;
 }

@@ -16,7 +16,7 @@ export interface Job {
   options: GenerateOptions & { maxTokens: number; n: number };
 }
 
-/** Below this the likeliest token is all there is, and logits divided by it overflow. */
+/** Below this, sampling always gives the most likely token, and logits divided by it overflow. */
 const LEAST_TEMPERATURE = 1e-3;
 
 type Sampling = Pick<

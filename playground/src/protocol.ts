@@ -13,7 +13,7 @@ export interface Request {
   body: Record<string, unknown>;
 }
 
-/** The request for a run: every pass is asked for, with the likeliest tokens. */
+/** The request for a run: with the events of every pass and the most likely tokens. */
 export function requestOf(settings: Settings, texts: Texts, history: readonly Message[], mode: Mode): Request {
   const { alternatives } = settings;
   const stop = stopStrings(settings.stop);

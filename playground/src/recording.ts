@@ -11,7 +11,7 @@ export interface Token {
   text: string;
   /** null: the server told none. */
   logprob: number | null;
-  /** The likeliest tokens of that pass, most likely first. */
+  /** The most likely tokens of that pass, in the order of their probability. */
   alternatives: Alternative[];
   /** Number of the pass in the recording, from 1. */
   pass: number;

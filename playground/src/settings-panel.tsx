@@ -9,8 +9,8 @@ interface Props {
 }
 
 const RULE_NAMES: Record<Rule, [string, string]> = {
-  static: ["Static", "The surest tokens, an equal share in each pass"],
-  threshold: ["Threshold", "Every token surer than the threshold, at least one"],
+  static: ["Static", "Each pass commits an equal share of the tokens: the most probable ones"],
+  threshold: ["Threshold", "Each pass commits every token more probable than the threshold, at least one"],
   hybrid: ["Hybrid", "The static share or the threshold, whichever commits more"],
   factor: ["Factor", "As many as (n + 1)(1 − p) stays below the factor"],
   entropy: ["Entropy bound", "Positions while the sum of their entropies stays below the bound"],
@@ -89,7 +89,7 @@ export function SettingsPanel({ settings, served, onChange }: Props) {
       </fieldset>
       <fieldset>
         <legend>Sampling</legend>
-        {number("temperature", "Temperature", "0: the likeliest token")}
+        {number("temperature", "Temperature", "0: the most likely token")}
         {number("topP", "Top-p")}
         {number("topK", "Top-k", "0: all")}
         {number("seed", "Seed", "Equal seeds, equal texts", "random")}

@@ -20,7 +20,7 @@ export interface Echo {
 }
 
 export interface CompletionOptions {
-  /** Undefined: none; else how many of the likeliest tokens. */
+  /** Undefined: none; else number of most likely tokens. */
   logprobs: number | undefined;
   /** By prompt. */
   echo: readonly (Echo | undefined)[];
@@ -144,13 +144,13 @@ function apiScore({ mode, nll, standardError, mcSamples }: ScoreResult): object 
   return { mode, nll, standard_error: standardError, mc_samples: mcSamples };
 }
 
-/** The likeliest tokens and the chosen one, by text. Of tokens that look alike the likelier one counts. */
+/** The most likely tokens and the chosen one, by text. Of tokens that look alike the likelier one counts. */
 function topOf(
   chosen: { text: string; logprob: number },
-  likeliest: readonly { text: string; logprob: number }[],
+  mostLikely: readonly { text: string; logprob: number }[],
 ): Record<string, number> {
   const top = new Map<string, number>();
-  for (const { text, logprob } of likeliest) if (!top.has(text)) top.set(text, finite(logprob));
+  for (const { text, logprob } of mostLikely) if (!top.has(text)) top.set(text, finite(logprob));
   if (!top.has(chosen.text)) top.set(chosen.text, finite(chosen.logprob));
   return Object.fromEntries(top);
 }
