@@ -224,7 +224,13 @@ export const completionRequestSchema = z
     prompt: promptSchema,
     suffix: z.string().nullish().describe("what follows: the text between is generated (infilling)"),
     echo: z.boolean().nullish().describe("the prompt first; with max_tokens 0 nothing else"),
-    logprobs: z.number().int().min(0).max(20).nullish().describe("log-probabilities, and this many of the most likely tokens"),
+    logprobs: z
+      .number()
+      .int()
+      .min(0)
+      .max(20)
+      .nullish()
+      .describe("log-probabilities, and this many of the most likely tokens"),
   })
   .meta({ id: "CompletionRequest" });
 export type CompletionRequest = z.output<typeof completionRequestSchema>;
