@@ -1,8 +1,9 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { type WandbOptions, wandb } from "../../../lib/train/index.js";
+import { OfflineRun } from "../../../lib/train/sinks/wandb/offline-run.js";
 import { collect, stepsOf, temporaryFolder, tinyModel, tinyStages } from "../support.js";
 
 let folder: string;
@@ -116,6 +117,26 @@ it("offline: writes the file that `wandb sync` reads, with every step, the setti
   );
   expect(summary).toMatchObject({ "run/state": "done", _step: steps.length });
   expect(one(fieldsOf(one(records.at(-1) as Fields, 18)), 1)).toBe(0);
+});
+
+it("cuts records rightly wherever a block ends", () => {
+  vi.useFakeTimers({ toFake: ["Date"], now: 1_700_000_000_123 }); // so that only the name's length moves the end
+  try {
+    const ends = (length: number) => {
+      const run = new OfflineRun({ project: "mine", name: "x".repeat(length), config: {} });
+      const path = join(run.folder, `run-${run.folder.slice(-8)}.wandb`);
+      const end = statSync(path).size;
+      run.log({ loss: 1 }, { step: 1 });
+      run.finish();
+      expect(recordsOf(path).map((record) => one(fieldsOf(record), 1))).toEqual([1, 2, 3, 4, 5]);
+      return end;
+    };
+    const length = 32_000 + (32_768 - ends(32_000));
+    const left = Array.from({ length: 24 }, (_, i) => (65_536 - ends(length - i)) % 32_768);
+    expect(left).toEqual(expect.arrayContaining([0, 1, 6, 7, 8])); // 7: the header of a first piece without data
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 it("takes the mode from WANDB_MODE as Python's wandb does, and needs no SDK for it", async () => {

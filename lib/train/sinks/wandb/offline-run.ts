@@ -96,6 +96,8 @@ class TransactionLog {
     this.#records++;
     const bytes = Buffer.concat([integer(RECORD.number, this.#records), message(field, ...fields)]);
     const pieces: Buffer[] = [];
+    // Not "from is 0": with exactly HEADER bytes left in the block, the first piece is a header without data.
+    let isFirst = true;
     for (let from = 0; from < bytes.length; ) {
       const left = BLOCK - (this.#position % BLOCK);
       if (left < HEADER) {
@@ -104,8 +106,9 @@ class TransactionLog {
         continue;
       }
       const to = Math.min(bytes.length, from + left - HEADER);
-      const [isFirst, isLast] = [from === 0, to === bytes.length];
+      const isLast = to === bytes.length;
       const kind = isFirst ? (isLast ? FULL : FIRST) : isLast ? LAST : MIDDLE;
+      isFirst = false;
       const data = bytes.subarray(from, to);
       const header = Buffer.alloc(HEADER);
       header.writeUInt32LE(crc32(Buffer.concat([Buffer.of(kind), data])), 0);
