@@ -1,7 +1,7 @@
 /**
  * Stable-DiffCoder as a TypeScript framework: everything a training script or an inference program needs. The layers
  * below have entry points of their own: `stable-diffcoder/torch`, `/nn`, `/distributed`, `/tokenizer`, `/model`, `/checkpoint`,
- * `/diffusion`, `/data`, `/parallel`, `/train`, `/engine`, `/server`.
+ * `/diffusion`, `/data`, `/parallel`, `/train`, `/engine`, `/server`, `/eval`.
  */
 export {
   CheckpointError,

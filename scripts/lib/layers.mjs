@@ -29,6 +29,7 @@ layer("parallel", "a model laid over a mesh of processes");
 layer("train", "stages, runs, metrics");
 layer("engine", "batched decoding: scheduler, paged KV cache, passes", { besides: ["train"] });
 layer("server", "HTTP in OpenAI's protocol, and the page");
+layer("eval", "benchmarks: prompts, sandboxed programs, scores");
 layer("cli", "what a person types and sees");
 
 /** The linter's rules, as text of biome.layers.json. */

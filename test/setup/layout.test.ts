@@ -7,7 +7,7 @@ import { importsOf } from "./imports.js";
 /** Folders of lib/ that are held to the rules below. */
 const FOLDERS = [
   ...["base", "torch", "nn", "distributed", "tokenizer", "model", "checkpoint", "diffusion", "data", "parallel"],
-  ...["train", "engine", "server", "cli"],
+  ...["train", "engine", "server", "eval", "cli"],
 ];
 
 const LEAST_LINES = 40;
