@@ -8,6 +8,7 @@ import {
   secondsSchema,
 } from "../base/option-fields.js";
 import { engineOptionsSchema, generateOptionsSchema } from "../engine/options.js";
+import { evaluationSchema } from "../eval/options.js";
 import { serverOptionsSchema } from "../server/options.js";
 import { runSettingsSchema } from "../train/run-options.js";
 
@@ -175,6 +176,47 @@ export const generateCommandSchema = z.strictObject({
   json: z.boolean().default(false).describe("print one JSON object with the text and the counts"),
 });
 export type GenerateCommandOptions = z.output<typeof generateCommandSchema>;
+
+const evaluation = evaluationSchema.shape;
+
+/** Who answers; exactly one of the first four. */
+export const evalModelSchema = z.strictObject({
+  model: folderSchema.optional().describe("checkpoint to evaluate"),
+  server: z
+    .string()
+    .min(1)
+    .meta({ placeholder: "url" })
+    .optional()
+    .describe("server to evaluate, by OpenAI's protocol, such as http://127.0.0.1:8000"),
+  canonical: z
+    .boolean()
+    .default(false)
+    .describe("judge the authors' own solutions: whatever is below 100 % is wrong with this machine or the data"),
+  rescore: folderSchema.optional().describe("judge the answers in this folder again, without a model"),
+  serverModel: z.string().min(1).optional().describe("name of the server's model; default: the first it lists"),
+  apiKey: z.string().min(1).optional().describe("API key of the server"),
+  serverConcurrency: z.number().int().min(1).max(4096).default(16).describe("requests to the server at a time"),
+  sendStop: z
+    .boolean()
+    .default(true)
+    .describe("send the stop strings to the server: some take four at most; answers are cut here in any case"),
+  device: engine.device,
+  dtype: engine.dtype,
+  maxNumSeqs: engine.maxNumSeqs,
+});
+
+/** How answers are asked for and judged. */
+export const evalRunSchema = z.strictObject({
+  ...evaluation,
+  outputDir: folderSchema
+    .optional()
+    .describe("folder of the results; a run that is there is continued; default: runs/eval/BENCHMARK-PROMPT-MODEL"),
+  json: z.boolean().default(false).describe("print the summary as JSON"),
+});
+export type EvalCommandOptions = {
+  model: z.output<typeof evalModelSchema>;
+  run: z.output<typeof evalRunSchema>;
+};
 
 export const checkpointListSchema = z.strictObject({
   json: z.boolean().default(false).describe("print one JSON array"),

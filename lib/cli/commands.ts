@@ -4,6 +4,8 @@ import {
   checkpointListSchema,
   checkpointVerifySchema,
   doctorOptionsSchema,
+  evalModelSchema,
+  evalRunSchema,
   generateCommandSchema,
   launchOptionsSchema,
   quickstartOptionsSchema,
@@ -162,6 +164,39 @@ export function serveCommand(): Command {
   return command.action(async (model: string, given) => {
     const { serve } = await import("./serve/run.js");
     await serve(model, { server: parseFlags(serveServerSchema, given), engine: parseFlags(serveEngineSchema, given) });
+  });
+}
+
+/** `diffcoder eval BENCHMARK` */
+export function evalCommand(): Command {
+  const command = new Command("eval")
+    .summary("measure how well a model solves a benchmark of code")
+    .description(
+      "Has a model answer a benchmark's problems, runs its programs in bubblewrap and computes pass@k. The benchmark's file is " +
+        "read as its authors publish it. A run that was stopped is continued. See docs/evaluation.md.",
+    )
+    .argument("[benchmark]", "such as humaneval, humaneval+, mbpp+ or cruxeval-output; none: list them");
+  addFlags(command, evalModelSchema, {
+    title: "Model:",
+    hints: {
+      model: { conflicts: ["server", "canonical", "rescore"] },
+      server: { conflicts: ["canonical", "rescore"] },
+      canonical: { conflicts: ["rescore"] },
+      apiKey: { env: "DIFFCODER_API_KEY" },
+    },
+  });
+  addFlags(command, evalRunSchema, {
+    title: "Run:",
+    hints: {
+      samples: { short: "n" },
+      temperature: { short: "t" },
+      data: { env: "DIFFCODER_BENCHMARKS" },
+      threshold: { conflicts: ["steps"] },
+    },
+  });
+  return command.action(async (benchmark: string | undefined, given) => {
+    const { runEval } = await import("./eval/run.js");
+    await runEval(benchmark, { model: parseFlags(evalModelSchema, given), run: parseFlags(evalRunSchema, given) });
   });
 }
 

@@ -4,6 +4,7 @@ import { packageVersion } from "../torch/package-version.js";
 import {
   checkpointCommand,
   doctorCommand,
+  evalCommand,
   generateCommand,
   launchCommand,
   quickstartCommand,
@@ -36,6 +37,7 @@ function diffcoder(): Command {
     reportCommand(),
     generateCommand(),
     serveCommand(),
+    evalCommand(),
     checkpointCommand(),
     doctorCommand(),
     setupCommand(),

@@ -32,7 +32,7 @@ function outputProblem({ id, code, input, output }: CruxRecord): Problem {
       cot: { text: fill(COT_OUTPUT, { code, input }) },
     },
     canonical: (promptId) => (promptId === "cot" ? `[ANSWER]\n${solution}` : solution),
-    mutant: `assert f(${input}) == None\n`,
+    mutant: `assert f(${input}) == ...\n`,
     program(completion, promptId) {
       const answer = after(afterTag(completion, promptId), "==").trim();
       // An answer that calls the function would be checked against itself: the authors leave it out of n, here it fails.
@@ -51,7 +51,7 @@ function inputProblem({ id, code, input, output }: CruxRecord): Problem {
       cot: { text: fill(COT_INPUT, { code, output }) },
     },
     canonical: (promptId) => (promptId === "cot" ? `[ANSWER]\n${solution}` : solution),
-    mutant: `assert None == ${output}\n`,
+    mutant: `assert f() == ${output}\n`,
     program(completion, promptId) {
       let answer = afterTag(completion, promptId);
       if (answer.includes("==")) answer = answer.split("==")[0].trim();

@@ -6,18 +6,18 @@ interface InfillingRecord extends HumanEvalRecord {
 }
 
 /** HumanEval-Infilling (openai/human-eval-infilling): a gap in a canonical solution is filled. */
-export const infillingSingleLine = infilling("single-line", "SingleLine");
-export const infillingMultiLine = infilling("multi-line", "MultiLine");
-export const infillingRandomSpan = infilling("random-span", "RandomSpan");
-export const infillingRandomSpanLight = infilling("random-span-light", "RandomSpanLight");
+export const infillingSingleLine = infilling("single-line", "SingleLine", { base: [], line: ["\n"] });
+export const infillingMultiLine = infilling("multi-line", "MultiLine", { base: [] });
+export const infillingRandomSpan = infilling("random-span", "RandomSpan", { base: [] });
+export const infillingRandomSpanLight = infilling("random-span-light", "RandomSpan", { base: [] }, "Light");
 
-function infilling(name: string, title: string): Task {
+/** @param stop the authors' harness has no stop strings: the model's end token ends the gap. "line" ends it with the line. */
+function infilling(name: string, file: string, stop: Task["stop"], ending = ""): Task {
   return {
     name: `infilling-${name}`,
     title: `HumanEval-Infilling (${name})`,
-    files: [`humaneval-infilling/HumanEval-${title}Infilling.jsonl.gz`],
-    // The model's end token ends the gap. The authors' harness has no stop strings.
-    stop: { base: [], line: ["\n"] },
+    files: [`humaneval-infilling/HumanEval-${file}Infilling${ending}.jsonl.gz`],
+    stop,
     maxTokens: 512,
     problems: (text) => jsonLines<InfillingRecord>(text).map(({ record }) => problem(record)),
   };
@@ -29,21 +29,13 @@ function problem({ task_id, prompt, suffix, entry_point, canonical_solution, tes
   return {
     id: task_id,
     prompts: { base: gap, line: gap },
-    canonical: (promptId) => (promptId === "line" ? canonical_solution.replace(/\n[^]*$/, "") : canonical_solution),
-    // Whatever the gap held, the function now ends before it.
-    mutant: `${indentOf(canonical_solution, prompt)}return None\n`,
+    canonical: () => canonical_solution,
     program: (completion, promptId) => ({
       kind: "python",
-      // The stop string "\n" is part of the line that is filled in.
-      source: `${prompt}${completion}${promptId === "line" && canonical_solution.endsWith("\n") ? "\n" : ""}${suffix}`,
+      // The stop string is the end of the line that is filled in.
+      source: `${prompt}${completion}${promptId === "line" ? "\n" : ""}${suffix}`,
       test: { style: "check", reference, test, entryPoint: entry_point },
       seconds: 3,
     }),
   };
-}
-
-/** The indentation that a statement needs in the gap, with what ends the line before it. */
-function indentOf(solution: string, prompt: string): string {
-  const indent = /^[ \t]*/.exec(solution)?.[0] ?? "";
-  return prompt.endsWith("\n") ? indent : `\n${indent || "    "}`;
 }
