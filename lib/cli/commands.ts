@@ -190,7 +190,6 @@ export function evalCommand(): Command {
     hints: {
       samples: { short: "n" },
       temperature: { short: "t" },
-      data: { env: "DIFFCODER_BENCHMARKS" },
       threshold: { conflicts: ["steps"] },
     },
   });

@@ -1,11 +1,12 @@
 // The schemas whose options have a table in docs/, by the name in the comment before it: <!-- options: NAME -->.
-import type * as z from "zod";
+import * as z from "zod";
 import {
   blockGenerationSchema,
   engineOptionsSchema,
   generateOptionsSchema,
   scoreOptionsSchema,
 } from "../../lib/engine/options.js";
+import { decodingSchema, evaluationSchema, scoringSchema } from "../../lib/eval/options.js";
 import { parallelSchema } from "../../lib/parallel/options.js";
 import { serverOptionsSchema } from "../../lib/server/options.js";
 
@@ -20,4 +21,9 @@ export const documentedSchemas: Readonly<Record<string, z.ZodObject>> = {
   }),
   score: scoreOptionsSchema,
   server: serverOptionsSchema,
+  evaluation: z
+    .strictObject(evaluationSchema.shape)
+    .omit({ ...decodingSchema.shape, ...scoringSchema.shape }) as z.ZodObject,
+  decoding: decodingSchema,
+  scoring: scoringSchema,
 };

@@ -6,6 +6,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import {
   checkpointCommand,
   doctorCommand,
+  evalCommand,
   generateCommand,
   launchCommand,
   quickstartCommand,
@@ -193,6 +194,7 @@ const COMMANDS: Record<string, () => Command> = {
   launch: launchCommand,
   generate: generateCommand,
   serve: serveCommand,
+  eval: evalCommand,
   checkpoint: checkpointCommand,
   doctor: doctorCommand,
   setup: setupCommand,
