@@ -3,14 +3,20 @@ import { createReadStream, existsSync, readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { type Engine, EngineError, type GenerateOptions } from "../engine/index.js";
 import { EvaluationError } from "./errors.js";
-import { type Generation, type GenerationRequest, type Generator, type GeneratorInfo, inParallel } from "./generate.js";
+import {
+  type AnswerGenerator,
+  type Generation,
+  type GenerationRequest,
+  type GeneratorInfo,
+  inParallel,
+} from "./generate.js";
 import type { Decoding } from "./options.js";
 
 /** Answers that are with the engine at a time, for each sequence of its batches: the next are ready when one ends. */
 const AHEAD = 2;
 
 /** A model in this library's engine. Answers do not depend on the batch that they are decoded in. */
-export class EngineGenerator implements Generator {
+export class EngineGenerator implements AnswerGenerator {
   readonly #engine: Engine;
   readonly #decoding: Decoding;
   readonly #folder: string | undefined;

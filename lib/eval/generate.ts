@@ -31,7 +31,7 @@ export interface GeneratorInfo {
 }
 
 /** Something that writes answers: a model in this process, a server, or the authors' own solutions. */
-export interface Generator {
+export interface AnswerGenerator {
   info(signal?: AbortSignal): Promise<GeneratorInfo>;
   /**
    * Answers many requests.
@@ -46,7 +46,7 @@ export interface Generator {
 }
 
 /** Answers with the authors' solutions. Run through the whole path it must reach 100 %: it checks machine, data and harness. */
-export class CanonicalGenerator implements Generator {
+export class CanonicalGenerator implements AnswerGenerator {
   async info(): Promise<GeneratorInfo> {
     return { kind: "canonical", name: "canonical" };
   }

@@ -3,10 +3,10 @@
 export { EngineGenerator, hashCheckpoint } from "./engine-generator.js";
 export { EvaluationError, type EvaluationErrorCode } from "./errors.js";
 export {
+  type AnswerGenerator,
   CanonicalGenerator,
   type Generation,
   type GenerationRequest,
-  type Generator,
   type GeneratorInfo,
 } from "./generate.js";
 export {
@@ -19,7 +19,7 @@ export {
 } from "./options.js";
 export { bootstrap, type Estimate, passAtK, type Tally } from "./pass-at-k.js";
 export type { Verdict } from "./python-session.js";
-export type { EvalSummary, RunDescription, Sample, SampleResult } from "./results.js";
+export type { EvalSample, EvalSummary, RunDescription, SampleResult } from "./results.js";
 export { type EvalProgress, evaluate, type RunHooks, rescore } from "./run.js";
 export { type EvalServerOptions, ServerGenerator } from "./server-generator.js";
 export {

@@ -28,7 +28,7 @@ export interface RunDescription {
 }
 
 /** One answer, a line of samples.jsonl. */
-export interface Sample {
+export interface EvalSample {
   problem: string;
   sample: number;
   text: string;
@@ -93,7 +93,7 @@ export class ResultsFolder {
    * @returns the answers that are there, by problem and number
    * @throws EvaluationError EVAL_RUN_MISMATCH if the folder holds another run: the message names what differs
    */
-  open(description: RunDescription): Map<string, Sample> {
+  open(description: RunDescription): Map<string, EvalSample> {
     mkdirSync(this.path, { recursive: true });
     const file = join(this.path, "run.json");
     if (!existsSync(file)) {
@@ -137,9 +137,9 @@ export class ResultsFolder {
    *
    * @throws EvaluationError EVAL_RESULTS for any other line that is no answer
    */
-  samples(): Map<string, Sample> {
+  samples(): Map<string, EvalSample> {
     const file = join(this.path, "samples.jsonl");
-    const samples = new Map<string, Sample>();
+    const samples = new Map<string, EvalSample>();
     if (!existsSync(file)) return samples;
     const bytes = readFileSync(file);
     const whole = bytes.lastIndexOf(0x0a) + 1;
@@ -162,7 +162,7 @@ export class ResultsFolder {
   }
 
   /** Adds an answer at once, so that it is not lost when the run ends early. */
-  append(sample: Sample): void {
+  append(sample: EvalSample): void {
     appendFileSync(join(this.path, "samples.jsonl"), `${JSON.stringify(sample)}\n`);
   }
 

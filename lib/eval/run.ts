@@ -1,16 +1,16 @@
 import { createHash } from "node:crypto";
 import { packageVersion } from "../torch/package-version.js";
 import { EvaluationError, parseOptions } from "./errors.js";
-import type { GenerationRequest, Generator } from "./generate.js";
+import type { AnswerGenerator, GenerationRequest } from "./generate.js";
 import { type EvaluationOptions, evaluationSchema, type Scoring, scoringSchema } from "./options.js";
 import { bootstrap, passAtK } from "./pass-at-k.js";
 import { findPython, type Python } from "./python.js";
 import type { Verdict } from "./python-session.js";
 import {
+  type EvalSample,
   type EvalSummary,
   ResultsFolder,
   type RunDescription,
-  type Sample,
   type SampleResult,
   sampleKey,
 } from "./results.js";
@@ -38,7 +38,7 @@ export interface RunHooks {
  */
 export async function evaluate(
   task: Task,
-  generator: Generator,
+  generator: AnswerGenerator,
   options: EvaluationOptions,
   hooks: RunHooks = {},
 ): Promise<EvalSummary> {
@@ -73,7 +73,7 @@ export async function evaluate(
   }));
   let done = wanted.length - missing.length;
   hooks.onProgress?.({ phase: "generate", done, total: wanted.length });
-  const onDone = (index: number, generation: Omit<Sample, "problem" | "sample">) => {
+  const onDone = (index: number, generation: Omit<EvalSample, "problem" | "sample">) => {
     const { problem, sample } = missing[index];
     folder.append({ problem: problem.id, sample, ...generation });
     hooks.onProgress?.({ phase: "generate", done: ++done, total: wanted.length });
@@ -143,7 +143,7 @@ async function scoreRun(
   const stop = stopOf(loaded.task, promptId);
   const problems = problemsOf(loaded, limit);
   const items = problems.flatMap((problem) =>
-    Array.from({ length: n }, (_, sample): ScoreItem & { sample: Sample } => {
+    Array.from({ length: n }, (_, sample): ScoreItem & { sample: EvalSample } => {
       const found = samples.get(sampleKey({ problem: problem.id, sample }));
       if (!found)
         throw new EvaluationError(

@@ -2,7 +2,13 @@ import { request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
 import { setTimeout as wait } from "node:timers/promises";
 import { EvaluationError } from "./errors.js";
-import { type Generation, type GenerationRequest, type Generator, type GeneratorInfo, inParallel } from "./generate.js";
+import {
+  type AnswerGenerator,
+  type Generation,
+  type GenerationRequest,
+  type GeneratorInfo,
+  inParallel,
+} from "./generate.js";
 import type { Decoding } from "./options.js";
 
 export interface EvalServerOptions {
@@ -23,7 +29,7 @@ const [FIRST_WAIT, LONGEST_WAIT] = [1000, 30_000];
 const MAX_RESPONSE = 64 * 2 ** 20;
 
 /** A server that speaks OpenAI's protocol: /v1/completions for text, /v1/chat/completions for messages. */
-export class ServerGenerator implements Generator {
+export class ServerGenerator implements AnswerGenerator {
   readonly #options: EvalServerOptions;
   readonly #decoding: Decoding;
   readonly #base: string;

@@ -21,9 +21,14 @@ export const documentedSchemas: Readonly<Record<string, z.ZodObject>> = {
   }),
   score: scoreOptionsSchema,
   server: serverOptionsSchema,
-  evaluation: z
-    .strictObject(evaluationSchema.shape)
-    .omit({ ...decodingSchema.shape, ...scoringSchema.shape }) as z.ZodObject,
+  evaluation: z.strictObject({
+    ...pick(evaluationSchema.shape, "data", "prompt", "samples", "k", "seed", "limit", "outputDir"),
+  }),
   decoding: decodingSchema,
   scoring: scoringSchema,
 };
+
+/** Some fields of a shape. */
+function pick<T extends object, K extends keyof T>(shape: T, ...keys: K[]): Pick<T, K> {
+  return Object.fromEntries(keys.map((key) => [key, shape[key]])) as Pick<T, K>;
+}

@@ -3,7 +3,13 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll } from "vitest";
-import type { Generation, GenerationRequest, Generator, GeneratorInfo, PythonTest } from "../../lib/eval/index.js";
+import type {
+  AnswerGenerator,
+  Generation,
+  GenerationRequest,
+  GeneratorInfo,
+  PythonTest,
+} from "../../lib/eval/index.js";
 import { findPython, type Python } from "../../lib/eval/python.js";
 import type { PythonProgram } from "../../lib/eval/python-session.js";
 import { Sandbox } from "../../lib/eval/sandbox.js";
@@ -80,7 +86,7 @@ export function ownBenchmark(folder: string): string {
 }
 
 /** Answers as a function says, and counts what it is asked. */
-export class FunctionGenerator implements Generator {
+export class FunctionGenerator implements AnswerGenerator {
   asked: string[] = [];
   readonly #answer: (request: GenerationRequest, index: number) => string;
   readonly #name: string;

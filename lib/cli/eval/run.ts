@@ -4,13 +4,13 @@ import { SingleBar } from "cli-progress";
 import colors from "picocolors";
 import { Engine } from "../../engine/index.js";
 import {
+  type AnswerGenerator,
   CanonicalGenerator,
   EngineGenerator,
   type Estimate,
   type EvalProgress,
   type EvalSummary,
   evaluate,
-  type Generator,
   type RunHooks,
   rescore,
   ServerGenerator,
@@ -49,7 +49,7 @@ function rescoreFolder(task: Task, folder: string, run: EvalCommandOptions["run"
 
 async function evaluateModel(task: Task, { model, run }: EvalCommandOptions, hooks: RunHooks) {
   const { json, outputDir, ...settings } = run;
-  const evaluateWith = async (generator: Generator, name: string) => {
+  const evaluateWith = async (generator: AnswerGenerator, name: string) => {
     const folder = outputDir ?? join("runs", "eval", `${task.name}-${run.prompt}-${name.replace(/[^\w.+-]+/g, "-")}`);
     return { folder, summary: await evaluate(task, generator, { ...settings, outputDir: folder }, hooks) };
   };
