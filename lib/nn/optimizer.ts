@@ -137,8 +137,8 @@ const SLICE_ELEMENTS = 1 << 26;
  * holds no more than parameters and gradients (FSDP's CPUOffloadPolicy, for the optimiser).
  */
 export abstract class BucketedOptimizer implements Optimizer {
-  /** Buckets are flat, and each process has its part of them: an update can only be elementwise. */
-  readonly elementwise = true;
+  /** True, unless a subclass says otherwise: see {@link Optimizer.elementwise}. */
+  readonly elementwise: boolean = true;
   readonly #buckets: Bucket[] = [];
   #steps = 0;
 
@@ -236,20 +236,8 @@ export abstract class BucketedOptimizer implements Optimizer {
   }
 
   loadStateDict(state: OptimizerState): void {
-    if (!Number.isInteger(state.step) || state.step < 0) {
-      throw new NnError("NN_OPTIMIZER", `the saved step is ${state.step}, expected an integer from 0`);
-    }
     const own = new Map(this.#tensors());
-    const missing = [...own.keys()].filter((name) => !(name in state.tensors));
-    const unexpected = Object.keys(state.tensors).filter((name) => !own.has(name));
-    const mismatched: ShapeMismatch[] = [];
-    for (const [name, tensor] of own) {
-      const found = state.tensors[name]?.shape;
-      if (found && !sameShape(tensor.shape, found)) mismatched.push({ name, expected: tensor.shape, found });
-    }
-    if (missing.length + unexpected.length + mismatched.length > 0) {
-      throw new StateDictError("the optimiser's state", { missing, unexpected, mismatched });
-    }
+    checkState(own, state);
     torch.noGrad(() => {
       for (const [name, tensor] of own) tensor.copy_(state.tensors[name]);
       for (const { masters, hasFinerMasters, parameters, step } of this.#buckets) {
@@ -271,8 +259,32 @@ export abstract class BucketedOptimizer implements Optimizer {
     this.#buckets.length = 0;
   }
 
+  /** The parameters by name. */
+  protected *parameters(): Generator<[string, Tensor]> {
+    for (const { names, parameters } of this.#buckets) {
+      for (const [i, name] of names.entries()) yield [name, parameters[i]];
+    }
+  }
+
   *#tensors(): Generator<[string, Tensor]> {
     for (const bucket of this.#buckets) yield* bucket.tensors();
+  }
+}
+
+/** @throws NnError NN_OPTIMIZER, StateDictError for a saved state that does not fit an optimizer's own tensors */
+export function checkState(own: ReadonlyMap<string, Tensor>, state: OptimizerState): void {
+  if (!Number.isInteger(state.step) || state.step < 0) {
+    throw new NnError("NN_OPTIMIZER", `the saved step is ${state.step}, expected an integer from 0`);
+  }
+  const missing = [...own.keys()].filter((name) => !(name in state.tensors));
+  const unexpected = Object.keys(state.tensors).filter((name) => !own.has(name));
+  const mismatched: ShapeMismatch[] = [];
+  for (const [name, tensor] of own) {
+    const found = state.tensors[name]?.shape;
+    if (found && !sameShape(tensor.shape, found)) mismatched.push({ name, expected: tensor.shape, found });
+  }
+  if (missing.length + unexpected.length + mismatched.length > 0) {
+    throw new StateDictError("the optimiser's state", { missing, unexpected, mismatched });
   }
 }
 

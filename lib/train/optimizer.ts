@@ -1,7 +1,8 @@
 import * as z from "zod";
 import type { Decoder } from "../model/index.js";
-import { AdamW, decayGroups, type Optimizer, SGD } from "../nn/index.js";
+import { AdamW, CombinedOptimizer, decayGroups, Muon, type Optimizer, SGD } from "../nn/index.js";
 import type { ParallelModel } from "../parallel/index.js";
+import type { Tensor } from "../torch/index.js";
 import { TrainError } from "./errors.js";
 import { failureOf } from "./user-code.js";
 
@@ -24,8 +25,28 @@ const sgdShape = {
   weightDecay: nonNegative.default(0),
 };
 
+const { offload: _, ...restShape } = adamwShape;
+const muonShape = {
+  momentum: nonNegative.default(0.95).describe("decay rate of the momentum"),
+  nesterov: z.boolean().default(true),
+  nsSteps: z.number().int().min(1).max(99).default(5).describe("Newton-Schulz iterations"),
+  weightDecay: nonNegative.default(0.1).describe("decoupled; of the matrices of hidden layers"),
+  adjustLrFn: z
+    .enum(["original", "match_rms_adamw"])
+    .default("match_rms_adamw")
+    .describe(
+      "factor on the learning rate of a matrix, see torch.optim.Muon; match_rms_adamw gives updates of AdamW's size",
+    ),
+  nsDtype: z.enum(["bfloat16", "float32"]).default("bfloat16").describe("of the Newton-Schulz iterations"),
+  adamw: z
+    .strictObject({ ...restShape, lrScale: nonNegative.default(1).describe("factor on the learning rate") })
+    .prefault({})
+    .describe("of AdamW, for embeddings, the head, norms and biases"),
+};
+
 const configSchema = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("adamw"), ...adamwShape }),
+  z.strictObject({ type: z.literal("muon"), ...muonShape }),
   z.strictObject({ type: z.literal("sgd"), ...sgdShape }),
 ]);
 
@@ -40,11 +61,20 @@ export type OptimizerConfig = z.output<typeof configSchema>;
 export type OptimizerChoice = OptimizerConfig | OptimizerFactory;
 
 const adamwOptions = z.strictObject(adamwShape);
+const muonOptions = z.strictObject(muonShape);
 const sgdOptions = z.strictObject(sgdShape);
 
 /** AdamW with decoupled decay on matrices, one fused call for all parameters. */
 export function adamw(options: z.input<typeof adamwOptions> = {}): OptimizerConfig {
   return { type: "adamw", ...adamwOptions.parse(options) };
+}
+
+/**
+ * Muon for the matrices of hidden layers, AdamW for embeddings, the head, norms and biases. It needs whole matrices: parallel
+ * training with `shard` or `tensor` above 1 is refused.
+ */
+export function muon(options: z.input<typeof muonOptions> = {}): OptimizerConfig {
+  return { type: "muon", ...muonOptions.parse(options) };
 }
 
 /** Plain stochastic gradient descent, with momentum if asked for. */
@@ -64,8 +94,27 @@ export function makeOptimizer(choice: OptimizerChoice, model: Decoder, stage: st
     const { type: _, ...options } = choice;
     return new SGD(model.namedParameters(), options);
   }
+  if (choice.type === "muon") return makeMuon(choice, model);
   const { type: _, decayEmbeddings, ...options } = choice;
   return new AdamW(decayGroups(model, options.weightDecay, { embeddings: decayEmbeddings }), options);
+}
+
+function makeMuon(
+  { type: _, adamw, ...options }: Extract<OptimizerConfig, { type: "muon" }>,
+  model: Decoder,
+): Optimizer {
+  const { lrScale, decayEmbeddings, ...rest } = adamw;
+  const trained = [...model.namedParameters()].filter(([, { requiresGrad }]) => requiresGrad);
+  const isHidden = (name: string, tensor: Tensor) => tensor.ndim === 2 && !/embed|lm_head/.test(name);
+  const matrices = trained.filter(([name, tensor]) => isHidden(name, tensor));
+  const others = decayGroups(model, rest.weightDecay, { embeddings: decayEmbeddings }).map((group) => ({
+    ...group,
+    parameters: [...group.parameters].filter(([name, tensor]) => !isHidden(name, tensor)),
+  }));
+  return new CombinedOptimizer([
+    ...(matrices.length > 0 ? [{ optimizer: new Muon(matrices, options) }] : []),
+    ...(matrices.length < trained.length ? [{ optimizer: new AdamW(others, rest), lrScale }] : []),
+  ]);
 }
 
 /**
