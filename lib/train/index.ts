@@ -36,7 +36,7 @@ export {
 } from "./load-curriculum.js";
 export { flopsPerToken, peakFlops } from "./meter.js";
 export type { KnownMetrics, StepMetrics } from "./metrics.js";
-export { adamw, muon, type OptimizerChoice, type OptimizerConfig, type OptimizerFactory, sgd } from "./optimizer.js";
+export * from "./optimizer.js";
 export { cpuHasBfloat16, type Precision, resolvePrecision } from "./precision.js";
 export type { TrainingJob } from "./recipe.js";
 export { buildRecipe, parseRecipe, type RecipeContext, type RecipeInput, readRecipe, recipeSchema } from "./recipe.js";

@@ -9,13 +9,20 @@ import { StageClock } from "./clock.js";
 import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, StepEvent, TrainEvent, WarningEvent } from "./events.js";
 import { Meter } from "./meter.js";
-import { makeOptimizer, requireElementwise } from "./optimizer.js";
+import { makeOptimizer } from "./optimizer.js";
 import { describeRun, type PlannedStage } from "./plan.js";
 import { findStart, requireSameFingerprint, restoreOptimizer, restoreWeights } from "./resume.js";
 import { RunCheckpoints, type SaveNote } from "./run-checkpoints.js";
 import { currentNames, fingerprintOf } from "./run-fingerprint.js";
 import type { RunSettings } from "./run-options.js";
-import { divergence, type StepReport, type StepResult, skippedMessage, Trainer } from "./trainer.js";
+import {
+  divergence,
+  requireElementwise,
+  type StepReport,
+  type StepResult,
+  skippedMessage,
+  Trainer,
+} from "./trainer.js";
 import { failureOf, settled } from "./user-code.js";
 import { checkHookResult, checkState } from "./user-results.js";
 

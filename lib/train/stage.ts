@@ -127,7 +127,7 @@ export const stageSettings = {
   optimizer: optimizerSchema
     .optional()
     .describe(
-      "optimizer: `adamw({...})`, `sgd({...})`, their data, or a function of the model that returns one; default: that " +
+      "optimizer: `adamw({...})`, `muon({...})`, `sgd({...})`, their data, or a function of the model that returns one; default: that " +
         "of the previous stage with its state, `adamw()` in the first stage",
     ),
   globalBatchSize: positive

@@ -260,3 +260,18 @@ export function divergence(
 function range(position: number, { stage }: PlannedStage): string {
   return stage.globalBatchSize === 1 ? String(position) : `${position} to ${position + stage.globalBatchSize - 1}`;
 }
+
+/**
+ * Refuses an optimiser that needs whole matrices where processes have parts of them.
+ *
+ * @throws TrainError TRAIN_OPTIONS
+ */
+export function requireElementwise(optimizer: Optimizer, { isWhole, shape }: ParallelModel, stage: string): void {
+  if (isWhole || optimizer.elementwise === true) return;
+  const { shard, tensor } = shape;
+  throw new TrainError(
+    "TRAIN_OPTIONS",
+    `stage '${stage}': its optimizer does not say \`elementwise: true\`, and parameters are cut (shard ${shard}, tensor ${tensor}): ` +
+      "declare it if each number's update depends on that number's gradient alone, or train with shard: 1 and tensor: 1",
+  );
+}

@@ -11,7 +11,7 @@ import {
 import { parallelSchema } from "../../lib/parallel/options.js";
 import { serverOptionsSchema } from "../../lib/server/options.js";
 import { dllmRequestSchema } from "../../lib/server/protocol/requests.js";
-import { recipeSchema } from "../../lib/train/index.js";
+import { adamwSchema, muonSchema, recipeSchema, sgdSchema } from "../../lib/train/index.js";
 import { runOptionsSchema, runSettingsSchema } from "../../lib/train/run-options.js";
 import { customStageSchema } from "../../lib/train/stage.js";
 
@@ -31,6 +31,10 @@ export const documentedSchemas: Readonly<Record<string, z.ZodObject>> = {
   autoregressive: autoregressiveSchema,
   stage: stageOptions.omit(customStage),
   customStage: stageOptions.pick(customStage),
+  adamw: adamwSchema,
+  muon: muonSchema,
+  muonAdamw: muonSchema.shape.adamw.unwrap(),
+  sgd: sgdSchema,
   recipe: without(recipeSchema, runSettingsSchema),
   run: runSettingsSchema,
   // Beside those that a file can hold.
