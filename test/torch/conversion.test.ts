@@ -140,7 +140,7 @@ describe("tensor(data)", () => {
     const data = new Float32Array(4);
     for (const shape of [[5], [2, 3], [1e12], [2 ** 60, 2 ** 60], [], [0]])
       expect(() => torch.fromTypedArray(data, shape)).toThrowError(
-        torchError("TORCH_VALUE", /has .* elements, the data has 4/),
+        torchError("TORCH_VALUE", /has .* elements, but the data has 4/),
       );
     for (const shape of [[-4], [4.5], [nan], [-2, -2]])
       expect(() => torch.fromTypedArray(data, shape)).toThrowError(
