@@ -16,7 +16,7 @@ import {
   type Value,
 } from "./values.js";
 
-/** Parameters and body of each method of str; the body gets the string, then the arguments. */
+/** Parameters and body of each method of str; the body receives the string, then the arguments. */
 type Methods = Record<string, [parameters: string, body: (text: string, ...args: Bound) => Value]>;
 
 const all = (pattern: RegExp) => (text: string) => {
@@ -74,7 +74,7 @@ const METHODS: Methods = {
 
 const LEFT_OUT = new Set(["encode", "maketrans", "translate"]);
 
-/** A method of a string but `format` and `format_map`, undefined if str has none of that name. */
+/** A method of a string, except `format` and `format_map`; undefined if str has no method of that name. */
 export function stringMethod(text: string, name: string): Callable | undefined {
   if (LEFT_OUT.has(name)) throw new UnsupportedFeature(`the method str.${name}`);
   if (!Object.hasOwn(METHODS, name)) return undefined;
@@ -90,7 +90,7 @@ function counted(list: string[]): Value[] {
   return list;
 }
 
-/** The part of the text between two indices, as the search methods take them. */
+/** The part of the text between two indices, with the index rules of the search methods. */
 function within(text: string, start: Value | undefined, end: Value | undefined): string {
   if ((start ?? null) === null && (end ?? null) === null) return text;
   return slice(text, start ?? null, end ?? null, null) as string;
@@ -163,7 +163,7 @@ export function capitalize(text: string): string {
   return unicode.titleCase(first) + text.toLowerCase().slice(first.toLowerCase().length);
 }
 
-/** A simple case folding: lower case after upper case joins what differs in case alone. */
+/** A simple case folding: upper case, then lower case, so that characters that differ only in case become equal. */
 function caseFold(text: string): string {
   if (/^[\p{ASCII}]*$/u.test(text)) return text.toLowerCase();
   return Array.from(text, (letter) =>
@@ -183,7 +183,7 @@ function foldOne(letter: string): string {
 
 function title(text: string): string {
   const lower = text.toLowerCase();
-  // Where no letter changes its length, the lower case of the whole holds the right final sigmas.
+  // If no letter changes its length, the lower case of the whole text has the correct final sigmas.
   const aligned = [...lower].length === [...text].length ? [...lower] : undefined;
   let isInWord = false;
   return Array.from(text, (letter, i) => {
@@ -302,7 +302,7 @@ function replaced(text: string, old: Value | undefined, by: Value | undefined, t
   return replace(text, from, to, intOf(times, -1n));
 }
 
-/** str.replace(old, new, count); a negative count is all. */
+/** str.replace(old, new, count); a negative count replaces all. */
 export function replace(text: string, from: string, to: string, times: bigint): string {
   search(text.length, from.length);
   const parts = from === "" ? ["", ...text, ""] : text.split(from);
