@@ -75,7 +75,7 @@ describe("diffcoder checkpoint", () => {
     expect(all.stdout.trim().split("\n")).toEqual([
       expect.stringMatching(/step-000008: whole$/),
       expect.stringMatching(/step-000006: config\.json is missing$/),
-      expect.stringMatching(/step-000006: shard-00002-of-00003\.safetensors is not what was written$/),
+      expect.stringMatching(/step-000006: shard-00002-of-00003\.safetensors does not match its checksum$/),
       expect.stringMatching(/pre-anneal: whole$/),
     ]);
     const one = await checkpoint(["verify", at("step-000006")]);

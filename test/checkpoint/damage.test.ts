@@ -60,12 +60,12 @@ describe("a damaged checkpoint of several processes is found, and the one before
     [
       "a flipped bit",
       (folder) => flipBit(join(folder, SHARD)),
-      /shard-00001-of-00003\.safetensors is not what was written/,
+      /shard-00001-of-00003\.safetensors does not match its checksum/,
     ],
     [
       "a flipped bit in a header",
       (folder) => flipBit(join(folder, SHARD), 9000),
-      /shard-00001.* is not what was written/,
+      /shard-00001.* does not match its checksum/,
     ],
     ["a truncated shard", (folder) => truncateSync(join(folder, SHARD), 1000), /shard-00001.* has 1000 bytes of \d+/],
     ["an empty shard", (folder) => truncateSync(join(folder, SHARD), 0), /shard-00001.* has 0 bytes of \d+/],
@@ -94,7 +94,7 @@ describe("a damaged checkpoint of several processes is found, and the one before
     const found = await new CheckpointStore(run, 2).newest((warning) => warnings.push(warning));
     expect(found?.name).toBe("step-000001");
     expect(warnings).toEqual([expect.stringMatching(message)]);
-    expect(warnings[0]).toMatch(/^checkpoint step-000002: .*: going on from step-000001$/);
+    expect(warnings[0]).toMatch(/^checkpoint step-000002: .*: resuming from step-000001$/);
   });
 
   it("and what was changed behind the hashes' back is refused while loading", async () => {
@@ -286,7 +286,7 @@ describe("a write that fails", () => {
       await expect(store.commit(pending[0], await reportsOf(pending))).rejects.toMatchObject({
         code: "CHECKPOINT_WRITE",
         message: expect.stringMatching(
-          /shard-00001.*, which rank 1 wrote, is not here: .* file system that all .* share/,
+          /shard-00001.*, which rank 1 wrote, does not exist here: .* file system that all .* share/,
         ),
       });
     });

@@ -175,7 +175,7 @@ describe("slices that do not fit together are refused", () => {
   });
 
   it("when one process has but a part", async () => {
-    await (await failing((name, shape) => rows(name, shape, 0), 1)).toThrow(/is a part, and there is no other process/);
+    await (await failing((name, shape) => rows(name, shape, 0), 1)).toThrow(/is only a part, but no other process/);
   });
 });
 
@@ -198,7 +198,7 @@ describe("tensors that do not fit the checkpoint", () => {
       const slots = localTensors(Object.entries(tensors).slice(1), byRows(1), 0, 0);
       await expect(loadOptimizerSlices(slots, found.path)).rejects.toMatchObject({
         code: "CHECKPOINT_MISMATCH",
-        message: expect.stringMatching(/expAvg.* is not in the optimiser/),
+        message: expect.stringMatching(/expAvg.* is not in the optimizer/),
       });
     });
   });
