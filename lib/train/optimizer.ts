@@ -5,7 +5,7 @@ import type { ParallelModel } from "../parallel/index.js";
 import { TrainError } from "./errors.js";
 import { failureOf } from "./user-code.js";
 
-/** Makes the optimiser of a stage. For what {@link adamw} and {@link sgd} do not offer. */
+/** Makes the optimizer of a stage, for optimizers other than {@link adamw} and {@link sgd}. */
 export type OptimizerFactory = (model: Decoder) => Optimizer;
 
 const beta = z.number().min(0).lt(1);
@@ -29,34 +29,34 @@ const configSchema = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("sgd"), ...sgdShape }),
 ]);
 
-/** An optimiser in options: as data, for TypeScript and YAML alike, or a function that makes one. */
+/** An optimizer in options: a config, for TypeScript and YAML alike, or a function that makes one. */
 export const optimizerSchema = z.union([
   z.custom<OptimizerFactory>((value) => typeof value === "function", { error: "a function" }),
   configSchema,
 ]);
 
-/** An optimiser as data, every default filled in. */
+/** The config of an optimizer, with all defaults filled in. */
 export type OptimizerConfig = z.output<typeof configSchema>;
 export type OptimizerChoice = OptimizerConfig | OptimizerFactory;
 
 const adamwOptions = z.strictObject(adamwShape);
 const sgdOptions = z.strictObject(sgdShape);
 
-/** AdamW with decoupled decay on matrices, one fused call for all parameters. */
+/** AdamW with decoupled weight decay on matrices; one fused call updates all parameters. */
 export function adamw(options: z.input<typeof adamwOptions> = {}): OptimizerConfig {
   return { type: "adamw", ...adamwOptions.parse(options) };
 }
 
-/** Plain stochastic gradient descent, with momentum if asked for. */
+/** Stochastic gradient descent, optionally with momentum. */
 export function sgd(options: z.input<typeof sgdOptions> = {}): OptimizerConfig {
   return { type: "sgd", ...sgdOptions.parse(options) };
 }
 
 /**
- * Makes the optimiser that a choice describes, for all of a model's parameters.
+ * Makes the optimizer of a stage, over all parameters of the model.
  *
- * @param stage named in the message
- * @throws TrainError TRAIN_OPTIONS for a function that makes none
+ * @param stage name of the stage, for the message
+ * @throws TrainError TRAIN_OPTIONS if a factory function does not return an Optimizer
  */
 export function makeOptimizer(choice: OptimizerChoice, model: Decoder, stage: string): Optimizer {
   if (typeof choice === "function") return ownOptimizer(choice, model, `stage '${stage}': its optimizer function`);
@@ -69,7 +69,7 @@ export function makeOptimizer(choice: OptimizerChoice, model: Decoder, stage: st
 }
 
 /**
- * Refuses an optimiser that needs whole matrices where processes have parts of them.
+ * Rejects an optimizer that needs whole matrices if the parameters are sharded over processes.
  *
  * @throws TrainError TRAIN_OPTIONS
  */
@@ -78,8 +78,8 @@ export function requireElementwise(optimizer: Optimizer, { isWhole, shape }: Par
   const { shard, tensor } = shape;
   throw new TrainError(
     "TRAIN_OPTIONS",
-    `stage '${stage}': its optimizer does not say \`elementwise: true\`, and parameters are cut (shard ${shard}, tensor ${tensor}): ` +
-      "declare it if each number's update depends on that number's gradient alone, or train with shard: 1 and tensor: 1",
+    `stage '${stage}': its optimizer does not declare \`elementwise: true\`, and the parameters are sharded (shard ${shard}, tensor ${tensor}): ` +
+      "declare it if the update of each element depends on the gradient of that element alone, or train with shard: 1 and tensor: 1",
   );
 }
 
