@@ -45,7 +45,7 @@ describe("train", () => {
 
     const resumed = await diffcoder(again?.split(" ") ?? [], { interrupt });
     expect(resumed.code, resumed.stderr).toBe(130);
-    expect(resumed.stderr).toMatch(new RegExp(`going on from \\S+, step ${last}\\n`));
+    expect(resumed.stderr).toMatch(new RegExp(`resuming from \\S+, step ${last}\\n`));
     const steps = stepsOf(out).map(({ globalStep }) => globalStep);
     expect(steps).toEqual(Array.from({ length: steps.length }, (_, i) => i + 1)); // none twice, none left out
     expect(steps.length).toBeGreaterThan(last);
