@@ -70,7 +70,7 @@ export class Tensor implements Disposable, Owned {
     track(this);
   }
 
-  #ask<T>(what: string, read: (handle: Handle) => T): T {
+  #read<T>(what: string, read: (handle: Handle) => T): T {
     try {
       return read(this.handle);
     } catch (error) {
@@ -80,21 +80,21 @@ export class Tensor implements Disposable, Owned {
 
   /** Sizes, outermost first; [] for a scalar. */
   get shape(): number[] {
-    return fromScratch(this.#ask("shape", native.shape));
+    return fromScratch(this.#read("shape", native.shape));
   }
 
   /** Elements to skip in memory from one index to the next, by dimension. */
   get strides(): number[] {
-    return fromScratch(this.#ask("strides", native.strides));
+    return fromScratch(this.#read("strides", native.strides));
   }
 
   get ndim(): number {
-    return this.#ask("ndim", native.shape);
+    return this.#read("ndim", native.shape);
   }
 
   /** The size of one dimension; negative dimensions count from the end. */
   size(dim: number): number {
-    const ndim = this.#ask("size", native.shape);
+    const ndim = this.#read("size", native.shape);
     const index = dim < 0 ? dim + ndim : dim;
     if (!Number.isInteger(dim) || index < 0 || index >= ndim) {
       throw new TorchError("TORCH_INDEX", `size: dimension ${dim} does not exist in a tensor with ${ndim} dimensions`);
@@ -104,16 +104,16 @@ export class Tensor implements Disposable, Owned {
 
   /** The number of elements. */
   numel(): number {
-    return this.#ask("numel", native.numel);
+    return this.#read("numel", native.numel);
   }
 
   get dtype(): DType {
-    return dtypeOfCode(this.#ask("dtype", native.dtype));
+    return dtypeOfCode(this.#read("dtype", native.dtype));
   }
 
   /** "cpu", or "cuda:0" and so on. */
   get device(): string {
-    return this.#ask("device", native.device);
+    return this.#read("device", native.device);
   }
 
   get isCuda(): boolean {
@@ -121,7 +121,7 @@ export class Tensor implements Disposable, Owned {
   }
 
   isContiguous(): boolean {
-    return this.#ask("isContiguous", native.isContiguous);
+    return this.#read("isContiguous", native.isContiguous);
   }
 
   /** Whether the tensor was freed. */
@@ -145,7 +145,7 @@ export class Tensor implements Disposable, Owned {
   // ---- autograd
 
   get requiresGrad(): boolean {
-    return this.#ask("requiresGrad", native.requiresGrad);
+    return this.#read("requiresGrad", native.requiresGrad);
   }
 
   set requiresGrad(value: boolean) {
@@ -154,37 +154,37 @@ export class Tensor implements Disposable, Owned {
 
   /** Makes the tensor record operations, in place: torch.Tensor.requires_grad_. */
   requiresGrad_(value = true): this {
-    this.#ask("requiresGrad_", (handle) => native.setRequiresGrad(handle, value));
+    this.#read("requiresGrad_", (handle) => native.setRequiresGrad(handle, value));
     return this;
   }
 
   get isLeaf(): boolean {
-    return this.#ask("isLeaf", native.isLeaf);
+    return this.#read("isLeaf", native.isLeaf);
   }
 
   /** The gradient that backward() accumulated, or null. A new object each time, of the same tensor. */
   get grad(): Tensor | null {
-    const handle = this.#ask("grad", native.getGrad);
+    const handle = this.#read("grad", native.getGrad);
     return handle === null ? null : wrap(handle);
   }
 
   set grad(gradient: Tensor | null) {
-    this.#ask("grad", (handle) => native.setGrad(handle, gradient === null ? 0 : liveHandle(gradient)));
+    this.#read("grad", (handle) => native.setGrad(handle, gradient === null ? 0 : liveHandle(gradient)));
   }
 
   /** Keeps the gradient of a tensor that is not a leaf: torch.Tensor.retain_grad. */
   retainGrad(): void {
-    this.#ask("retainGrad", native.retainGrad);
+    this.#read("retainGrad", native.retainGrad);
   }
 
   /** The name of the autograd node that created the tensor, such as "AddBackward0", or null for a leaf. */
   get gradFn(): string | null {
-    return this.#ask("gradFn", native.gradFunctionName);
+    return this.#read("gradFn", native.gradFunctionName);
   }
 
   /** Number of in-place modifications of the tensor: torch.Tensor._version. */
   get version(): number {
-    return this.#ask("version", native.version);
+    return this.#read("version", native.version);
   }
 
   /**
@@ -193,7 +193,7 @@ export class Tensor implements Disposable, Owned {
    */
   backward(gradient: Tensor | null = null, options: { retainGraph?: boolean; createGraph?: boolean } = {}): void {
     options = checkOptions("backward", options, ["retainGraph", "createGraph"]);
-    this.#ask("backward", () =>
+    this.#read("backward", () =>
       native.backward(
         [liveHandle(this)],
         gradient === null ? [] : [liveHandle(gradient)],
@@ -211,7 +211,7 @@ export class Tensor implements Disposable, Owned {
    *   toTypedArray}, which returns bigints
    */
   item(): number {
-    return this.#ask("item", native.item);
+    return this.#read("item", native.item);
   }
 
   /** The value of a tensor with one element, without blocking the event loop while the device works. */
@@ -235,7 +235,7 @@ export class Tensor implements Disposable, Owned {
    */
   toTypedArray(): TypedArray {
     const { tensor, array } = this.#readable();
-    tensor.#ask("toTypedArray", (handle) => native.readInto(handle, array));
+    tensor.#read("toTypedArray", (handle) => native.readInto(handle, array));
     if (tensor !== this) tensor.dispose();
     return array;
   }
@@ -244,7 +244,7 @@ export class Tensor implements Disposable, Owned {
   async toTypedArrayAsync(): Promise<TypedArray> {
     const { tensor, array } = this.#readable();
     try {
-      return await tensor.#ask("toTypedArrayAsync", (handle) => native.readAsync(handle, array));
+      return await tensor.#read("toTypedArrayAsync", (handle) => native.readAsync(handle, array));
     } finally {
       if (tensor !== this) tensor.dispose();
     }

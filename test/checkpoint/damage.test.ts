@@ -67,8 +67,8 @@ describe("a damaged checkpoint of several processes is found, and the one before
       (folder) => flipBit(join(folder, SHARD), 9000),
       /shard-00001.* does not match its checksum/,
     ],
-    ["a truncated shard", (folder) => truncateSync(join(folder, SHARD), 1000), /shard-00001.* has 1000 bytes of \d+/],
-    ["an empty shard", (folder) => truncateSync(join(folder, SHARD), 0), /shard-00001.* has 0 bytes of \d+/],
+    ["a truncated shard", (folder) => truncateSync(join(folder, SHARD), 1000), /shard-00001.* has 1000 bytes instead of \d+/],
+    ["an empty shard", (folder) => truncateSync(join(folder, SHARD), 0), /shard-00001.* has 0 bytes instead of \d+/],
     ["a missing shard", (folder) => rmSync(join(folder, SHARD)), /shard-00001-of-00003\.safetensors is missing/],
     ["a missing manifest", (folder) => rmSync(join(folder, "manifest.json")), /it has no manifest\.json/],
     ["a torn manifest", (folder) => truncateSync(join(folder, "manifest.json"), 2000), /manifest\.json is damaged/],
@@ -85,7 +85,7 @@ describe("a damaged checkpoint of several processes is found, and the one before
     [
       "a changed config",
       (folder) => edit(join(folder, "config.json"), (text) => text.replace("48", "49")),
-      /config\.json is not/,
+      /config\.json does not match/,
     ],
   ])("%s", async (_, damage, message) => {
     const { run, newest } = await twoCheckpoints();

@@ -190,7 +190,7 @@ describe("tensors that do not fit the checkpoint", () => {
       await expect(loadWeightSlices(weights, found.path)).rejects.toMatchObject({
         code: "CHECKPOINT_MISMATCH",
         message: expect.stringMatching(
-          /embed_tokens\.weight in .* is \[48,16\], the config asks for \[50,16\]\n.*layers\.9\.other is missing[\s\S]*is not in the model/,
+          /embed_tokens\.weight in .* is \[48,16\], the config requires \[50,16\]\n.*layers\.9\.other is missing[\s\S]*is not in the model/,
         ),
       });
       for (const { tensor } of weights) expect(Number(tensor.abs().sum().item())).toBe(0);

@@ -135,7 +135,7 @@ describe("other formats are named", () => {
       /^DATA_EMPTY no file of records found in .* \(its files end in \.csv \.arrow\)/,
     );
     expect(await rejectionOf(prepareData({ paths: [folder], seqLen: 8 }, tokenizer))).toMatch(
-      /^DATA_EMPTY no text in .*others are there: 1 \.csv, 1 \.arrow/,
+      /^DATA_EMPTY no text found in .*found others: 1 \.csv, 1 \.arrow/,
     );
   });
 });

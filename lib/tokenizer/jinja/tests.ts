@@ -3,7 +3,7 @@ import { UnsupportedFeature } from "./errors.js";
 import { FILTERS } from "./filter-helpers.js";
 import { binary, contains, equal, ordered } from "./operators.js";
 import { Range } from "./sequences.js";
-import { isLower, isUpper } from "./string-methods.js";
+import { isLower, isUpper } from "./string-case.js";
 import { str } from "./text.js";
 import {
   asInt,
