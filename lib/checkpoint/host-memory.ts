@@ -102,23 +102,13 @@ async function reached(device: string): Promise<void> {
 export class Snapshot {
   readonly #copies: (HostCopy | undefined)[];
   readonly #memory: HostMemory;
-  /** For every buffer sent to the writer, in order: whether it is a piece. */
-  readonly #away: boolean[] = [];
-  #pieces = 0;
-  #pieceIsBack: (() => void) | undefined;
+  /** Pieces that the writer holds, in order. */
+  readonly #pieces: Promise<void>[] = [];
 
   constructor(copies: readonly HostCopy[], memory: HostMemory) {
     this.#copies = [...copies];
     this.#memory = memory;
   }
-
-  /** Callback for every buffer that the writer returns, in the order of sending. */
-  readonly onBuffer = (buffer: ArrayBuffer): void => {
-    this.#memory.give(buffer);
-    if (!this.#away.shift()) return;
-    this.#pieces--;
-    this.#pieceIsBack?.();
-  };
 
   /** Sends a copy to the writer and waits for it. Each copy can be sent once. */
   async send(index: number, job: WriterJob): Promise<void> {
@@ -126,8 +116,7 @@ export class Snapshot {
     if (copy === undefined) throw new Error("this copy was already sent");
     if (copy instanceof ArrayBuffer) {
       this.#copies[index] = undefined;
-      this.#away.push(false);
-      job.post({ kind: "data", bytes: new Uint8Array(copy) }, [copy]);
+      this.#write(new Uint8Array(copy), job).catch(() => {}); // the end of the job rejects, too
       return;
     }
     for (let begin = 0, total = copy.numel(); begin < total; begin += PIECE_BYTES) {
@@ -146,17 +135,17 @@ export class Snapshot {
   }
 
   async #sendPiece(copy: Tensor, begin: number, length: number, job: WriterJob): Promise<void> {
-    while (this.#pieces >= PIECES) {
-      const isBack = new Promise<void>((resolve) => {
-        this.#pieceIsBack = resolve;
-      });
-      await Promise.race([isBack, job.lost]);
-    }
+    while (this.#pieces.length >= PIECES) await this.#pieces.shift();
     if (job.isCancelled) throw new Error("the save was cancelled");
     const piece = this.#memory.takePiece();
     torch.scope(() => readBytes(copy.narrow(0, begin, length), new Uint8Array(piece, 0, length)));
-    this.#pieces++;
-    this.#away.push(true);
-    job.post({ kind: "data", bytes: new Uint8Array(piece, 0, length) }, [piece]);
+    const written = this.#write(new Uint8Array(piece, 0, length), job);
+    written.catch(() => {}); // the next piece that waits for it, and the end of the job, reject
+    this.#pieces.push(written);
+  }
+
+  /** Hands bytes to the writer, and takes their buffer back. */
+  async #write(bytes: Uint8Array<ArrayBuffer>, job: WriterJob): Promise<void> {
+    this.#memory.give(await job.write(bytes));
   }
 }

@@ -36,7 +36,7 @@ export class PendingCheckpoint {
     this.#world = world;
     // With a device, training leaves the CPU cores free.
     const sharesProcessors = files.tensorFiles.some(({ tensors }) => tensors.some(({ device }) => device === "cpu"));
-    this.#job = new WriterJob(place.staging, sharesProcessors ? REST : 0, snapshot.onBuffer);
+    this.#job = new WriterJob(place.staging, sharesProcessors ? REST : 0);
     this.done = this.#write(files, snapshot);
     this.done.catch(() => {}); // callers may poll `error` instead
   }
@@ -66,13 +66,13 @@ export class PendingCheckpoint {
   async #write(files: PlannedFiles, snapshot: Snapshot): Promise<ShardReport> {
     const job = this.#job;
     try {
-      for (const [name, content] of files.texts) job.post({ kind: "text", name, content });
-      for (const [from, name] of files.copies) job.post({ kind: "copy", from, name });
+      for (const [name, content] of files.texts) job.post("text", { name, content });
+      for (const [from, name] of files.copies) job.post("copy", { from, name });
       let index = 0;
       for (const { name, header, tensors } of files.tensorFiles) {
-        job.post({ kind: "open", name, header });
+        job.post("open", { name, header });
         for (const _ of tensors) await snapshot.send(index++, job);
-        job.post({ kind: "close" });
+        job.post("close", {});
       }
       this.#report = { rank: this.#world.rank, files: await job.end() };
       return this.#report;

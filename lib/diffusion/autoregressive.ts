@@ -9,8 +9,10 @@ export const autoregressiveSchema = z.strictObject({
   crossDocumentAttention: z
     .boolean()
     .optional()
-    .describe("whether documents of a sample attend to each other; default: not where the data keep their boundaries"),
-  headChunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
+    .describe(
+      "whether the documents of a sample attend to each other; default: only if the data keep no document boundaries",
+    ),
+  headChunkSize: z.number().int().min(1).default(1024).describe("number of rows whose logits are in memory at once"),
 });
 export type AutoregressiveOptions = z.input<typeof autoregressiveSchema>;
 

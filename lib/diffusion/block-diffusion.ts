@@ -10,23 +10,38 @@ import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./w
 
 /** The options of {@link blockDiffusionObjective}, for TypeScript and YAML alike. */
 export const blockDiffusionSchema = z.strictObject({
-  blockSize: z.number().int().min(1).default(4).describe("B, tokens denoised together"),
-  noise: noiseSchema.prefault("clipped-linear").describe("u(t) and w(t)"),
-  warmup: warmupSchema.optional().describe("mask-ratio warmup of section 3.2; none by default"),
-  maskId: z.number().int().min(0).optional().describe("id of the mask token; by default the model's"),
-  shift: z.boolean().default(false).describe("predict a token from the position before it, as the AR stage does"),
-  weighted: z.boolean().default(true).describe("multiply by w(t) (Eq. 4)"),
-  granularity: z.enum(["block", "document", "sequence"]).default("block").describe("what shares one noise level t"),
+  blockSize: z.number().int().min(1).default(4).describe("number of tokens that are denoised together (B)"),
+  noise: noiseSchema.prefault("clipped-linear").describe("noise schedule, u(t) and w(t)"),
+  warmup: warmupSchema.optional().describe("mask-ratio warmup (section 3.2); default: none"),
+  maskId: z.number().int().min(0).optional().describe("id of the mask token; default: the model's"),
+  shift: z.boolean().default(false).describe("predict each token from the position before it, as in the AR stage"),
+  weighted: z
+    .boolean()
+    .default(true)
+    .describe("multiply the loss by w(t) (Eq. 4); otherwise it is not a bound of the likelihood"),
+  granularity: z
+    .enum(["block", "document", "sequence"])
+    .default("block")
+    .describe("unit that shares one time t: block, document or sequence"),
   timeSampling: z
     .enum(["independent", "antithetic", "low-discrepancy"])
     .default("independent")
-    .describe("how t is drawn"),
-  normalizer: z.enum(["tokens", "masked"]).default("tokens").describe("what the summed loss is divided by"),
+    .describe(
+      "how the times of a row are drawn: independent, antithetic or low-discrepancy; the last two have less variance",
+    ),
+  normalizer: z
+    .enum(["tokens", "masked"])
+    .default("tokens")
+    .describe(
+      "divisor of the summed loss: all tokens that may be masked (tokens, Eq. 4), or the masked tokens (masked)",
+    ),
   crossDocumentAttention: z
     .boolean()
     .optional()
-    .describe("whether documents of a sample attend to each other; default: not where the data keep their boundaries"),
-  headChunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
+    .describe(
+      "whether the documents of a sample attend to each other; default: only if the data keep no document boundaries",
+    ),
+  headChunkSize: z.number().int().min(1).default(1024).describe("number of rows whose logits are in memory at once"),
 });
 export type BlockDiffusionSettings = z.output<typeof blockDiffusionSchema>;
 export type BlockDiffusionOptions = z.input<typeof blockDiffusionSchema>;

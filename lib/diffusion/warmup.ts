@@ -5,23 +5,33 @@ const holdSchema = z.strictObject({
   multiple: z
     .number()
     .positive()
-    .describe("the ramp waits while the gradient norm is above this multiple of the reference"),
+    .describe("pause the ramp while the gradient norm is above this multiple of the reference"),
   reference: z
     .number()
     .positive()
     .optional()
-    .describe("the AR stage's gradient norm; by default the last one before this stage"),
-  limit: z.number().int().min(0).optional().describe("steps the ramp may wait in all; by default 2 * steps"),
+    .describe("reference gradient norm; default: the last one before this stage"),
+  limit: z
+    .number()
+    .int()
+    .min(0)
+    .optional()
+    .describe("maximum number of steps for which the ramp pauses in total; default: 2 * steps"),
 });
 
 /** The options of {@link maskRatioWarmup} and their defaults, for TypeScript and YAML alike. */
 export const warmupSchema = z.strictObject({
-  steps: z.number().int().min(0).describe("S_warmup, steps until u_max is 1"),
-  initial: z.number().gt(0).max(1).default(1e-3).describe("u_init, the mask ratio's cap at step 0"),
-  weighted: z.boolean().default(false).describe("keep the weight w(t) while warming (Eq. 10 drops it)"),
-  clip: z.boolean().default(false).describe("keep the 1/B clip while warming"),
-  fallback: z.boolean().default(false).describe("keep the forced token while warming"),
-  hold: holdSchema.optional().describe("stand still while the gradient norm is above a multiple of its AR level"),
+  steps: z.number().int().min(0).describe("number of steps until u_max is 1 (S_warmup)"),
+  initial: z.number().gt(0).max(1).default(1e-3).describe("maximum mask ratio at step 0 (u_init)"),
+  weighted: z.boolean().default(false).describe("keep the weight w(t) during the warmup; Eq. 10 drops it"),
+  clip: z.boolean().default(false).describe("keep the 1/B clip during the warmup"),
+  fallback: z.boolean().default(false).describe("keep the forced token during the warmup"),
+  hold: holdSchema
+    .optional()
+    .describe(
+      "`{ multiple, reference?, limit? }`: pause the ramp after a step whose gradient norm is above `multiple` times " +
+        "`reference` (default: the last norm before this stage), for at most `limit` steps in total (default: 2 * `steps`)",
+    ),
 });
 
 /** A warmup with all defaults filled in. */

@@ -2,9 +2,9 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { calmOpenMP } from "../worker/start-thread.js";
 import type { Scalar } from "./dtype.js";
 import { TorchError } from "./errors.js";
-import { calmOpenMP } from "./start-thread.js";
 
 /** Index of a tensor in the addon's table; 0 is no tensor. */
 export type Handle = number;

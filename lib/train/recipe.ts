@@ -69,7 +69,7 @@ const eitherByDefault = z.union([
   z.strictObject({ ...corpus, type: corpus.type.optional() }),
   z.strictObject({ ...sft, type: sft.type.optional() }),
 ]);
-const inherited = "default: the recipe's";
+const inherited = "data of the stage; default: that of the recipe";
 
 const stageSchema = z.discriminatedUnion("type", [
   withEnd({
@@ -95,19 +95,24 @@ const stageSchema = z.discriminatedUnion("type", [
 /** Schema of a curriculum file in YAML. */
 export const recipeSchema = z.strictObject({
   ...runSettingsSchema.omit({ resume: true, overwrite: true }).shape,
-  model: modelSchema.describe("a checkpoint's folder, a preset, or { preset: NAME, and fields to replace }"),
+  model: modelSchema.describe(
+    "model: a checkpoint's folder, a preset, or `{ preset: NAME, ... }` with fields of the config to replace",
+  ),
   tokenizer: z
     .string()
     .min(1)
     .optional()
-    .describe("folder, or diffcoder/code-4k; default: the checkpoint's, or diffcoder/code-4k"),
-  dtype: z.enum(["float32", "bfloat16", "auto"]).default("float32").describe("of the weights"),
-  data: eitherByDefault.optional().describe("of stages that do not have their own"),
-  stages: z.array(stageSchema).min(1).describe("the curriculum, in order"),
+    .describe("folder of the tokenizer; default: that of the checkpoint, else `diffcoder/code-4k`"),
+  dtype: z
+    .enum(["float32", "bfloat16", "auto"])
+    .default("float32")
+    .describe("data type of the weights: float32, bfloat16, or auto, as saved in the checkpoint"),
+  data: eitherByDefault.optional().describe("data of the stages that do not have their own"),
+  stages: z.array(stageSchema).min(1).describe("stages of the curriculum, in order"),
   tensorboard: z
     .union([z.boolean(), z.string().min(1)])
     .default(false)
-    .describe("event files for TensorBoard: true, or the folder; default of the folder: OUTPUT_DIR/tensorboard"),
+    .describe("write TensorBoard event files: `true` for the folder tensorboard of the run, or another folder"),
   wandb: z
     .union([
       z.string().min(1),
@@ -119,7 +124,7 @@ export const recipeSchema = z.strictObject({
       }),
     ])
     .optional()
-    .describe("sends the run to Weights & Biases: the project, or { project, entity, name, mode }"),
+    .describe("send the run to Weights & Biases: the project, or `{ project, entity, name, mode }`"),
 });
 
 /** A recipe as written, before defaults are filled in. */

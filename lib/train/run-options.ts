@@ -31,7 +31,7 @@ const settings = {
     .string()
     .regex(/^(cpu|cuda(:\d+)?)$/, 'expected "cpu", "cuda" or "cuda:NUMBER"')
     .optional()
-    .describe("device to train on; default: the model's own"),
+    .describe("device to train on: cpu, cuda or cuda:NUMBER; default: the model's own"),
   seed: z.int().min(0).default(0).describe("random seed of data order, corruption and torch's generator"),
   resume: z
     .boolean()
@@ -44,8 +44,10 @@ const settings = {
   checkpointEvery: z
     .strictObject({ steps: positive.optional(), minutes: z.number().positive().optional() })
     .default({ minutes: 15 })
-    .describe("how often to save a checkpoint, besides the end of each stage; an empty object: never"),
-  keepLatest: positive.default(2).describe("number of unnamed checkpoints to keep"),
+    .describe(
+      "interval of checkpoints besides those at the end of each stage, in `steps` or in `minutes`; an empty object: never",
+    ),
+  keepLatest: positive.default(2).describe("number of unnamed checkpoints to keep; named ones are always kept"),
   asyncCheckpoint: z
     .boolean()
     .default(true)
@@ -56,12 +58,14 @@ const settings = {
     .max(LIMITS.minutes)
     .default(60)
     .describe("minutes for which the last checkpoint of a run is retried if it cannot be written"),
-  strict: z.boolean().default(false).describe("end the run when a checkpoint cannot be written"),
+  strict: z.boolean().default(false).describe("end the run when a checkpoint cannot be written, instead of a warning"),
   maxSkipped: z
     .int()
     .min(0)
     .default(10)
-    .describe("steps in a row without a finite loss and gradient before the run ends"),
+    .describe(
+      "number of consecutive steps without a finite loss and gradient after which the run ends; each is skipped",
+    ),
   deterministic: z
     .boolean()
     .default(false)
@@ -69,7 +73,7 @@ const settings = {
   dataWorkers: z
     .union([z.literal("auto"), z.int().min(0).max(16)])
     .default("auto")
-    .describe("threads that read batches ahead; auto: one if reading is slow"),
+    .describe("number of threads that read batches ahead, at most 16; 0: none; auto: one if reading is slow"),
   parallel: parallelSchema
     .prefault({})
     .describe("how the model and the batches are distributed over the processes of a run"),
@@ -77,7 +81,9 @@ const settings = {
     .number()
     .positive()
     .optional()
-    .describe("peak floating-point operations per second of the device, for MFU"),
+    .describe(
+      "peak floating-point operations per second of the device, for `mfu`; default: from a table of known devices",
+    ),
 };
 
 /** The options of a run that a curriculum file can set, too. */
@@ -90,8 +96,8 @@ export const runOptionsSchema = z.strictObject({
     .custom<Decoder | StableDiffCoder>((value) => (value as Partial<Decoder> | null)?.config !== undefined, {
       error: "expected a StableDiffCoder or a Decoder",
     })
-    .describe("the model to train, in place"),
-  signal: z.instanceof(AbortSignal).optional().describe("ends the run after the current step, and saves"),
+    .describe("model to train, a `StableDiffCoder` or a `Decoder`; it is changed in place"),
+  signal: z.instanceof(AbortSignal).optional().describe("signal that ends the run after the current step and a save"),
   sinks: z
     .array(z.custom<Sink>((value) => typeof (value as Sink | null)?.write === "function", { error: "expected sinks" }))
     .optional()

@@ -104,46 +104,72 @@ const fileName = z
 
 /** The options of a stage that a curriculum file can set, too. */
 export const stageSettings = {
-  name: z.string().trim().min(1).max(60).describe("unique in the curriculum"),
-  steps: positive.max(LIMITS.steps).optional().describe("optimiser steps; give one of steps, tokens, epochs, minutes"),
-  tokens: z.number().positive().optional().describe("clean tokens to train on"),
-  epochs: z.number().positive().optional().describe("passes over the data"),
-  minutes: z.number().positive().max(LIMITS.minutes).optional().describe("wall time"),
+  name: z.string().trim().min(1).max(60).describe("name of the stage, unique in the curriculum"),
+  steps: positive.max(LIMITS.steps).optional().describe("end after this many optimizer steps"),
+  tokens: z.number().positive().optional().describe("end after this many clean tokens"),
+  epochs: z.number().positive().optional().describe("end after this many passes over the data"),
+  minutes: z
+    .number()
+    .positive()
+    .max(LIMITS.minutes)
+    .optional()
+    .describe("end after this many minutes of wall time; such a stage cannot be repeated bit for bit"),
   lr: z
     .union([
       z.custom<Schedule>(isFunction, { error: "a schedule function" }),
       scheduleSchema.transform((config) => scheduleFrom(config)),
     ])
     .optional()
-    .describe("learning rate: a number, a schedule, or its config; default: the rate the stage before ended with"),
-  optimizer: optimizerSchema.optional().describe("default: the one of the stage before goes on; in the first AdamW"),
-  globalBatchSize: positive.max(LIMITS.globalBatchSize).default(8).describe("sequences of one optimiser step"),
+    .describe(
+      "learning rate: a number, a schedule, or the data of one; default: the rate at the end of the previous stage; " +
+        "required in the first stage, except for `supervised` (2e-5 after a short warmup)",
+    ),
+  optimizer: optimizerSchema
+    .optional()
+    .describe(
+      "optimizer: `adamw({...})`, `sgd({...})`, their data, or a function of the model that returns one; default: that " +
+        "of the previous stage with its state, `adamw()` in the first stage",
+    ),
+  globalBatchSize: positive
+    .max(LIMITS.globalBatchSize)
+    .default(8)
+    .describe("number of sequences in one optimizer step, over all processes"),
   gradientAccumulationSteps: positive
     .max(LIMITS.gradientAccumulationSteps)
     .default(1)
-    .describe("micro-batches that a step is cut into"),
-  maxGradNorm: z.number().positive().nullable().default(1).describe("largest gradient norm"),
-  precision: z.enum(["auto", "float32", "bfloat16"]).default("auto").describe("of the forward pass"),
-  seed: z.int().min(0).optional().describe("of order and corruption; default: the run's"),
+    .describe("number of micro-batches in a step; it changes memory use, not results"),
+  maxGradNorm: z
+    .number()
+    .positive()
+    .nullable()
+    .default(1)
+    .describe("maximum gradient norm (L2), to which gradients are scaled down; `null`: no limit"),
+  precision: z
+    .enum(["auto", "float32", "bfloat16"])
+    .default("auto")
+    .describe("data type of the forward pass: float32, bfloat16, or auto, bfloat16 if the hardware multiplies it"),
+  seed: z.int().min(0).optional().describe("random seed of data order and corruption; default: the run's"),
   checkpoint: fileName
     .refine((name) => !isStepCheckpoint(name), "step-NUMBER is reserved for periodic checkpoints")
     .optional()
-    .describe("name of the checkpoint that is kept of the stage's end"),
+    .describe(
+      "name under which the checkpoint at the end of the stage is kept; default: none, `final` for the last stage",
+    ),
 };
 
 /** The options of a stage that exist in TypeScript only. */
 const stageValues = {
   data: z
     .custom<StageData>(isData, { error: "expected a Dataset, a Loader or the result of prepareData" })
-    .describe("what is trained on: a Dataset, a Loader or the result of prepareData"),
+    .describe("training data: a `Dataset`, a `Loader` or the result of `prepareData`"),
   evaluate: z
     .custom<Evaluate>(isHook, { error: "expected { every: steps, run: function }" })
     .optional()
-    .describe("measures the model every so many steps"),
+    .describe("`{ every, run }`: call `run` to measure the model every `every` steps and at the end of the stage"),
   sample: z
     .custom<Sampling>(isHook, { error: "expected { every: steps, run: function }" })
     .optional()
-    .describe("lets the model write every so many steps"),
+    .describe("`{ every, run }`: call `run` to sample from the model every `every` steps and at the end of the stage"),
 };
 
 const customShape = {
@@ -151,13 +177,18 @@ const customShape = {
   ...stageValues,
   objective: z
     .custom<Objective>(isFunction, { error: "expected a function (model, batch, context)" })
-    .describe("a function (model, batch, context) that gives { loss, normalizer, metrics }"),
-  kind: z.string().min(1).optional().describe("what it is called in logs; default: the objective's name"),
-  positionsPerToken: z.number().positive().default(1).describe("positions computed for each clean token"),
-  fingerprint: z.unknown().optional().describe("JSON that must be the same on resume"),
+    .describe("function `(model, batch, context)` that returns `{ loss, normalizer, metrics }`"),
+  kind: z.string().min(1).optional().describe("name of the objective in logs; default: the function's name"),
+  positionsPerToken: z
+    .number()
+    .positive()
+    .default(1)
+    .describe("number of positions that the model computes for each clean token, for `positions_per_second`"),
+  fingerprint: z.unknown().optional().describe("JSON value that must be the same when a run resumes"),
 };
 
-const customSchema = withEnd(customShape);
+/** The options of {@link stage}. */
+export const customStageSchema = withEnd(customShape);
 const autoregressiveStageSchema = withEnd({ ...stageSettings, ...stageValues, ...autoregressiveSchema.shape });
 const diffusionStageSchema = withEnd({ ...stageSettings, ...stageValues, ...blockDiffusionSchema.shape });
 
@@ -173,7 +204,7 @@ export function withEnd<Shape extends z.ZodRawShape>(shape: Shape) {
 
 const END_KEYS = ["steps", "tokens", "epochs", "minutes"] as const;
 
-export type StageOptions = z.input<typeof customSchema>;
+export type StageOptions = z.input<typeof customStageSchema>;
 export type AutoregressiveStageOptions = Omit<
   StageOptions,
   "objective" | "kind" | "positionsPerToken" | "fingerprint"
@@ -191,7 +222,7 @@ export type BlockDiffusionStageOptions = Omit<
  * @throws TrainError TRAIN_OPTIONS with the path and the allowed values, as the other factories do
  */
 export function stage(options: StageOptions): Stage {
-  return assemble(parseOptions(titleOf("stage", options), customSchema, options));
+  return assemble(parseOptions(titleOf("stage", options), customStageSchema, options));
 }
 
 /** Next-token prediction: the AR stages of section 3.1. */
@@ -257,7 +288,10 @@ function unheededBoundaries(options: AutoregressiveOptions, { keepsDocumentBound
   ];
 }
 
-type Parsed = Omit<z.output<typeof customSchema>, "fingerprint"> & { fingerprint?: unknown; check?: Stage["check"] };
+type Parsed = Omit<z.output<typeof customStageSchema>, "fingerprint"> & {
+  fingerprint?: unknown;
+  check?: Stage["check"];
+};
 
 function assemble(parsed: Parsed): Stage {
   const {

@@ -1,5 +1,7 @@
 // The schemas whose options have a table in docs/, by the name in the comment before it: <!-- options: NAME -->.
-import type * as z from "zod";
+import * as z from "zod";
+import { dataOptionsSchema, sftDataOptionsSchema } from "../../lib/data/index.js";
+import { autoregressiveSchema, blockDiffusionSchema, warmupSchema } from "../../lib/diffusion/index.js";
 import {
   blockGenerationSchema,
   engineOptionsSchema,
@@ -8,8 +10,33 @@ import {
 } from "../../lib/engine/options.js";
 import { parallelSchema } from "../../lib/parallel/options.js";
 import { serverOptionsSchema } from "../../lib/server/options.js";
+import { dllmRequestSchema } from "../../lib/server/protocol/requests.js";
+import { recipeSchema } from "../../lib/train/index.js";
+import { runOptionsSchema, runSettingsSchema } from "../../lib/train/run-options.js";
+import { customStageSchema } from "../../lib/train/stage.js";
+
+/** The options of a schema that another one does not have. */
+function without(schema: z.ZodObject, other: z.ZodObject): z.ZodObject {
+  return z.strictObject(Object.fromEntries(Object.entries(schema.shape).filter(([key]) => !(key in other.shape))));
+}
+
+// zod's omit() and pick() refuse a schema with checks of several keys.
+const stageOptions = z.strictObject(customStageSchema.shape);
+/** Options that only `stage` takes. */
+const customStage = { objective: true, kind: true, positionsPerToken: true, fingerprint: true } as const;
 
 export const documentedSchemas: Readonly<Record<string, z.ZodObject>> = {
+  blockDiffusion: blockDiffusionSchema,
+  warmup: warmupSchema,
+  autoregressive: autoregressiveSchema,
+  stage: stageOptions.omit(customStage),
+  customStage: stageOptions.pick(customStage),
+  recipe: without(recipeSchema, runSettingsSchema),
+  run: runSettingsSchema,
+  // Beside those that a file can hold.
+  runValues: without(runOptionsSchema, runSettingsSchema),
+  data: dataOptionsSchema,
+  sftData: sftDataOptionsSchema,
   parallel: parallelSchema,
   timeouts: parallelSchema.shape.timeouts.unwrap(),
   engine: engineOptionsSchema,
@@ -20,4 +47,5 @@ export const documentedSchemas: Readonly<Record<string, z.ZodObject>> = {
   }),
   score: scoreOptionsSchema,
   server: serverOptionsSchema,
+  dllm: dllmRequestSchema,
 };

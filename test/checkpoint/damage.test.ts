@@ -67,7 +67,11 @@ describe("a damaged checkpoint of several processes is found, and the one before
       (folder) => flipBit(join(folder, SHARD), 9000),
       /shard-00001.* does not match its checksum/,
     ],
-    ["a truncated shard", (folder) => truncateSync(join(folder, SHARD), 1000), /shard-00001.* has 1000 bytes instead of \d+/],
+    [
+      "a truncated shard",
+      (folder) => truncateSync(join(folder, SHARD), 1000),
+      /shard-00001.* has 1000 bytes instead of \d+/,
+    ],
     ["an empty shard", (folder) => truncateSync(join(folder, SHARD), 0), /shard-00001.* has 0 bytes instead of \d+/],
     ["a missing shard", (folder) => rmSync(join(folder, SHARD)), /shard-00001-of-00003\.safetensors is missing/],
     ["a missing manifest", (folder) => rmSync(join(folder, "manifest.json")), /it has no manifest\.json/],

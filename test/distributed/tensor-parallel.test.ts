@@ -220,7 +220,9 @@ describe("the parts of tensor parallelism", () => {
       expect(badTargets).toMatchObject({
         tooLarge: expect.stringMatching(/index \d+ is out of bounds/),
         negative: expect.stringMatching(/index -\d+ is out of bounds/),
-        dtype: expect.stringMatching(/DISTRIBUTED_ARGUMENT: .*targets must be an int64 tensor of shape \[3\], got int32 \[3\]/),
+        dtype: expect.stringMatching(
+          /DISTRIBUTED_ARGUMENT: .*targets must be an int64 tensor of shape \[3\], got int32 \[3\]/,
+        ),
         chunkSize: expect.stringMatching(/chunkSize must be at least 1, got 0/),
         rowWeights: expect.stringMatching(/rowWeights must have shape \[3\]/),
         needsGrad: "false",
