@@ -43,7 +43,7 @@ describe("reading a file that a user named", () => {
       expect(problemOf(() => read(join(root, "socket")))).toMatch(/^not a file: it is a socket/);
       expect(problemOf(() => read("/dev/zero"))).toMatch(/^not a file: it is a device/);
       expect(problemOf(() => read(join(root, "folder")))).toMatch(/^not a file: it is a folder/);
-      expect(problemOf(() => read(join(root, "loop")))).toMatch(/^unreadable: its links lead round/);
+      expect(problemOf(() => read(join(root, "loop")))).toMatch(/^unreadable: its symbolic links form a cycle/);
       expect(problemOf(() => read(join(root, "none")))).toMatch(/^missing: the file does not exist/);
       expect(problemOf(() => read(join(root, "pipe", "x")))).toMatch(/^missing/);
     }
@@ -92,8 +92,8 @@ describe("YAML that others wrote", () => {
       "Excessive alias",
       `a: &a [${"x,".repeat(9)}]\n${[..."bcdefgh"].map((c, i) => `${c}: &${c} [${`*${"abcdefg"[i]},`.repeat(9)}]`).join("\n")}`,
     ],
-    ["an alias leads back", "a: &a [*a]"],
-    ["an alias leads back", "a: &a { b: *a }"],
+    ["an alias is cyclic", "a: &a [*a]"],
+    ["an alias is cyclic", "a: &a { b: *a }"],
     ["Unresolved alias", "a: *b"],
     ["nested too deeply at line 1", "[".repeat(20_000)],
     ["the key a is repeated in a mapping, at line 2, column 1", "a: 1\na: 2"],

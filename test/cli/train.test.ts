@@ -51,7 +51,7 @@ describe("train", () => {
     expect(steps.length).toBeGreaterThan(last);
 
     const other = await diffcoder(["train", recipe, "--output-dir", out, "--seed", "6", "--resume"]);
-    expectExplained(other, /is of another run[\s\S]*seed: 5, 6/);
+    expectExplained(other, /belongs to another run[\s\S]*seed: 5, 6/);
   });
 
   it("begins anew with --overwrite, takes another model, and keeps quiet", async () => {
