@@ -84,11 +84,11 @@ export const sftDataOptionsSchema = z.strictObject({
   seed: z.int().min(0).default(0).describe("random seed of the order and of the number of end tokens"),
 });
 
-/** Options as a user writes them: all but `seqLen` may be left out. */
+/** Options as written: all but `seqLen` are optional. */
 export type DataOptionsInput = z.input<typeof dataOptionsSchema>;
 /** Options with every default filled in. */
 export type DataOptions = z.output<typeof dataOptionsSchema>;
-/** Options as a user writes them: all but `paths` and `seqLen` may be left out. */
+/** Options as written: all but `paths` and `seqLen` are optional. */
 export type SftDataOptionsInput = z.input<typeof sftDataOptionsSchema>;
 /** Options with every default filled in. */
 export type SftDataOptions = z.output<typeof sftDataOptionsSchema>;
@@ -98,14 +98,14 @@ const parseOptions = optionsParser(DataError, "DATA_OPTIONS");
 /**
  * Checks the options of a code corpus and fills in the defaults.
  *
- * @param at where they were written, for the message
- * @throws DataError DATA_OPTIONS: every wrong key with its place and what is allowed there
+ * @param at location of the options, for the message
+ * @throws DataError DATA_OPTIONS: every invalid key with its location and the allowed values
  */
 export function parseDataOptions(value: unknown, at = "data"): DataOptions {
   return parseOptions(at, dataOptionsSchema, value);
 }
 
-/** As parseDataOptions(), for supervised fine-tuning. */
+/** Checks the options of supervised fine-tuning data and fills in the defaults, as parseDataOptions() does. */
 export function parseSftDataOptions(value: unknown, at = "data"): SftDataOptions {
   return parseOptions(at, sftDataOptionsSchema, value);
 }

@@ -1,6 +1,5 @@
 /**
- * Training: stages as plain values, the curriculum that runs them, checkpoints to go on from, and the sinks that tell how
- * it goes.
+ * Training: stages as plain values, the curriculum that runs them, resuming from checkpoints, and sinks for events.
  */
 
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "../model/objective.js";

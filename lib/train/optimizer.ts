@@ -5,7 +5,7 @@ import type { Tensor } from "../torch/index.js";
 import { TrainError } from "./errors.js";
 import { failureOf } from "./user-code.js";
 
-/** Makes the optimiser of a stage. For what {@link adamw} and {@link sgd} do not offer. */
+/** Makes the optimizer of a stage, for optimizers other than {@link adamw} and {@link sgd}. */
 export type OptimizerFactory = (model: Decoder) => Optimizer;
 
 const beta = z.number().min(0).lt(1);
@@ -59,13 +59,13 @@ const configSchema = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("sgd"), ...sgdShape }),
 ]);
 
-/** An optimiser in options: as data, for TypeScript and YAML alike, or a function that makes one. */
+/** An optimizer in options: a config, for TypeScript and YAML alike, or a function that makes one. */
 export const optimizerSchema = z.union([
   z.custom<OptimizerFactory>((value) => typeof value === "function", { error: "a function" }),
   configSchema,
 ]);
 
-/** An optimiser as data, every default filled in. */
+/** The config of an optimizer, with all defaults filled in. */
 export type OptimizerConfig = z.output<typeof configSchema>;
 export type OptimizerChoice = OptimizerConfig | OptimizerFactory;
 
@@ -73,7 +73,7 @@ export const adamwSchema = z.strictObject(adamwShape);
 export const muonSchema = z.strictObject(muonShape);
 export const sgdSchema = z.strictObject(sgdShape);
 
-/** AdamW with decoupled decay on matrices, one fused call for all parameters. */
+/** AdamW with decoupled weight decay on matrices; one fused call updates all parameters. */
 export function adamw(options: z.input<typeof adamwSchema> = {}): OptimizerConfig {
   return { type: "adamw", ...adamwSchema.parse(options) };
 }
@@ -86,16 +86,16 @@ export function muon(options: z.input<typeof muonSchema> = {}): OptimizerConfig 
   return { type: "muon", ...muonSchema.parse(options) };
 }
 
-/** Plain stochastic gradient descent, with momentum if asked for. */
+/** Stochastic gradient descent, optionally with momentum. */
 export function sgd(options: z.input<typeof sgdSchema> = {}): OptimizerConfig {
   return { type: "sgd", ...sgdSchema.parse(options) };
 }
 
 /**
- * Makes the optimiser that a choice describes, for all of a model's parameters.
+ * Makes the optimizer of a stage, over all parameters of the model.
  *
- * @param stage named in the message
- * @throws TrainError TRAIN_OPTIONS for a function that makes none
+ * @param stage name of the stage, for the message
+ * @throws TrainError TRAIN_OPTIONS if a factory function does not return an Optimizer
  */
 export function makeOptimizer(choice: OptimizerChoice, model: Decoder, stage: string): Optimizer {
   if (typeof choice === "function") return ownOptimizer(choice, model, `stage '${stage}': its optimizer function`);

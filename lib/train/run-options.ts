@@ -5,21 +5,21 @@ import { parallelSchema } from "../parallel/options.js";
 import type { Sink } from "./sinks/sink.js";
 
 /**
- * Largest sizes that a stage takes. Beyond what any run was ever made with, and small enough that what is computed from
- * them fits memory and exact numbers: a slip of the finger is an error, not a machine without memory.
+ * Upper limits of a stage's sizes. They are larger than any real run needs, and small enough that derived sizes fit
+ * into memory and are exact as numbers: a typing error is reported and does not exhaust the memory.
  */
 export const LIMITS = {
-  /** Sequences of a step. */
+  /** Sequences per step. */
   globalBatchSize: 2 ** 20,
-  /** Micro-batches of a step. */
+  /** Micro-batches per step. */
   gradientAccumulationSteps: 2 ** 16,
-  /** Optimiser steps of a stage. */
+  /** Optimizer steps per stage. */
   steps: 2 ** 31 - 1,
-  /** Tokens of a sequence. */
+  /** Tokens per sequence. */
   seqLen: 2 ** 24,
-  /** Tokens of one micro-batch of one process. */
+  /** Tokens per micro-batch and process. */
   microBatchTokens: 2 ** 27,
-  /** Of a stage: a century. */
+  /** Minutes per stage: a century. */
   minutes: 100 * 366 * 24 * 60,
 } as const;
 
@@ -86,13 +86,13 @@ const settings = {
     ),
 };
 
-/** The options of a run that a file can hold, too. */
+/** The options of a run that a curriculum file can set, too. */
 export const runSettingsSchema = z.strictObject(settings);
 
 export const runOptionsSchema = z.strictObject({
   ...settings,
   model: z
-    // Recognized by its config, not by its class: the command line makes flags of these options without the addon, too.
+    // Recognized by its config, not by its class: the command line reads this schema without loading the addon.
     .custom<Decoder | StableDiffCoder>((value) => (value as Partial<Decoder> | null)?.config !== undefined, {
       error: "expected a StableDiffCoder or a Decoder",
     })
@@ -106,6 +106,6 @@ export const runOptionsSchema = z.strictObject({
     ),
 });
 
-/** What {@link Curriculum.run} takes. */
+/** Options of {@link Curriculum.run}. */
 export type RunOptions = z.input<typeof runOptionsSchema>;
 export type RunSettings = z.output<typeof runOptionsSchema>;

@@ -258,8 +258,8 @@ describe("errors of threads that read data", () => {
 
   it.each<[Partial<Extract<DatasetDescription, { kind: "module" }>>, RegExp]>([
     [{ module: "file:///nowhere/at-all.js" }, /^ERR_MODULE_NOT_FOUND .*nowhere/],
-    [{ export: "Other" }, /^DATA_WORKER .*exports no class or function Other, but .*ModuleDataset/],
-    [{ args: [sharedMemory(), undefined, 7] }, /^DATA_WORKER .*another dataset: its numSamples is 7 instead of 23/],
+    [{ export: "Other" }, /^DATA_WORKER .*does not export a class or function Other; its exports are .*ModuleDataset/],
+    [{ args: [sharedMemory(), undefined, 7] }, /^DATA_WORKER .*a different dataset: its numSamples is 7 instead of 23/],
     [{ args: [() => 1] }, /^DATA_WORKER cannot start a thread that reads data: .*could not be cloned/],
   ])("say why a description cannot be used: %o", async (wrong, expected) => {
     const dataset = new ModuleDataset(sharedMemory());
