@@ -2,8 +2,8 @@
 //
 //   MODEL=checkpoints/Seed-Coder-8B DATA=corpus STEPS=20000 npx diffcoder train examples/continue-pretraining.ts --device cuda
 //
-// Without MODEL it takes the quickstart's checkpoint from before the anneal, which is where the paper starts from, too: an
-// annealed model has settled, and learns a new task less well.
+// Without MODEL it uses the quickstart's checkpoint from before the anneal. The paper also starts there, because an annealed
+// model learns a new task less well.
 import {
   blockDiffusion,
   Curriculum,
@@ -18,16 +18,16 @@ import {
 
 const path = process.env.MODEL ?? "runs/quickstart/checkpoints/pre-anneal";
 const steps = Number(process.env.STEPS ?? 400);
-const peak = Number(process.env.LR ?? 5e-4); // take less for a large model: 1e-5 to 1e-4
+const peak = Number(process.env.LR ?? 5e-4); // use less for a large model: 1e-5 to 1e-4
 
-// The checkpoint's own tokenizer. It needs a mask token: Seed-Coder keeps one in reserve, for others a spare token can be
-// named: Tokenizer.fromPretrained(path, { specialTokens: { mask: "<|fim_pad|>" } }).
+// The checkpoint's own tokenizer. It needs a mask token. Seed-Coder's tokenizer has one; for others choose an unused token:
+// Tokenizer.fromPretrained(path, { specialTokens: { mask: "<|fim_pad|>" } }).
 const tokenizer = Tokenizer.fromPretrained(path);
 const data = await prepareData(
   {
     paths: process.env.DATA ? [process.env.DATA] : "default",
     seqLen: Number(process.env.LENGTH ?? 256), // the paper: 8192
-    keepDocumentBoundaries: false, // packed documents see each other, as in the paper
+    keepDocumentBoundaries: false, // packed documents attend to each other, as in the paper
   },
   tokenizer,
 );

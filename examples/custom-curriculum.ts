@@ -1,5 +1,5 @@
-// A curriculum with an objective, a noise schedule and a learning rate of your own. All three are plain functions in the
-// place of the built-in ones: the trainer knows none by name.
+// A curriculum with a custom objective, noise schedule and learning rate. All three are plain functions that replace the
+// built-in ones.
 //
 //   npx diffcoder train examples/custom-curriculum.ts
 import {
@@ -24,17 +24,17 @@ const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k");
 const paths = process.env.DATA ? [process.env.DATA] : ("default" as const);
 const data = await prepareData({ paths, seqLen: 256 }, tokenizer);
 
-/** Noise: u(t) is the chance that a token is masked at time t in [0, 1]. Squared, few tokens are masked most of the time. */
+/** Noise: u(t) is the chance that a token is masked at time t in [0, 1]. With a squared u(t), few tokens are masked most of the time. */
 const squared = customNoise("squared", (t) => t * t, { clip: true, fallback: true });
 
 /** Learning rate of step 0, 1, ...: a triangle. */
 const triangle: Schedule = (step, { steps }) => 2e-3 * Math.max(0.05, 1 - Math.abs((2 * step) / steps - 1));
 
-/** Objective: one noise level for a whole row, and every token sees all others. The paper's optional last step (section 3.1). */
+/** Objective: one noise level for a whole row, and every token attends to all others. The paper's optional last step (section 3.1). */
 const bidirectional: Objective = (model, batch, { seed, stage, device }) => {
   const { batch: rows, seqLen } = batch;
   const maskId = tokenizer.require("mask");
-  // On the host, from (seed, stage, sample) alone: so a run can be repeated and resumed.
+  // Computed on the host from (seed, stage, sample) alone, so that a run can be repeated and resumed.
   const noised = corrupt(batch, { blockSize: seqLen, noise: squared, maskId, seed, stage, granularity: "sequence" });
   const upload = (ids: Int32Array) => torch.tensor(ids, { device, dtype: "int64" });
   const plan: AttentionPlan = {
@@ -50,7 +50,7 @@ const bidirectional: Objective = (model, batch, { seed, stage, device }) => {
   const rowWeights = torch.tensor(noised.weights, { device });
   const options = { rowWeights, chunkSize: 1024 };
   const { loss } = model.crossEntropy(hidden, upload(noised.targets), options);
-  // The sum, and what it is divided by: so that micro-batches and ranks can be added up.
+  // The sum and its divisor, so that micro-batches and ranks can be added.
   return { loss, normalizer: rows * seqLen, metrics: { masked_share: noised.numMasked / (rows * seqLen) } };
 };
 

@@ -1,5 +1,5 @@
-// The paper's curriculum on several processes: one for each GPU, or as many as you like on the CPU. The program is the same
-// for any number and any launcher; started by itself it is one process that trains alone.
+// The paper's curriculum on several processes: one for each GPU, or any number on the CPU. The program is the same for any
+// number of processes and any launcher. Without a launcher a single process trains alone.
 //
 //   npx diffcoder launch --nproc 2 examples/distributed-training.ts
 //   npx diffcoder launch --nproc 8 --max-restarts 3 examples/distributed-training.ts --shard 8
@@ -21,21 +21,21 @@ import { destroyProcessGroup, readLaunchEnvironment, world } from "stable-diffco
 
 const { values } = parseArgs({
   options: {
-    steps: { type: "string", default: "300" }, // of the optimiser, in all stages together
-    shard: { type: "string", default: "1" }, // parts that parameters, gradients and optimiser state are cut into
+    steps: { type: "string", default: "300" }, // optimizer steps, in all stages together
+    shard: { type: "string", default: "1" }, // parts into which parameters, gradients and optimizer state are split
     "output-dir": { type: "string", default: "runs/distributed" },
-    data: { type: "string" }, // a folder of code; default: what the machine has anyway
+    data: { type: "string" }, // a folder of code; default: code that is already on the machine
   },
 });
 const steps = Number(values.steps);
 const isMain = (readLaunchEnvironment()?.rank ?? 0) === 0;
 
-// Every process makes the same model and the same data, and reads its own part of each batch.
+// Every process creates the same model and the same data, and reads its own part of each batch.
 const tokenizer = Tokenizer.fromPretrained("diffcoder/code-4k");
 const data = await prepareData({ paths: values.data ? [values.data] : "default", seqLen: 256 }, tokenizer);
 const model = StableDiffCoder.fromConfig("tiny", { tokenizer, seed: 0 });
 
-const common = { data, globalBatchSize: 16, lr: warmupStable(2e-3, { warmup: 0.04 }) }; // 16 sequences, however many processes
+const common = { data, globalBatchSize: 16, lr: warmupStable(2e-3, { warmup: 0.04 }) }; // 16 sequences over all processes
 const diffusion = { ...common, blockSize: 4, noise: clippedLinear() };
 const curriculum = new Curriculum([
   autoregressive({ ...common, name: "compress", steps: Math.ceil(0.5 * steps), checkpoint: "pre-anneal" }),
@@ -48,17 +48,17 @@ const curriculum = new Curriculum([
   blockDiffusion({ ...diffusion, name: "anneal", steps: Math.ceil(0.2 * steps), lr: decayTo(0) }),
 ]);
 
-// A scheduler asks for its machines back by SIGTERM, Ctrl-C by SIGINT: end the step, save, exit with 0.
+// At SIGTERM from a scheduler, or SIGINT from Ctrl-C: finish the step, save, exit with 0.
 using interrupt = interruptSignal();
 const events = curriculum.run({
   model,
   outputDir: values["output-dir"],
-  resume: true, // goes on from the newest whole checkpoint, on any number of processes
+  resume: true, // continues from the newest complete checkpoint, on any number of processes
   checkpointEvery: { minutes: 10 },
   parallel: { shard: Number(values.shard), activationCheckpointing: "none" },
   signal: interrupt.signal,
 });
-// All processes read the events to their end: that is what makes them train. They are the same everywhere.
+// All processes must read the events to the end, because reading drives the training. The events are the same on all ranks.
 for await (const event of events) {
   if (!isMain) continue;
   if (event.type === "start" && event.run.parallel) console.log("mesh", JSON.stringify(event.run.parallel));
@@ -71,5 +71,5 @@ for await (const event of events) {
   if (event.type === "checkpoint") console.log("saved", event.path);
 }
 
-await world()?.control.barrier(); // rank 0 holds the store that the others still use
+await world()?.control.barrier(); // rank 0 serves the store that the others still use
 await destroyProcessGroup();

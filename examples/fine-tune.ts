@@ -1,4 +1,4 @@
-// Supervised fine-tuning (SFT) of a checkpoint on conversations: only what the assistant says is ever masked and learnt.
+// Supervised fine-tuning (SFT) of a checkpoint on conversations: only the assistant's messages are masked and trained on.
 //
 //   npx diffcoder train examples/fine-tune.ts
 //   npx diffcoder generate runs/fine-tune/checkpoints/final --chat "Write a Python function that adds two numbers."
@@ -16,10 +16,10 @@ import {
 } from "stable-diffcoder";
 
 const path = process.env.MODEL ?? "runs/quickstart/checkpoints/final";
-const epochs = Number(process.env.EPOCHS ?? 40); // so many only because the example's data is tiny: two or three are usual
+const epochs = Number(process.env.EPOCHS ?? 40); // many, because the example's data is tiny; two or three are usual
 const tokenizer = Tokenizer.fromPretrained(path);
 
-// Whole conversations are packed into rows without seeing each other. One to four end tokens follow each, so that the
+// Whole conversations are packed into rows, and do not attend to each other. One to four end tokens follow each, so that the
 // model learns to end anywhere in a block (section 2 of the paper).
 const chats = await prepareSftData({ paths: [process.env.CHATS ?? "examples/chats.jsonl"], seqLen: 256 }, tokenizer);
 

@@ -7,7 +7,7 @@ const [path = "runs/quickstart/checkpoints/final", text = "def main("] = process
 using coder = await StableDiffCoder.fromPretrained(path);
 const prompt = coder.tokenizer.encode(text);
 
-// Block after block of four tokens, each fully masked at first. A pass commits every token that the model gives more than
+// Decodes block after block of four tokens, each fully masked at first. A pass commits every token with a probability above
 // 80 %, and at least the most confident one; committed tokens stay.
 const options = { maxTokens: 48, blockSize: 4, commit: confidenceThreshold(0.8) };
 const canvas = new Map<number, string>();
@@ -29,8 +29,8 @@ for await (const event of generateBlocks(coder, prompt, options)) {
   }
 }
 
-// The same weights, left to right: one forward pass for each token. The text of a character comes when all of its tokens are
-// there. To stop early, leave the loop, or abort a signal given as an option.
+// The same weights, left to right: one forward pass for each token. A character is reported when all of its tokens are
+// known. To stop early, leave the loop, or abort a signal that is passed as an option.
 for await (const event of generateAutoregressive(coder, prompt, { maxTokens: 48, temperature: 0.8, seed: 1 })) {
   if (event.type === "text") process.stdout.write(event.text);
   if (event.type === "done") {

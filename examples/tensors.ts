@@ -1,4 +1,4 @@
-// Plain tensor code: creation, indexing, autograd, random numbers, files, and who frees what.
+// Plain tensor code: creation, indexing, autograd, random numbers, files, and memory.
 //
 //   npx tsx examples/tensors.ts
 import { rmSync } from "node:fs";
@@ -9,7 +9,7 @@ import * as torch from "stable-diffcoder/torch";
 const device = torch.cuda.isAvailable() ? "cuda" : "cpu";
 console.log(`libtorch ${torch.build().torch} on ${device}`);
 
-// A scope frees what is made inside and not returned. Every loop wants one.
+// A scope frees the tensors created in it, except those that are returned. Use one in every loop.
 torch.scope(() => {
   const x = torch.arange(12, { dtype: "float32", device }).view([3, 4]);
   console.log("x[1:, ::2] =", x.index(torch.slice(1), torch.slice(null, null, 2)));
@@ -17,7 +17,7 @@ torch.scope(() => {
   console.log("where it is even =", x.index(x.remainder(2).eq(0)).tolist());
 });
 
-// Fit y = 3 x + 0.5 by gradient descent. Parameters outlive the steps: they are made outside of their scopes.
+// Fit y = 3 x + 0.5 by gradient descent. Parameters outlive the steps: they are created outside of the scopes.
 const weight = torch.zeros([1], { device, requiresGrad: true });
 const bias = torch.zeros([1], { device, requiresGrad: true });
 using generator = new torch.Generator({ seed: 7, device });
@@ -38,7 +38,7 @@ for (let step = 0; step < 300; step++) {
 }
 console.log(`y = ${weight.item().toFixed(3)} x + ${bias.item().toFixed(3)}`);
 
-// An operator with a gradient of one's own: rounding that lets gradients pass.
+// An operator with a custom gradient: rounding that passes gradients through.
 const straightThrough = torch.defineFunction({
   forward: (_, x: torch.Tensor) => x.round(),
   backward: (_, gradient) => gradient,
@@ -50,13 +50,13 @@ torch.scope(() => {
   console.log("round passes", x.grad?.tolist(), "for", y.detach().tolist());
 });
 
-// Any operator of libtorch by its own name, when there is no method for it.
+// Any operator of libtorch can be called by its own name, if there is no method for it.
 torch.scope(() => {
   const [a, b] = torch.ops.aten._foreach_mul([torch.ones([2]), torch.ones([3])], 2) as torch.Tensor[];
   console.log("_foreach_mul gives", a.tolist(), b.tolist());
 });
 
-// Files as Python's safetensors writes them; reading maps the file.
+// Files in the format of Python's safetensors.
 const path = join(tmpdir(), `tensors-${process.pid}.safetensors`);
 torch.saveSafetensors(path, { weight, bias }, { note: "y = 3 x + 0.5" });
 torch.scope(() => {

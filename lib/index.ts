@@ -108,6 +108,7 @@ export * as nn from "./nn/index.js";
 export {
   AdamW,
   type AdamWOptions,
+  CombinedOptimizer,
   chain,
   clipGradNorm,
   constant,
@@ -119,6 +120,8 @@ export {
   functional,
   init,
   Module,
+  Muon,
+  type MuonOptions,
   NnError,
   type Optimizer,
   parameter,

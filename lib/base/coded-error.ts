@@ -1,6 +1,5 @@
 /**
- * An error that programs tell by its `code`, which is stable, and people by its message. Each layer has a class of its own,
- * with the codes it may have.
+ * An error with a stable `code` for programs and a message for people. Each layer has its own class with its codes.
  */
 export abstract class CodedError<Code extends string> extends Error {
   readonly code: Code;

@@ -1,19 +1,19 @@
-/** Levels of lists and objects in each other. No file of this field comes near; deeper ones exhaust the stack later. */
+/** Maximum nesting of lists and objects. Real files are far below it; deeper ones would exhaust the stack. */
 export const MAX_JSON_DEPTH = 512;
 
 /**
- * JSON.parse for text that others wrote: a byte order mark is passed over, and nesting is bounded.
+ * JSON.parse for untrusted text: skips a byte order mark and limits the nesting.
  *
- * @throws SyntaxError, in V8's words or for the nesting
+ * @throws SyntaxError, for invalid JSON or too deep nesting
  */
 export function parseJsonText(text: string): unknown {
   return JSON.parse(boundedJsonText(text));
 }
 
 /**
- * The same text for another parser: without a byte order mark.
+ * Prepares a text for another parser: checks the nesting and removes a byte order mark.
  *
- * @throws SyntaxError for the nesting
+ * @throws SyntaxError for too deep nesting
  */
 export function boundedJsonText(text: string): string {
   if (isDeeper(text, MAX_JSON_DEPTH)) throw new SyntaxError(`more than ${MAX_JSON_DEPTH} levels of nesting`);
@@ -21,8 +21,8 @@ export function boundedJsonText(text: string): string {
 }
 
 /**
- * Whether lists and objects stand in each other more than `levels` deep. What is no JSON may be judged either way, but
- * in one pass over the text.
+ * Whether lists and objects are nested more than `levels` deep. The result is undefined for invalid JSON. Takes one
+ * pass over the text.
  */
 export function isDeeper(text: string, levels: number): boolean {
   let depth = 0;
@@ -40,7 +40,7 @@ export function isDeeper(text: string, levels: number): boolean {
 
 const [QUOTE, BACKSLASH, BRACKET, END_BRACKET, BRACE, END_BRACE] = [0x22, 0x5c, 0x5b, 0x5d, 0x7b, 0x7d];
 
-/** Where the string ends that begins at `start`, -1 if it does not. */
+/** The end of the string that starts at `start`, -1 if it is not terminated. */
 function endOfString(text: string, start: number): number {
   for (let end = text.indexOf('"', start + 1); end >= 0; end = text.indexOf('"', end + 1)) {
     let slashes = 0;

@@ -18,7 +18,7 @@ export interface OptionJsonSchema {
   placeholder?: string;
 }
 
-/** One option, as its zod schema describes it. Flags, help texts and tables of documents are made from these. */
+/** One option of a zod schema. Flags, help texts and the tables of the documents are generated from these. */
 export interface OptionField {
   key: string;
   /** Validates the value of this option alone. */
@@ -48,7 +48,10 @@ export function kebabCase(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 
-/** Which values an option takes, in words: "an integer from 1 to 65535"; undefined where its schema's own message is better. */
+/**
+ * The allowed values of an option in words: "an integer from 1 to 65535"; undefined if the message of its schema is
+ * better.
+ */
 export function allowedValues({ type, unit, enum: values, ...limits }: OptionJsonSchema): string | undefined {
   if (values) return `one of ${values.map((value) => JSON.stringify(value)).join(", ")}`;
   if (type !== "integer" && type !== "number") return undefined;

@@ -3,11 +3,11 @@ import type * as z from "zod";
 import { renamedOption } from "./renamed-options.js";
 
 /**
- * Parses options by their schema.
+ * Parses options against a schema.
  *
- * @param what named in the message: whose options they are, or the file they stand in
- * @param code of the error; default: the layer's own
- * @throws the layer's error, which names every wrong key, its path and what is allowed there
+ * @param what owner of the options, or the file that contains them, for the message
+ * @param code code of the error; default: the layer's
+ * @throws the layer's error, which lists every invalid key with its path and the allowed values
  */
 export type ParseOptions<Code> = <S extends z.ZodType>(
   what: string,
@@ -16,7 +16,7 @@ export type ParseOptions<Code> = <S extends z.ZodType>(
   code?: Code,
 ) => z.output<S>;
 
-/** The one way in which layers parse options; each has its own error for those that are wrong. */
+/** Makes the options parser of a layer, with the layer's error class. */
 export function optionsParser<Code extends string>(
   LayerError: new (code: Code, message: string, options?: ErrorOptions) => Error,
   defaultCode: NoInfer<Code>,
@@ -28,13 +28,13 @@ export function optionsParser<Code extends string>(
   };
 }
 
-/** A message that names every wrong key of a value, its path and what is allowed there. */
+/** A message that lists every invalid key of a value with its path and the allowed values. */
 export function problemsOf(what: string, schema: z.ZodType, value: unknown, error: z.ZodError): string {
   const lines = error.issues.flatMap((issue) => explain(issue, schema, value, []));
   return `${what}:\n${lines.map((line) => `  ${line}`).join("\n")}`;
 }
 
-/** What is wrong with one value by its schema, a line for each problem; empty: nothing. */
+/** The problems of one value according to its schema, one line each. */
 export function valueProblems(schema: z.ZodType, value: unknown): string[] {
   const parsed = schema.safeParse(value);
   return parsed.success ? [] : parsed.error.issues.flatMap((issue) => explain(issue, schema, value, []));
@@ -43,7 +43,7 @@ export function valueProblems(schema: z.ZodType, value: unknown): string[] {
 type Path = readonly PropertyKey[];
 type Issue = z.core.$ZodIssue;
 
-/** One issue as lines of "path: what is wrong, what is allowed". zod says of a union no more than "Invalid input". */
+/** Formats one issue as lines of "path: problem, allowed values". zod reports only "Invalid input" for a union. */
 function explain(issue: Issue, root: z.ZodType, value: unknown, prefix: Path): string[] {
   const path = [...prefix, ...issue.path];
   if (issue.code === "unrecognized_keys") {
@@ -77,7 +77,10 @@ function explain(issue: Issue, root: z.ZodType, value: unknown, prefix: Path): s
   return [`${at(path)}${issue.message}`];
 }
 
-/** The branch of a union that the value was meant for: the one with the least to complain about, and not about the whole. */
+/**
+ * The branch of a union that the value was probably meant for: the one with the fewest issues, none of them about the
+ * whole value.
+ */
 function closestBranch(branches: readonly Issue[][]): Issue[] | undefined {
   const ranked = branches.map((issues) => ({ issues, cost: costOf(issues) })).sort((a, b) => a.cost - b.cost);
   return ranked[0] && ranked[0].cost < NOT_MEANT ? ranked[0].issues : undefined;
@@ -138,7 +141,7 @@ function unwrap(schema: Definition, value: unknown): Definition[] {
   const tag = discriminator && (value as Record<string, unknown> | null)?.[discriminator];
   const tagged = discriminator ? options.filter((option) => option._zod.propValues?.[discriminator]?.has(tag)) : [];
   const inner = (tagged.length > 0 ? tagged : options).flatMap((option) => unwrap(option, value));
-  // Of several objects the ones that know most of the value's keys.
+  // Of several object schemas, those that share most keys with the value.
   const known = ({ _zod }: Definition) =>
     Object.keys(value ?? {}).filter((key) => key in (_zod.def.shape ?? {})).length;
   const most = Math.max(...inner.map(known));
@@ -155,7 +158,7 @@ function valueAt(value: unknown, path: Path): unknown {
   return path.reduce<unknown>((inner, key) => (inner as Record<PropertyKey, unknown> | undefined)?.[key], value);
 }
 
-/** stages[0].lr: */
+/** Formats a path as a prefix: "stages[0].lr: ". */
 function at(path: Path): string {
   const text = path.reduce<string>((before, key) => {
     if (typeof key === "number") return `${before}[${key}]`;

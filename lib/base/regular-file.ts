@@ -1,15 +1,15 @@
 import { isUtf8 } from "node:buffer";
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync, writeSync } from "node:fs";
 
-/** Why a file that a user named is not read. */
+/** Why a file cannot be read. */
 export type FileProblem =
   | "missing"
   | "not a file" // a folder, a pipe, a socket, a device
-  | "unreadable" // no permission, a loop of links, a fault of the disk
+  | "unreadable" // no permission, cyclic links, or a disk error
   | "too large"
   | "not UTF-8";
 
-/** A file that cannot be used. Each layer gives it the code of its own errors; the message names neither path nor code. */
+/** A file that cannot be read. Each layer converts it to its own error; the message contains neither path nor code. */
 export class FileError extends Error {
   readonly problem: FileProblem;
 
@@ -20,23 +20,23 @@ export class FileError extends Error {
   }
 }
 
-/** Bytes that a file is read into memory up to, unless told otherwise. V8 holds no string of twice the size. */
+/** Default maximum size of a file that is read into memory. Strings of V8 are limited to less than twice this size. */
 export const MAX_FILE_BYTES = 256 * 2 ** 20;
 
 const CHUNK = 1 << 20;
 
 /**
- * Opens a file for reading, links followed. Anything that is not a regular file is refused at once: a pipe without a writer
- * would never answer, and a device may never end.
+ * Opens a file for reading and follows links. Anything but a regular file is rejected immediately: a pipe without a
+ * writer would block, and a device may be endless.
  *
- * @returns the descriptor, which the caller closes, and what the file was when it was opened
+ * @returns the descriptor, which the caller closes, and the stats of the opened file
  * @throws FileError
  */
 export function openRegularFile(path: string): { descriptor: number; stats: Stats } {
   let descriptor: number;
   try {
-    requireRegular(statSync(path)); // opening some devices does something
-    // What stands at the path may have changed since. Without O_NONBLOCK, opening a pipe waits for its other end.
+    requireRegular(statSync(path)); // opening some devices has side effects
+    // The file at the path may have changed since. Without O_NONBLOCK, opening a pipe waits for its other end.
     descriptor = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOCTTY ?? 0));
   } catch (cause) {
     throw cause instanceof FileError ? cause : fileErrorOf(cause);
@@ -54,7 +54,7 @@ export function openRegularFile(path: string): { descriptor: number; stats: Stat
 /**
  * The content of a regular file.
  *
- * @param maxBytes a longer file is refused before more of it is read
+ * @param maxBytes larger files are rejected
  * @throws FileError
  */
 export function readRegularFile(path: string, maxBytes: number = MAX_FILE_BYTES): Buffer {
@@ -63,7 +63,7 @@ export function readRegularFile(path: string, maxBytes: number = MAX_FILE_BYTES)
     if (stats.size > maxBytes) throw tooLarge(stats.size, maxBytes);
     const parts: Buffer[] = [];
     let length = 0;
-    // Until the end and not up to the size: a file may grow meanwhile, and those in /proc say they are empty.
+    // Reads to the end, not up to the size: a file may grow meanwhile, and files in /proc have size 0.
     for (let room = Math.max(stats.size + 1, 4096); ; room = CHUNK) {
       const part = Buffer.allocUnsafe(Math.min(room, CHUNK));
       const count = readSync(descriptor, part);
@@ -80,16 +80,16 @@ export function readRegularFile(path: string, maxBytes: number = MAX_FILE_BYTES)
 }
 
 /**
- * The content of a regular file that holds text in UTF-8. A byte order mark stays.
+ * The content of a regular file as UTF-8 text. A byte order mark is kept.
  *
- * @throws FileError, saying of UTF-16 that it is that, and where other bytes are no UTF-8
+ * @throws FileError, naming UTF-16 as such, or the position of the first invalid byte
  */
 export function readTextFile(path: string, maxBytes?: number): string {
   return decodeUtf8(readRegularFile(path, maxBytes));
 }
 
 /**
- * Bytes as text, a byte order mark left in.
+ * Decodes bytes as UTF-8 and keeps a byte order mark.
  *
  * @throws FileError "not UTF-8"
  */
@@ -99,21 +99,21 @@ export function decodeUtf8(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8");
 }
 
-/** What is wrong with bytes that should be text in UTF-8, undefined if nothing is. */
+/** Why bytes are not valid UTF-8 text; undefined if they are. */
 export function utf8Problem(bytes: Uint8Array): string | undefined {
   const utf16 = utf16Name(bytes);
   if (utf16 !== undefined) return `it is ${utf16} text, expected UTF-8`;
-  return isUtf8(bytes) ? undefined : `it is not UTF-8 text: byte ${firstInvalid(bytes)} is part of no character`;
+  return isUtf8(bytes) ? undefined : `it is not UTF-8 text: byte ${firstInvalid(bytes)} is invalid`;
 }
 
-/** "UTF-16" by its byte order mark, which is what Windows writes. */
+/** The name of UTF-16, detected by its byte order mark, which Windows writes. */
 function utf16Name(bytes: Uint8Array): string | undefined {
   if (bytes[0] === 0xff && bytes[1] === 0xfe) return "UTF-16 (little-endian)";
   if (bytes[0] === 0xfe && bytes[1] === 0xff) return "UTF-16 (big-endian)";
   return undefined;
 }
 
-/** Where the first byte stands that ends no valid text. */
+/** Position of the first invalid byte. */
 function firstInvalid(bytes: Uint8Array): number {
   const isValid = (length: number) => {
     try {
@@ -123,13 +123,13 @@ function firstInvalid(bytes: Uint8Array): number {
       return false;
     }
   };
-  let [valid, invalid] = [0, bytes.length + 1]; // lengths; one too many stands for a text that is cut within a character
+  let [valid, invalid] = [0, bytes.length + 1]; // lengths; one too many covers a text that ends within a character
   while (invalid - valid > 1) {
     const middle = (valid + invalid) >>> 1;
     if (middle <= bytes.length && isValid(middle)) valid = middle;
     else invalid = middle;
   }
-  while (!isUtf8(bytes.subarray(0, valid))) valid--; // to where its character begins
+  while (!isUtf8(bytes.subarray(0, valid))) valid--; // back to the start of its character
   return valid;
 }
 
@@ -138,7 +138,7 @@ function requireRegular(stats: Stats): void {
   throw new FileError("not a file", `it is ${kindOf(stats)}, expected a regular file`);
 }
 
-/** What a path leads to, with an article: "a folder", "a named pipe". */
+/** The kind of a file, with an article: "a folder", "a pipe". */
 export function kindOf(stats: Stats): string {
   if (stats.isFile()) return "a regular file";
   if (stats.isDirectory()) return "a folder";
@@ -154,10 +154,10 @@ function tooLarge(bytes: number, maxBytes: number): FileError {
 }
 
 const MESSAGES: Record<string, string> = {
-  ENOENT: "there is no such file",
-  ENOTDIR: "a part of its path is no folder",
+  ENOENT: "the file does not exist",
+  ENOTDIR: "a component of its path is not a folder",
   EACCES: "permission denied",
-  ELOOP: "its links lead round in a circle",
+  ELOOP: "its symbolic links form a cycle",
   EISDIR: "it is a folder, expected a regular file",
   ENXIO: "it is a socket or a device, expected a regular file",
 };
@@ -168,7 +168,7 @@ function fileErrorOf(cause: unknown): FileError {
   return new FileError(problem, MESSAGES[code] ?? message, { cause });
 }
 
-/** Writes bytes at the end of an open file: the system may take fewer than it is given at a time. */
+/** Writes all bytes to an open file: a single write may be partial. */
 export function writeAll(descriptor: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done);
 }

@@ -1,7 +1,9 @@
-/** A name that an option has today; where its values changed, too, those of today by those of 0.1.0. */
+/** The current name of an option; if its values changed, too, a map from the values of 0.1.0 to the current ones. */
 type CurrentName = string | { name: string; values: Readonly<Record<string, unknown>> };
 
-/** Options that had another name in 0.1.0. Of several names of today the one counts that the schema has at that place. */
+/**
+ * Options that had another name in 0.1.0. Of several current names the one that the schema has at that path applies.
+ */
 const RENAMED: Readonly<Record<string, CurrentName | readonly CurrentName[]>> = {
   accumulation: "gradientAccumulationSteps",
   batchSize: "globalBatchSize",
@@ -31,9 +33,9 @@ const RENAMED: Readonly<Record<string, CurrentName | readonly CurrentName[]>> = 
 };
 
 /**
- * What to write instead of an option of 0.1.0; undefined for any other key. For options that no schema checks.
+ * The replacement of an option of 0.1.0; undefined for any other key. For options without a schema.
  *
- * @param allowed the names of today
+ * @param allowed the current names
  */
 export function renamedOption(key: string, value: unknown, allowed: readonly string[]): string | undefined {
   if (!Object.hasOwn(RENAMED, key)) return undefined;
@@ -47,9 +49,9 @@ export function renamedOption(key: string, value: unknown, allowed: readonly str
 }
 
 /**
- * Refuses options of 0.1.0 where no schema does, because an unknown key would be ignored.
+ * Rejects options of 0.1.0 where no schema does, because an unknown key would be ignored.
  *
- * @param fail makes the layer's error of a message
+ * @param fail makes the layer's error from a message
  */
 export function refuseRenamed(options: object, allowed: readonly string[], fail: (message: string) => Error): void {
   for (const [key, value] of Object.entries(options)) {
@@ -59,7 +61,7 @@ export function refuseRenamed(options: object, allowed: readonly string[], fail:
   }
 }
 
-/** Every name of 0.1.0 with a name that it has today. */
+/** Yields every name of 0.1.0 with its current name. */
 export function* renamedOptions(): Generator<[before: string, today: string], void, void> {
   for (const [before, names] of Object.entries(RENAMED)) {
     for (const each of [names].flat() as CurrentName[]) yield [before, typeof each === "string" ? each : each.name];

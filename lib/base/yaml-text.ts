@@ -1,13 +1,13 @@
 import { isMap, isScalar, LineCounter, parseDocument, visit } from "yaml";
 
-/** Bytes of a YAML file. The parser's time grows with the square of some inputs. */
+/** Maximum bytes of a YAML file. The parser takes quadratic time for some inputs. */
 export const MAX_YAML_BYTES = 256 * 1024;
 
 /**
- * The value of a YAML document that others wrote. Aliases count up to a limit, so that a few lines do not become
- * gigabytes, and may not lead round in a circle; a key may stand once in a mapping.
+ * Parses an untrusted YAML document. The number of aliases is limited, so that a few lines cannot expand to gigabytes;
+ * cyclic aliases and repeated keys are rejected.
  *
- * @throws Error naming line and column where the text is wrong
+ * @throws Error naming the line and column of the problem
  */
 export function parseYaml(text: string): unknown {
   if (Buffer.byteLength(text) > MAX_YAML_BYTES) throw new Error(`it is longer than ${MAX_YAML_BYTES / 1024} KiB`);
@@ -16,7 +16,7 @@ export function parseYaml(text: string): unknown {
     const { line, col } = lineCounter.linePos(offset);
     return `at line ${line}, column ${col}`;
   };
-  // The library's own messages and its search for repeated keys take quadratic time.
+  // The library's formatted messages and its check for repeated keys take quadratic time.
   const document = parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: false });
   const [problem] = document.errors;
   if (problem) {
@@ -30,7 +30,7 @@ export function parseYaml(text: string): unknown {
         const value = isScalar(key) ? key.value : key;
         if (seen.has(value)) {
           const offset = isScalar(key) || isMap(key) ? (key.range?.[0] ?? 0) : 0;
-          throw new Error(`the key ${String(value)} stands twice in one mapping, ${at(offset)}`);
+          throw new Error(`the key ${String(value)} is repeated in a mapping, ${at(offset)}`);
         }
         seen.add(value);
       }
@@ -40,7 +40,7 @@ export function parseYaml(text: string): unknown {
   try {
     JSON.stringify(value);
   } catch {
-    throw new Error("an alias leads back to what it stands in");
+    throw new Error("an alias is cyclic");
   }
   return value;
 }

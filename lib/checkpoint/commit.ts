@@ -6,34 +6,35 @@ import { fullName, isShardFile, isStepCheckpoint, MANIFEST_FILE, OPTIMIZER_FILE 
 import { formatManifest, type Manifest, type ManifestTensor } from "./manifest-text.js";
 import { commitFolder, writeFlushed } from "./staging.js";
 
-/** A file as it was written. */
+/** A file that was written. */
 export interface FileReport {
   name: string;
   bytes: number;
-  /** Of the bytes that were handed to the disk, not of those that it holds. */
+  /** Hash of the bytes that were passed to the disk, not of those that it stored. */
   sha256: string;
 }
 
-/** The files that one rank wrote. Plain JSON, to be sent to the rank that commits. */
+/** The files that one rank wrote. Plain JSON, which is sent to the rank that commits. */
 export interface ShardReport {
   rank: number;
   files: FileReport[];
 }
 
-/** All that is needed to make a checkpoint of a staging folder. */
+/** The arguments of {@link commit}. */
 export interface CommitRequest {
   staging: string;
-  /** Where it goes. */
+  /** Folder of the finished checkpoint. */
   folder: string;
   worldSize: number;
   reports: ShardReport[];
-  /** Unnamed checkpoints that stay. */
+  /** Number of unnamed checkpoints to keep. */
   keepLatest: number;
 }
 
 /**
- * Turns what all ranks staged into a checkpoint: checks that all of it is there, writes the manifest, renames the folder to
- * its place, and removes the oldest unnamed checkpoints beyond `keepLatest`. It runs in the writer's thread.
+ * Commits the staged files of all ranks as a checkpoint: checks that they are complete, writes the manifest, renames
+ * the folder to its final name, and removes the oldest unnamed checkpoints beyond `keepLatest`. It runs in the writer
+ * thread.
  */
 export function commit(request: CommitRequest): void {
   const { staging, folder, keepLatest } = request;
@@ -47,7 +48,7 @@ export function commit(request: CommitRequest): void {
   tidy(staging, keepLatest);
 }
 
-/** The manifest of the staged files, once they are all there and fit together. */
+/** Checks that the staged files are complete and consistent, and makes their manifest. */
 function makeManifest({ staging, worldSize, reports }: CommitRequest): Manifest {
   const ranks = new Set(reports.map(({ rank }) => rank));
   const missing = Array.from({ length: worldSize }, (_, rank) => rank).filter((rank) => !ranks.has(rank));
@@ -59,12 +60,12 @@ function makeManifest({ staging, worldSize, reports }: CommitRequest): Manifest 
       manifest.files[name] = { bytes, sha256 };
     }
   }
-  // In the order of their names, so that the manifest does not depend on which rank was first.
+  // Sorted by name, so that the manifest does not depend on the order of the ranks.
   manifest.files = Object.fromEntries(Object.entries(manifest.files).sort(([a], [b]) => (a < b ? -1 : 1)));
   for (const name of Object.keys(manifest.files)) {
     if (name.endsWith(".safetensors") || name === OPTIMIZER_FILE) indexTensors(manifest, join(staging, name), name);
   }
-  if (!Object.keys(manifest.files).some(isShardFile)) manifest.world = 1; // replicas: one wrote it all
+  if (!Object.keys(manifest.files).some(isShardFile)) manifest.world = 1; // replicas: one rank wrote everything
   for (const [name, { shape, slices }] of Object.entries(manifest.tensors)) {
     const problem = coverProblem(
       shape,
@@ -78,7 +79,7 @@ function makeManifest({ staging, worldSize, reports }: CommitRequest): Manifest 
 function checkThere(staging: string, rank: number, name: string, bytes: number, worldSize: number): void {
   const found = statSync(join(staging, name), { throwIfNoEntry: false });
   if (found?.size === bytes) return;
-  const what = found ? `has ${found.size} bytes here, not ${bytes}` : "is not here";
+  const what = found ? `has ${found.size} bytes here instead of ${bytes}` : "does not exist here";
   const hint = worldSize > 1 ? ": the run's folder must be on a file system that all processes share" : "";
   throw new Error(`${name}, which rank ${rank} wrote, ${what}${hint}`);
 }
@@ -96,14 +97,14 @@ function indexTensors({ shards, tensors }: Manifest, path: string, name: string)
     const known = tensors[full];
     if (known.dtype !== tensor.dtype || known.shape.join() !== shape.join()) {
       throw new Error(
-        `${full} is ${known.dtype} [${known.shape}] on one rank and ${tensor.dtype} [${shape}] in ${name}`,
+        `${full} is ${known.dtype} [${known.shape}] on one rank but ${tensor.dtype} [${shape}] in ${name}`,
       );
     }
     known.slices.push([shards.length - 1, offset, size]);
   }
 }
 
-/** A shard's slices in its metadata, by full name: the global shape, and where they begin. */
+/** The slices of a shard, from its metadata, by full name: the global shape and the offset. */
 export type ShardSlices = Record<string, { shape: number[]; offset: number[] }>;
 
 function readHeader(path: string): Header {
@@ -120,15 +121,15 @@ function readAt(descriptor: number, length: number, position: number): Buffer {
   const bytes = Buffer.alloc(length);
   for (let done = 0; done < length; ) {
     const read = readSync(descriptor, bytes, done, length - done, position + done);
-    if (read === 0) throw new Error("a file ends early");
+    if (read === 0) throw new Error("a file is shorter than expected");
     done += read;
   }
   return bytes;
 }
 
 /**
- * Removes all but the last unnamed checkpoints, and staging folders of earlier saves, which were cancelled. The next commit
- * tries again with what stays.
+ * Removes all but the latest unnamed checkpoints, and staging folders of earlier, cancelled saves. The next commit
+ * retries failed removals.
  */
 function tidy(staging: string, keepLatest: number): void {
   const folder = dirname(staging);
@@ -142,6 +143,6 @@ function tidy(staging: string, keepLatest: number): void {
       rmSync(join(folder, name), { recursive: true, force: true });
     }
   } catch {
-    // For example, the folder was made read-only.
+    // For example, the folder is read-only.
   }
 }

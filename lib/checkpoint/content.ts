@@ -17,30 +17,30 @@ import {
 import type { Progress, RunFingerprint, TrainerFile } from "./trainer-file.js";
 import { configTexts, jsonText, layOutWeights, MAX_SHARD_BYTES, sideFiles, WEIGHTS_METADATA } from "./write.js";
 
-/** The content of a checkpoint. In a run of several processes each gives its part. */
+/** The content of a checkpoint. In a run of several processes each one provides its part. */
 export interface CheckpointContent {
-  /** For its config. */
+  /** The model, of which the config is written. */
   model: Decoder;
-  /** Parameters by name, with the slices that are here. */
+  /** Parameters by name, with the slices of this process. */
   weights: readonly LocalTensor[];
-  /** Whether every process holds everything: one of them then writes it all, in Hugging Face layout. */
+  /** Whether every process holds the whole content; one of them then writes it, in Hugging Face layout. */
   replicated?: boolean;
-  /** An optimiser's state, in slices as the weights are. */
+  /** Optimizer state, in slices like the weights. */
   optimizer: { step: number; tensors: readonly LocalTensor[] } | null;
-  /** A folder with the tokenizer's files, copied along. */
+  /** A folder with tokenizer files, which are copied. */
   filesFrom?: string;
   progress: Progress;
   facts: RunFingerprint;
   versions: Record<string, string>;
 }
 
-/** Which process this is, of how many that save together. */
+/** Rank of this process and number of processes that save together. */
 export interface CheckpointWorld {
   rank: number;
   size: number;
 }
 
-/** The files that a process writes, before any of their bytes are taken. */
+/** The files that a process writes, before any tensor is copied. */
 export interface PlannedFiles {
   texts: [name: string, content: string][];
   copies: [from: string, name: string][];
@@ -48,7 +48,7 @@ export interface PlannedFiles {
   tensorFiles: { name: string; header: Uint8Array; tensors: Tensor[] }[];
 }
 
-/** Lays out what this process writes: everything, if tensors are whole here and its own; else the slices it owns. */
+/** Plans the files of this process: all of them if its tensors are whole, else a shard with the slices that it owns. */
 export function planFiles(content: CheckpointContent, world: CheckpointWorld): PlannedFiles {
   const weights = content.weights.map((weight) => ({ ...weight, name: weightName(weight.name) }));
   const state = content.optimizer;
@@ -58,7 +58,7 @@ export function planFiles(content: CheckpointContent, world: CheckpointWorld): P
   if (world.size > 1 && !content.replicated) {
     return { texts, copies, tensorFiles: [shard(weights, state?.tensors ?? [], world)] };
   }
-  // Replicas hold everything: one of them writes it as a process that is alone would.
+  // Replicas hold everything, so one of them writes it like a single process.
   if (!weights.some(({ owned }) => owned)) return { texts, copies, tensorFiles: [] };
   const layout = layOutWeights(
     weights.map((weight) => ({ ...weight, bytes: byteLength(weight.tensor) })),
@@ -74,9 +74,9 @@ function check(name: string, tensor: Tensor, slice: LocalTensor["slice"], { size
   const problem = sliceProblem(slice);
   if (problem) throw new Error(`${name}: ${problem}`);
   if (tensor.shape.join() !== slice.size.join()) {
-    throw new Error(`${name}: the local tensor is [${tensor.shape}], its slice [${slice.size}]`);
+    throw new Error(`${name}: the local tensor has shape [${tensor.shape}], but its slice has size [${slice.size}]`);
   }
-  if (size === 1 && !isWhole(slice)) throw new Error(`${name} is a part, and there is no other process with the rest`);
+  if (size === 1 && !isWhole(slice)) throw new Error(`${name} is only a part, but no other process has the rest`);
 }
 
 function smallFiles(content: CheckpointContent, dtype: DType, optimizerStep: number | null): [string, string][] {
@@ -96,7 +96,7 @@ function sideFilesOf({ filesFrom }: CheckpointContent): [string, string][] {
   return sideFiles(filesFrom).map((name) => [join(filesFrom, name), name]);
 }
 
-/** The file of one rank of several: its slices under their full names, and in the metadata where they belong. */
+/** The shard of one rank: its slices under their full names, with their offsets in the metadata. */
 function shard(weights: readonly LocalTensor[], state: readonly LocalTensor[], { rank, size }: CheckpointWorld) {
   const written = (kind: TensorKind, tensors: readonly LocalTensor[]) =>
     tensors

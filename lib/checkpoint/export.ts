@@ -19,33 +19,33 @@ export interface ExportOptions {
   dtype?: DTypeLike;
   /** Weights are split into files of at most this many bytes; default 5e9. */
   maxShardBytes?: number;
-  /** Is told of every tensor, in bytes of the new files. */
+  /** Called for every tensor, with bytes of the new files. */
   onProgress?: (progress: { tensor: string; done: number; total: number }) => void;
   signal?: AbortSignal;
 }
 
-/** So much of mapped files may stay in memory. */
+/** Maximum bytes of mapped files to keep in memory. */
 const MAPPED_BYTES = 256 * 2 ** 20;
-/** Handed to the file system at a time. */
+/** Bytes per write. */
 const WRITE_BYTES = 8 * 2 ** 20;
 
 interface Weight {
   name: string;
-  /** What it is called in the checkpoint. */
+  /** Its name in the checkpoint. */
   from: string;
   dtype: DType;
   shape: readonly number[];
   bytes: number;
-  /** As it is stored. */
+  /** Bytes as stored in the checkpoint. */
   bytesBefore: number;
 }
 
 /**
- * Writes the weights of a checkpoint in Hugging Face layout, with its config and tokenizer: from a training checkpoint of
- * however many processes, or to change dtype or file sizes. One tensor after the other goes from the mapped files to the
- * new ones, so host memory holds no more than the largest, and no device is used.
+ * Writes the weights of a checkpoint in Hugging Face layout, with its config and tokenizer: from a training checkpoint
+ * of any number of processes, or to change the dtype or the file sizes. Tensors are copied one by one from mapped
+ * files, so host memory holds no more than the largest tensor, and no device is used.
  *
- * @param target is replaced as a whole; when anything fails, what was there before stays
+ * @param target folder that is replaced atomically; it is unchanged if the export fails
  * @throws CheckpointError CHECKPOINT_MISSING, CHECKPOINT_CORRUPT, CHECKPOINT_MISMATCH, CHECKPOINT_WRITE
  */
 export async function exportCheckpoint(folder: string, target: string, options: ExportOptions = {}): Promise<void> {
@@ -58,7 +58,11 @@ export async function exportCheckpoint(folder: string, target: string, options: 
     const from = storedWeight(name, tensors, config.tieWordEmbeddings);
     const found = tensors.get(from);
     if (!found)
-      throw new CheckpointError("CHECKPOINT_MISMATCH", `${root} does not fit its config\n  ${name} is missing`);
+      throw new CheckpointError(
+        "CHECKPOINT_MISMATCH",
+        `${root} does not match its config
+        ${name} is missing`,
+      );
     const written = dtype ?? found.dtype;
     const elements = found.shape.reduce((product, size) => product * size, 1);
     const bytesBefore = elements * itemSize(found.dtype);
@@ -76,7 +80,7 @@ export async function exportCheckpoint(folder: string, target: string, options: 
   });
 }
 
-/** The weights that the config asks for, in the order of the model's parameters. */
+/** The weights that the config requires, in the order of the model's parameters. */
 function namesOf(stored: CheckpointTensors, config: Decoder["config"]): string[] {
   using model = new Decoder(config, { device: "meta", init: false });
   const names = Array.from(model.namedParameters(), ([name]) => weightName(name));
@@ -86,16 +90,20 @@ function namesOf(stored: CheckpointTensors, config: Decoder["config"]): string[]
   );
   if (extra.length === 0) return names;
   const list = extra.slice(0, 12).map((name) => `  ${name} is not in the model`);
-  throw new CheckpointError("CHECKPOINT_MISMATCH", `${stored.folder} does not fit its config\n${list.join("\n")}`);
+  throw new CheckpointError(
+    "CHECKPOINT_MISMATCH",
+    `${stored.folder} does not match its config
+  ${list.join("\n")}`,
+  );
 }
 
-/** Moves tensors from mapped files to new ones. */
+/** Copies tensors from mapped files to new ones. */
 class Pump {
   readonly #stored: CheckpointTensors;
   readonly #options: ExportOptions;
   readonly #total: number;
   #done = 0;
-  /** Bytes read since the mapped files were closed last. */
+  /** Bytes read since the mapped files were last closed. */
   #mapped = 0;
 
   constructor(stored: CheckpointTensors, weights: readonly Weight[], options: ExportOptions) {

@@ -3,11 +3,11 @@ import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import type { WriterJob } from "./writer.js";
 
-/** A copy in page-locked memory is handed to the writer in pieces of this size, so many at a time. */
+/** Size of the pieces, and their number at a time, in which a page-locked copy is sent to the writer. */
 const PIECE_BYTES = 8 << 20;
 const PIECES = 3;
 
-/** Memory that is used again, by its size. */
+/** A pool of reusable memory, by size. */
 class Pool<T> {
   readonly #make: (bytes: number) => T;
   readonly #free = new Map<number, T[]>();
@@ -26,7 +26,7 @@ class Pool<T> {
     else this.#free.set(bytes, [memory]);
   }
 
-  /** Lets go of what nobody has taken. */
+  /** Removes and returns all unused memory. */
   drain(): T[] {
     const all = [...this.#free.values()].flat();
     this.#free.clear();
@@ -34,29 +34,29 @@ class Pool<T> {
   }
 }
 
-/** A tensor's bytes as they were at one moment: in a buffer, or in a uint8 tensor in page-locked memory. */
+/** A copy of a tensor's bytes: in a buffer, or in a uint8 tensor in page-locked memory. */
 type HostCopy = ArrayBuffer | Tensor;
 
 /**
- * Host memory for snapshots of tensors, kept from one to the next. Tensors on the CPU are copied into buffers that the
- * writer's thread takes over as they are. From a device they are copied into page-locked memory without blocking, all
- * behind one event, and from there handed over piece by piece while training goes on.
+ * Host memory for snapshots of tensors, which is reused. CPU tensors are copied into buffers that are transferred to
+ * the writer thread. Device tensors are copied asynchronously into page-locked memory, with one event for all, and then
+ * sent to the writer thread in pieces while training continues.
  */
 export class HostMemory {
   readonly #buffers = new Pool((bytes) => new ArrayBuffer(bytes));
   readonly #pinned: Pool<Tensor>;
 
-  /** @param pinned makes page-locked memory */
+  /** @param pinned allocates page-locked memory */
   constructor(pinned = (bytes: number) => torch.empty([bytes], { dtype: "uint8", pinMemory: true })) {
     this.#pinned = new Pool((bytes) => torch.keep(pinned(bytes)));
   }
 
-  /** Copies tensors as they are now. When the promise resolves, they may change. */
+  /** Copies the current values of tensors. They may change once the promise resolves. */
   async snapshot(tensors: readonly Tensor[]): Promise<Snapshot> {
     const copies = torch.scope(() => torch.noGrad(() => tensors.map((tensor) => this.#copy(tensor))));
     const devices = new Set(tensors.map(({ device }) => device).filter((device) => device !== "cpu"));
     for (const device of devices) await reached(device);
-    // Other tensors than last time need other sizes: what is left over would never be used again.
+    // Different tensors need different sizes, so leftover memory would never be reused.
     this.dispose();
     return new Snapshot(copies, this);
   }
@@ -66,13 +66,13 @@ export class HostMemory {
     return this.#buffers.take(PIECE_BYTES);
   }
 
-  /** Takes back what {@link snapshot} or {@link takePiece} gave. */
+  /** Returns memory of {@link snapshot} or {@link takePiece} to the pool. */
   give(memory: HostCopy): void {
     if (memory instanceof ArrayBuffer) this.#buffers.give(memory.byteLength, memory);
     else this.#pinned.give(memory.numel(), memory);
   }
 
-  /** Frees what is not in use. */
+  /** Frees unused memory. */
   dispose(): void {
     this.#buffers.drain();
     for (const tensor of this.#pinned.drain()) tensor.dispose();
@@ -91,43 +91,32 @@ export class HostMemory {
   }
 }
 
-/** Waits, without blocking the process, until a device has done all that it was given before. */
+/** Waits, without blocking the event loop, until a device has completed all work queued so far. */
 async function reached(device: string): Promise<void> {
   const mark = torch.keep(torch.zeros([1], { device }));
   await mark.toTypedArrayAsync();
   mark.dispose();
 }
 
-/** Copies of tensors, in the order in which they were asked for. */
+/** Copies of tensors, in the order of {@link HostMemory.snapshot}'s argument. */
 export class Snapshot {
   readonly #copies: (HostCopy | undefined)[];
   readonly #memory: HostMemory;
-  /** For every buffer that is away, in their order, whether it is a piece. */
-  readonly #away: boolean[] = [];
-  #pieces = 0;
-  #pieceIsBack: (() => void) | undefined;
+  /** Pieces that the writer holds, in order. */
+  readonly #pieces: Promise<void>[] = [];
 
   constructor(copies: readonly HostCopy[], memory: HostMemory) {
     this.#copies = [...copies];
     this.#memory = memory;
   }
 
-  /** To be called with every buffer that the writer gives back; it does so in their order. */
-  readonly onBuffer = (buffer: ArrayBuffer): void => {
-    this.#memory.give(buffer);
-    if (!this.#away.shift()) return;
-    this.#pieces--;
-    this.#pieceIsBack?.();
-  };
-
-  /** Hands a copy to the writer, which may take as long as the writer does. Each can be sent once. */
+  /** Sends a copy to the writer and waits for it. Each copy can be sent once. */
   async send(index: number, job: WriterJob): Promise<void> {
     const copy = this.#copies[index];
-    if (copy === undefined) throw new Error("this copy was sent");
+    if (copy === undefined) throw new Error("this copy was already sent");
     if (copy instanceof ArrayBuffer) {
       this.#copies[index] = undefined;
-      this.#away.push(false);
-      job.post({ kind: "data", bytes: new Uint8Array(copy) }, [copy]);
+      this.#write(new Uint8Array(copy), job).catch(() => {}); // the end of the job rejects, too
       return;
     }
     for (let begin = 0, total = copy.numel(); begin < total; begin += PIECE_BYTES) {
@@ -137,7 +126,7 @@ export class Snapshot {
     this.#memory.give(copy);
   }
 
-  /** Gives back the copies that were not sent. */
+  /** Releases the copies that were not sent. */
   release(): void {
     for (const [index, copy] of this.#copies.entries()) {
       if (copy !== undefined) this.#memory.give(copy);
@@ -146,17 +135,17 @@ export class Snapshot {
   }
 
   async #sendPiece(copy: Tensor, begin: number, length: number, job: WriterJob): Promise<void> {
-    while (this.#pieces >= PIECES) {
-      const isBack = new Promise<void>((resolve) => {
-        this.#pieceIsBack = resolve;
-      });
-      await Promise.race([isBack, job.lost]);
-    }
+    while (this.#pieces.length >= PIECES) await this.#pieces.shift();
     if (job.isCancelled) throw new Error("the save was cancelled");
     const piece = this.#memory.takePiece();
     torch.scope(() => readBytes(copy.narrow(0, begin, length), new Uint8Array(piece, 0, length)));
-    this.#pieces++;
-    this.#away.push(true);
-    job.post({ kind: "data", bytes: new Uint8Array(piece, 0, length) }, [piece]);
+    const written = this.#write(new Uint8Array(piece, 0, length), job);
+    written.catch(() => {}); // the next piece that waits for it, and the end of the job, reject
+    this.#pieces.push(written);
+  }
+
+  /** Hands bytes to the writer, and takes their buffer back. */
+  async #write(bytes: Uint8Array<ArrayBuffer>, job: WriterJob): Promise<void> {
+    this.#memory.give(await job.write(bytes));
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Checkpoints: reading and writing models in Hugging Face layout, and the checkpoints of training runs, whatever number of
- * processes wrote them.
+ * Checkpoints: reading and writing models in Hugging Face layout, and checkpoints of training runs, from any number of
+ * processes.
  */
 export type { LocalTensor, TensorSlice } from "../distributed/tensor-slice.js";
 export type { ShardReport } from "./commit.js";

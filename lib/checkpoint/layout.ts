@@ -6,10 +6,13 @@ export const GENERATION_FILE = "generation_config.json";
 export const WEIGHTS_FILE = "model.safetensors";
 export const INDEX_FILE = "model.safetensors.index.json";
 
-/** Files that a training checkpoint has besides. */
-/** In safetensors format. Not called so: what looks for `*.safetensors` in a folder takes each of them for weights. */
+/** Additional files of a training checkpoint. */
+/**
+ * A safetensors file with another extension, because programs that search a folder for `*.safetensors` take each for
+ * weights.
+ */
 export const OPTIMIZER_FILE = "optimizer.state";
-/** What it was called in earlier versions. */
+/** Its name in earlier versions. */
 export const OLD_OPTIMIZER_FILE = "optimizer.safetensors";
 export const TRAINER_FILE = "trainer.json";
 export const MANIFEST_FILE = "manifest.json";
@@ -20,7 +23,7 @@ const OWN_FILES: ReadonlySet<string> = new Set([
   ...TOKENIZER_FILES,
 ]);
 
-/** The name of a run's checkpoint that nobody named. */
+/** The name of an unnamed checkpoint of a run. */
 export function stepCheckpoint(globalStep: number): string {
   return `step-${String(globalStep).padStart(6, "0")}`;
 }
@@ -30,17 +33,20 @@ export function isStepCheckpoint(name: string): boolean {
   return /^step-\d+$/.test(name);
 }
 
-/** The file of one rank's slices, for a checkpoint that several processes wrote: shard-00002-of-00004.safetensors. */
+/** The file of one rank's slices, in a checkpoint of several processes: shard-00002-of-00004.safetensors. */
 export function shardFile(rank: number, worldSize: number): string {
   return `shard-${padIndex(rank)}-of-${padIndex(worldSize)}.safetensors`;
 }
 
-/** Whether a file of a checkpoint's folder may be replaced with the checkpoint: its name is one that checkpoints have. */
+/** Whether a file belongs to a checkpoint by its name, so that saving may replace it. */
 export function isCheckpointFile(name: string): boolean {
   return OWN_FILES.has(name) || isShardFile(name) || /^model-\d+-of-\d+\.safetensors$/.test(name);
 }
 
-/** Whether a file is one of {@link shardFile}: in these, tensors have their full names, `model/...` and `optimizer/...`. */
+/**
+ * Whether a file is one of {@link shardFile}: tensors in these files have their full names, `model/...` and
+ * `optimizer/...`.
+ */
 export function isShardFile(name: string): boolean {
   return /^shard-\d+-of-\d+\.safetensors$/.test(name);
 }
@@ -52,7 +58,7 @@ export function weightsPart(index: number, count: number): string {
 
 export const padIndex = (index: number) => String(index).padStart(5, "0");
 
-/** What a tensor of a checkpoint is: weights have their Hugging Face name, optimiser state is `<parameter>.<slot>`. */
+/** Kind of a tensor in a checkpoint: weights have their Hugging Face name, optimizer state is `<parameter>.<slot>`. */
 export type TensorKind = "model" | "optimizer";
 
 /** The name of a tensor in a manifest and in shards. */
@@ -62,24 +68,27 @@ export function fullName(kind: TensorKind, name: string): string {
 
 /**
  * The Hugging Face name of a decoder's parameter: `layers.0.selfAttn.qProj.weight` is
- * `model.layers.0.self_attn.q_proj.weight`, and only `lmHead` lives outside `model.`.
+ * `model.layers.0.self_attn.q_proj.weight`, and only `lmHead` is outside `model.`.
  */
 export function weightName(parameter: string): string {
   const snake = parameter.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
   return snake.startsWith("lm_head.") ? snake : `model.${snake}`;
 }
 
-/** The weights that `tie_word_embeddings` makes one. */
+/** The weights that are shared with `tie_word_embeddings`. */
 export const EMBEDDING_WEIGHT = "model.embed_tokens.weight";
 export const HEAD_WEIGHT = "lm_head.weight";
 
-/** The name under which a weight is stored: of tied ones a file may have the head alone, which then is the embedding. */
+/**
+ * The name under which a weight is stored: a file with tied weights may contain only the head, which is then the
+ * embedding.
+ */
 export function storedWeight(name: string, stored: { has(name: string): boolean }, tied: boolean): string {
   const isHeadAlone = tied && name === EMBEDDING_WEIGHT && !stored.has(name) && stored.has(HEAD_WEIGHT);
   return isHeadAlone ? HEAD_WEIGHT : name;
 }
 
-/** Tensors of older checkpoints that a decoder computes itself. */
+/** Whether a weight in an older checkpoint is one that the decoder computes itself. */
 export function isDerivedWeight(name: string, tied: boolean): boolean {
   return name.endsWith(".rotary_emb.inv_freq") || (tied && name === HEAD_WEIGHT);
 }

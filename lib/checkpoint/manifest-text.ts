@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import type { DType } from "../torch/index.js";
 
-// Free of everything but Node: the thread that writes checkpoints does not load the addon.
+// Imports only Node modules, because the thread that writes checkpoints does not load the addon.
 
 /** A file of a checkpoint. */
 export interface ManifestFile {
@@ -13,17 +13,17 @@ export interface ManifestFile {
 export interface ManifestTensor {
   dtype: DType;
   shape: number[];
-  /** Where its parts are: index into `shards`, offset and size. */
+  /** Its slices: index into `shards`, offset and size. */
   slices: [shard: number, offset: number[], size: number[]][];
 }
 
-/** What manifest.json says, in format 2. */
+/** Content of manifest.json, in format 2. */
 export interface Manifest {
   format: 2;
-  /** How many processes wrote the checkpoint. */
+  /** Number of processes that wrote the checkpoint. */
   world: number;
   files: Record<string, ManifestFile>;
-  /** The files that hold tensors. */
+  /** The files with tensors. */
   shards: string[];
   /** By full name, `model/...` or `optimizer/...`. */
   tensors: Record<string, ManifestTensor>;
@@ -31,7 +31,7 @@ export interface Manifest {
 
 const CHECKSUM = '  "sha256": "';
 
-/** The text of manifest.json: JSON with a line for each file and tensor, and at its end the SHA-256 of what precedes. */
+/** The text of manifest.json: JSON with one line per file and tensor, followed by the SHA-256 of the preceding text. */
 export function formatManifest({ format, world, files, shards, tensors }: Manifest): string {
   const section = (entries: [string, unknown][]) =>
     entries.map(([name, value]) => `\n    ${JSON.stringify(name)}: ${JSON.stringify(value)}`).join(",");
@@ -46,7 +46,7 @@ export function formatManifest({ format, world, files, shards, tensors }: Manife
   return `${text}${CHECKSUM}${checksum(text)}"\n}\n`;
 }
 
-/** Whether the text of a manifest is what {@link formatManifest} wrote. */
+/** Whether the checksum of a manifest's text is correct. */
 export function isIntactManifest(text: string): boolean {
   const at = text.lastIndexOf(CHECKSUM);
   return at >= 0 && text.slice(at) === `${CHECKSUM}${checksum(text.slice(0, at))}"\n}\n`;

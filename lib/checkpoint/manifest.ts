@@ -25,7 +25,7 @@ const schema = z.union([
   }),
 ]);
 
-/** A list of thousands of slices is checked by hand: zod takes seconds for it. */
+/** Checks a tensor by hand, because zod takes seconds for thousands of slices. */
 function isTensor(value: unknown): boolean {
   const { dtype, shape, slices } = (value ?? {}) as Partial<ManifestTensor>;
   if (!isDType(dtype) || !Array.isArray(shape) || !Array.isArray(slices)) return false;
@@ -37,10 +37,10 @@ function isTensor(value: unknown): boolean {
   });
 }
 
-/** What a checkpoint's manifest says. Format 1 knew only the files, and was written by one process. */
+/** A parsed manifest. Format 1 has only the list of files, and was written by a single process. */
 export type ReadManifest = z.output<typeof schema>;
 
-/** The manifest of a folder; undefined if it has none, a text that says why if it cannot be used. */
+/** The manifest of a folder; undefined if it has none, an error message if it cannot be used. */
 export function readManifest(folder: string): ReadManifest | string | undefined {
   const path = join(folder, MANIFEST_FILE);
   if (!existsSync(path)) return undefined;
@@ -59,32 +59,35 @@ function hasUnknownShard({ shards, tensors, files }: Manifest): boolean {
   return Object.values(tensors).some(({ slices }) => slices.some(([shard]) => shard >= shards.length));
 }
 
-/** What {@link findDamage} looks at. */
+/** Options of {@link findDamage}. */
 export interface DamageOptions {
-  /** Hash only these of the files; sizes are compared for all. */
+  /** Hash only these files; sizes are compared for all. */
   files?: readonly string[];
-  /** Is told of every piece that was hashed. */
+  /** Called after every chunk that was hashed. */
   onProgress?: (progress: { file: string; done: number; total: number }) => void;
 }
 
 /**
  * Compares a folder with its manifest.
  *
- * @returns what is wrong with it, undefined if it is whole. Sizes are looked at first, so that a truncated file is found
- * without reading the others.
+ * @returns the first problem, undefined if the folder is undamaged. Sizes are compared first, so that a truncated file
+ *   is found without reading the others.
  */
 export async function findDamage(folder: string, options: DamageOptions = {}): Promise<string | undefined> {
   for await (const problem of damages(folder, options)) return problem;
   return undefined;
 }
 
-/** What is missing from a folder or cut short, by its manifest; undefined if nothing is. No file is read. */
+/**
+ * The first missing or truncated file of a folder, according to its manifest; undefined if there is none. No file is
+ * read.
+ */
 export function missingFiles(folder: string): string | undefined {
   const { problems } = compareSizes(folder);
   return problems[0];
 }
 
-/** Everything that is wrong with a folder. */
+/** Yields all problems of a folder. */
 export async function* damages(folder: string, options: DamageOptions = {}): AsyncGenerator<string, void, void> {
   const { problems, whole } = compareSizes(folder);
   yield* problems;
@@ -96,11 +99,11 @@ export async function* damages(folder: string, options: DamageOptions = {}): Asy
       progress.done += bytes;
       options.onProgress?.({ ...progress });
     });
-    if (hash !== sha256) yield hash === undefined ? `${name} cannot be read` : `${name} is not what was written`;
+    if (hash !== sha256) yield hash === undefined ? `${name} cannot be read` : `${name} does not match its checksum`;
   }
 }
 
-/** What can be told from the manifest and the sizes of the files, and the files that are as long as they should be. */
+/** Compares file sizes with the manifest. Returns the problems, and the files of the correct size. */
 function compareSizes(folder: string): { problems: string[]; whole: [string, ManifestFile][] } {
   const manifest = readManifest(folder);
   if (typeof manifest === "string") return { problems: [manifest], whole: [] };
@@ -110,7 +113,7 @@ function compareSizes(folder: string): { problems: string[]; whole: [string, Man
   for (const [name, file] of Object.entries(manifest.files)) {
     const found = statSync(join(folder, name), { throwIfNoEntry: false });
     if (found?.size === file.bytes) whole.push([name, file]);
-    else problems.push(found ? `${name} has ${found.size} bytes of ${file.bytes}` : `${name} is missing`);
+    else problems.push(found ? `${name} has ${found.size} bytes instead of ${file.bytes}` : `${name} is missing`);
   }
   return { problems, whole };
 }

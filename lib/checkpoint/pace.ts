@@ -1,33 +1,36 @@
 /**
- * A thread that shares the processors with training rests this many times as long as it works. Training in several threads
- * waits for the slowest of them at every operator, so it loses the share of one core that is taken from it: here a
- * twentieth. (Priorities do not help: Linux lets a running thread of any priority finish its slice of milliseconds.)
+ * Ratio of rest to work of a thread that shares the cores with training. Multi-threaded operators wait for their
+ * slowest thread, so training loses the share of one core that this thread uses: here a twentieth. (Priorities do not
+ * help: Linux lets a running thread of any priority finish its slice of milliseconds.)
  */
 export const REST = 19;
-/** Rests are saved up to this length, in milliseconds: shorter ones cost more than they give. */
+/** Minimum length of a rest, in milliseconds; shorter rests are accumulated, because they cost more than they gain. */
 const SHORTEST_REST = 0.5;
-/** No piece takes longer than this by itself, in milliseconds: the rest was waiting for the disk or for other processes. */
+/**
+ * Maximum work counted per piece, in milliseconds: the rest of the time was spent waiting for the disk or other
+ * processes.
+ */
 const LONGEST_WORK = 1;
 
-/** The states of a save, in memory that its threads share. */
+/** The states of a save, in memory shared by its threads. */
 export const CALM = 0;
 export const HURRIED = 1;
 export const CANCELLED = 2;
 
-/** Makes a save run at full speed from now on, or cancels it. */
+/** Expedites a save, which then runs at full speed, or cancels it. */
 export function signal(state: Int32Array, what: typeof HURRIED | typeof CANCELLED): void {
   if (Atomics.load(state, 0) !== CANCELLED) Atomics.store(state, 0, what);
   Atomics.notify(state, 0);
 }
 
-/** Makes a thread alternate between work and rest. A rest ends at once when the save is expedited or cancelled. */
+/** Makes a thread alternate between work and rest. A rest ends immediately if the save is expedited or cancelled. */
 export class Pace {
   readonly #state: Int32Array;
   readonly #rest: number;
   #since = performance.now();
   #owed = 0;
 
-  /** @param rest times as long as the work */
+  /** @param rest ratio of rest to work */
   constructor(state: Int32Array, rest: number) {
     this.#state = state;
     this.#rest = rest;

@@ -7,14 +7,14 @@ import { cannotSave } from "./staging.js";
 import { removeInThread, WriterJob } from "./writer.js";
 
 /**
- * A checkpoint whose tensors are copied and whose files are being written, by this process for its part. It becomes a
- * checkpoint when rank 0 commits it.
+ * A checkpoint whose tensors are copied and whose files are being written; each process writes its part. It is complete
+ * when rank 0 has committed it.
  */
 export class PendingCheckpoint {
   readonly name: string;
-  /** Where it will be. */
+  /** Folder of the committed checkpoint. */
   readonly folder: string;
-  /** Where its files are until then. */
+  /** Folder of its files until the commit. */
   readonly staging: string;
   /** Resolves when this process's files are on disk. Rejects with a CheckpointError CHECKPOINT_WRITE. */
   readonly done: Promise<ShardReport>;
@@ -23,7 +23,7 @@ export class PendingCheckpoint {
   #report: ShardReport | undefined;
   #error: CheckpointError | undefined;
 
-  /** For {@link CheckpointStore.begin}. */
+  /** Used by {@link CheckpointStore.begin}. */
   constructor(
     place: { name: string; folder: string; staging: string },
     world: CheckpointWorld,
@@ -34,29 +34,29 @@ export class PendingCheckpoint {
     this.folder = place.folder;
     this.staging = place.staging;
     this.#world = world;
-    // A device computes while the processors are free.
+    // With a device, training leaves the CPU cores free.
     const sharesProcessors = files.tensorFiles.some(({ tensors }) => tensors.some(({ device }) => device === "cpu"));
-    this.#job = new WriterJob(place.staging, sharesProcessors ? REST : 0, snapshot.onBuffer);
+    this.#job = new WriterJob(place.staging, sharesProcessors ? REST : 0);
     this.done = this.#write(files, snapshot);
     this.done.catch(() => {}); // callers may poll `error` instead
   }
 
-  /** The files of this process, once they are on disk, to be sent to rank 0 for the commit. Never waits. */
+  /** The files of this process, for rank 0's commit; undefined until they are on disk. Does not wait. */
   report(): ShardReport | undefined {
     return this.#report;
   }
 
-  /** The error of a save that failed. */
+  /** The error, if the save failed. */
   get error(): CheckpointError | undefined {
     return this.#error;
   }
 
-  /** Writes at full speed from now on, because a caller waits. Until then training has priority. */
+  /** Writes at full speed from now on, because a caller is waiting. Until then training has priority. */
   expedite(): void {
     this.#job.expedite();
   }
 
-  /** Cancels the save and removes its files. Every process that began it must call this. */
+  /** Cancels the save and removes its files. Every process that started it must call this. */
   async abort(): Promise<void> {
     this.#job.cancel();
     await this.done.catch(() => {});
@@ -66,13 +66,13 @@ export class PendingCheckpoint {
   async #write(files: PlannedFiles, snapshot: Snapshot): Promise<ShardReport> {
     const job = this.#job;
     try {
-      for (const [name, content] of files.texts) job.post({ kind: "text", name, content });
-      for (const [from, name] of files.copies) job.post({ kind: "copy", from, name });
+      for (const [name, content] of files.texts) job.post("text", { name, content });
+      for (const [from, name] of files.copies) job.post("copy", { from, name });
       let index = 0;
       for (const { name, header, tensors } of files.tensorFiles) {
-        job.post({ kind: "open", name, header });
+        job.post("open", { name, header });
         for (const _ of tensors) await snapshot.send(index++, job);
-        job.post({ kind: "close" });
+        job.post("close", {});
       }
       this.#report = { rank: this.#world.rank, files: await job.end() };
       return this.#report;

@@ -21,11 +21,11 @@ import { stagedFolder } from "./staging.js";
 import { CheckpointTensors, readJson, type StoredTensor } from "./tensors.js";
 
 /**
- * Reads a checkpoint's config.json. Where it ties the head to the embedding and the files have both and different, they are
- * not tied, as in transformers 5. Its end tokens are those at which `generate` of transformers ends: of
- * generation_config.json, if there is one.
+ * Reads a checkpoint's config.json. If it ties the head to the embedding but the files contain two different weights,
+ * they are not tied, as in transformers 5. The end tokens are those of transformers' `generate`: from
+ * generation_config.json, if it exists.
  *
- * @throws CheckpointError when it is missing or is not valid JSON, ModelConfigError when it describes another kind of model
+ * @throws CheckpointError if it is missing or is not valid JSON, ModelConfigError if the model is not supported
  */
 export function readConfig(folder: string): DecoderConfig {
   const root = checkpointFolder(folder);
@@ -37,7 +37,7 @@ export function readConfig(folder: string): DecoderConfig {
   return { ...config, eosTokenId: parseEndTokens(readJson(generationPath), generationPath, config.vocabSize) };
 }
 
-/** Whether the files hold a head besides the embedding, and another one. What is wrong with them shows on loading. */
+/** Whether the files contain a head that differs from the embedding. Problems of the files are reported on loading. */
 function hasOwnHead(root: string): boolean {
   try {
     using stored = new CheckpointTensors(root, ["model"]);
@@ -60,13 +60,13 @@ function differs(stored: CheckpointTensors): boolean {
 }
 
 /**
- * Copies a checkpoint's weights into a decoder, converting dtype and device. It may be a folder in Hugging Face layout
- * (one file or several with an index) or a training checkpoint that several processes wrote. Files are memory-mapped: at
- * no time are two copies of the weights in memory. Other work of the process goes on between tensors. All names and shapes
+ * Copies a checkpoint's weights into a decoder, converting dtype and device. The checkpoint is a folder in Hugging Face
+ * layout (one file, or several with an index) or a training checkpoint of several processes. Files are memory-mapped,
+ * so memory never holds two copies of the weights. It yields to the event loop between tensors. All names and shapes
  * are checked before the first byte is copied.
  *
  * @throws CheckpointError CHECKPOINT_MISSING, CHECKPOINT_CORRUPT, or CHECKPOINT_MISMATCH naming every tensor that is
- *   missing, not known or of another shape, with its file
+ *   missing, unexpected or of another shape, with its file
  */
 export async function loadWeights(model: Decoder, folder: string): Promise<void> {
   const weights = Array.from(model.namedParameters(), ([name, tensor]) => wholeTensor(name, tensor));
@@ -74,11 +74,11 @@ export async function loadWeights(model: Decoder, folder: string): Promise<void>
 }
 
 /**
- * Copies what a process has of a model's weights from a checkpoint, reading no other part of the files.
+ * Copies this process's slices of a model's weights from a checkpoint, without reading other parts of the files.
  *
- * @param weights every parameter by its name, with the slice that is here; a slice may be empty
- * @param tied whether the embedding is the head, too; default: what config.json of the folder says
- * @throws as {@link loadWeights}
+ * @param weights every parameter by its name, with the slice of this process, which may be empty
+ * @param tied whether embedding and head are tied; default: according to config.json of the folder
+ * @throws see {@link loadWeights}
  */
 export async function loadWeightSlices(
   weights: readonly LocalTensor[],
@@ -88,8 +88,12 @@ export async function loadWeightSlices(
   const root = checkpointFolder(folder);
   using stored = new CheckpointTensors(root, ["model"]);
   if (tied && differs(stored)) {
-    const problem = `${HEAD_WEIGHT} is not ${EMBEDDING_WEIGHT}: the model needs tieWordEmbeddings: false`;
-    throw new CheckpointError("CHECKPOINT_MISMATCH", `${root} does not fit its config\n  ${problem}`);
+    const problem = `${HEAD_WEIGHT} differs from ${EMBEDDING_WEIGHT}: set tieWordEmbeddings: false for the model`;
+    throw new CheckpointError(
+      "CHECKPOINT_MISMATCH",
+      `${root} does not match its config
+      ${problem}`,
+    );
   }
   const found = stored.tensors("model");
   await readSlices(
@@ -97,25 +101,25 @@ export async function loadWeightSlices(
     "model",
     weights.map((weight) => ({ ...weight, name: storedWeight(weightName(weight.name), found, tied) })),
     {
-      title: `${root} does not fit its config`,
-      wanted: "the config asks for",
+      title: `${root} does not match its config`,
+      wanted: "the config requires",
       isExtra: (name) => !isDerivedWeight(name, tied),
     },
   );
 }
 
 /**
- * Copies a training checkpoint's optimiser state into the slices of it that are in this process. The caller sets its
- * optimiser's step, and copies master weights to the parameters.
+ * Copies a training checkpoint's optimizer state into this process's slices of it. The caller sets the optimizer's step
+ * and copies master weights to the parameters.
  *
- * @param state the optimiser's tensors, `<parameter>.<slot>`, each with the slice that is here
+ * @param state the optimizer's tensors, `<parameter>.<slot>`, each with the slice of this process
  * @throws CheckpointError CHECKPOINT_MISSING, CHECKPOINT_CORRUPT, CHECKPOINT_MISMATCH
  */
 export async function loadOptimizerSlices(state: readonly LocalTensor[], folder: string): Promise<void> {
   using stored = new CheckpointTensors(checkpointFolder(folder), ["optimizer"]);
   await readSlices(stored, "optimizer", state, {
-    title: `${stored.folder} does not fit the optimiser`,
-    wanted: "the optimiser has",
+    title: `${stored.folder} does not match the optimizer`,
+    wanted: "the optimizer has",
     isExtra: () => true,
   });
 }
@@ -123,14 +127,14 @@ export async function loadOptimizerSlices(state: readonly LocalTensor[], folder:
 interface ReadSlicesOptions {
   /** First line of the error. */
   title: string;
-  /** Precedes the shape that was expected. */
+  /** Text before the expected shape. */
   wanted: string;
-  /** Whether a stored tensor without a target is a mistake. */
+  /** Whether a stored tensor without a target is an error. */
   isExtra: (name: string) => boolean;
 }
 
 /**
- * Fills local tensors from those of a checkpoint, whatever slices they are in there. Everything is checked first.
+ * Fills local tensors from a checkpoint with any slicing. Everything is checked before the first copy.
  *
  * @throws CheckpointError CHECKPOINT_MISMATCH, CHECKPOINT_CORRUPT
  */
@@ -147,7 +151,7 @@ async function readSlices(
     const problem = sliceProblem(slice);
     if (problem) problems.push(`${name}: ${problem}`);
     else if (tensor.shape.join() !== slice.size.join()) {
-      problems.push(`${name}: the local tensor is [${tensor.shape}], its slice [${slice.size}]`);
+      problems.push(`${name}: the local tensor has shape [${tensor.shape}], but its slice has size [${slice.size}]`);
     } else if (!there) problems.push(`${name} is missing, ${wanted} [${slice.shape}]`);
     else if (there.shape.join() !== slice.shape.join()) {
       problems.push(`${name} in ${fileOf(there)} is [${there.shape}], ${wanted} [${slice.shape}]`);
@@ -156,7 +160,7 @@ async function readSlices(
   const known = new Set(targets.map(({ name }) => name));
   for (const [name, tensor] of found) {
     if (!known.has(name) && isExtra(name)) {
-      problems.push(`${name} in ${fileOf(tensor)} is not in the ${kind === "model" ? "model" : "optimiser"}`);
+      problems.push(`${name} in ${fileOf(tensor)} is not in the ${kind === "model" ? "model" : "optimizer"}`);
     }
   }
   if (problems.length > 0) {
@@ -174,7 +178,7 @@ function fileOf({ pieces }: StoredTensor): string {
   return pieces.length === 1 ? pieces[0].file : `${pieces[0]?.file ?? "no file"} and others`;
 }
 
-/** @throws CheckpointError CHECKPOINT_MISSING when there is no such folder or it is not a checkpoint */
+/** @throws CheckpointError CHECKPOINT_MISSING if the folder does not exist or is not a checkpoint */
 export function checkpointFolder(folder: string): string {
   const root = stagedFolder(folder);
   if (!existsSync(root)) throw new CheckpointError("CHECKPOINT_MISSING", missingFolder(folder));
@@ -185,7 +189,7 @@ export function checkpointFolder(folder: string): string {
   return root;
 }
 
-/** The folder of a training run is a likely mistake: its checkpoints lie one level deeper. */
+/** A hint for the folder of a training run, a likely mistake: its checkpoints are one level deeper. */
 function runHint(folder: string): string {
   const inside = join(folder, "checkpoints");
   if (!existsSync(inside)) return "";

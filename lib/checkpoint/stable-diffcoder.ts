@@ -13,7 +13,7 @@ import { type SaveCheckpointOptions, saveCheckpoint } from "./write.js";
 
 /** Options of {@link StableDiffCoder.fromPretrained}. */
 export interface FromPretrainedOptions {
-  /** Default "auto": the dtype that config.json names, else float32. */
+  /** Default "auto": the dtype in config.json, else float32. */
   dtype?: DTypeLike | "auto";
   /** Default "cpu". */
   device?: string;
@@ -21,7 +21,7 @@ export interface FromPretrainedOptions {
 
 /** Options of {@link StableDiffCoder.fromConfig}. */
 export interface FromConfigOptions {
-  /** A tokenizer, or the folder of one. */
+  /** A tokenizer, or its folder. */
   tokenizer?: Tokenizer | string;
   /** Seed of the initial weights; default 0. The same seed gives the same weights on every device. */
   seed?: number | bigint;
@@ -31,10 +31,10 @@ export interface FromConfigOptions {
   device?: string;
 }
 
-/** A decoder, its tokenizer and its config: what a checkpoint folder holds. */
+/** A decoder with its tokenizer and its config, as in a checkpoint folder. */
 export class StableDiffCoder {
   readonly model: Decoder;
-  /** The folder it was read from. */
+  /** The folder that it was loaded from, if any. */
   readonly path: string | undefined;
   readonly #tokenizer: Tokenizer | undefined;
 
@@ -45,10 +45,11 @@ export class StableDiffCoder {
   }
 
   /**
-   * Loads a checkpoint in Hugging Face layout: Seed-Coder, Stable-DiffCoder, Llama, Qwen2 and 3, Mistral, or one of ours.
+   * Loads a checkpoint in Hugging Face layout: Seed-Coder, Stable-DiffCoder, Llama, Qwen2 and 3, Mistral, or a training
+   * checkpoint of this library.
    *
    * @param path a folder with config.json, safetensors and, for text, tokenizer.json
-   * @throws ModelConfigError, CheckpointError or TokenizerError naming the file and what is wrong
+   * @throws ModelConfigError, CheckpointError or TokenizerError naming the file and the problem
    */
   static async fromPretrained(path: string, options: FromPretrainedOptions = {}): Promise<StableDiffCoder> {
     const { dtype = "auto", device = "cpu" } = options;
@@ -74,10 +75,11 @@ export class StableDiffCoder {
   }
 
   /**
-   * Makes a model with random weights.
+   * Creates a model with random weights.
    *
-   * @param shape a preset's name or a config. A preset takes vocabulary and special tokens from the tokenizer, if given.
-   * @throws ModelConfigError for a wrong config, also when the tokenizer has more tokens than the model
+   * @param shape a preset's name or a config. A preset takes vocabulary and special tokens from the tokenizer, if
+   *   given.
+   * @throws ModelConfigError for an invalid config, or if the tokenizer has more tokens than the model
    */
   static fromConfig(shape: PresetName | DecoderConfigInput, options: FromConfigOptions = {}): StableDiffCoder {
     const { seed = 0, dtype, device } = options;
@@ -102,10 +104,10 @@ export class StableDiffCoder {
     return this.model.device;
   }
 
-  /** @throws ModelError when the checkpoint came without one */
+  /** @throws ModelError if the checkpoint has no tokenizer */
   get tokenizer(): Tokenizer {
     if (this.#tokenizer) return this.#tokenizer;
-    const where = this.path ? `${this.path} has no tokenizer.json` : "the model was made without a tokenizer";
+    const where = this.path ? `${this.path} has no tokenizer.json` : "the model was created without a tokenizer";
     throw new ModelError("MODEL_INPUT", where);
   }
 
@@ -114,14 +116,14 @@ export class StableDiffCoder {
   }
 
   /**
-   * Saves the model in Hugging Face layout with its tokenizer. The folder is replaced as a whole; when saving fails, what
-   * was there stays. It may be the folder the model came from.
+   * Saves the model in Hugging Face layout with its tokenizer. The folder is replaced atomically and is unchanged if
+   * saving fails. It may be the folder that the model was loaded from.
    */
   async savePretrained(folder: string, options: SaveCheckpointOptions = {}): Promise<void> {
     await saveCheckpoint(this.model, folder, { filesFrom: this.#tokenizer?.dir ?? this.path, ...options });
   }
 
-  /** Converts the model, as {@link Decoder.to} does. */
+  /** Converts the model's dtype and device, see {@link Decoder.to}. */
   to(options: { dtype?: DTypeLike; device?: string }): this {
     this.model.to(options);
     return this;
@@ -137,7 +139,7 @@ export class StableDiffCoder {
   }
 }
 
-// Rows of the embedding come in multiples of 64, which matrix products like.
+// The embedding has a multiple of 64 rows, which is efficient for matrix products.
 function vocabularyOf(tokenizer: Tokenizer | undefined): Partial<DecoderConfigInput> {
   if (!tokenizer) return {};
   const [end, ...ends] = tokenizer.eosIds;

@@ -22,12 +22,13 @@ import { CheckpointError } from "./errors.js";
 import { CONFIG_FILE, isCheckpointFile } from "./layout.js";
 
 /**
- * Replaces the checkpoint in a folder: `write` fills a sibling folder, which is flushed to disk and then takes its place. A
- * crash, a full disk or an error in `write` leaves what was there before; {@link stagedFolder} finds a whole checkpoint even
- * if the process died in between. Of what is in the folder already only a checkpoint's own files are replaced or removed;
- * everything else stays as it is, and nothing behind a link is touched. A link to a folder stands for that folder.
+ * Replaces the checkpoint in a folder: `write` fills a sibling folder, which is flushed to disk and then replaces the
+ * target. After a crash, a full disk or an error in `write` the target is unchanged; {@link stagedFolder} finds a
+ * complete checkpoint even if the process died during the replacement. Only a checkpoint's own files in the target are
+ * replaced or removed; other files are kept, and files behind links are not touched. If the target is a link to a
+ * folder, that folder is replaced.
  *
- * @throws CheckpointError CHECKPOINT_WRITE with the reason as `cause`
+ * @throws CheckpointError CHECKPOINT_WRITE with the underlying error as `cause`
  */
 export async function replaceFolder(target: string, write: (folder: string) => void | Promise<void>): Promise<void> {
   const folder = targetFolder(target);
@@ -46,18 +47,18 @@ export async function replaceFolder(target: string, write: (folder: string) => v
   }
 }
 
-/** The folder itself, for a link to one. */
+/** Resolves a link to a folder. */
 function targetFolder(target: string): string {
   const path = resolve(target);
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (!found) return path;
   const real = statSync(path, { throwIfNoEntry: false });
   if (real?.isDirectory()) return realpathSync(path);
-  const what = real === undefined ? "is a link to what does not exist" : "is not a folder";
+  const what = real === undefined ? "is a broken link" : "is not a folder";
   throw new CheckpointError("CHECKPOINT_WRITE", `cannot save ${path}: it ${what}`);
 }
 
-/** The error of a save that failed: CHECKPOINT_WRITE, unless it is a CheckpointError already. */
+/** The error of a failed save: CHECKPOINT_WRITE, unless it is already a CheckpointError. */
 export function cannotSave(folder: string, cause: unknown): CheckpointError {
   if (cause instanceof CheckpointError) return cause;
   return new CheckpointError("CHECKPOINT_WRITE", `cannot save ${folder}: ${messageOf(cause)}`, { cause });
@@ -65,7 +66,7 @@ export function cannotSave(folder: string, cause: unknown): CheckpointError {
 
 const ABANDONED_AFTER_MS = 6 * 3600 * 1000;
 
-/** Removes what processes that were killed while saving this folder left behind, once nobody can be writing it. */
+/** Removes staging folders of killed processes, if no process can be writing them any more. */
 function removeAbandoned(folder: string): void {
   const prefix = `.${basename(folder)}.`;
   for (const name of readdirSync(dirname(folder))) {
@@ -77,14 +78,14 @@ function removeAbandoned(folder: string): void {
 }
 
 /**
- * Puts a folder whose files are on disk in the place of another, or of none. What the other one holds besides a checkpoint
- * stays.
+ * Moves a flushed folder to its final name, replacing an existing folder. Files of that folder that do not belong to a
+ * checkpoint are kept.
  */
 export function commitFolder(staging: string, folder: string): void {
   flush(staging);
   rmSync(nextFolder(folder), { recursive: true, force: true });
   if (existsSync(folder) && mustStay(folder)) {
-    // From this rename on the new checkpoint counts; before, the old one does.
+    // This rename is the switch from the old checkpoint to the new one.
     renameSync(staging, nextFolder(folder));
     flush(dirname(folder));
     finishReplacement(folder);
@@ -93,7 +94,10 @@ export function commitFolder(staging: string, folder: string): void {
   }
 }
 
-/** Whether a folder cannot be exchanged as a whole: it holds other things, or processes work in it. */
+/**
+ * Whether a folder cannot be replaced as a whole, because it contains other files or is the working directory of a
+ * process.
+ */
 function mustStay(folder: string): boolean {
   const isWorkedIn = `${process.cwd()}${sep}`.startsWith(`${folder}${sep}`);
   return isWorkedIn || readdirSync(folder, { withFileTypes: true }).some((entry) => !isOwn(entry));
@@ -103,7 +107,7 @@ function isOwn(entry: Dirent): boolean {
   return !entry.isDirectory() && isCheckpointFile(entry.name);
 }
 
-/** From the second rename on the new folder counts; before, the other one does. */
+/** Exchanges two folders. The second rename is the switch to the new one. */
 function swap(staging: string, folder: string): void {
   const previous = previousFolder(folder);
   if (existsSync(folder)) {
@@ -123,8 +127,8 @@ function swap(staging: string, folder: string): void {
 }
 
 /**
- * Brings the files of a new checkpoint, which lies whole beside the folder, into the folder. It may be called again after a
- * process died in it. Until the end the folder has no config.json, so that nobody takes it for a checkpoint.
+ * Moves the files of a complete new checkpoint beside the folder into the folder. It may be called again after a
+ * process died in it. Until the end the folder has no config.json, so that it is not taken for a checkpoint.
  */
 export function finishReplacement(folder: string): void {
   const next = nextFolder(folder);
@@ -148,7 +152,7 @@ export function finishReplacement(folder: string): void {
     try {
       linkSync(join(next, name), temporary);
     } catch {
-      copyFileSync(join(next, name), temporary); // a file system without hard links
+      copyFileSync(join(next, name), temporary); // the file system has no hard links
       flush(temporary);
     }
     renameSync(temporary, join(folder, name));
@@ -156,7 +160,7 @@ export function finishReplacement(folder: string): void {
   flush(folder);
   const done = `${next}.tmp`;
   rmSync(done, { recursive: true, force: true });
-  renameSync(next, done); // what is removed bit by bit must not be taken for a checkpoint
+  renameSync(next, done); // a partly removed folder must not be taken for a checkpoint
   flush(dirname(folder));
   rmSync(done, { recursive: true, force: true });
 }
@@ -165,12 +169,12 @@ function previousFolder(folder: string): string {
   return join(dirname(folder), `.${basename(folder)}.previous`);
 }
 
-/** Where a new checkpoint lies whole while its files are brought into the folder. */
+/** Name of the complete new checkpoint while its files are moved into the folder. */
 function nextFolder(folder: string): string {
   return join(dirname(folder), `.${basename(folder)}.next`);
 }
 
-/** The folder to read for `target`: itself, or its next or previous state when a process died while replacing it. */
+/** The folder to read for `target`: itself, or its next or previous state if a process died while replacing it. */
 export function stagedFolder(target: string): string {
   const folder = resolve(target);
   const next = nextFolder(existsSync(folder) ? realpathSync(folder) : folder);
@@ -180,7 +184,7 @@ export function stagedFolder(target: string): string {
   return existsSync(previous) ? previous : folder;
 }
 
-/** Waits until a file or folder is on disk: without it a rename can get there before the bytes it names. */
+/** Flushes a file or folder to disk. Without it a rename could reach the disk before the data. */
 export function flush(path: string): void {
   const descriptor = openSync(path, "r");
   try {
@@ -190,7 +194,7 @@ export function flush(path: string): void {
   }
 }
 
-/** Writes a file, and waits until it is on disk. */
+/** Writes a file and flushes it to disk. */
 export function writeFlushed(path: string, content: string): void {
   const descriptor = openSync(path, "w");
   try {

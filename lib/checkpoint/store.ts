@@ -13,20 +13,20 @@ import { cannotSave, finishReplacement } from "./staging.js";
 import { type Progress, type RunFingerprint, trainerSchema } from "./trainer-file.js";
 import { commitInThread } from "./writer.js";
 
-/** A checkpoint whose trainer.json can be read. Its other files may still be damaged. */
+/** A checkpoint with a readable trainer.json. Its other files may be damaged. */
 export interface FoundCheckpoint {
   name: string;
   path: string;
   savedAt: string;
   versions: Record<string, string>;
-  /** How many processes wrote it. */
+  /** Number of processes that wrote it. */
   worldSize: number;
   progress: Progress;
   facts: RunFingerprint;
   optimizerStep: number | null;
 }
 
-/** A folder that should be a checkpoint but is not, and why. */
+/** A folder that should be a checkpoint but cannot be read as one, and the reason. */
 export interface UnreadableCheckpoint {
   name: string;
   path: string;
@@ -34,13 +34,12 @@ export interface UnreadableCheckpoint {
 }
 
 /**
- * The checkpoints of a run, RUN/checkpoints/NAME. One that a single process wrote is a folder in Hugging Face layout
- * (config.json, model.safetensors, tokenizer files), which `transformers` loads as it is, with optimizer.state,
- * trainer.json and manifest.json beside; of several processes each writes its slices to a shard of its own. A folder
- * appears whole or not at all.
+ * The checkpoints of a run, RUN/checkpoints/NAME. A checkpoint of a single process is a folder in Hugging Face layout
+ * (config.json, model.safetensors, tokenizer files), which `transformers` can load, plus optimizer.state, trainer.json
+ * and manifest.json. Of several processes each writes its slices to its own shard. Folders are created atomically.
  *
- * A save takes a copy of all tensors in host memory, which is all that training waits for; a thread hashes and writes the
- * copy. At most one save of a process is under way.
+ * A save copies all tensors to host memory; training waits only for this copy. A thread hashes and writes the copy. A
+ * process has at most one save in progress.
  */
 export class CheckpointStore {
   readonly folder: string;
@@ -48,14 +47,14 @@ export class CheckpointStore {
   readonly #keepLatest: number;
   readonly #memory = new HostMemory();
   #saves = 0;
-  /** Resolves when no save is under way. */
+  /** Resolves when no save is in progress. */
   #free: Promise<unknown> = Promise.resolve();
-  /** The save that was begun last. */
+  /** The save that was started last. */
   #last: PendingCheckpoint | undefined;
 
   /**
-   * @param keepLatest how many of the unnamed checkpoints stay; named ones always do
-   * @param world this process among those that save together; all of them see the same folder
+   * @param keepLatest number of unnamed checkpoints to keep; named ones are always kept
+   * @param world rank and number of the processes that save together, which must share the folder
    */
   constructor(run: string, keepLatest: number, world: CheckpointWorld = { rank: 0, size: 1 }) {
     this.folder = join(resolve(run), "checkpoints");
@@ -66,10 +65,10 @@ export class CheckpointStore {
   }
 
   /**
-   * Copies all tensors as they are now, and has the copy written while the caller goes on. Every process of the world
-   * must call it, for the same names in the same order. Waits while an earlier save of this process is under way.
+   * Copies the current values of all tensors and starts writing the copy in the background. Every process of the world
+   * must call it, with the same names in the same order. Waits for an earlier save of this process.
    *
-   * @returns when the tensors may change again
+   * @returns a promise that resolves when the tensors may change again
    * @throws CheckpointError CHECKPOINT_WRITE
    */
   async begin(name: string, content: CheckpointContent): Promise<PendingCheckpoint> {
@@ -99,12 +98,13 @@ export class CheckpointStore {
   }
 
   /**
-   * Turns what all processes wrote into a checkpoint: checks that it is all there and covers every tensor, writes the
-   * manifest, renames the folder to its place, and removes the oldest unnamed checkpoints. For rank 0 only.
+   * Commits the files of all processes as a checkpoint: checks that they are complete and cover every tensor, writes
+   * the manifest, renames the folder to its final name, and removes the oldest unnamed checkpoints. Only rank 0 calls
+   * it.
    *
    * @param reports of all ranks, in any order
    * @returns its folder
-   * @throws CheckpointError CHECKPOINT_WRITE; all earlier checkpoints are as they were
+   * @throws CheckpointError CHECKPOINT_WRITE; earlier checkpoints are unchanged
    */
   async commit(pending: PendingCheckpoint, reports: readonly ShardReport[]): Promise<string> {
     const { staging, folder } = pending;
@@ -118,11 +118,11 @@ export class CheckpointStore {
   }
 
   /**
-   * Saves in a process that is alone, and waits until it is done. Other work of the process goes on meanwhile, but must
-   * not change the tensors before the copy is taken: see {@link begin}.
+   * Saves in a single process and waits until it is done. Other work of the process continues meanwhile, but must not
+   * change the tensors before they are copied, see {@link begin}.
    *
    * @returns its folder
-   * @throws CheckpointError CHECKPOINT_WRITE; all earlier checkpoints are as they were
+   * @throws CheckpointError CHECKPOINT_WRITE; earlier checkpoints are unchanged
    */
   async save(name: string, content: CheckpointContent): Promise<string> {
     const pending = await this.begin(name, content);
@@ -130,14 +130,14 @@ export class CheckpointStore {
     return this.commit(pending, [await pending.done]);
   }
 
-  /** Waits for a save that is under way, and frees the memory of the copies. */
+  /** Waits for a save in progress and frees the memory of the copies. */
   async close(): Promise<void> {
     this.#last?.expedite();
     await this.#free;
     this.#memory.dispose();
   }
 
-  /** Whether anything was saved here. */
+  /** Whether the run has no checkpoints. */
   get isEmpty(): boolean {
     return this.#names().length === 0;
   }
@@ -147,23 +147,24 @@ export class CheckpointStore {
     for (const name of this.#names()) rmSync(join(this.folder, name), { recursive: true, force: true });
   }
 
-  /** All checkpoints, the newest first, and the folders that cannot be read as such. No tensor file is opened. */
+  /** All checkpoints, newest first, and the folders that cannot be read as checkpoints. No tensor file is opened. */
   candidates(): { readable: FoundCheckpoint[]; unreadable: UnreadableCheckpoint[] } {
     return listCheckpoints(this.folder);
   }
 
-  /** What is wrong with the files of a checkpoint: see {@link findDamage}. */
+  /** Checks the files of a checkpoint, see {@link findDamage}. */
   verify(found: FoundCheckpoint, options: DamageOptions = {}): Promise<string | undefined> {
     return findDamage(found.path, options);
   }
 
   /**
-   * The newest checkpoint that is whole. Reads and hashes all of its files.
+   * The newest undamaged checkpoint. Reads and hashes all of its files.
    *
-   * @param warn receives a message for every newer one that is damaged
-   * @param exchange gathers the values of all processes: each then hashes its share of the files, and all find the same one
-   * @returns undefined if there are none at all
-   * @throws CheckpointError CHECKPOINT_CORRUPT if there are some, and none is whole
+   * @param warn receives a message for every newer, damaged checkpoint
+   * @param exchange gathers a value from all processes: each then hashes a share of the files, and all select the same
+   *   checkpoint
+   * @returns undefined if there are no checkpoints
+   * @throws CheckpointError CHECKPOINT_CORRUPT if all checkpoints are damaged
    */
   async newest(warn: (message: string) => void, exchange?: Exchange): Promise<FoundCheckpoint | undefined> {
     const { readable, unreadable } = this.candidates();
@@ -175,11 +176,11 @@ export class CheckpointStore {
       const found = readable.find((each) => each.name === name);
       const problem = found
         ? await this.verify(found, exchange && { files: shareOfFiles(found, this.world) })
-        : `rank ${this.world.rank} does not see it: is the folder on a disk that all processes share?`;
+        : `rank ${this.world.rank} cannot find it: the folder must be on a file system that all processes share`;
       const problems = await together("verifying a checkpoint", problem ?? null);
       const damage = problems.find((each) => each !== null);
       if (found && !damage) {
-        for (const problem of damaged) warn(`checkpoint ${problem}: going on from ${name}`);
+        for (const problem of damaged) warn(`checkpoint ${problem}: resuming from ${name}`);
         return found;
       }
       damaged.push(`${name}: ${damage}`);
@@ -192,7 +193,7 @@ export class CheckpointStore {
     return checkpointNames(this.folder);
   }
 
-  /** Completes or removes what processes left that were killed while saving. Only the holder of the run's lock may call it. */
+  /** Completes or removes saves of killed processes. Only the holder of the run's lock may call it. */
   #tidy(): void {
     for (const name of readdirSync(this.folder)) {
       const path = join(this.folder, name);
@@ -210,7 +211,7 @@ export class CheckpointStore {
   }
 }
 
-/** Resolves to the values of all processes, by rank. */
+/** Gathers a value from every process, by rank. */
 type Exchange = <T>(topic: string, value: T) => Promise<T[]>;
 
 const alone: Exchange = async (_, value) => [value];
@@ -218,10 +219,14 @@ const alone: Exchange = async (_, value) => [value];
 /** The error of a run whose checkpoints are all damaged. */
 function allDamaged(folder: string, damaged: readonly string[]): CheckpointError {
   const list = damaged.map((problem) => `  ${problem}`).join("\n");
-  return new CheckpointError("CHECKPOINT_CORRUPT", `no checkpoint in ${folder} is whole\n${list}`);
+  return new CheckpointError(
+    "CHECKPOINT_CORRUPT",
+    `all checkpoints in ${folder} are damaged
+  ${list}`,
+  );
 }
 
-/** The checkpoints in a folder, the newest first. */
+/** The checkpoints in a folder, newest first. */
 export function listCheckpoints(folder: string): { readable: FoundCheckpoint[]; unreadable: UnreadableCheckpoint[] } {
   const readable: FoundCheckpoint[] = [];
   const unreadable: UnreadableCheckpoint[] = [];
@@ -254,7 +259,7 @@ export function readCheckpoint(folder: string): FoundCheckpoint | UnreadableChec
   return { name, path, worldSize, ...facts };
 }
 
-/** Whether a folder holds a run that was saved. */
+/** Whether a folder contains a run with checkpoints. */
 export function holdsRun(run: string): boolean {
   return checkpointNames(join(resolve(run), "checkpoints")).length > 0;
 }
@@ -265,12 +270,14 @@ function checkpointNames(folder: string): string[] {
   return entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith(".")).map((entry) => entry.name);
 }
 
-/** The files that one of several processes hashes, so that together they hash all and each about as many bytes. */
+/**
+ * The files that one of several processes hashes. Together they hash all files, each about the same number of bytes.
+ */
 export function shareOfFiles(found: FoundCheckpoint, { rank, size }: CheckpointWorld): string[] {
   const manifest = readManifest(found.path);
   if (typeof manifest !== "object") return [];
   const files = Object.entries(manifest.files).sort(([a, x], [b, y]) => y.bytes - x.bytes || (a < b ? -1 : 1));
-  // There and back again: the largest do not all fall to the first ranks.
+  // Assigned in serpentine order, so that the first ranks do not get all of the largest files.
   const turn = (i: number) => (Math.floor(i / size) % 2 === 0 ? i % size : size - 1 - (i % size));
   return files.filter((_, i) => turn(i) === rank).map(([name]) => name);
 }

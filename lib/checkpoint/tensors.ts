@@ -21,7 +21,7 @@ import {
 import { readManifest } from "./manifest.js";
 import type { Manifest } from "./manifest-text.js";
 
-/** A tensor that a checkpoint holds, in one piece or in the slices of several ranks. */
+/** A tensor in a checkpoint, whole or in the slices of several ranks. */
 export interface StoredTensor {
   dtype: DType;
   shape: readonly number[];
@@ -39,8 +39,8 @@ const parseFile = optionsParser(CheckpointError, "CHECKPOINT_CORRUPT");
 const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
 /**
- * The tensors of a checkpoint, whatever wrote it: a Hugging Face folder (one file or several with an index), a training
- * checkpoint of one process, or the shards of several. Files are opened only when something of them is read.
+ * The tensors of a checkpoint in any layout: a Hugging Face folder (one file, or several with an index), a training
+ * checkpoint of one process, or the shards of several. Files are opened when they are first read.
  */
 export class CheckpointTensors implements Disposable {
   readonly folder: string;
@@ -48,7 +48,7 @@ export class CheckpointTensors implements Disposable {
   readonly #tensors: Record<TensorKind, Map<string, StoredTensor>> = { model: new Map(), optimizer: new Map() };
 
   /**
-   * @param kinds what is wanted of it; other files are not looked at
+   * @param kinds kinds of tensors to index; files of other kinds are ignored
    * @throws CheckpointError CHECKPOINT_MISSING or CHECKPOINT_CORRUPT
    */
   constructor(folder: string, kinds: readonly TensorKind[]) {
@@ -63,15 +63,15 @@ export class CheckpointTensors implements Disposable {
     }
   }
 
-  /** All tensors of a kind: weights by their Hugging Face name, optimiser state by `<parameter>.<slot>`. */
+  /** All tensors of a kind: weights by their Hugging Face name, optimizer state by `<parameter>.<slot>`. */
   tensors(kind: TensorKind): ReadonlyMap<string, StoredTensor> {
     return this.#tensors[kind];
   }
 
   /**
-   * Copies a part of a stored tensor into a local tensor of its size, converting dtype and device.
+   * Copies a slice of a stored tensor into a local tensor of the slice's size, converting dtype and device.
    *
-   * @throws CheckpointError CHECKPOINT_CORRUPT when the files do not hold all of it
+   * @throws CheckpointError CHECKPOINT_CORRUPT if the files do not contain all of it
    */
   read(kind: TensorKind, name: string, slice: TensorSlice, target: Tensor): void {
     const { pieces } = this.#stored(kind, name);
@@ -89,11 +89,11 @@ export class CheckpointTensors implements Disposable {
     );
     const wanted = volume(slice.size);
     if (elements === wanted) return;
-    const problem = `${kind} ${name}: ${elements} of ${wanted} elements are in the files`;
-    throw new CheckpointError("CHECKPOINT_CORRUPT", `${this.folder} is not whole: ${problem}`);
+    const problem = `${kind} ${name}: the files contain ${elements} of ${wanted} elements`;
+    throw new CheckpointError("CHECKPOINT_CORRUPT", `${this.folder} is incomplete: ${problem}`);
   }
 
-  /** A whole stored tensor on the CPU, in memory of its own. */
+  /** Reads a whole stored tensor to the CPU, into new memory. */
   whole(kind: TensorKind, name: string): Tensor {
     const { dtype, shape, pieces } = this.#stored(kind, name);
     const [first] = pieces;
@@ -103,7 +103,7 @@ export class CheckpointTensors implements Disposable {
     return tensor;
   }
 
-  /** Closes the files. They are opened again when needed. */
+  /** Closes the files. They are reopened when needed. */
   release(): void {
     for (const file of this.#files.values()) file.dispose();
     this.#files.clear();
@@ -142,7 +142,7 @@ export class CheckpointTensors implements Disposable {
     }
   }
 
-  /** What the files hold counts, not what the index says. */
+  /** Indexes the contents of the files, not those of the index file. */
   #indexFiles(kind: TensorKind): void {
     for (const file of kind === "model" ? weightFiles(this.folder) : [optimizerFile(this.folder)]) {
       const opened = this.#open(file);
@@ -157,7 +157,7 @@ export class CheckpointTensors implements Disposable {
     const opened = this.#open(file);
     if (!opened.has(key) || opened.info(key).shape.join() !== slice.size.join()) {
       const found = opened.has(key) ? `is [${opened.info(key).shape}]` : "is missing";
-      const problem = `${key} ${found}, the manifest says [${slice.size}]`;
+      const problem = `${key} ${found}, but its shape in the manifest is [${slice.size}]`;
       throw new CheckpointError("CHECKPOINT_CORRUPT", `${join(this.folder, file)}: ${problem}`);
     }
     return opened.get(key);
@@ -183,7 +183,7 @@ function split(key: string): [TensorKind, string] {
   return [key.slice(0, slash) as TensorKind, key.slice(slash + 1)];
 }
 
-/** The manifest, if the folder's tensors are in shards of several processes. */
+/** The manifest, if the folder has shards of several processes. */
 function shardedManifest(folder: string): Manifest | undefined {
   if (existsSync(join(folder, WEIGHTS_FILE)) || existsSync(join(folder, INDEX_FILE))) return undefined;
   const manifest = readManifest(folder);
@@ -197,7 +197,7 @@ function optimizerFile(folder: string): string {
   return existsSync(join(folder, OLD_OPTIMIZER_FILE)) ? OLD_OPTIMIZER_FILE : OPTIMIZER_FILE;
 }
 
-/** The names of the files that hold the weights in Hugging Face layout, all of them present. */
+/** The names of the weight files in Hugging Face layout, all of which exist. */
 function weightFiles(root: string): string[] {
   if (existsSync(join(root, WEIGHTS_FILE))) return [WEIGHTS_FILE];
   const path = join(root, INDEX_FILE);
@@ -206,7 +206,7 @@ function weightFiles(root: string): string[] {
   const names = [...new Set(Object.values(index.weight_map))].sort();
   const missing = names.filter((name) => basename(name) !== name || !existsSync(join(root, name)));
   if (missing.length > 0) {
-    throw new CheckpointError("CHECKPOINT_MISSING", `${path} names files that are missing: ${missing.join(", ")}`);
+    throw new CheckpointError("CHECKPOINT_MISSING", `${path} refers to missing files: ${missing.join(", ")}`);
   }
   return names;
 }
@@ -215,12 +215,12 @@ function noWeights(root: string): string {
   const names = readdirSync(root);
   const other = names.find((name) => /^(pytorch_model.*|.*\.(bin|pt|pth|gguf))$/.test(name));
   const format = other === undefined ? "" : `; ${other} is another format: convert it to safetensors first`;
-  const shards = names.some(isShardFile) ? `; it has shards, but no ${MANIFEST_FILE} that says what is in them` : "";
+  const shards = names.some(isShardFile) ? `; it has shards, but no ${MANIFEST_FILE} that describes them` : "";
   return `${root} has neither ${WEIGHTS_FILE} nor ${INDEX_FILE}${shards || format}`;
 }
 
 /**
- * The content of a JSON file as Python writes it: NaN and Infinity are numbers.
+ * Reads a JSON file as written by Python, in which NaN and Infinity are numbers.
  *
  * @throws CheckpointError CHECKPOINT_CORRUPT
  */

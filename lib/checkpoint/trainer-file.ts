@@ -1,7 +1,7 @@
 import * as z from "zod";
 
 const count = z.int().min(0);
-/** A number that may be NaN, which JSON does not have: it is written as null. */
+/** A number that may be NaN, which is null in JSON. */
 const norm = z
   .number()
   .nullable()
@@ -9,29 +9,32 @@ const norm = z
   .optional();
 
 const progressSchema = z.object({
-  /** The current stage, and the optimiser steps done in it. After the last stage, its index is the number of stages. */
+  /**
+   * Index of the current stage, and the optimizer steps done in it. After the last stage the index is the number of
+   * stages.
+   */
   stage: count,
   step: count,
   globalStep: count,
-  /** First unread position of each source of data. */
+  /** First unread position of each data source. */
   positions: z.array(count),
-  /** Clean tokens and seconds of training, of the run and of the stage. */
+  /** Clean tokens and seconds of training, in the run and in the stage. */
   tokens: count,
   elapsed: z.number(),
   stageTokens: count,
   stageSeconds: z.number(),
-  /** The objective's own state, such as an adaptive warmup's. */
+  /** State of the objective, such as that of an adaptive warmup. */
   objective: z.record(z.string(), z.unknown()),
-  /** Learning rate of the last step, and the one that the stage before ended with. */
+  /** Learning rate of the last step, and the final one of the previous stage. */
   rate: z.number().optional(),
   previousRate: z.number().optional(),
   /** Gradient norm of the last step. */
   gradNorm: norm,
-  /** Steps that were skipped because a number was not finite: in all, and in a row up to now. */
+  /** Steps skipped because the loss or the gradient was not finite: in total, and in a row up to now. */
   skipped: z.object({ total: count, inARow: count }),
 });
 
-/** The state of a run besides weights and optimiser: JSON, and enough to resume bit for bit. */
+/** The state of a run besides weights and optimizer: JSON, sufficient for a bit-identical resume. */
 export type Progress = z.output<typeof progressSchema>;
 
 /** The state at the start of a run. */
@@ -56,7 +59,7 @@ const factsSchema = z.object({
   stages: z.array(z.record(z.string(), z.unknown())),
 });
 
-/** What must be equal for a run to resume. */
+/** Values that must be equal for a run to resume. */
 export type RunFingerprint = z.infer<typeof factsSchema>;
 
 /** The content of trainer.json. */

@@ -13,33 +13,33 @@ import { CONFIG_FILE, GENERATION_FILE, INDEX_FILE, weightName, weightsPart } fro
 import { replaceFolder } from "./staging.js";
 import { readJson } from "./tensors.js";
 
-/** What {@link saveCheckpoint} writes beside the weights, and how. */
+/** Options of {@link saveCheckpoint}. */
 export interface SaveCheckpointOptions {
   /** Default: each weight's own dtype. */
   dtype?: DTypeLike;
-  /** A folder whose tokenizer files, chat template, generation_config.json and model code are copied along. */
+  /** A folder from which tokenizer files, chat template, generation_config.json and model code are copied. */
   filesFrom?: string;
   /** Weights are split into files of at most this many bytes; default 5e9. */
   maxShardBytes?: number;
 }
 
-/** Largest file of weights, in bytes, unless somebody asks for another. */
+/** Default maximum size of a file of weights, in bytes. */
 export const MAX_SHARD_BYTES = 5e9;
 
-/** What model.safetensors says of itself: transformers wants it. */
+/** Metadata of model.safetensors, which transformers requires. */
 export const WEIGHTS_METADATA = { format: "pt" };
 
 const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";
-// tokenizer_config.json is written anew: see configTexts.
+// tokenizer_config.json is not copied but written, see configTexts.
 const SIDE_FILES: readonly string[] = [
   ...TOKENIZER_FILES.filter((name) => name !== TOKENIZER_CONFIG_FILE),
   GENERATION_FILE,
 ];
 
 /**
- * Writes a model in Hugging Face layout, so that Python transformers and everything built on it loads it: config.json,
- * generation_config.json, model.safetensors (or shards with an index) and the tokenizer files of `filesFrom`. The folder
- * is replaced as a whole; when anything fails, what was there before stays.
+ * Writes a model in Hugging Face layout, for transformers and compatible programs: config.json, generation_config.json,
+ * model.safetensors (or shards with an index) and the tokenizer files of `filesFrom`. The folder is replaced atomically
+ * and is unchanged if saving fails.
  *
  * @throws CheckpointError CHECKPOINT_WRITE
  */
@@ -80,7 +80,7 @@ export async function writeCheckpoint(
   for (const [name, text] of configTexts(model.config, written, filesFrom)) writeFileSync(join(folder, name), text);
 }
 
-/** The names of the files in a folder that go with a model's weights. */
+/** The names of the files in a folder that are copied with a model's weights. */
 export function sideFiles(folder: string): string[] {
   if (!existsSync(folder)) return [];
   const listed = additionalTemplates(folder).length > 0; // see templatesOf
@@ -90,15 +90,15 @@ export function sideFiles(folder: string): string[] {
 }
 
 /**
- * The texts of the files that follow from the model's config, by name: config.json, generation_config.json and
+ * The texts of the files that are derived from the model's config, by name: config.json, generation_config.json and
  * tokenizer_config.json, whose model_max_length is the model's context.
  *
- * @param filesFrom where the tokenizer's files and a generation_config.json come from; those are copied as they are
+ * @param filesFrom folder of the tokenizer files and generation_config.json, which are copied unchanged
  */
 export function configTexts(config: DecoderConfig, dtype: DType, filesFrom: string | undefined): [string, string][] {
   const copied = filesFrom === undefined ? [] : sideFiles(filesFrom);
   const json = toConfigJson({ ...config, dtype: dtype as DecoderConfig["dtype"] });
-  // Code that is not there cannot be imported; the architecture itself needs none.
+  // Removed, because it refers to model code that is not copied; the architecture does not need it.
   if (!copied.some((name) => name.endsWith(".py"))) delete json.auto_map;
   const texts: [string, string][] = [[CONFIG_FILE, jsonText(json)]];
   if (!copied.includes(GENERATION_FILE)) {
@@ -117,8 +117,8 @@ export function configTexts(config: DecoderConfig, dtype: DType, filesFrom: stri
 }
 
 /**
- * What tokenizer_config.json says of several chat templates. A checkpoint is a flat folder, so templates of a folder of
- * their own become the list that transformers reads as well; undefined where there is no such folder.
+ * The entry of several chat templates in tokenizer_config.json. A checkpoint is a flat folder, so templates in a
+ * subfolder are converted to a list, which transformers reads, too; undefined without such a folder.
  */
 function templatesOf(folder: string): ConfigJson | undefined {
   if (additionalTemplates(folder).length === 0) return undefined;
@@ -126,13 +126,13 @@ function templatesOf(folder: string): ConfigJson | undefined {
   return { chat_template: Array.from(templates, ([name, template]) => ({ name, template })) };
 }
 
-/** Which weights go into which file, and the text of the index if there are several. */
+/** The assignment of weights to files, and the text of the index if there are several. */
 export interface WeightsLayout<W> {
   files: { file: string; tensors: W[] }[];
   index?: string;
 }
 
-/** Fills files in the order of the weights; a tensor larger than the limit gets a file of its own. */
+/** Assigns weights to files in order; a tensor larger than the limit gets a separate file. */
 export function layOutWeights<W extends { name: string; bytes: number }>(
   weights: readonly W[],
   maxShardBytes: number,

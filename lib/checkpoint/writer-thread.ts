@@ -2,41 +2,40 @@ import { createHash, type Hash } from "node:crypto";
 import { closeSync, fsyncSync, mkdirSync, openSync, readSync, rmSync } from "node:fs";
 import { setPriority } from "node:os";
 import { join } from "node:path";
-import { parentPort } from "node:worker_threads";
 import { writeAll } from "../base/regular-file.js";
+import { Transfer } from "../worker/messages.js";
+import { serve } from "../worker/serve.js";
 import { type CommitRequest, commit, type FileReport } from "./commit.js";
 import { Pace } from "./pace.js";
 
 // The thread that hashes and writes checkpoints. It holds no tensors, and processes its messages one after the other.
 
-/** A message to the thread. `job` numbers the save or commit that it belongs to. */
-export type WriterMessage = { job: number } & (
-  | { kind: "begin"; staging: string; state: Int32Array; rest: number } // for Pace
-  | { kind: "text"; name: string; content: string }
-  | { kind: "copy"; from: string; name: string }
-  | { kind: "open"; name: string; header: Uint8Array }
-  | { kind: "data"; bytes: Uint8Array<ArrayBuffer> }
-  | { kind: "close" }
-  | { kind: "end" }
-  | { kind: "commit"; request: CommitRequest }
-  | { kind: "remove"; path: string }
-);
-
-/** A message of the thread. Buffers come back as soon as their bytes are written. */
-export type WriterReply = { job: number } & (
-  | { kind: "buffer"; buffer: ArrayBuffer }
-  | { kind: "done"; files: FileReport[] }
-  | { kind: "failed"; message: string; code?: string }
-);
+/**
+ * What the thread does. `job` numbers the save that a request belongs to. An error of one request is kept, the rest of the job
+ * is skipped, and the request `end` throws it.
+ */
+export interface WriterHandlers {
+  /** @param argument `state` and `rest` are Pace's */
+  begin(argument: { job: number; staging: string; state: Int32Array; rest: number }): void;
+  text(argument: { job: number; name: string; content: string }): void;
+  copy(argument: { job: number; from: string; name: string }): void;
+  open(argument: { job: number; name: string; header: Uint8Array }): void;
+  /** Appends to the open file, and gives the buffer back. */
+  write(argument: { job: number; bytes: Uint8Array<ArrayBuffer> }): Transfer<ArrayBuffer>;
+  close(argument: { job: number }): void;
+  /** The files of a job, all on disk. */
+  end(argument: { job: number }): FileReport[];
+  commit(request: CommitRequest): void;
+  /** Removes a file or folder. */
+  remove(path: string): void;
+}
 
 interface Job {
-  files?: StagedFiles;
-  pace?: Pace;
+  readonly files: StagedFiles;
+  readonly pace: Pace;
   error?: unknown;
 }
 
-const port = parentPort;
-if (!port) throw new Error("writer-thread.ts runs in a worker thread");
 const jobs = new Map<number, Job>();
 
 // Where there are few processors, the threads that feed a device come first. On Linux this changes the calling thread alone;
@@ -49,71 +48,50 @@ if (process.platform === "linux") {
   }
 }
 
-port.on("message", (message: WriterMessage) => {
-  const { job: id } = message;
-  let job = jobs.get(id);
-  if (!job) {
-    job = {};
-    jobs.set(id, job);
-  }
+/** Does a part of a job, unless an earlier part failed. */
+function proceed(id: number, work: (files: StagedFiles) => void): void {
+  const job = jobs.get(id);
+  if (!job || job.error !== undefined) return;
   try {
-    // After a failure the rest of the job is skipped.
-    if (job.error === undefined) handle(message, job);
+    job.pace.start();
+    work(job.files);
   } catch (error) {
     job.error = error;
     try {
-      job.files?.discard();
+      job.files.discard();
     } catch {
       // The disk has failed already; the next start removes what stays.
     }
   }
-  if (message.kind === "data") {
-    const { buffer } = message.bytes;
-    reply({ job: id, kind: "buffer", buffer }, [buffer]);
-  }
-  if (message.kind !== "end" && message.kind !== "commit" && message.kind !== "remove") return;
-  jobs.delete(id);
-  if (job.error === undefined) reply({ job: id, kind: "done", files: job.files?.reports ?? [] });
-  else {
-    const { message: text, code } = job.error as NodeJS.ErrnoException;
-    reply({ job: id, kind: "failed", message: text ?? String(job.error), code });
-  }
-});
-
-function reply(message: WriterReply, transfer: ArrayBuffer[] = []): void {
-  port?.postMessage(message, transfer);
 }
 
-function handle(message: WriterMessage, job: Job): void {
-  job.pace?.start();
-  switch (message.kind) {
-    case "begin":
-      job.pace = new Pace(message.state, message.rest);
-      job.files = new StagedFiles(message.staging, job.pace.pause);
-      break;
-    case "text":
-      job.files?.text(message.name, message.content);
-      break;
-    case "copy":
-      job.files?.copy(message.from, message.name);
-      break;
-    case "open":
-      job.files?.open(message.name);
-      job.files?.write(message.header);
-      break;
-    case "data":
-      job.files?.write(message.bytes);
-      break;
-    case "close":
-      job.files?.close();
-      break;
-    case "commit":
-      commit(message.request);
-      break;
-    case "remove":
-      rmSync(message.path, { recursive: true, force: true, maxRetries: 3 });
-  }
-}
+serve<WriterHandlers>(() => ({
+  begin({ job, staging, state, rest }) {
+    const pace = new Pace(state, rest);
+    jobs.set(job, { files: new StagedFiles(staging, pace.pause), pace });
+    proceed(job, (files) => files.make());
+  },
+  text: ({ job, name, content }) => proceed(job, (files) => files.text(name, content)),
+  copy: ({ job, from, name }) => proceed(job, (files) => files.copy(from, name)),
+  open: ({ job, name, header }) =>
+    proceed(job, (files) => {
+      files.open(name);
+      files.write(header);
+    }),
+  write({ job, bytes }) {
+    proceed(job, (files) => files.write(bytes));
+    return new Transfer(bytes.buffer, [bytes.buffer]);
+  },
+  close: ({ job }) => proceed(job, (files) => files.close()),
+  end({ job: id }) {
+    const job = jobs.get(id);
+    jobs.delete(id);
+    if (job?.error !== undefined) throw job.error;
+    return job?.files.reports ?? [];
+  },
+  commit,
+  remove: (path) => rmSync(path, { recursive: true, force: true, maxRetries: 3 }),
+}));
 
 /** Hashed and written at a time: a fraction of a millisecond's work, and cached from the one to the other. */
 const PIECE_BYTES = 1 << 17;
@@ -136,7 +114,11 @@ export class StagedFiles {
   constructor(staging: string, afterPiece: () => void = () => {}) {
     this.#staging = staging;
     this.#afterPiece = afterPiece;
-    mkdirSync(staging, { recursive: true });
+  }
+
+  /** Makes the staging folder. */
+  make(): void {
+    mkdirSync(this.#staging, { recursive: true });
   }
 
   open(name: string): void {

@@ -1,43 +1,47 @@
-import type { Worker } from "node:worker_threads";
-import { startThread } from "../torch/start-thread.js";
+import { threadLink, WorkerClient } from "../worker/index.js";
 import type { CommitRequest, FileReport } from "./commit.js";
 import { CANCELLED, HURRIED, signal } from "./pace.js";
-import type { WriterMessage, WriterReply } from "./writer-thread.js";
+import type { WriterHandlers } from "./writer-thread.js";
 
-type Message = WriterMessage extends infer M ? (M extends { job: number } ? Omit<M, "job"> : never) : never;
+type Client = WorkerClient<WriterHandlers>;
 
-/** A job whose result the thread has not sent yet. */
-interface Waiting {
-  onBuffer(buffer: ArrayBuffer): void;
-  resolve(files: FileReport[]): void;
-  reject(error: Error): void;
-}
+/** The parts of a job: each takes its place behind those before it. */
+type Part = "text" | "copy" | "open" | "close";
+type PartArgument<P extends Part> = Omit<Parameters<WriterHandlers[P]>[0], "job">;
 
 /**
- * The writing of one rank's files in the writer's thread. Messages are processed in their order; nothing waits. After the
+ * The writing of one rank's files in the writer's thread. Requests are processed in their order; nothing waits. After the
  * first that fails the thread removes what it wrote, and {@link end} rejects.
  */
 export class WriterJob {
+  readonly #client: Client;
+  readonly #job = ++jobs;
   readonly #state = new Int32Array(new SharedArrayBuffer(4));
-  readonly #result: Promise<FileReport[]>;
-  /** Sends a message, and the buffers that it gives away: each comes back through `onBuffer`, in order. */
-  readonly post: (message: Message, transfer?: ArrayBuffer[]) => void;
-  /** Rejects if the thread ends; never resolves. */
-  readonly lost: Promise<never>;
+  #result: Promise<FileReport[]> | undefined;
 
   /** @param rest how many times as long as it works the thread rests, until {@link expedite} */
-  constructor(staging: string, rest: number, onBuffer: (buffer: ArrayBuffer) => void) {
-    const { post, result } = open(onBuffer);
-    this.post = post;
-    this.#result = result;
-    this.lost = result.then(() => new Promise<never>(() => {}));
-    this.lost.catch(() => {});
-    post({ kind: "begin", staging, state: this.#state, rest });
+  constructor(staging: string, rest: number) {
+    this.#client = writerThread();
+    this.#client.call("begin", { job: this.#job, staging, state: this.#state, rest }).catch(() => {}); // end() rejects
   }
 
-  /** Marks the end of the job. Resolves when all files are on disk. */
+  /** Has the thread write a text, copy a file, open a file of tensors, or close it. */
+  post<P extends Part>(part: P, argument: PartArgument<P>): void {
+    this.#client.call(part, { ...argument, job: this.#job } as never).catch(() => {}); // end() rejects
+  }
+
+  /**
+   * Appends bytes to the open file, and gives their buffer away.
+   *
+   * @returns the buffer, once its bytes are written or the job has failed; rejects if the thread ends
+   */
+  write(bytes: Uint8Array<ArrayBuffer>): Promise<ArrayBuffer> {
+    return this.#client.call("write", { job: this.#job, bytes }, [bytes.buffer]);
+  }
+
+  /** Ends the job. Resolves when all files are on disk. */
   end(): Promise<FileReport[]> {
-    this.post({ kind: "end" });
+    this.#result ??= this.#client.call("end", { job: this.#job });
     return this.#result;
   }
 
@@ -58,64 +62,23 @@ export class WriterJob {
 
 /** Commits a staging folder in the thread: see commit.ts. */
 export async function commitInThread(request: CommitRequest): Promise<void> {
-  const { post, result } = open();
-  post({ kind: "commit", request });
-  await result;
+  await writerThread().call("commit", request);
 }
 
 /** Removes a file or folder in the thread. */
 export async function removeInThread(path: string): Promise<void> {
-  const { post, result } = open();
-  post({ kind: "remove", path });
-  await result;
+  await writerThread().call("remove", path);
 }
 
-let thread: Worker | undefined;
+let thread: Client | undefined;
 let jobs = 0;
-const waiting = new Map<number, Waiting>();
 
-/** A number for a job, and the promise of its end. */
-function open(onBuffer: (buffer: ArrayBuffer) => void = () => {}) {
-  const job = ++jobs;
-  const result = new Promise<FileReport[]>((resolve, reject) => {
-    waiting.set(job, { onBuffer, resolve, reject });
+/** The thread of this process. The process does not exit while the thread has something to do. */
+function writerThread(): Client {
+  if (thread && !thread.failure) return thread;
+  thread = new WorkerClient(threadLink("writer-thread", import.meta.url), {
+    keepsProcess: true,
+    revive: ({ message, code }) => Object.assign(new Error(message), { code }),
   });
-  result.catch(() => {}); // callers that need the result hold a promise of their own
-  thread ??= start();
-  // A process must not exit while it waits for a save; without one, the thread does not keep it alive.
-  thread.ref();
-  const post = (message: Message, transfer?: ArrayBuffer[]) => {
-    if (waiting.has(job)) thread?.postMessage({ ...message, job }, transfer);
-  };
-  return { post, result };
-}
-
-function start(): Worker {
-  const worker = startThread("writer-thread", import.meta.url);
-  worker.on("message", onReply);
-  let ended = false;
-  const fail = (error: Error) => {
-    if (ended) return; // the exit event follows an error, when another thread may have been started already
-    ended = true;
-    thread = undefined;
-    const lost = [...waiting.values()];
-    waiting.clear();
-    for (const { reject } of lost) reject(error);
-  };
-  worker.on("error", fail);
-  worker.on("exit", (code) => fail(new Error(`the thread that writes checkpoints ended with code ${code}`)));
-  return worker;
-}
-
-function onReply(reply: WriterReply): void {
-  const job = waiting.get(reply.job);
-  if (!job) return;
-  if (reply.kind === "buffer") {
-    job.onBuffer(reply.buffer);
-    return;
-  }
-  waiting.delete(reply.job);
-  if (waiting.size === 0) thread?.unref();
-  if (reply.kind === "done") job.resolve(reply.files);
-  else job.reject(Object.assign(new Error(reply.message), { code: reply.code }));
+  return thread;
 }

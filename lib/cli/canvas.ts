@@ -1,7 +1,7 @@
 import colors from "picocolors";
 import type { Tokenizer } from "../tokenizer/index.js";
 
-/** A token on the canvas. `confidence` colours it; null leaves it plain. */
+/** A token on the canvas. `confidence` determines its color; null means no color. */
 export interface Cell {
   id: number;
   masked: boolean;
@@ -11,8 +11,8 @@ export interface Cell {
 const MASKED = "▒";
 
 /**
- * The text with its colours: committed tokens by confidence (green from 0.9, yellow from 0.5, red below), masked ones as
- * a shade. Tokens that share a character are joined before they are decoded.
+ * Colors the text: committed tokens by confidence (green from 0.9, yellow from 0.5, red below), masked ones as a shade.
+ * Tokens that share a character are joined before they are decoded.
  */
 export function paint(cells: readonly Cell[], tokenizer: Pick<Tokenizer, "decode">): string {
   let text = "";
@@ -22,7 +22,7 @@ export function paint(cells: readonly Cell[], tokenizer: Pick<Tokenizer, "decode
     while (end < cells.length && styleOf(cells[end]) === style) end++;
     const run = cells.slice(i, end);
     const plain = cells[i].masked ? MASKED.repeat(run.length) : printable(tokenizer.decode(run.map((cell) => cell.id)));
-    // Colour codes must not run over a line's end: terminals colour the rest of the line then.
+    // Color codes must not extend over the end of a line, because terminals then color the rest of the line.
     text += plain
       .split("\n")
       .map((line) => (line === "" ? "" : style(line)))
@@ -41,10 +41,13 @@ function styleOf({ masked, confidence }: Cell): Style {
   return confidence >= 0.9 ? colors.green : confidence >= 0.5 ? colors.yellow : colors.red;
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern matches them
 const CONTROL = /[\x00-\x08\x0b-\x1f\x7f-\x9f]/g;
 
-/** Text that a terminal only shows: a model may write any byte, and some would move the cursor or change the screen. */
+/**
+ * Removes control characters from a text for a terminal: a model may generate any byte, and some would move the cursor
+ * or change the screen.
+ */
 export function printable(text: string): string {
   return text.replace(CONTROL, (character) => {
     const code = character.charCodeAt(0);
@@ -52,7 +55,7 @@ export function printable(text: string): string {
   });
 }
 
-/** Redraws a text in place on a terminal: each frame replaces the one before. */
+/** Redraws a text in place on a terminal: each frame replaces the previous one. */
 export class Canvas {
   readonly #stream: NodeJS.WriteStream;
   #rows = 0;
@@ -61,14 +64,14 @@ export class Canvas {
     this.#stream = stream;
   }
 
-  /** Shows the end of a text, as much as fits on the screen. */
+  /** Shows the end of a text, up to the size of the screen. */
   draw(text: string): void {
     const frame = lastRows(text, this.#stream.columns || 80, Math.max(4, (this.#stream.rows || 24) - 2));
     this.#replace(frame.text);
     this.#rows = frame.rows;
   }
 
-  /** Shows the whole text, which may scroll now, and goes to the next line. */
+  /** Shows the whole text, which may scroll, and moves to the next line. */
   finish(text: string): void {
     this.#replace(`${text.replaceAll("\t", TAB)}\n`);
     this.#rows = 0;
@@ -81,12 +84,12 @@ export class Canvas {
 
 const TAB = "    ";
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: terminal colours are control characters
+// biome-ignore lint/suspicious/noControlCharactersInRegex: terminal colors are control characters
 const COLOUR = /\x1b\[[0-9;]*m/g;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: as above
 const COLOUR_OR_CHARACTER = /\x1b\[[0-9;]*m|./gsu;
 
-/** The end of a text that fits in so many rows, and how many it takes: what scrolled away cannot be redrawn. */
+/** The end of a text that fits into `maxRows` rows, and the number of its rows: scrolled lines cannot be redrawn. */
 export function lastRows(text: string, columns: number, maxRows: number): { text: string; rows: number } {
   const lines = text.replaceAll("\t", TAB).split("\n");
   const kept: string[] = [];
@@ -103,7 +106,7 @@ export function lastRows(text: string, columns: number, maxRows: number): { text
   return { text: kept.join("\n"), rows };
 }
 
-/** The end of a line that fits in so many columns, with all of its colours. */
+/** The end of a line that fits into `columns` columns, with all color codes of the line. */
 function lastColumns(line: string, columns: number): string {
   const parts = [...line.matchAll(COLOUR_OR_CHARACTER)].map(([part]) => part);
   let left = columns;
@@ -115,12 +118,12 @@ function lastColumns(line: string, columns: number): string {
   return kept.reverse().join("");
 }
 
-// East Asian wide and full-width characters, and pictures.
+// East Asian wide and full-width characters, and emoji.
 const WIDE =
   /[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
 const NO_WIDTH = /[\p{Mn}\p{Me}\p{Cf}]/u;
 
-/** Columns that a terminal gives a text. */
+/** Number of columns of a text on a terminal. */
 export function width(text: string): number {
   let columns = 0;
   for (const character of text) {

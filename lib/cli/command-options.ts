@@ -12,12 +12,12 @@ import { evaluationSchema } from "../eval/options.js";
 import { serverOptionsSchema } from "../server/options.js";
 import { runSettingsSchema } from "../train/run-options.js";
 
-// The options of the commands. Flags, help texts, defaults and checks follow from these schemas and from those of the
-// layers behind the commands (flags.ts). Nothing here may load the addon: help must work where it is not built.
+// The options of the commands. Flags, help texts, defaults and checks are generated from these schemas and from those
+// of the layers below (flags.ts). Nothing here may load the addon: help must work before it is built.
 
 const seedSchema = z.number().int().min(0);
 
-/** Engine options of `serve`: a server needs limits, and its own thread must stay free. */
+/** Engine options of `serve`: a server needs limits, and its main thread must stay responsive. */
 export const serveEngineSchema = engineOptionsSchema.safeExtend({
   worker: z
     .enum(["thread", "process"])
@@ -34,7 +34,7 @@ export interface ServeOptions {
   server: z.output<typeof serveServerSchema>;
 }
 
-/** Options of `train` that a curriculum file may hold, too; what is not given is the file's. */
+/** Options of `train` that a curriculum file can set, too; the file's values are the defaults. */
 export const trainRunSchema = runSettingsSchema.extend({
   outputDir: folderSchema
     .optional()

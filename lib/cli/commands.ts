@@ -18,8 +18,8 @@ import {
 } from "./command-options.js";
 import { addFlags, givenOptions, parseFlags, refuseFlag } from "./flags.js";
 
-// The commands are only described here: each loads its code when it runs, because help must appear at once, and also on a
-// machine where the addon is not built. Their options are in command-options.ts.
+// Descriptions of the commands. Each command loads its code when it runs, so that help appears immediately and works
+// before the addon is built. The options are in command-options.ts.
 
 /** `diffcoder quickstart`, which `npm start` runs. */
 export function quickstartCommand(): Command {
@@ -213,8 +213,8 @@ export function doctorCommand(): Command {
 }
 
 /**
- * `diffcoder setup`, as a line of the help. bin/diffcoder.mjs runs it before anything is compiled, so this command itself
- * never runs.
+ * `diffcoder setup`, as a line of the help. bin/diffcoder.mjs runs it before anything is compiled, so this command
+ * itself never runs.
  */
 export function setupCommand(): Command {
   return new Command("setup")

@@ -12,12 +12,12 @@ import {
 import type { Tokenizer } from "../tokenizer/index.js";
 import { Canvas, type Cell, paint, printable } from "./canvas.js";
 
-/** Where a completion is shown. */
+/** The terminal or stream on which a completion is shown. */
 export interface Screen {
   stream: NodeJS.WriteStream;
-  /** Redraw while it denoises; false: only the result. */
+  /** Whether to redraw during denoising; false: show only the result. */
   live: boolean;
-  /** Milliseconds to rest after each frame, so that a person can follow a fast model. */
+  /** Milliseconds to pause after each frame, so that a fast model can be followed. */
   pause?: number;
 }
 
@@ -29,10 +29,10 @@ export interface Completion {
   finishReason: DoneEvent["finishReason"];
 }
 
-/** How to decode. In AR decoding the options of blocks do not apply. */
+/** Options of decoding. In AR decoding the options of blocks are ignored. */
 export type CompletionOptions = Omit<BlockGenerationOptions, "n" | "suffix" | "events"> & Pick<GenerateOptions, "mode">;
 
-/** Completes a prompt; on a live screen the canvas is drawn as it denoises, or token by token in AR decoding. */
+/** Completes a prompt. On a live screen the canvas is drawn during denoising, or token by token in AR decoding. */
 export async function complete(
   coder: StableDiffCoder,
   prompt: readonly number[],
@@ -72,12 +72,12 @@ export async function complete(
   return { text: tokenizer.decode(ids), tokens: ids.length, forwards: usage?.forwards ?? 0, seconds, finishReason };
 }
 
-/** Waits some milliseconds, or until the signal is aborted. */
+/** Waits for a number of milliseconds, or until the signal is aborted. */
 async function rest(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
   await sleep(milliseconds, undefined, { signal }).catch(() => {});
 }
 
-/** The generated positions as far as denoising has come. */
+/** The current state of the generated positions. */
 class Drawing {
   readonly #from: number;
   readonly #tokens = new Map<number, CommittedToken>();
@@ -93,7 +93,7 @@ class Drawing {
     this.#end = Math.max(this.#end, end);
   }
 
-  /** @param count of the final text's tokens; default: all of the canvas */
+  /** @param count number of tokens of the final text; default: the whole canvas */
   cells(count = this.#end - this.#from): Cell[] {
     return Array.from({ length: count }, (_, i) => {
       const token = this.#tokens.get(this.#from + i);
@@ -103,11 +103,11 @@ class Drawing {
   }
 }
 
-/** The prompt, as it stands before what is generated. */
+/** The prompt, as shown before the generated text. */
 function headOf(prompt: readonly number[], tokenizer: Tokenizer, screen: Screen | undefined): string {
   if (!screen) return "";
   const text = tokenizer.decode(prompt);
   if (!screen.stream.isTTY) return text;
-  // Line by line: some terminals colour the rest of a line behind a colour that runs on.
+  // Line by line, because some terminals color the rest of a line after a color that spans lines.
   return printable(text).split("\n").map(colors.dim).join("\n");
 }

@@ -1,6 +1,6 @@
 import picocolors from "picocolors";
 
-/** One check of the machine. `missing`: diffcoder cannot run without it. */
+/** One check of the machine. `missing` means that diffcoder cannot run without it. */
 export interface DoctorCheck {
   name: string;
   status: "ok" | "warning" | "missing";
@@ -13,7 +13,7 @@ export interface DoctorCheck {
 export interface DoctorReport {
   canRun: boolean;
   checks: DoctorCheck[];
-  /** One line for each place where libtorch was searched, and why it was not used. */
+  /** One line for each location where libtorch was searched, and why it was not used. */
   libtorchTried: string[];
   /** The same as plain values, for programs. */
   facts: Record<string, unknown>;
@@ -24,12 +24,18 @@ interface DoctorModule {
   formatReport(report: DoctorReport, options: { color: boolean }): string;
 }
 
-/** The report is made by scripts/lib/doctor.mjs, which also runs before anything is installed, so that set-up and doctor agree. */
+/**
+ * The report comes from scripts/lib/doctor.mjs, which also runs before anything is installed, so that set-up and doctor
+ * give the same results.
+ */
 async function doctorModule(): Promise<DoctorModule> {
   return (await import(new URL("../../scripts/lib/doctor.mjs", import.meta.url).href)) as DoctorModule;
 }
 
-/** Checks everything that diffcoder needs on this machine. Loads the addon only in a child process, so that it works when the addon is broken. */
+/**
+ * Checks everything that diffcoder needs on this machine. Loads the addon only in a child process, so that it works if
+ * the addon is broken.
+ */
 export async function doctorReport(): Promise<DoctorReport> {
   return (await doctorModule()).doctorReport();
 }

@@ -2,15 +2,15 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { shownPath } from "./terminal.js";
 
-/** A mistake in how a command was called. Its message is shown alone, without a stack. */
+/** An error in the usage of a command. Its message is shown without a stack. */
 export class CliError extends Error {
   override readonly name = "CliError";
   readonly code = "CLI_USAGE";
 }
 
 /**
- * What a person should see of an error: the message, and where in the user's own files it came from. The whole stack is
- * shown for a bug of this library, and for everything where DIFFCODER_DEBUG is set.
+ * Formats an error for a user: the message, and its location in the user's own files. The whole stack is shown for a
+ * bug of this library, and for every error if DIFFCODER_DEBUG is set.
  */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
@@ -22,7 +22,7 @@ export function describeError(error: unknown): string {
   if (typeof (error as { code?: unknown }).code === "string") {
     return own === undefined ? error.message : `${error.message}\n  at ${shownPlace(own)}`;
   }
-  // Thrown by the user's code itself, perhaps through a function of JavaScript's that has no file.
+  // Thrown by the user's code itself, possibly through a built-in function of JavaScript.
   if (own !== undefined && own === frames[0]) return `${shownPlace(own)}: ${error.name}: ${error.message}`;
   return error.stack ?? error.message;
 }
@@ -35,7 +35,7 @@ interface Frame {
 
 const FRAME = /^ {4}at (?:async )?(?:.*?\()?((?:file:\/\/)?\/[^()]*|[A-Za-z]:\\[^()]*):(\d+):(\d+)\)?$/;
 
-/** The stack's frames that are in files, the innermost first. Node's own are not. */
+/** The stack frames in files, innermost first, without Node's own. */
 function framesOf(error: Error): Frame[] {
   return (error.stack ?? "").split("\n").flatMap((text) => {
     const match = FRAME.exec(text);
@@ -58,7 +58,7 @@ function shownPlace({ path, line, column }: Frame): string {
   return `${shownPath(path)}:${line}:${column}`;
 }
 
-/** Of a file that does not compile: what esbuild says, or Node where an import names an export that is not there. */
+/** The message for a file that does not compile: esbuild's, or Node's for an import of a missing export. */
 function syntaxError(error: Error): string | undefined {
   if (error.name === "TransformError") {
     const places = [...error.message.matchAll(/^(.+):(\d+):(\d+): ERROR: (.*)$/gm)];

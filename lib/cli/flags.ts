@@ -11,15 +11,18 @@ import { problemsOf, valueProblems } from "../base/options.js";
 import { renamedOptions } from "../base/renamed-options.js";
 import { CliError } from "./errors.js";
 
-/** What a command line adds to an option's schema. */
+/** Command-line settings of an option, in addition to its schema. */
 export interface FlagHint {
   /** One letter: `p` for -p. */
   short?: string;
-  /** Environment variable that is used where the flag is not given. */
+  /** Environment variable that is used without the flag. */
   env?: string;
   /** Keys of options that cannot be given together with this one. */
   conflicts?: string[];
-  /** One flag for each field of an object: `--tls-key`, `--tls-cert`. Otherwise an object is written `name=value,name=value`. */
+  /**
+   * One flag for each field of an object: `--tls-key`, `--tls-cert`. Otherwise an object is written
+   * `name=value,name=value`.
+   */
   flatten?: boolean;
   /** Several values may follow the flag. It may be repeated in any case. */
   variadic?: boolean;
@@ -36,14 +39,14 @@ export interface FlagGroup {
 /**
  * Adds a flag for each option of an object schema to a command.
  *
- * A flag's name is its key in kebab case, in the singular for an array, whose flag may be repeated. A boolean that is true
- * by default gets a flag `--no-NAME`. The help text is the schema's description. Each value is validated by its schema as
- * soon as it is read. Options that have no form as text, such as functions, get no flag. Names of 0.1.0 are refused.
+ * A flag's name is its key in kebab case; for an array it is singular, and the flag may be repeated. A boolean that is
+ * true by default gets a flag `--no-NAME`. The help text is the schema's description. Each value is validated by its
+ * schema when it is read. Options without a text form, such as functions, get no flag. Names of 0.1.0 are rejected.
  */
 export function addFlags(command: Command, schema: z.ZodObject, group: FlagGroup = {}): Command {
   for (const option of flagsOf(schema, group)) {
     command.addOption(group.title === undefined ? option : option.helpGroup(group.title));
-    // commander takes `--no-NAME` for true where it is not given.
+    // commander sets the value of `--no-NAME` to true if the flag is not given.
     if (group.noDefaults && option.negate) command.setOptionValue(option.attributeName(), undefined);
   }
   for (const [before, today] of renamedOptions()) {
@@ -52,7 +55,7 @@ export function addFlags(command: Command, schema: z.ZodObject, group: FlagGroup
   return command;
 }
 
-/** Adds a hidden flag that is refused with the name it has today. */
+/** Adds a hidden flag that is rejected with its current name. */
 export function refuseFlag(command: Command, before: string, today: string): void {
   const refuse = () => {
     throw new InvalidArgumentError(`It is called ${today} now.`);
@@ -62,9 +65,9 @@ export function refuseFlag(command: Command, before: string, today: string): voi
 }
 
 /**
- * The options of a command line as its schema's value, with defaults.
+ * Parses the options of a command line with a schema, including defaults.
  *
- * @throws CliError CLI_USAGE naming each flag that is wrong, also for rules between several options
+ * @throws CliError CLI_USAGE listing each invalid flag, also for rules between several options
  */
 export function parseFlags<S extends z.ZodObject>(schema: S, given: Record<string, unknown>): z.output<S> {
   const flags = new Map<string, string>();
@@ -84,7 +87,7 @@ export function parseFlags<S extends z.ZodObject>(schema: S, given: Record<strin
   throw new CliError(named, { cause: parsed.error });
 }
 
-/** The options that a command line gives, without defaults. */
+/** The options given on a command line, without defaults. */
 export function givenOptions<S extends z.ZodObject>(schema: S, given: Record<string, unknown>): Partial<z.input<S>> {
   const values: Record<string, unknown> = {};
   for (const { key, json } of optionFields(schema)) {
@@ -98,7 +101,7 @@ export function givenOptions<S extends z.ZodObject>(schema: S, given: Record<str
   return values as Partial<z.input<S>>;
 }
 
-/** The flags that give options these values again, as words of a command line. */
+/** The words of a command line that set options to these values. */
 export function shownFlags(schema: z.ZodObject, values: Record<string, unknown>): string[] {
   return optionFields(schema).flatMap(({ key, json }) => {
     const value = values[key];
@@ -116,7 +119,7 @@ function flagsOf(schema: z.ZodObject, group: FlagGroup, prefix = ""): Option[] {
     const inner = objectSchema(field.schema);
     if (inner && hint.flatten) return flagsOf(inner, { ...group, noDefaults: true }, `${prefix}${field.key}-`);
     if (!isText(field.json)) return [];
-    // Part of an object: the object as a whole is checked by parseFlags.
+    // A field of an object, which parseFlags checks as a whole.
     const required = field.required && prefix === "";
     return [
       flagOf({ ...field, required, key: `${prefix}${field.key}`, description: helpText(field, schema) }, hint, group),
@@ -142,13 +145,13 @@ function flagOf(field: OptionField, hint: FlagHint, { noDefaults = false }: Flag
   return option.default(value, json.unit === "bytes" ? bytesText(value as number) : undefined);
 }
 
-/** An array's flag is in the singular. */
+/** The name of a flag; singular for an array. */
 function flagName(key: string, json: OptionJsonSchema = {}): string {
   const name = kebabCase(json.type === "array" ? key.replace(/s$/, "") : key);
   return json.type === "boolean" && json.default === true ? `--no-${name}` : `--${name}`;
 }
 
-/** The key under which commander keeps the value of a flag. */
+/** The key under which commander stores the value of a flag. */
 function attributeName(key: string, json: OptionJsonSchema): string {
   return flagName(key, { ...json, default: undefined })
     .slice(2)
@@ -189,7 +192,10 @@ function flagValue({ schema, json }: OptionField, text: string, previous: unknow
   throw new InvalidArgumentError(allowed === undefined ? problems.join("; ") : `expected ${allowed}`);
 }
 
-/** What a text may mean, by its option's type; a text that does not fit stays one, and its schema refuses it. */
+/**
+ * Converts a text by the type of its option. A text that cannot be converted is returned unchanged and rejected by the
+ * schema.
+ */
 function readText(json: OptionJsonSchema, text: string): unknown {
   if (json.properties) return readPairs(json, text);
   if (json.unit === "bytes") return bytesOf(text) ?? text;

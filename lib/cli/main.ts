@@ -17,8 +17,7 @@ import {
 import { describeError } from "./errors.js";
 
 /**
- * All commands. Here they are only described: each loads what it runs on when it is called, because help must come at
- * once, and on a machine where the addon is not built.
+ * All commands. Each loads its code when it runs, so that help appears immediately and works before the addon is built.
  */
 function diffcoder(): Command {
   const program = new Command("diffcoder")
@@ -27,7 +26,7 @@ function diffcoder(): Command {
     )
     .version(packageVersion())
     .configureHelp({ subcommandTerm: (command) => command.name() })
-    .enablePositionalOptions() // what follows a launched program belongs to that
+    .enablePositionalOptions() // options after a launched program belong to that program
     .showHelpAfterError("(npx diffcoder --help lists the commands)");
   const commands = [
     quickstartCommand(),
@@ -55,7 +54,8 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit();
 });
 
-// When nothing is left to wait for, Node exits silently with code 0, although the command has not finished. Code that waits
+// When nothing is left to wait for, Node exits silently with code 0, although the command has not finished. Code that
+// waits
 // for a user's promise reports this itself, see lib/train/user-code.ts.
 let isOver = false;
 const reportStuck = () => {

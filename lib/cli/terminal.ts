@@ -2,7 +2,7 @@ import { isAbsolute, relative } from "node:path";
 import type { PrepareProgress } from "../data/index.js";
 import { interruptSignal } from "../train/interrupt.js";
 
-/** A path as people write it: relative to the working directory where it lies below that. */
+/** A path for display: relative to the working directory if it is below it. */
 export function shownPath(path: string): string {
   const near = relative(".", path);
   if (near === "") return ".";
@@ -14,15 +14,17 @@ export function shownCommand(...words: string[]): string {
   return words.map((word) => (/^[\w./:=@%+,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(" ");
 }
 
-/** The text of a corpus summary, with a line for each reason to skip. */
+/** Formats a corpus summary, with one line for each reason to skip. */
 export function shownSummary(summary: string): string {
   return summary.replace(/\), (?=\d)/g, "),\n         ");
 }
 
-/** Shows how far the preparation of data is: in place on a terminal, nothing elsewhere, for it takes seconds. */
+/**
+ * Shows the progress of data preparation: in place on a terminal, and nothing elsewhere, because it takes only seconds.
+ */
 export function progressLine(stream: NodeJS.WriteStream = process.stderr): (progress: PrepareProgress) => void {
   if (!stream.isTTY) return () => {};
-  // The carriage return at the end lets whatever is printed next replace the line.
+  // With the carriage return at the end, the next output replaces the line.
   return ({ documents, bytes }) =>
     stream.write(`\r\x1b[Kreading: ${documents} documents, ${(bytes / 1e6).toFixed(1)} MB\r`);
 }

@@ -7,15 +7,15 @@ import { formatOfBytes, refuseFormat } from "./file-format.js";
 export type ByteStream = AsyncIterable<Uint8Array>;
 
 const CHUNK = 1 << 20;
-/** Text does not compress so well: what grows more, and is large, was made to fill memory or time. */
+/** Text does not compress this well: large data that expands by more is a decompression bomb. */
 const MAX_EXPANSION = 250;
 const FREE_BYTES = 64 * 2 ** 20;
 
 /**
  * The bytes of an open file.
  *
- * @param opened what it was when it was opened
- * @throws Error if the file is another one at its end than it was at its start
+ * @param opened the file's stats when it was opened
+ * @throws Error if the file changed while it was read
  */
 export async function* readChunks(descriptor: number, opened: Stats): AsyncGenerator<Uint8Array, void, void> {
   let position = 0;
@@ -28,14 +28,16 @@ export async function* readChunks(descriptor: number, opened: Stats): AsyncGener
   }
   const now = fstatSync(descriptor);
   if (opened.size > 0 && (position !== opened.size || now.mtimeMs !== opened.mtimeMs)) {
-    throw new Error(`it changed while it was read: ${opened.size} bytes at first, ${position} read, ${now.size} now`);
+    throw new Error(
+      `the file changed while it was read: it had ${opened.size} bytes, ${position} were read, it has ${now.size} now`,
+    );
   }
 }
 
 /**
- * The text in a stream that may be compressed.
+ * Decompresses a stream if it is compressed.
  *
- * @throws DataError DATA_FORMAT if what was compressed is not text; Error if the compressed data is damaged
+ * @throws DataError DATA_FORMAT if the compressed data is not text; Error if it is damaged
  */
 export async function* unpacked(
   chunks: ByteStream,
@@ -57,7 +59,9 @@ export async function* unpacked(
       written += chunk.length;
       if (written > FREE_BYTES && written > MAX_EXPANSION * read.bytes) {
         const factor = Math.round(written / read.bytes);
-        throw new Error(`it unpacks to more than ${factor} times its size, as no text does: a decompression bomb`);
+        throw new Error(
+          `it expands to more than ${factor} times its size, which text never does: it is a decompression bomb`,
+        );
       }
       yield chunk;
     }
@@ -78,7 +82,7 @@ async function* countInto(chunks: ByteStream, read: { bytes: number }): AsyncGen
 async function* gunzip(chunks: ByteStream): AsyncGenerator<Uint8Array, void, void> {
   const output = createGunzip({ chunkSize: 1 << 18 });
   const input = Readable.from(chunks, { objectMode: false, highWaterMark: 1 });
-  pipeline(input, output, () => {}); // an error comes out of the loop
+  pipeline(input, output, () => {}); // the loop over `output` throws the error
   try {
     for await (const chunk of output) yield chunk as Buffer;
   } finally {
@@ -87,16 +91,16 @@ async function* gunzip(chunks: ByteStream): AsyncGenerator<Uint8Array, void, voi
   }
 }
 
-/** Memory that one frame may ask for; zstd's own tool takes no more either. */
+/** Largest window of a frame, in bytes; the limit of the zstd command, too. */
 const MAX_WINDOW = 128 * 2 ** 20;
 
 /**
- * Unpacks zstd data, frame by frame. fzstd does not look at the frames' checksums, so they are compared here.
+ * Decompresses zstd data, frame by frame. fzstd does not verify the frames' checksums, so they are verified here.
  *
- * @throws Error if the data is damaged, cut off or needs a dictionary or too much memory
+ * @throws Error if the data is damaged or truncated, or needs a dictionary or too large a window
  */
 export async function* unzstd(chunks: ByteStream): AsyncGenerator<Uint8Array, void, void> {
-  const { Decompress } = await import("fzstd"); // loaded where they are needed
+  const { Decompress } = await import("fzstd"); // loaded only when needed
   const { default: xxhash } = await import("xxhash-wasm");
   const { create64 } = await xxhash();
   const input = new Input(chunks);
@@ -107,7 +111,7 @@ export async function* unzstd(chunks: ByteStream): AsyncGenerator<Uint8Array, vo
         left -= (await input.read(Math.min(left, 1 << 16))).length;
       continue;
     }
-    if (magic !== 0xfd2fb528) throw damaged("a frame begins with other bytes");
+    if (magic !== 0xfd2fb528) throw damaged("a frame has the wrong magic number");
     const { header, hasChecksum } = await readFrameHeader(input);
     const hash = create64();
     let output: Uint8Array[] = [];
@@ -129,13 +133,13 @@ export async function* unzstd(chunks: ByteStream): AsyncGenerator<Uint8Array, vo
       const word = block.readUIntLE(0, 3);
       const [type, size] = [(word >>> 1) & 3, word >>> 3];
       isLast = (word & 1) === 1;
-      if (type === 3 || size > 1 << 17) throw damaged("a block of no known kind");
+      if (type === 3 || size > 1 << 17) throw damaged("a block has an unknown type");
       yield* push(Buffer.concat([block, await input.read(type === 1 ? 1 : size)]), isLast && !hasChecksum);
     }
     if (!hasChecksum) continue;
     const checksum = await input.read(4);
     yield* push(checksum, true);
-    if (Number(hash.digest() & 0xffffffffn) !== checksum.readUInt32LE()) throw damaged("its checksum is another one");
+    if (Number(hash.digest() & 0xffffffffn) !== checksum.readUInt32LE()) throw damaged("its checksum does not match");
   }
 }
 
@@ -159,7 +163,7 @@ async function readFrameHeader(input: Input): Promise<{ header: Buffer; hasCheck
   return { header: Buffer.concat([Buffer.of(descriptor), rest]), hasChecksum: (descriptor & 4) !== 0 };
 }
 
-/** Bytes of a stream, as many as are asked for. */
+/** Reads a given number of bytes from a stream. */
 class Input {
   readonly #chunks: AsyncIterator<Uint8Array>;
   #bytes: Buffer = Buffer.alloc(0);
@@ -173,7 +177,7 @@ class Input {
   }
 
   async read(count: number): Promise<Buffer> {
-    while (this.#bytes.length < count) if (!(await this.#more())) throw damaged("it is cut off");
+    while (this.#bytes.length < count) if (!(await this.#more())) throw damaged("it is truncated");
     const bytes = this.#bytes.subarray(0, count);
     this.#bytes = this.#bytes.subarray(count);
     return bytes;

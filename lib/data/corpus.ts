@@ -10,47 +10,50 @@ import { chooseHeldOut, hashNumber, isRecordHeldOut } from "./held-out.js";
 import { isRecordFile, RECORD_EXTENSIONS, recordItems } from "./record-files.js";
 import { DEFAULT_LIMITS, isGeneratedName, reasonToSkip, type SkipLimits, type SkipReason } from "./skip-rules.js";
 
-/** Source code in the languages that any machine with Node and Python has. */
+/** Extensions of source code that every machine with Node and Python has. */
 export const CODE_EXTENSIONS: readonly string[] = [".py", ".js", ".mjs", ".cjs", ".ts", ".tsx", ".jsx"];
 
-/** What a corpus takes from folders: source code, and files of records with a text each. */
+/** Extensions that a corpus takes from folders: source code, and files of records with one text each. */
 export const CORPUS_EXTENSIONS: readonly string[] = [...CODE_EXTENSIONS, ...RECORD_EXTENSIONS];
 
-/** Not source code: the rules for line lengths do not apply. */
+/** Prose, for which the limits on line lengths do not apply. */
 const PROSE_EXTENSIONS = new Set([".txt", ".md", ".rst"]);
 
-/** What text a corpus takes and what it leaves. */
+/** Options that select the text of a corpus. */
 export interface CorpusOptions {
   readonly sources: readonly Source[];
-  /** Of files in folders, with the dot. Default CORPUS_EXTENSIONS. A file named as a source is taken whatever it is. */
+  /**
+   * Extensions of files in folders, with the dot. Default CORPUS_EXTENSIONS. A file given as a source itself is always
+   * taken.
+   */
   readonly extensions?: readonly string[];
-  /** Fields of a record that may hold its text, the first present one counts. Default text, content, code. */
+  /** Fields of a record that may contain its text; the first one present is used. Default text, content, code. */
   readonly textFields?: readonly string[];
   readonly limits?: Partial<SkipLimits>;
-  /** Share of the bytes held out. Default 0. */
+  /** Share of the bytes that is held out. Default 0. */
   readonly validationSplit?: number;
-  /** Decides what is held out and, with maxBytes, what is taken. Default 0. */
+  /** Random seed of the held-out split and, with maxBytes, of the selection of files. Default 0. */
   readonly seed?: number;
 }
 
-/** Which side of the held-out split a document is on. */
+/** Side of the held-out split that a document is on. */
 export type Split = "train" | "heldOut";
 
-/** One text. */
+/** One document of a corpus. */
 export interface CorpusDocument {
   readonly text: string;
-  /** The file's name within its source; with "#3" for the third record of a file. */
+  /** Name of the file within its source; with the suffix "#3" for the third record of a file. */
   readonly name: string;
   readonly extension: string;
-  /** Length in UTF-8. */
+  /** Length in UTF-8 bytes. */
   readonly bytes: number;
   readonly split: Split;
 }
 
-/** What a pass over a corpus met. */
+/** Statistics of a pass over a corpus. */
 export interface CorpusSummary {
   sources: string[];
-  /** Files listed, and files with another extension beside them. */
+  /** Files listed, and files that were ignored because of their extension. */
   files: number;
   otherFiles: number;
   documents: number;
@@ -59,18 +62,18 @@ export interface CorpusSummary {
   heldOutBytes: number;
   byExtension: Record<string, { documents: number; bytes: number }>;
   skipped: Partial<Record<SkipReason, number>>;
-  /** Up to three names for each reason. */
+  /** Up to three names per reason. */
   examples: Partial<Record<SkipReason, string[]>>;
 }
 
 /**
- * Documents from folders and files, in an order that depends on names alone: without duplicates, and without what no
- * model should learn from, which is counted by reason.
+ * Documents from folders and files, in an order that depends on their names only. Duplicates and unsuitable files are
+ * skipped and counted by reason.
  */
 export class Corpus {
-  /** SHA-256 (hex) over the names, sizes and times of all files: changes when any of them does. */
+  /** SHA-256 (hex) over the names, sizes and modification times of all files. */
   readonly fingerprint: string;
-  /** Of the latest pass of documents(). */
+  /** Statistics of the latest pass of documents(). */
   summary: CorpusSummary;
 
   readonly #options: CorpusOptions;
@@ -79,9 +82,9 @@ export class Corpus {
   readonly #heldOut: Set<SourceFile>;
 
   /**
-   * Lists the files; reads none yet.
+   * Lists the files without reading them.
    *
-   * @throws DataError DATA_NOT_FOUND (a source that does not exist), DATA_EMPTY (no file of the extensions)
+   * @throws DataError DATA_NOT_FOUND (a source that does not exist), DATA_EMPTY (no file with one of the extensions)
    */
   constructor(options: CorpusOptions) {
     refuseRenamed(options, ["validationSplit"], (text) => new DataError("DATA_OPTIONS", text));
@@ -94,10 +97,10 @@ export class Corpus {
     if (files.length === 0) {
       const where = options.sources.map((source) => source.path).join(", ") || "no source";
       const beside = this.summary.otherFiles > 0 ? ` (${formatOthers(this.#listings)})` : "";
-      throw new DataError("DATA_EMPTY", `no text in ${where}: no file ends in ${extensions.join(" ")}${beside}`);
+      throw new DataError("DATA_EMPTY", `no text found in ${where}: no file ends in ${extensions.join(" ")}${beside}`);
     }
     const { validationSplit = 0, seed = 0 } = options;
-    // Source by source, so that each is held out in proportion.
+    // Chosen per source, so that the same share of each is held out.
     this.#heldOut = new Set();
     for (const listing of this.#listings) {
       const usable = listing.files.filter((file) => this.#mayBeHeldOut(file));
@@ -109,9 +112,9 @@ export class Corpus {
   }
 
   /**
-   * Reads the documents one after the other and counts into `summary` what it meets.
+   * Reads the documents one after the other and updates `summary`.
    *
-   * @throws DataError DATA_EMPTY, after the last one, if there was none; the message says what was skipped and why
+   * @throws DataError DATA_EMPTY, at the end, if there was no document; the message lists the skipped files by reason
    */
   async *documents(): AsyncGenerator<CorpusDocument, void, void> {
     this.summary = this.#newSummary();
@@ -136,18 +139,21 @@ export class Corpus {
     if (this.summary.documents === 0) {
       const where = this.#options.sources.map((source) => source.path).join(", ");
       const why = formatSkipped(this.summary);
-      throw new DataError("DATA_EMPTY", `no usable text in ${where}: ${this.summary.files} files, all skipped: ${why}`);
+      throw new DataError(
+        "DATA_EMPTY",
+        `no usable text in ${where}: all ${this.summary.files} files were skipped: ${why}`,
+      );
     }
   }
 
-  /** By name; where only a part is wanted, in an order that mixes all folders. */
+  /** Sorted by name; with `maxBytes`, in a pseudo-random order that mixes all folders. */
   #order(files: readonly SourceFile[], source: Source): readonly SourceFile[] {
     if (source.maxBytes === undefined) return files;
     const order = files.map((file) => ({ file, at: hashNumber("take", this.#options.seed ?? 0, file.name) }));
     return order.sort((a, b) => a.at - b.at).map(({ file }) => file);
   }
 
-  /** @param isNamed the file is a source itself, and not found in a folder */
+  /** @param isNamed whether the file is a source itself, not found in a folder */
   async *#read(file: SourceFile, isNamed: boolean): AsyncGenerator<CorpusDocument, void, void> {
     if (isGeneratedName(file.name)) return this.#skip("generated", file.name);
     if (isRecordFile(file.name)) return yield* this.#readRecords(file);
@@ -192,7 +198,7 @@ export class Corpus {
   }
 
   #mayBeHeldOut(file: SourceFile): boolean {
-    const isRecords = isRecordFile(file.name); // those are split record by record
+    const isRecords = isRecordFile(file.name); // the held-out split of these is per record
     return !isRecords && file.bytes > 0 && file.bytes <= this.#limits.maxFileBytes && !isGeneratedName(file.name);
   }
 
@@ -240,7 +246,7 @@ export class Corpus {
   }
 }
 
-/** A summary in a few lines for people: what was found, what was skipped and why, what is held out. */
+/** Formats a summary in a few lines: what was found, what was skipped and why, and what is held out. */
 export function formatSummary(summary: CorpusSummary): string {
   const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(bytes < 1e6 ? 2 : 1)} MB`;
   const count = (value: number) => value.toLocaleString("en-US");
@@ -265,7 +271,7 @@ function formatSkipped(summary: CorpusSummary): string {
   return parts.join(", ") || "nothing";
 }
 
-/** "3 .csv, 1 .arrow": what else lies in the folders, the most first. */
+/** "3 .csv, 1 .arrow": the other extensions in the folders, most frequent first. */
 function formatOthers(listings: readonly Listing[]): string {
   const counts: Record<string, number> = {};
   for (const { otherExtensions } of listings) {
@@ -275,15 +281,15 @@ function formatOthers(listings: readonly Listing[]): string {
   }
   const entries = Object.entries(counts).sort(([, a], [, b]) => b - a);
   const shown = entries.slice(0, 6).map(([extension, count]) => `${count} ${extension}`);
-  return `others are there: ${shown.join(", ")}${entries.length > shown.length ? ", ..." : ""}`;
+  return `found others: ${shown.join(", ")}${entries.length > shown.length ? ", ..." : ""}`;
 }
 
-/** @throws DataError DATA_FORMAT, DATA_FILE for a file of a format that is not read; FileError */
+/** @throws DataError DATA_FORMAT, DATA_FILE for a file of an unsupported format; FileError */
 function textFormat(path: string): "text" | "records" {
   const { descriptor } = openRegularFile(path);
   try {
     const format = formatOf(path, descriptor);
-    if (format === "text" || format === "binary data") return "text"; // the rules for text tell what is binary
+    if (format === "text" || format === "binary data") return "text"; // binary files are skipped later
     if (format === "gzip" || format === "zstd" || format === "parquet") return "records";
     throw refuseFormat(path, format);
   } finally {
@@ -300,14 +306,14 @@ function textOfRecord(record: unknown, fields: readonly string[]): string | unde
   return undefined;
 }
 
-/** What a record without a text has instead. */
+/** Describes the fields of a record without a text. */
 function fieldsOf(record: unknown, wanted: readonly string[]): string {
   if (typeof record !== "object" || record === null || Array.isArray(record)) return "";
   const found = Object.keys(record).slice(0, 12).join(", ") || "none";
   return `: no ${wanted.join(", ")}; its fields: ${found.slice(0, 300)}`;
 }
 
-/** Without a byte order mark, which is not part of the text. */
+/** Removes a byte order mark, which is not part of the text. */
 function withoutMark(content: Buffer): Buffer {
   return content[0] === 0xef && content[1] === 0xbb && content[2] === 0xbf ? content.subarray(3) : content;
 }

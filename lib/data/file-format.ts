@@ -3,14 +3,14 @@ import { extname } from "node:path";
 import { utf8Problem } from "../base/regular-file.js";
 import { DataError } from "./errors.js";
 
-/** What a file of records is. The names of those that are not read are words for people. */
+/** Format of a file. The names of unsupported formats are used in messages. */
 export type FileFormat = "text" | "gzip" | "zstd" | "parquet" | Unread;
 
 type Unread = (typeof SIGNATURES)[number][0] | "CSV" | "TSV" | "UTF-16 text" | "binary data";
 
 const HEAD_BYTES = 64 * 1024;
 
-/** The first bytes of formats that people have data in, at their offset. */
+/** Signatures of common unsupported formats: name, offset, bytes. */
 const SIGNATURES = [
   ["an Arrow file", 0, "ARROW1"],
   ["an Arrow stream", 0, "\xff\xff\xff\xff"],
@@ -29,7 +29,7 @@ const SIGNATURES = [
   ["a PDF", 0, "%PDF-"],
 ] as const;
 
-/** The format of an open file, by its name where that is CSV, else by its first bytes. */
+/** The format of an open file, by its name for CSV and TSV, else by its first bytes. */
 export function formatOf(path: string, descriptor: number): FileFormat {
   const head = Buffer.alloc(HEAD_BYTES);
   const count = readSync(descriptor, head, 0, HEAD_BYTES, 0);
@@ -38,14 +38,14 @@ export function formatOf(path: string, descriptor: number): FileFormat {
   return format;
 }
 
-/** As {@link formatOf}, of the first bytes of what a compressed file holds. */
+/** {@link formatOf} for the first decompressed bytes of a compressed file. */
 export function formatOfBytes(path: string, head: Uint8Array): FileFormat {
   const latin = Buffer.from(head.buffer, head.byteOffset, Math.min(head.length, 1024)).toString("latin1");
   if (latin.startsWith("PAR1")) return "parquet";
   if (latin.startsWith("\x1f\x8b")) return "gzip";
   if (latin.startsWith("\x28\xb5\x2f\xfd") || (/^[P-_]/.test(latin) && latin.startsWith("*M\x18", 1))) return "zstd";
   if (latin.startsWith("\xff\xfe") || latin.startsWith("\xfe\xff")) return "UTF-16 text";
-  // A text may begin with "ORC", too.
+  // A text may also start with "ORC".
   const isBinary = latin.startsWith("%PDF-") || head.subarray(0, 1024).some((byte) => byte < 0x09 || byte >= 0x80);
   if (isBinary) for (const [name, offset, bytes] of SIGNATURES) if (latin.startsWith(bytes, offset)) return name;
   if (latin.includes("\0")) return "binary data";
@@ -55,7 +55,7 @@ export function formatOfBytes(path: string, head: Uint8Array): FileFormat {
   return "text";
 }
 
-/** @param head the first bytes, of which a table's columns are told */
+/** @param head the first bytes, from which the columns of a table are listed */
 export function refuseFormat(path: string, format: FileFormat, head?: Uint8Array): DataError {
   if (format === "UTF-16 text" && head === undefined) {
     return new DataError("DATA_FILE", `cannot read ${path}: it is UTF-16 text, expected UTF-8`);
@@ -65,7 +65,7 @@ export function refuseFormat(path: string, format: FileFormat, head?: Uint8Array
   const columns = head && (format === "CSV" || format === "TSV") ? columnsOf(head, format) : [];
   const found = columns.length > 0 ? ` with the columns ${columns.join(", ")}` : "";
   const what = format === "CSV" || format === "TSV" ? `a ${format} table${found}` : format;
-  const hint = "read are JSON lines, JSON lists (both also as .gz and .zst) and Parquet: convert it to one of them";
+  const hint = "convert it to JSON lines, a JSON list (both also as .gz or .zst) or Parquet";
   return new DataError("DATA_FORMAT", `${path} is ${what}; ${hint}`);
 }
 

@@ -5,39 +5,42 @@ import { fileURLToPath } from "node:url";
 import { kindOf } from "../base/regular-file.js";
 import { DataError } from "./errors.js";
 
-/** A folder or a file to take text from. */
+/** A folder or a file to read text from. */
 export interface Source {
   readonly path: string;
-  /** Take files at random (the same ones each time) until they hold this many bytes. Absent: all. */
+  /** Select files pseudo-randomly (the same ones each time) up to this many bytes. Absent: all files. */
   readonly maxBytes?: number;
-  /** Names of folders to leave out, beside the hidden ones and EXCLUDED_FOLDERS. */
+  /** Names of folders to leave out, besides hidden ones and EXCLUDED_FOLDERS. */
   readonly exclude?: readonly string[];
 }
 
-/** A file that a source offers. */
+/** A file of a source. */
 export interface SourceFile {
   readonly path: string;
-  /** Path within its source, with "/" on every system: two machines with the same tree get the same names. */
+  /** Path within its source, with "/" on every system, so that names do not depend on the machine. */
   readonly name: string;
   readonly extension: string;
   readonly bytes: number;
   readonly modified: number;
-  /** What must stay on one side of the held-out split: a package, or what stands at the top of the source. */
+  /** Group of files that stays on one side of the held-out split: a package, or a top-level entry of the source. */
   readonly group: string;
 }
 
-/** What a walk found. */
+/** Result of {@link listFiles}. */
 export interface Listing {
   readonly files: SourceFile[];
-  /** Names of what could not be read. */
+  /** Names of the files and folders that could not be read. */
   readonly unreadable: string[];
-  /** How many files had another extension. */
+  /** Number of files with another extension. */
   readonly otherFiles: number;
-  /** Those extensions, and how many files have each. */
+  /** Number of files per other extension. */
   readonly otherExtensions: Readonly<Record<string, number>>;
 }
 
-/** Folders that hold no source of their own; node_modules counts only where the source is not a node_modules itself. */
+/**
+ * Folders without original source code. node_modules is excluded only if the source is not a node_modules folder
+ * itself.
+ */
 export const EXCLUDED_FOLDERS: readonly string[] = [
   "node_modules",
   "__pycache__",
@@ -54,8 +57,8 @@ export function hasExtension(name: string, extensions: Iterable<string>): boolea
 }
 
 /**
- * Lists the files with one of `extensions` under a folder, hidden ones left out, ordered by name; or the one file that
- * the source is, whatever its extension. Links are followed, each folder once, so loops end.
+ * Lists the files with one of `extensions` under a folder, without hidden ones, sorted by name. A source that is a file
+ * is listed whatever its extension. Symbolic links are followed; each folder is visited once, so cycles end.
  *
  * @throws DataError DATA_NOT_FOUND if the path does not exist or cannot be read, DATA_FILE if it is a pipe or a device
  */
@@ -93,7 +96,7 @@ export function listFiles(source: Source, extensions: readonly string[]): Listin
       found.unreadable.push(prefix);
       return;
     }
-    // Not localeCompare: the order must not depend on the machine's language.
+    // Not localeCompare: the order must not depend on the locale.
     entries.sort((a, b) => (a.name < b.name ? -1 : 1));
     for (const entry of entries) {
       if (entry.name.startsWith(".")) continue;
@@ -142,7 +145,7 @@ function describe(path: string, name: string, stats: Stats): SourceFile {
   };
 }
 
-/** "npm:@scope/name" under node_modules, whichever copy of the package it is; otherwise the first part of the name. */
+/** "npm:@scope/name" under node_modules, for every copy of the package; otherwise the first component of the name. */
 function groupOf(path: string, name: string): string {
   const parts = path.split(sep);
   const at = parts.lastIndexOf("node_modules");
@@ -163,21 +166,21 @@ function statOrThrow(path: string): Stats {
 
 function notFound(path: string, cause: unknown): DataError {
   const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
-  const why = missing ? "there is no such file or folder" : `it cannot be read (${(cause as Error).message})`;
+  const why = missing ? "the path does not exist" : `it cannot be read (${(cause as Error).message})`;
   return new DataError("DATA_NOT_FOUND", `no data at ${path}: ${why}`, { cause });
 }
 
-/** Folders of Python's library that are tests, tables or other people's code. */
+/** Folders of Python's standard library with tests, tables or third-party code. */
 const PYTHON_EXCLUDED = ["test", "tests", "idlelib", "lib2to3", "pydoc_data", "encodings", "idle_test", "ensurepip"];
 const PACKAGES_EXCLUDED = ["test", "tests", "__tests__", "locales"];
 
 /**
- * The code that this machine has anyway: the JavaScript and TypeScript under the node_modules that this package lives
- * beside or in, and Python's standard library.
+ * Code that is already on this machine: JavaScript and TypeScript in the node_modules folder beside or around this
+ * package, and Python's standard library.
  *
- * @param options.maxBytes of each of the two. Default 8 MB, of which a fast tokenizer makes tokens in a few seconds
- * @param options.python the interpreters to ask, the first that answers counts. Default python3, then python
- * @throws DataError DATA_NOT_FOUND if there is neither
+ * @param options.maxBytes bytes to take from each of the two. Default 8 MB, which are tokenized in a few seconds
+ * @param options.python interpreters to try for the path of the standard library. Default python3, then python
+ * @throws DataError DATA_NOT_FOUND if neither is found
  */
 export function defaultCodeRoots(options: { maxBytes?: number; python?: readonly string[] } = {}): Source[] {
   const { maxBytes = 8_000_000, python = ["python3", "python"] } = options;
@@ -187,13 +190,16 @@ export function defaultCodeRoots(options: { maxBytes?: number; python?: readonly
   const library = findPythonLibrary(python);
   if (library) sources.push({ path: library, maxBytes, exclude: PYTHON_EXCLUDED });
   if (sources.length === 0) {
-    const asked = `no node_modules beside this package, and none of ${python.join(", ")} names a standard library`;
-    throw new DataError("DATA_NOT_FOUND", `no code found on this machine: ${asked}. Name a folder of your own`);
+    const asked = `no node_modules beside this package, and no standard library found through ${python.join(", ")}`;
+    throw new DataError(
+      "DATA_NOT_FOUND",
+      `no code found on this machine: ${asked}. Give the path of a folder with code`,
+    );
   }
   return sources;
 }
 
-/** The node_modules of the package that `from` is in, or the one that holds that package. */
+/** The node_modules folder of the package that contains `from`, or the one that the package is installed in. */
 function findNodeModules(from: string): string | undefined {
   for (let folder = from; ; folder = dirname(folder)) {
     const manifest = join(folder, "package.json");
@@ -215,7 +221,7 @@ function findPythonLibrary(interpreters: readonly string[]): string | undefined 
       const path = output.trim();
       if (existsSync(path)) return path;
     } catch {
-      // Not installed, or broken: the next one may be fine.
+      // Not installed or broken: try the next one.
     }
   }
   return undefined;

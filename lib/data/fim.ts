@@ -1,18 +1,18 @@
 import type { FimTokens } from "../tokenizer/tokenizer.js";
 import { Philox } from "../torch/philox.js";
 
-/** Stream number of the generator that decides FIM, so that it shares no numbers with other choices of the seed. */
+/** Stream number of FIM's random generator, so that it is independent of other uses of the seed. */
 const FIM_STREAM = 0xf1;
 
-/** How documents are turned into fill-in-the-middle examples. */
+/** How documents are converted to fill-in-the-middle examples. */
 export interface FimOptions {
-  /** Share of documents that are turned. Seed-Coder: 0.5 in pre-training, 0.1 in continued pre-training. */
+  /** Share of documents that are converted. Seed-Coder: 0.5 in pre-training, 0.1 in continued pre-training. */
   readonly rate: number;
   /** "spm": suffix, prefix, middle (Seed-Coder); "psm": prefix, suffix, middle (StarCoder, Qwen2.5-Coder). */
   readonly format: "spm" | "psm";
 }
 
-/** A document cut in three: `prefix + middle + suffix` is the document. */
+/** A document split into three parts: `prefix + middle + suffix` is the document. */
 export interface FimParts {
   readonly prefix: string;
   readonly middle: string;
@@ -20,10 +20,10 @@ export interface FimParts {
 }
 
 /**
- * Cuts a document for fill-in-the-middle, or leaves it whole (undefined). Two characters are chosen uniformly, as in
- * Seed-Coder's character-level split, so that words are cut too. A pure function of (seed, index) and the text.
+ * Splits a document for fill-in-the-middle, or returns undefined to leave it whole. Two positions are chosen uniformly
+ * among its characters, as in Seed-Coder, so that words are split, too. A pure function of (seed, index) and the text.
  *
- * @param index the document's number in its corpus
+ * @param index index of the document in its corpus
  */
 export function splitForFim(text: string, rate: number, seed: number, index: number): FimParts | undefined {
   if (rate <= 0) return undefined;
@@ -34,7 +34,7 @@ export function splitForFim(text: string, rate: number, seed: number, index: num
   return { prefix: text.slice(0, from), middle: text.slice(from, to), suffix: text.slice(to) };
 }
 
-/** The parts as ids: `<fim-suffix> S <fim-prefix> P <fim-middle> M` for "spm". */
+/** Encodes the parts as ids: `<fim-suffix> S <fim-prefix> P <fim-middle> M` for "spm". */
 export function encodeFim(
   parts: FimParts,
   format: FimOptions["format"],
@@ -47,7 +47,7 @@ export function encodeFim(
   return outer.concat(tokens.middle, encode(parts.middle));
 }
 
-/** `at`, or one less where it would cut a surrogate pair. */
+/** `at`, or one less if it is inside a surrogate pair. */
 function characterStart(text: string, at: number): number {
   const code = text.charCodeAt(at);
   const inPair = at > 0 && code >= 0xdc00 && code <= 0xdfff && (text.charCodeAt(at - 1) & 0xfc00) === 0xd800;

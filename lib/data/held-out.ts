@@ -1,17 +1,17 @@
 import { createHash } from "node:crypto";
 import type { SourceFile } from "./file-walk.js";
 
-/** A number in [0, 2^48) that depends on the words alone: the same on every machine. */
+/** Hashes words to a number in [0, 2^48), the same on every machine. */
 export function hashNumber(...words: (string | number)[]): number {
   return createHash("sha256").update(words.join("\0")).digest().readUIntBE(0, 6);
 }
 
-/** Whether one record is held out: by its text, so that it stays on its side as the file grows. */
+/** Whether a record is held out. The decision depends on its text, so that it is unchanged when the file grows. */
 export function isRecordHeldOut(text: string, fraction: number, seed: number): boolean {
   return hashNumber("record", seed, text) < fraction * 2 ** 48;
 }
 
-/** A folder (or package, or file) and what it holds. */
+/** A folder, package or file, with its files and size. */
 interface Branch {
   name: string;
   bytes: number;
@@ -19,9 +19,9 @@ interface Branch {
 }
 
 /**
- * Chooses files to hold out, about `fraction` of all bytes: whole packages, or whole folders at the top of a source, in
- * an order that only names and seed decide, so that near-copies of a text fall on one side. Groups that alone would be
- * half of it are passed over; if too little is left, the big ones are taken apart, folder by folder.
+ * Chooses files to hold out, about `fraction` of all bytes. Whole packages or top-level folders are chosen, so that
+ * near-duplicates fall on one side, in an order that depends on names and seed only. Groups larger than half of the
+ * target are passed over; if too few bytes are left, the large groups are split by folder.
  *
  * @returns the held-out files
  */
@@ -34,14 +34,14 @@ export function chooseHeldOut(files: readonly SourceFile[], fraction: number, se
     const { chosen, bytes } = take(branches, target, seed);
     if (bytes >= 0.5 * target || depth > deepest) {
       if (chosen.size > 0 || files.length < 2) return chosen;
-      // Every file is bigger than the fraction: the smallest is nearest to it.
+      // Every file is larger than the target: take the smallest.
       return new Set([files.reduce((a, b) => (b.bytes < a.bytes ? b : a))]);
     }
     branches = branches.flatMap((branch) => (branch.bytes > 0.5 * target ? takeApart(branch, depth) : [branch]));
   }
 }
 
-/** Greedily, in hash order, without passing 1.25 times the target, and so that no branch is more than half of it. */
+/** Chooses greedily in hash order, up to 1.25 times the target, without branches larger than half of it. */
 function take(branches: readonly Branch[], target: number, seed: number): { chosen: Set<SourceFile>; bytes: number } {
   const order = branches.map((branch) => ({ branch, at: hashNumber("group", seed, branch.name) }));
   order.sort((a, b) => a.at - b.at);
@@ -56,7 +56,7 @@ function take(branches: readonly Branch[], target: number, seed: number): { chos
   return { chosen, bytes };
 }
 
-/** The branches one folder deeper; a file stays what it is. */
+/** Splits a branch by the folders one level deeper; a file is unchanged. */
 function takeApart(branch: Branch, depth: number): Branch[] {
   return branchesBy(branch.files, (file) => {
     const parts = file.name.split("/");

@@ -5,14 +5,14 @@ import type { ByteStream } from "./byte-stream.js";
 
 /** One value of a file. */
 export interface JsonItem {
-  /** Of the line, of the list's element or of the row, from 1. */
+  /** Number of the line, list element or row, from 1. */
   readonly number: number;
-  /** undefined, which no JSON value is, where there is a problem. */
+  /** The parsed value; undefined if there is a problem. */
   readonly value: unknown;
   readonly problem?: "not UTF-8" | "not JSON";
 }
 
-/** Bytes of one record. V8 holds no string of more than 512 MiB. */
+/** Maximum bytes of one record. V8's strings are limited to 512 MiB. */
 export const MAX_RECORD_BYTES = 128 * 2 ** 20;
 
 const NEWLINE = 0x0a;
@@ -20,10 +20,10 @@ const [QUOTE, BACKSLASH, COMMA] = [0x22, 0x5c, 0x2c];
 const [BRACKET, END_BRACKET, BRACE, END_BRACE] = [0x5b, 0x5d, 0x7b, 0x7d];
 
 /**
- * The values of JSON text: the elements of a list, or one a line, or the one value that a text of several lines is. Memory
- * holds a chunk and the longest value, except of a text of the last kind.
+ * Yields the values of a JSON text: the elements of a list, one value per line, or the single value of a text of
+ * several lines. Memory use is one chunk and the longest value, except in the last case.
  *
- * @throws Error naming the line or the element that is too long, and where a list is torn
+ * @throws Error naming a line or element that is too long, or the place where a list is malformed
  */
 export async function* jsonItems(chunks: ByteStream, path: string): AsyncGenerator<JsonItem, void, void> {
   const reader = new Window(chunks);
@@ -41,7 +41,10 @@ export async function* jsonItems(chunks: ByteStream, path: string): AsyncGenerat
   }
 }
 
-/** The elements of a list, whose bracket is next. Between them may be no torn one: what follows it could be anything. */
+/**
+ * Yields the elements of a list, starting at its bracket. A malformed element is an error, because parsing cannot
+ * continue after it.
+ */
 async function* listItems(reader: Window): AsyncGenerator<JsonItem, void, void> {
   reader.take(1);
   for (let number = 1; ; number++) {
@@ -54,16 +57,16 @@ async function* listItems(reader: Window): AsyncGenerator<JsonItem, void, void> 
     const after = await reader.skipSpace();
     if (after === END_BRACKET) break;
     if (after !== COMMA) {
-      const found = after === undefined ? "the file ends" : `'${String.fromCharCode(after)}' stands`;
+      const found = after === undefined ? "the file ends" : `found '${String.fromCharCode(after)}'`;
       throw new Error(`${found} after element ${number} of the list, expected ',' or ']'`);
     }
     reader.take(1);
   }
   reader.take(1);
-  if ((await reader.skipSpace()) !== undefined) throw new Error("there is more text after the list");
+  if ((await reader.skipSpace()) !== undefined) throw new Error("the file has more text after the list");
 }
 
-/** What chat templates print of a record: there, 1.0 and 1 differ (see {@link parseChatJson}). Elsewhere numbers are numbers. */
+/** Fields that chat templates may print, where 1.0 and 1 differ (see {@link parseChatJson}). */
 const TEMPLATE_FIELDS = ["messages", "conversations", "tools", "functions", "documents", "chat_template_kwargs"];
 
 function parseItem(bytes: Uint8Array, number: number): JsonItem {
@@ -82,21 +85,21 @@ function parseItem(bytes: Uint8Array, number: number): JsonItem {
   }
 }
 
-/** The bytes that are next in a stream. Those that a method gives are valid until the next call. */
+/** A sliding window over a byte stream. Bytes returned by a method are valid until the next call. */
 class Window {
   readonly #chunks: AsyncIterator<Uint8Array>;
   #buffer = Buffer.alloc(0);
   #start = 0;
   #end = 0;
   #hasBegun = false;
-  /** Newlines that were passed outside of a list. */
+  /** Number of newlines passed outside of a list. */
   newlines = 0;
 
   constructor(chunks: ByteStream) {
     this.#chunks = chunks[Symbol.asyncIterator]();
   }
 
-  /** Goes to the next byte that is not white space and gives it; undefined at the end. */
+  /** Skips white space and returns the next byte; undefined at the end. */
   async skipSpace(): Promise<number | undefined> {
     do {
       const [bytes, end] = [this.#buffer, this.#end];
@@ -108,7 +111,7 @@ class Window {
     return undefined;
   }
 
-  /** The bytes up to the next newline, which is passed, or to the end. */
+  /** Reads up to the next newline, which is consumed, or to the end. */
   async line(what: string): Promise<Buffer> {
     for (let looked = 0; ; ) {
       const end = this.#buffer.indexOf(NEWLINE, this.#start + looked);
@@ -123,7 +126,7 @@ class Window {
     }
   }
 
-  /** The bytes of one value of a list: up to the comma or bracket behind it. */
+  /** Reads one value of a list: the bytes up to the comma or bracket after it. */
   async value(what: string): Promise<Buffer> {
     let depth = 0;
     let inString = false;
@@ -158,7 +161,7 @@ class Window {
     return this.#buffer.subarray(this.#start - count, this.#start);
   }
 
-  /** Adds a chunk; false at the end. @param what stands in the window and may not become too long */
+  /** Adds a chunk; returns false at the end. @param what name of the item in the window, whose length is limited */
   async #more(what?: string): Promise<boolean> {
     const { value, done } = await this.#chunks.next();
     if (done) return false;

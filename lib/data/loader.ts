@@ -6,41 +6,41 @@ import { PackedDataset } from "./packing.js";
 import { SftRows } from "./sft-rows.js";
 import { TokenReader } from "./token-reader.js";
 
-/** Who reads which part of the stream. */
+/** The part of the stream that a rank reads. */
 export interface ReadOptions {
-  /** Samples in one batch of one rank. */
+  /** Samples per batch and rank. */
   readonly batchSize: number;
-  /** Position of the stream where reading starts: all positions before it were read, by whichever ranks. Default 0. */
+  /** Position in the stream at which reading starts. Default 0. */
   readonly position?: number;
   readonly rank?: number;
   readonly worldSize?: number;
-  /** Position where reading ends; the last batch may reach over it, into the next epoch. Default: never. */
+  /** Position at which reading ends; the last batch may extend beyond it, into the next epoch. Default: endless. */
   readonly until?: number;
 }
 
-/** A batch and where the stream stands once every rank has read its own. */
+/** A batch, and the position of the stream after all ranks have read theirs. */
 export interface LoadedBatch {
   readonly batch: Batch;
-  /** Where to go on: to be saved in a checkpoint. */
+  /** Position to resume from, for a checkpoint. */
   readonly position: number;
   /** Epoch of the batch's first sample. */
   readonly epoch: number;
 }
 
-/** What another thread of this process makes an equal loader of. */
+/** Description from which another thread of this process opens an equal loader. */
 export interface LoaderDescription {
   readonly dataset: DatasetDescription;
   readonly order: OrderOptions;
-  /** What the dataset must turn out to be. */
+  /** Properties that the opened dataset must have. */
   readonly expected: Readonly<Pick<Dataset, "seqLen" | "numSamples" | "hash">>;
 }
 
 /**
- * Reads a dataset as one endless stream of samples, in an order that (seed, stage) alone decide.
+ * Reads a dataset as one endless stream of samples, in an order that depends on (seed, stage) only.
  *
- * All ranks read the same stream: with batches of b on w ranks, step after step covers the next b * w positions, rank r
- * the r-th b of them. Accumulated micro-batches are steps like any other. So which samples a training step sees depends
- * on b * w * accumulation only, and a run goes on from a saved position with any other number of ranks.
+ * All ranks read the same stream: with batches of b on w ranks, each step covers the next b * w positions, and rank r
+ * reads the r-th b of them. Accumulated micro-batches count as steps. So the samples of a training step depend on b * w
+ * * accumulation only, and a run can resume from a saved position with a different number of ranks.
  */
 export class Loader {
   readonly dataset: Dataset;
@@ -51,7 +51,7 @@ export class Loader {
     this.order = new SampleOrder(dataset.numSamples, options);
   }
 
-  /** The batch at positions [position, position + batchSize). A pure function of them. */
+  /** The batch at positions [position, position + batchSize). A pure function of its arguments. */
   batchAt(position: number, batchSize: number): Batch {
     checkCount("batchSize", batchSize, 1);
     const indices = Array.from({ length: batchSize }, (_, row) => position + row);
@@ -59,20 +59,20 @@ export class Loader {
     return collate(this.dataset, samples, indices);
   }
 
-  /** Undefined where batches can be read in this thread alone: see {@link Dataset.describe}. */
+  /** Undefined if batches can be read in this thread only, see {@link Dataset.describe}. */
   describe(): LoaderDescription | undefined {
     const { seqLen, numSamples, hash } = this.dataset;
     const { batchAt } = Loader.prototype;
     const { at } = SampleOrder.prototype;
-    if (this.batchAt !== batchAt || this.order.at !== at) return undefined; // a subclass with ways of its own
+    if (this.batchAt !== batchAt || this.order.at !== at) return undefined; // a subclass overrides them
     const dataset = this.dataset.describe?.();
     return dataset && { dataset, order: this.order.options, expected: { seqLen, numSamples, hash } };
   }
 
   /**
-   * Batches of one rank, endless unless `until` is given.
+   * Yields the batches of one rank, endlessly unless `until` is given.
    *
-   * @throws DataError DATA_OPTIONS for a rank outside the world and the like
+   * @throws DataError DATA_OPTIONS for invalid options, such as a rank outside the world
    */
   *read(options: ReadOptions): Generator<LoadedBatch, void, void> {
     const { batchSize, position = 0, rank = 0, worldSize = 1, until = Number.POSITIVE_INFINITY } = options;
@@ -90,7 +90,7 @@ export class Loader {
     }
   }
 
-  /** Every sample once, in the dataset's own order: to evaluate. The last batch may be smaller. */
+  /** Yields every sample once, in the dataset's order, for evaluation. The last batch may be smaller. */
   *once(batchSize: number): Generator<Batch, void, void> {
     checkCount("batchSize", batchSize, 1);
     const { numSamples } = this.dataset;
@@ -100,7 +100,7 @@ export class Loader {
     }
   }
 
-  /** Position at which `epochs` epochs are over: what `until` takes. */
+  /** Position after `epochs` epochs, for `until`. */
   endOf(epochs: number): number {
     return Math.ceil(epochs * this.dataset.numSamples);
   }
@@ -113,9 +113,9 @@ function checkCount(name: string, value: number, least: number): void {
 }
 
 /**
- * The dataset that a description stands for, see {@link Dataset.describe}.
+ * Opens the dataset of a description, see {@link Dataset.describe}.
  *
- * @throws DataError DATA_WORKER for a module without such an export, and whatever the module throws
+ * @throws DataError DATA_WORKER for a module without such an export, and any error of the module
  */
 export async function openDataset(description: DatasetDescription): Promise<Dataset> {
   switch (description.kind) {
@@ -126,20 +126,20 @@ export async function openDataset(description: DatasetDescription): Promise<Data
     case "module":
       return await openModule(description);
     default:
-      throw new DataError("DATA_WORKER", `no dataset is of kind '${(description as { kind?: unknown }).kind}'`);
+      throw new DataError("DATA_WORKER", `'${(description as { kind?: unknown }).kind}' is not a kind of dataset`);
   }
 }
 
 /**
- * As {@link openDataset}, with its order.
+ * Opens the loader of a description: its dataset and order.
  *
- * @throws DataError DATA_WORKER where the dataset is another one than was described
+ * @throws DataError DATA_WORKER if the opened dataset differs from the described one
  */
 export async function openLoader({ dataset: description, order, expected }: LoaderDescription): Promise<Loader> {
   const dataset = await openDataset(description);
   for (const key of ["seqLen", "numSamples", "hash"] as const) {
     if (dataset[key] === expected[key]) continue;
-    const message = `describe() leads to another dataset: its ${key} is ${dataset[key]} instead of ${expected[key]}`;
+    const message = `describe() describes a different dataset: its ${key} is ${dataset[key]} instead of ${expected[key]}`;
     throw new DataError("DATA_WORKER", message);
   }
   return new Loader(dataset, order);
@@ -154,14 +154,14 @@ async function openModule({ module, export: name, args = [] }: ModuleDescription
   const made = exports[name] ?? (exports.default as Record<string, unknown> | undefined)?.[name];
   if (typeof made !== "function") {
     const found = Object.keys(exports).join(", ") || "nothing";
-    throw new DataError("DATA_WORKER", `${url} exports no class or function ${name}, but ${found}`);
+    throw new DataError("DATA_WORKER", `${url} does not export a class or function ${name}; its exports are ${found}`);
   }
   const isClass = /^class\b/.test(Function.prototype.toString.call(made));
   return isClass ? (Reflect.construct(made, args) as Dataset) : await (made as Maker)(...args);
 }
 
 async function importModule(url: string): Promise<Record<string, unknown>> {
-  // Whoever runs this library from source has what compiles TypeScript loaded.
+  // When the library runs from source, a TypeScript loader is registered already.
   if (/\.[cm]?tsx?$/.test(url) && !import.meta.url.endsWith(".ts")) (await import("tsx/esm/api")).register();
   return (await import(url)) as Record<string, unknown>;
 }

@@ -1,45 +1,46 @@
 import { Philox } from "../torch/philox.js";
 import { DataError } from "./errors.js";
 
-/** Stream number of the generators behind the order, so that they share no numbers with other choices of the seed. */
+/** Stream number of the order's random generators, so that they are independent of other uses of the seed. */
 const ORDER_STREAM = 0x0d;
-/** Four rounds make a Feistel network pseudo-random on big domains; small ones are rough, more rounds smooth them. */
+/** Four rounds make a Feistel network pseudo-random on large domains; small domains need more rounds. */
 const ROUNDS = 8;
 
-/** Where a position of the stream lies. */
+/** The epoch and sample of a position in the stream. */
 export interface Place {
   readonly epoch: number;
   /** Index into the dataset. */
   readonly sample: number;
 }
 
-/** What decides an order. */
+/** Options of {@link SampleOrder}. */
 export interface OrderOptions {
   readonly seed?: number;
-  /** Another stage of a curriculum meets the same samples in another order. Default 0. */
+  /** Index of the stage of a curriculum; each stage has its own order. Default 0. */
   readonly stage?: number;
-  /** false: every epoch in the dataset's own order. Default true. */
+  /** false: every epoch has the dataset's order. Default true. */
   readonly shuffle?: boolean;
 }
 
 /**
- * The endless order in which a dataset's samples are met: position p lies in epoch floor(p / n), and each epoch is its
- * own permutation of the n samples, decided by (seed, stage, epoch). Nothing is stored and any position is found at once, so
- * any number of ranks can read the same stream and a run can go on from a position with another number of them.
+ * The endless order in which a dataset's samples are read. Position p is in epoch floor(p / n), and each epoch is a
+ * separate permutation of the n samples, determined by (seed, stage, epoch). Nothing is stored and every position is
+ * computed in constant time, so any number of ranks can read the same stream, and a run can resume with a different
+ * number of ranks.
  *
- * The permutation is a Feistel network with Philox as its round function on pairs (a, b), a, b < ceil(sqrt(n)), walked
- * along its cycles until the result is below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+ * The permutation is a Feistel network with Philox as its round function on pairs (a, b), a, b < ceil(sqrt(n)), with
+ * cycle walking until the result is below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
  */
 export class SampleOrder {
   readonly numSamples: number;
   readonly shuffle: boolean;
-  /** What the order was made with: an equal one is made of it. */
+  /** Options with defaults filled in, from which an equal order can be made. */
   readonly options: Readonly<Required<OrderOptions>>;
   readonly #seed: number;
   readonly #stage: number;
   readonly #side: number;
 
-  /** @throws DataError DATA_RANGE for a number of samples that no dataset has */
+  /** @throws DataError DATA_RANGE for a number of samples outside [1, 2^48] */
   constructor(numSamples: number, options: OrderOptions = {}) {
     if (!Number.isSafeInteger(numSamples) || numSamples < 1 || numSamples > 2 ** 48) {
       throw new DataError("DATA_RANGE", `an order needs between 1 and 2^48 samples, got ${numSamples}`);
@@ -70,7 +71,7 @@ export class SampleOrder {
     return value;
   }
 
-  /** One-to-one on [0, side * side). */
+  /** A bijection on [0, side * side). */
   #encipher(value: number, epoch: number): number {
     let left = Math.floor(value / this.#side);
     let right = value % this.#side;
@@ -82,7 +83,7 @@ export class SampleOrder {
     return left * this.#side + right;
   }
 
-  /** The round function: a number below `side` for each (epoch, round, half). */
+  /** The round function: maps (epoch, round, half) to a number below `side`. */
   #mix(half: number, round: number, epoch: number): number {
     return new Philox(this.#seed, ORDER_STREAM, this.#stage, epoch, round, half).below(this.#side);
   }

@@ -9,13 +9,13 @@ import {
 import { DataError } from "./errors.js";
 import type { TokenReader } from "./token-reader.js";
 
-/** What packing reads: tokens of documents, one after the other. A TokenFile is one. */
+/** Source of a {@link PackedDataset}: the concatenated tokens of documents, such as a TokenFile. */
 export type TokenSource = Pick<TokenReader, "numTokens" | "starts" | "hash" | "read" | "documentAt"> &
   Partial<Pick<TokenReader, "describe">>;
 
 /**
- * Documents one after the other, cut into samples of exactly `seqLen` tokens: sample i is tokens [i * seqLen, (i + 1) *
- * seqLen). A document that goes over the cut goes on in the next sample as a document of its own.
+ * Concatenated documents, split into samples of exactly `seqLen` tokens: sample i is tokens [i * seqLen, (i + 1) *
+ * seqLen). A document that crosses a boundary continues in the next sample as a separate document.
  */
 export class PackedDataset implements Dataset {
   readonly seqLen: number;
@@ -28,7 +28,7 @@ export class PackedDataset implements Dataset {
 
   /**
    * @throws DataError DATA_TOO_SMALL if the documents do not fill one sample, DATA_OPTIONS for a seqLen below 2 or a
-   * padded tail without a pad token
+   *   padded tail without a `padId`
    */
   constructor(source: TokenSource, options: PackingOptions) {
     refuseRenamed(options, ["seqLen", "keepDocumentBoundaries"], (text) => new DataError("DATA_OPTIONS", text));
@@ -43,7 +43,7 @@ export class PackedDataset implements Dataset {
     this.numSamples = tail === "pad" ? Math.ceil(count) : Math.floor(count);
     if (this.numSamples === 0) {
       const message = `${source.numTokens} tokens do not fill one sample of ${seqLen}`;
-      throw new DataError("DATA_TOO_SMALL", `${message}: give more text or a smaller seqLen`);
+      throw new DataError("DATA_TOO_SMALL", `${message}: provide more text or reduce seqLen`);
     }
     this.seqLen = seqLen;
     this.hash = source.hash;
@@ -69,7 +69,7 @@ export class PackedDataset implements Dataset {
 
   describe(): DatasetDescription | undefined {
     const source = this.#source.describe?.();
-    if (!source || this.sample !== PackedDataset.prototype.sample) return undefined; // a subclass has samples of its own
+    if (!source || this.sample !== PackedDataset.prototype.sample) return undefined; // a subclass overrides sample()
     return { kind: "packed", source, options: this.#options };
   }
 

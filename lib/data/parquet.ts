@@ -1,31 +1,33 @@
 import { readSync } from "node:fs";
 import type { JsonItem } from "./json-items.js";
 
-/** Of the footer, and of one row group unpacked: both are in memory at a time. */
+/** Limits for the footer and for one decompressed row group, each of which is in memory as a whole. */
 const MAX_METADATA_BYTES = 256 * 2 ** 20;
 const MAX_GROUP_BYTES = 2 * 2 ** 30;
 
 /**
- * The rows of a Parquet file as JSON values, a row group at a time. A field of a struct that is null is left out, for Arrow
- * writes those that another row has.
+ * Yields the rows of a Parquet file as JSON values, one row group at a time. Null fields of a struct are left out,
+ * because Arrow writes null for every field that only other rows have.
  *
- * @throws Error where the file is damaged or too large a part of it would have to be in memory
+ * @throws Error if the file is damaged or its footer or a row group exceeds the memory limits
  */
 export async function* parquetItems(descriptor: number, byteLength: number): AsyncGenerator<JsonItem, void, void> {
-  const { parquetMetadataAsync, parquetReadObjects } = await import("hyparquet"); // loaded where it is needed
+  const { parquetMetadataAsync, parquetReadObjects } = await import("hyparquet"); // loaded only when needed
   const { compressors } = await import("hyparquet-compressors");
   const file = { byteLength, slice: (start: number, end = byteLength) => readBytes(descriptor, start, end) };
   const metadata = await guarded(async () => {
     const length = new DataView(readBytes(descriptor, byteLength - 8, byteLength)).getUint32(0, true);
     if (length > MAX_METADATA_BYTES || length + 12 > byteLength)
-      throw new Error(`its footer says it has ${length} bytes`);
+      throw new Error(`its footer has an invalid length of ${length} bytes`);
     return await parquetMetadataAsync(file);
   });
   let rowStart = 0;
   for (const group of metadata.row_groups) {
     const bytes = Number(group.total_byte_size);
     if (bytes > MAX_GROUP_BYTES) {
-      throw new Error(`a row group has ${(bytes / 2 ** 30).toFixed(1)} GiB, the limit is 2 GiB: write smaller ones`);
+      throw new Error(
+        `a row group has ${(bytes / 2 ** 30).toFixed(1)} GiB, the limit is 2 GiB: write the file with smaller row groups`,
+      );
     }
     const rowEnd = rowStart + Number(group.num_rows);
     const rows = await guarded(() => parquetReadObjects({ file, metadata, rowStart, rowEnd, compressors }));
@@ -39,7 +41,7 @@ async function guarded<T>(read: () => Promise<T>): Promise<T> {
   try {
     return await read();
   } catch (cause) {
-    throw new Error(`its Parquet data is damaged or of an unknown kind (${(cause as Error).message})`, { cause });
+    throw new Error(`its Parquet data is damaged or unsupported (${(cause as Error).message})`, { cause });
   }
 }
 

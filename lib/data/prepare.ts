@@ -17,22 +17,22 @@ import { SftDataset, type SftSummary } from "./sft.js";
 import { firstOnMachine, withCache } from "./token-cache.js";
 import { hashOf, type PrepareProgress, TokenStore } from "./token-store.js";
 
-/** A corpus ready to train on. */
+/** A prepared corpus. */
 export interface PreparedData {
-  /** Samples to train on, read through `loader`. */
+  /** Training samples, read through `loader`. */
   readonly train: PackedDataset;
-  /** Held-out samples, the last one padded; undefined if nothing is held out or it holds no token. */
+  /** Held-out samples, the last one padded; undefined if nothing is held out or the held-out part is empty. */
   readonly heldOut: PackedDataset | undefined;
   readonly loader: Loader;
   readonly store: TokenStore;
-  /** What was read and what was skipped; of the first time if the tokens come from the cache. */
+  /** What was read and what was skipped; for cached tokens, when they were created. */
   readonly summary: CorpusSummary;
   readonly options: DataOptions;
 }
 
 /**
- * From folders to batches: lists the files, makes tokens of them (or finds them in the cache), packs and orders them. Where
- * the cache cannot be written, a temporary folder takes its place, and the process is warned (DATA_CACHE).
+ * Prepares training data from folders: lists the files, tokenizes them (or finds the tokens in the cache), packs and
+ * shuffles them. If the cache cannot be written, a temporary folder is used and a warning (DATA_CACHE) is emitted.
  *
  * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY, DATA_FILE, DATA_FORMAT, DATA_TOO_SMALL, DATA_STORE
  */
@@ -45,7 +45,7 @@ export async function prepareData(
   const { seqLen, keepDocumentBoundaries, seed, shuffle } = options;
   const corpusChoices = corpusOptions(options);
   const corpus = new Corpus(corpusChoices);
-  // Stores of tokens are found by these words, which are those of 0.1.0.
+  // These keys are part of the hash that identifies a token store, so they keep the names of 0.1.0.
   const { validationSplit, ...others } = corpusChoices;
   const choices = { ...others, heldOut: validationSplit };
   const name = hashOf([choices, tokenizer.hash, options.fim ?? null]).slice(0, 16);
@@ -56,7 +56,7 @@ export async function prepareData(
     const found = `${store.train.numTokens} tokens in ${store.train.numDocuments} documents`;
     throw new DataError(
       "DATA_TOO_SMALL",
-      `${found} do not fill one sample of ${seqLen}: give more text or a smaller seqLen`,
+      `${found} do not fill one sample of ${seqLen}: provide more text or reduce seqLen`,
     );
   }
   const train = new PackedDataset(store.train, { seqLen, keepDocumentBoundaries });
@@ -70,9 +70,10 @@ export async function prepareData(
 }
 
 /**
- * From files of conversations or prompts and answers to batches.
+ * Prepares fine-tuning data from files of conversations, or of prompts and answers.
  *
- * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY, DATA_FILE, DATA_FORMAT; TokenizerError where a chat template is missing
+ * @throws DataError DATA_OPTIONS, DATA_NOT_FOUND, DATA_EMPTY, DATA_FILE, DATA_FORMAT; TokenizerError if a chat template
+ *   is missing
  */
 export async function prepareSftData(
   input: SftDataOptionsInput,

@@ -7,29 +7,32 @@ import { hasExtension, listFiles } from "./file-walk.js";
 import { type JsonItem, jsonItems } from "./json-items.js";
 import { parquetItems } from "./parquet.js";
 
-/** A record with a name for messages about it: "file#3" is the third line, element or row. */
+/** A record with its name for messages: "file#3" is the third line, element or row of the file. */
 export interface NamedRecord {
   readonly name: string;
   readonly value: unknown;
 }
 
-/** Files that hold one record after the other, by their names. */
+/** Extensions of files of records. */
 export const RECORD_EXTENSIONS: readonly string[] = [
   ...[".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json.gz"],
   ...[".jsonl.zst", ".ndjson.zst", ".json.zst", ".parquet"],
 ];
 
-/** As in folders, and `.json`, which there may be anything. */
+/**
+ * Whether a file holds records: by RECORD_EXTENSIONS, or `.json`, which is not taken from folders because it may be
+ * anything.
+ */
 export function isRecordFile(name: string): boolean {
   return hasExtension(name, RECORD_EXTENSIONS) || hasExtension(name, [".json"]);
 }
 
 /**
- * The records of files, and of all files of records in folders, one after the other: JSON lines, lists in JSON, both
- * compressed by gzip or zstd, and Parquet.
+ * Yields the records of files, and of all files of records in folders: JSON lines and JSON lists, optionally compressed
+ * with gzip or zstd, and Parquet.
  *
- * @throws DataError DATA_NOT_FOUND, DATA_EMPTY if there is no such file, DATA_FILE for one that cannot be read, DATA_FORMAT
- * for one of another format
+ * @throws DataError DATA_NOT_FOUND, DATA_EMPTY if there is no such file, DATA_FILE for a file that cannot be read,
+ *   DATA_FORMAT for an unsupported format
  */
 export async function* readRecords(paths: readonly string[]): AsyncGenerator<NamedRecord, void, void> {
   const listings = paths.map((path) => listFiles({ path }, [...RECORD_EXTENSIONS, ".json"]));
@@ -42,7 +45,7 @@ export async function* readRecords(paths: readonly string[]): AsyncGenerator<Nam
     const wanted = [...RECORD_EXTENSIONS, ".json"].join(" ");
     throw new DataError(
       "DATA_EMPTY",
-      `no file of records in ${paths.join(", ") || "no path"}${beside}: expected ${wanted}`,
+      `no file of records found in ${paths.join(", ") || "no path"}${beside}: expected ${wanted}`,
     );
   }
   for (const file of files) {
@@ -51,7 +54,7 @@ export async function* readRecords(paths: readonly string[]): AsyncGenerator<Nam
 }
 
 /**
- * The records of one file in any format that is read, which its first bytes decide.
+ * Yields the records of one file. The first bytes determine its format.
  *
  * @throws DataError DATA_FILE, DATA_FORMAT
  */

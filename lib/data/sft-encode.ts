@@ -10,10 +10,10 @@ import { Philox } from "../torch/philox.js";
 import type { SftConversation, SftRecord } from "./sft-record.js";
 import type { EncodedSample } from "./sft-rows.js";
 
-/** Stream number of the generator that draws how many eos follow a sample. */
+/** Stream number of the random generator for the number of eos after a sample. */
 const EOS_STREAM = 0xe5;
 
-/** A stretch of a text: what the model answers, or what it is given. */
+/** A part of a text: an answer of the model, or its input. */
 interface Piece {
   readonly text: string;
   readonly isAnswer: boolean;
@@ -26,11 +26,12 @@ export interface SftEncodeOptions {
 }
 
 /**
- * A record's ids and answer flags: one sample, or one for each answer where the template writes earlier turns differently
- * once others follow (some drop old reasoning). Each ends in some eos (paper, section 2), their number a pure function of
- * (seed, index); one that the template ends with is counted.
+ * Encodes a record to ids and answer flags: one sample, or one per answer if the template renders earlier turns
+ * differently once others follow (some drop old reasoning). Each sample ends in a number of eos (paper, section 2) that
+ * is a pure function of (seed, index); an eos that the template ends with is included.
  *
- * @throws TokenizerError CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_INVALID; CHAT_TEMPLATE_FAILED if it refuses the messages
+ * @throws TokenizerError CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_INVALID; CHAT_TEMPLATE_FAILED if the template rejects the
+ *   messages
  */
 export function encodeSftRecord(record: SftRecord, index: number, options: SftEncodeOptions): EncodedSample[] {
   const { tokenizer, seed } = options;
@@ -53,7 +54,7 @@ function samplesOf(record: SftRecord, tokenizer: Tokenizer): { ids: number[]; ma
   return [encodePair(record, tokenizer)];
 }
 
-/** The tokenizer's template; undefined where it has none. One that does not parse is an error. */
+/** The tokenizer's template; undefined if it has none. A template that does not parse is an error. */
 function templateOf(tokenizer: Tokenizer, render: ChatRenderOptions): ChatTemplate | undefined {
   try {
     return tokenizer.chatTemplateFor(render);
@@ -63,7 +64,10 @@ function templateOf(tokenizer: Tokenizer, render: ChatRenderOptions): ChatTempla
   }
 }
 
-/** Special tokens in the prompt count: it often is a conversation that was written out before, or a FIM prompt. */
+/**
+ * Special tokens in the prompt are parsed as such: the prompt is often an already rendered conversation or a FIM
+ * prompt.
+ */
 function encodePair({ prompt, answer }: { prompt: string; answer: string }, tokenizer: Tokenizer) {
   const { ids, mask } = encodePieces(
     [
@@ -76,7 +80,9 @@ function encodePair({ prompt, answer }: { prompt: string; answer: string }, toke
   return { ids: [...before, ...ids], mask: [...before.map(() => 0), ...mask] };
 }
 
-/** What the tokenizer puts before a text, bos as a rule. What it puts behind one would end the prompt. */
+/**
+ * The tokens that the tokenizer adds before a text, usually bos. Tokens that it adds after a text would end the prompt.
+ */
 function startTokens(text: string, tokenizer: Tokenizer): number[] {
   const whole = tokenizer.encode(text);
   const bare = tokenizer.encode(text, { addSpecialTokens: false });
@@ -87,14 +93,14 @@ function startTokens(text: string, tokenizer: Tokenizer): number[] {
 }
 
 /**
- * The texts of a conversation, cut into what the model answers and what it is given: by the template's tag `generation`
- * where it has one, as in transformers' assistant mask. Else each answer begins where the generation prompt ends: training
- * sees the very cut that the model meets when it answers.
+ * Splits the texts of a conversation into answers and inputs: by the template's tag `generation` if it has one, as in
+ * transformers' assistant mask. Otherwise each answer starts where the generation prompt ends, so that training sees
+ * the same boundary as generation.
  */
 function conversationPieces({ messages, answers, render }: SftConversation, template: ChatTemplate): Piece[][] {
   const given = withoutNulls(shapeContent(messages, template.source));
   const countAll = messages.every(({ role }, i) => answers[i] === (role === "assistant"));
-  // The template's own marks are exact, and hold where it writes earlier turns differently.
+  // The template's own marks are exact, also if it renders earlier turns differently.
   if (template.marksAnswers && countAll) return [template.segments(given, render)];
   const write = (count: number, addGenerationPrompt: boolean) =>
     template.render(given.slice(0, count), { ...render, addGenerationPrompt });
@@ -104,12 +110,15 @@ function conversationPieces({ messages, answers, render }: SftConversation, temp
   return turns.map((turn) => {
     const alone = cutAt([turn], turn + 1, write);
     if (alone !== undefined) return alone;
-    const message = `the chat template writes message ${turn} without the generation prompt that it is asked with`;
+    const message = `the chat template renders message ${turn} without the generation prompt that it adds for an answer`;
     throw new TokenizerError("CHAT_TEMPLATE_FAILED", message);
   });
 }
 
-/** The first `count` messages, cut around the answers at `turns`; undefined where one text does not begin the next. */
+/**
+ * Splits the first `count` messages around the answers at `turns`; undefined if a rendered text is not a prefix of the
+ * next.
+ */
 function cutAt(
   turns: readonly number[],
   count: number,
@@ -129,7 +138,7 @@ function cutAt(
   return extend(write(count, false), false) ? pieces : undefined;
 }
 
-/** Parts of text as they are for a template that goes through them, else as one text. */
+/** Keeps text parts as a list for a template that iterates over them, otherwise joins them to one text. */
 function shapeContent(messages: readonly ChatMessage[], source: string): readonly ChatMessage[] {
   if (/\bin\s+\w+(\.content|\[\s*['"]content['"]\s*\])/.test(source)) return messages;
   return messages.map((message) => {
@@ -140,9 +149,9 @@ function shapeContent(messages: readonly ChatMessage[], source: string): readonl
 }
 
 /**
- * The ids of a text in pieces. Pieces are encoded one by one, as the generation meets them: a token never reaches over
- * the end of a prompt. Where that would write another text (SentencePiece begins each with a space) the ids are those of
- * the whole, and a token that lies over a cut belongs to the piece behind it.
+ * Encodes a text in pieces, one by one, as in generation: no token crosses the end of a prompt. If that would change
+ * the text (SentencePiece starts each piece with a space), the whole text is encoded, and a token that crosses a
+ * boundary belongs to the piece after it.
  */
 function encodePieces(pieces: readonly Piece[], tokenizer: Tokenizer): { ids: number[]; mask: number[] } {
   const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
@@ -170,7 +179,10 @@ function cutWhole(whole: readonly number[], pieces: readonly Piece[], encode: (t
   });
 }
 
-/** An answer counts up to the token that ends the turn: white space after it is the template's, nobody generates it. */
+/**
+ * Marks an answer up to the token that ends the turn. White space after it comes from the template and is not
+ * generated.
+ */
 function answerMask(ids: readonly number[], tokenizer: Tokenizer): number[] {
   const ends = (id: number) => tokenizer.isSpecial(id) || tokenizer.eosIds.includes(id);
   let end = ids.length;
@@ -180,8 +192,8 @@ function answerMask(ids: readonly number[], tokenizer: Tokenizer): number[] {
 }
 
 /**
- * Fields of messages, tools and documents that the template never names, so that they are in no sample. Empty where the
- * template writes whole objects.
+ * Fields of messages, tools and documents that the template does not mention, so that no sample contains them. Empty if
+ * the template renders whole objects.
  */
 export function unwrittenFields({ messages, render }: SftConversation, { source }: ChatTemplate): string[] {
   if (/tojson|\bitems\s*\(/.test(source) && !/tool_calls/.test(source)) return [];
@@ -199,7 +211,7 @@ function withEos({ ids, mask }: { ids: number[]; mask: number[] }, count: number
   const eos = tokenizer.require("eos");
   const last = mask.lastIndexOf(1);
   const endsInAnswer = last >= 0 && tokenizer.decode(ids.slice(last + 1)).trim() === "";
-  let written = 0; // eos that the template ended the last answer with
+  let written = 0; // number of eos with which the template ended the last answer
   while (endsInAnswer && last - written >= 0 && mask[last - written] === 1 && ids[last - written] === eos) written++;
   let end = ids.length;
   if (last === end - 1 && written > count) end -= written - count;

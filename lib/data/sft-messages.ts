@@ -4,7 +4,7 @@ import { parseChatJson } from "../tokenizer/index.js";
 /** A JSON object. */
 export type JsonRecord = Readonly<Record<string, unknown>>;
 
-/** A record that cannot be used: "form" if all of its kind would be lost, "malformed" if it alone is wrong. */
+/** A record that cannot be used: "form" if its kind is unsupported, "malformed" if this record is invalid. */
 export class RecordError extends Error {
   readonly kind: "form" | "malformed";
 
@@ -20,25 +20,25 @@ export function asRecord(value: unknown): JsonRecord {
   throw new RecordError("malformed", "not a JSON object in UTF-8");
 }
 
-/** @throws RecordError unless it is a list with something in it */
+/** @throws RecordError unless it is a non-empty list */
 export function readList(value: unknown, key: string): readonly unknown[] {
   if (!Array.isArray(value)) throw new RecordError("malformed", `${key}: expected a list`);
   return value;
 }
 
-/** Whether a field says anything: null, "", [] and {} do not. */
+/** Whether a field has content: null, "", [] and {} do not. */
 export function filled(value: unknown): boolean {
   if (value === undefined || value === null || value === "") return false;
   return typeof value !== "object" || Object.keys(value).length > 0;
 }
 
-/** Messages as a template takes them, and which of them are answers to learn. */
+/** Messages for a template, and which of them are answers to train on. */
 interface Messages {
   messages: ChatMessage[];
   answers: boolean[];
 }
 
-/** Who speaks in ShareGPT's records, as LLaMA-Factory, axolotl and FastChat know them. */
+/** Roles by the speaker names of ShareGPT's records, as in LLaMA-Factory, axolotl and FastChat. */
 const SPEAKERS: Readonly<Record<string, string>> = {
   ...{ human: "user", user: "user", prompter: "user" },
   ...{ gpt: "assistant", assistant: "assistant", model: "assistant", chatgpt: "assistant", bing: "assistant" },
@@ -47,8 +47,8 @@ const SPEAKERS: Readonly<Record<string, string>> = {
 };
 
 /**
- * Messages with `role` and `content`; other fields (`tool_calls`, `name`, ...) go to the template. An assistant's message
- * with `weight: 0` (OpenAI) or `train: false` (axolotl) is not an answer to learn.
+ * Messages with `role` and `content`; other fields (`tool_calls`, `name`, ...) go to the template. An assistant's
+ * message with `weight: 0` (OpenAI) or `train: false` (axolotl) is not trained on.
  *
  * @throws RecordError
  */
@@ -107,7 +107,7 @@ function objectAt(value: unknown, at: string): JsonRecord {
   }
 }
 
-/** Text, or parts of it; null where the message calls tools instead. Parts that are not text have no tokens here. */
+/** Text or text parts; null if the message calls tools instead. Parts that are not text are rejected. */
 function contentOf(content: unknown, at: string, calls: boolean): unknown {
   if (typeof content === "string") return content;
   if (content === null && calls) return null;
@@ -123,9 +123,10 @@ function contentOf(content: unknown, at: string, calls: boolean): unknown {
 }
 
 function counts(weight: unknown, train: unknown, at: string): boolean {
-  const given = weight instanceof Number ? weight.valueOf() : weight; // 1.0 is boxed: see parseChatJson
+  // 1.0 is parsed to a boxed number, see parseChatJson
+  const given = weight instanceof Number ? weight.valueOf() : weight;
   if (given !== undefined && given !== null && given !== 0 && given !== 1) {
-    throw new RecordError("malformed", `${at}.weight: allowed are 0 and 1`);
+    throw new RecordError("malformed", `${at}.weight: expected 0 or 1`);
   }
   return given !== 0 && train !== false;
 }

@@ -2,38 +2,38 @@ import type { ChatMessage, ChatRenderOptions } from "../tokenizer/chat-template.
 import { parseChatJson } from "../tokenizer/index.js";
 import { asRecord, filled, type JsonRecord, RecordError, readList, readMessages, readTurns } from "./sft-messages.js";
 
-/** What a model is taught: the answers of a conversation that a chat template writes. */
+/** A conversation whose answers are trained on, rendered by a chat template. */
 export interface SftConversation {
   readonly messages: readonly ChatMessage[];
-  /** Per message: whether it is an answer that counts. */
+  /** Per message: whether it is an answer that is trained on. */
   readonly answers: readonly boolean[];
-  /** `tools`, `documents` and more variables of the template. */
+  /** `tools`, `documents` and other variables of the template. */
   readonly render: ChatRenderOptions;
-  /** What is written where the tokenizer has no template: the text before the one answer, and that. */
+  /** Used if the tokenizer has no template: the text before the only answer, and the answer. */
   readonly plain?: { readonly prompt: string; readonly answer: string };
 }
 
-/** A conversation, or a prompt and its answer without any template. */
+/** A conversation, or a prompt and its answer without a template. */
 export type SftRecord = SftConversation | { readonly prompt: string; readonly answer: string };
 
-/** A record that was understood, and the fields of it that were not used. */
+/** A parsed record, and its unused fields. */
 export interface ParsedRecord {
   readonly record: SftRecord;
   readonly unread: readonly string[];
 }
 
-/** Names of an instruction, of a prompt that is used as it is, and of what answers them, the first that is there. */
+/** Names of the fields for an instruction, a verbatim prompt and an answer; the first one present is used. */
 const INSTRUCTIONS = ["instruction", "question", "problem"];
 const ANSWERS = ["answer", "completion", "response", "output", "solution"];
 
-/** Fields that some tool makes text of, so that a record without them would say something else. */
+/** Fields that common tools render as text, so that leaving them out would change the sample. */
 const TEXT_FIELDS = new Set([
   ...["input", "context", "system", "system_prompt", "history", "suffix", "query"],
   ...["tools", "functions", "documents", "chat_template_kwargs"],
   ...["images", "image", "videos", "video", "audios", "audio"],
 ]);
 
-/** The forms of records, and the fields by which each is known. The first that fits counts. */
+/** The forms of records and their identifying fields. The first match is used. */
 const FORMS: {
   name: string;
   fits: (record: JsonRecord) => boolean;
@@ -58,16 +58,16 @@ const FORMS: {
   },
 ];
 
-/** Collects the names of the fields that a form reads. */
+/** Names of the fields that a form has read. */
 type Used = Set<string>;
 
 /**
- * Understands a record of supervised fine-tuning by its fields: OpenAI's `messages`, ShareGPT's `conversations`, TRL's
+ * Parses a record of supervised fine-tuning by its fields: OpenAI's `messages`, ShareGPT's `conversations`, TRL's
  * `prompt` and `completion`, Alpaca's `instruction`, `input` and `output`, or a prompt and its answer.
  *
- * @param ignore fields that are left out as if they were not there
- * @throws RecordError "form" for what is known to be of another kind (preferences) or would lose text (a field that is
- *   not read, two forms in one record), "malformed" for what is none of the forms
+ * @param ignore fields to ignore
+ * @throws RecordError "form" for an unsupported kind of record (preferences) or one that would lose text (an unused
+ *   text field, two forms in one record), "malformed" for a record that matches none of the forms
  */
 export function parseSftRecord(value: unknown, ignore: ReadonlySet<string> = new Set()): ParsedRecord {
   const record = Object.fromEntries(Object.entries(asRecord(value)).filter(([key]) => !ignore.has(key)));
@@ -76,18 +76,18 @@ export function parseSftRecord(value: unknown, ignore: ReadonlySet<string> = new
   if (fitting.length === 0) throw new RecordError("malformed", noForm(record));
   if (fitting.length > 1) {
     const names = fitting.map((form) => form.name).join(", and ");
-    throw new RecordError("form", `it can be read as ${names}: leave one out (ignore: [...])${fieldsOf(record)}`);
+    throw new RecordError(
+      "form",
+      `it can be read as ${names}: exclude the fields of one with ignore: [...]${fieldsOf(record)}`,
+    );
   }
   const used: Used = new Set();
   const parsed = fitting[0].read(record, used);
   const unread = Object.keys(record).filter((key) => !used.has(key) && filled(record[key]));
   const lost = unread.filter((key) => TEXT_FIELDS.has(key));
   if (lost.length > 0) {
-    const what = `${lost.join(", ")} would be lost: records with ${fitting[0].name} have no such field`;
-    throw new RecordError(
-      "form",
-      `${what}; put it where it belongs, or leave it out (ignore: [...])${fieldsOf(record)}`,
-    );
+    const what = `${lost.join(", ")} would be lost: records with ${fitting[0].name} do not use it`;
+    throw new RecordError("form", `${what}; move its content, or exclude it with ignore: [...]${fieldsOf(record)}`);
   }
   return { record: parsed, unread };
 }
@@ -162,7 +162,7 @@ function alpacaPrompt(instruction: string, input: string): string {
   return `${task} ${wish}\n\n### Instruction:\n${instruction}\n\n${given}### Response:`;
 }
 
-/** Adds what stands beside the messages: `system`, `tools`, `documents`, `chat_template_kwargs`. */
+/** Adds the fields beside the messages: `system`, `tools`, `documents`, `chat_template_kwargs`. */
 function conversation(
   { messages, answers }: { messages: ChatMessage[]; answers: boolean[] },
   record: JsonRecord,
@@ -172,7 +172,8 @@ function conversation(
   for (const key of ["system", "tools", "documents", "chat_template_kwargs"]) used.add(key);
   if (filled(system)) {
     if (typeof system !== "string") throw new RecordError("malformed", "system: expected a string");
-    if (messages[0]?.role === "system") throw new RecordError("form", "it has a system message and a field system");
+    if (messages[0]?.role === "system")
+      throw new RecordError("form", "it has both a system message and a field 'system'");
   }
   const before: ChatMessage[] = filled(system) ? [{ role: "system", content: system as string }] : [];
   const tools = readJson(record.tools, "tools");
@@ -192,7 +193,9 @@ function conversation(
   };
 }
 
-/** A list, or one written as JSON text, as LLaMA-Factory and TRL have tools; undefined if it is absent or empty text. */
+/**
+ * A list, or a JSON text of a list, as for tools in LLaMA-Factory and TRL; undefined if it is absent or an empty text.
+ */
 function readJson(value: unknown, key: string): readonly unknown[] | undefined {
   if (value === undefined || value === null || value === "") return undefined;
   if (typeof value !== "string") return readList(value, key);
@@ -200,7 +203,7 @@ function readJson(value: unknown, key: string): readonly unknown[] | undefined {
     return readList(parseChatJson(value), key);
   } catch (error) {
     if (error instanceof RecordError) throw error;
-    throw new RecordError("malformed", `${key}: expected a list, or one as JSON text`);
+    throw new RecordError("malformed", `${key}: expected a list, or a list as JSON text`);
   }
 }
 
@@ -210,13 +213,13 @@ function textOf(record: JsonRecord, key: string): string {
   throw new RecordError("malformed", `${key}: expected a string`);
 }
 
-/** The first of these fields that is there, in the order of the names. */
+/** The first of these fields that is present. */
 function firstOf(record: JsonRecord, keys: readonly string[]): string | undefined {
   return keys.find((key) => record[key] !== undefined && record[key] !== null);
 }
 
 function noForm(record: JsonRecord): string {
-  const expected = "neither messages nor conversations nor prompt (or instruction) with answer";
+  const expected = "it has neither messages nor conversations nor prompt (or instruction) with answer";
   const hint = typeof record.text === "string" ? "; text without a prompt is for a corpus (paths)" : "";
   return `${expected} (completion, response, output)${hint}${fieldsOf(record)}`;
 }

@@ -1,9 +1,9 @@
 import { checkSampleIndex, type Dataset, type Sample, type SftRowParts } from "./dataset.js";
 
-/** A record as ids, its answers marked. */
+/** A record encoded to ids, with its answers marked. */
 export interface EncodedSample {
   readonly tokens: Int32Array;
-  /** Per token: 1 in an answer. */
+  /** 1 on the tokens of answers. */
   readonly mask: Uint8Array;
 }
 
@@ -23,7 +23,7 @@ export class SftRows implements Dataset {
     this.parts = parts;
   }
 
-  /** @param rows the samples of each row, by their index */
+  /** @param rows sample indices of each row */
   static pack(
     samples: readonly EncodedSample[],
     rows: readonly (readonly number[])[],
@@ -57,12 +57,12 @@ export class SftRows implements Dataset {
       lossMask.set(parts.mask.subarray(from, to), end);
       end += to - from;
     }
-    if (end < seqLen) starts.push(end); // padding is seen by no sample
+    if (end < seqLen) starts.push(end); // no sample attends to the padding
     return parts.keepDocumentBoundaries ? { tokens, starts, lossMask } : { tokens, lossMask };
   }
 }
 
-/** Where things of these lengths start when they lie one after the other, then the end. */
+/** Offsets of concatenated items with these lengths, followed by the end. */
 function offsets(lengths: readonly number[]): Float64Array {
   const starts = new Float64Array(new SharedArrayBuffer(8 * (lengths.length + 1)));
   for (const [i, length] of lengths.entries()) starts[i + 1] = starts[i] + length;
@@ -70,16 +70,16 @@ function offsets(lengths: readonly number[]): Float64Array {
 }
 
 /**
- * Packs items into bins by best fit, longest first: each goes into the bin with the least room that still holds it.
- * Equal inputs give equal bins. Finding a bin takes a look at a bitmap of the rooms there are, not at the bins.
+ * Packs items into bins by best fit, longest first: each goes into the fullest bin that still has room for it. The
+ * result is deterministic. Bins are found through a bitmap of free space, without scanning them.
  *
- * @param lengths of the items, each in [1, capacity]
- * @returns for each bin the items in it, by their index
+ * @param lengths lengths of the items, each in [1, capacity]
+ * @returns the item indices of each bin
  */
 export function packBestFit(lengths: readonly number[], capacity: number): number[][] {
   const order = lengths.map((_, item) => item).sort((a, b) => lengths[b] - lengths[a] || a - b);
   const bins: number[][] = [];
-  /** Bins by the room that is left in them. */
+  /** Bins by their free space. */
   const byRoom: number[][] = Array.from({ length: capacity + 1 }, () => []);
   const rooms = new Uint32Array(Math.ceil((capacity + 1) / 32));
   for (const item of order) {
@@ -101,7 +101,7 @@ export function packBestFit(lengths: readonly number[], capacity: number): numbe
   return bins;
 }
 
-/** Packs items in their own order: a bin is closed when the next one does not fit. */
+/** Packs items in order: a bin is closed when the next item does not fit. */
 export function packSequentially(lengths: readonly number[], capacity: number): number[][] {
   const bins: number[][] = [];
   let room = 0;

@@ -10,25 +10,25 @@ import { RecordError } from "./sft-messages.js";
 import { type ParsedRecord, parseSftRecord } from "./sft-record.js";
 import { type EncodedSample, packBestFit, packSequentially, SftRows } from "./sft-rows.js";
 
-/** How answers become rows. */
+/** Options of {@link SftDataset}. */
 export interface SftOptions {
   readonly tokenizer: Tokenizer;
-  /** Tokens of a row. */
+  /** Tokens per row. */
   readonly seqLen: number;
   /** "best-fit": least padding; "sequential": in the order of the records. Default "best-fit". */
   readonly packing?: "best-fit" | "sequential";
-  /** Whether rows say where their conversations start, so that they do not attend to each other. Default true. */
+  /** Whether rows have conversation starts, so that conversations do not attend to each other. Default true. */
   readonly keepDocumentBoundaries?: boolean;
-  /** How many eos are put after each sample at random, both ends included. Default 1 to 4 (paper, section 2). */
+  /** Range (inclusive) of the random number of eos after each sample. Default 1 to 4 (paper, section 2). */
   readonly eos?: readonly [min: number, max: number];
   readonly seed?: number;
-  /** Fields of records that are left out as if they were not there. */
+  /** Fields of records to ignore. */
   readonly ignore?: readonly string[];
 }
 
 /**
  * Supervised fine-tuning: rows of whole samples, padded at the end. `lossMask` is 1 on answers and on the eos after
- * them, so that a model learns to end within a block; prompts and padding are 0.
+ * them, so that a model learns to end within a block; it is 0 on prompts and padding.
  */
 export class SftDataset implements Dataset {
   readonly seqLen: number;
@@ -39,10 +39,10 @@ export class SftDataset implements Dataset {
   readonly #rows: SftRows;
 
   /**
-   * @param records records with a name for messages about them, as readSftRecords gives
-   * @throws DataError DATA_EMPTY if no record can be used (the message says why), DATA_FORMAT for a record that is of
-   * another kind or would lose text, DATA_OPTIONS; TokenizerError if the tokenizer has no eos, or no chat template and a
-   * record needs one
+   * @param records records with their names for messages, as from readSftRecords
+   * @throws DataError DATA_EMPTY if no record can be used (the message lists the reasons), DATA_FORMAT for a record of
+   *   an unsupported kind or one that would lose text, DATA_OPTIONS; TokenizerError if the tokenizer has no eos, or has
+   *   no chat template and a record needs one
    */
   constructor(records: Iterable<NamedRecord> | SftSampler, options: SftOptions) {
     refuseRenamed(options, ["seqLen", "keepDocumentBoundaries"], (text) => new DataError("DATA_OPTIONS", text));
@@ -60,7 +60,7 @@ export class SftDataset implements Dataset {
         return `${count} ${reason} (${names.join("; ")})`;
       });
       const found = `${this.summary.records} records${why.length > 0 ? `: ${why.join(", ")}` : ""}`;
-      throw new DataError("DATA_EMPTY", `no sample to learn from in ${found}`);
+      throw new DataError("DATA_EMPTY", `no sample to train on in ${found}`);
     }
     const lengths = samples.map((sample) => sample.tokens.length);
     const rows = packing === "best-fit" ? packBestFit(lengths, seqLen) : packSequentially(lengths, seqLen);
@@ -87,15 +87,15 @@ export class SftDataset implements Dataset {
   }
 
   describe(): DatasetDescription | undefined {
-    if (this.sample !== SftDataset.prototype.sample) return undefined; // a subclass has samples of its own
+    if (this.sample !== SftDataset.prototype.sample) return undefined; // a subclass overrides sample()
     return { kind: "sft", parts: this.#rows.parts };
   }
 }
 
 /**
- * The records of files, or of all files of records in folders, by readRecords.
+ * Yields the records of files, or of all files of records in folders, see readRecords.
  *
- * @throws DataError DATA_NOT_FOUND, DATA_EMPTY if a folder holds no such file, DATA_FILE, DATA_FORMAT
+ * @throws DataError DATA_NOT_FOUND, DATA_EMPTY if a folder has no such file, DATA_FILE, DATA_FORMAT
  */
 export function readSftRecords(paths: readonly string[]): AsyncGenerator<NamedRecord, void, void> {
   return readRecords(paths);
@@ -118,26 +118,29 @@ function hashOfSamples(samples: readonly EncodedSample[], length: number): strin
   return hash.digest("hex");
 }
 
-/** What became of the records. */
+/** Statistics of the records. */
 export interface SftSummary {
   records: number;
   samples: number;
   rows: number;
   tokens: number;
   answerTokens: number;
-  /** Samples longer than a row: their end is cut off. */
+  /** Number of samples that were longer than a row and were truncated. */
   truncated: number;
-  /** Fields that are in no sample, with the number of records that have them: of the record, or that no template writes. */
+  /**
+   * Fields that no sample contains, because neither the parser nor the template uses them, with the number of records
+   * that have them.
+   */
   unread: Record<string, number>;
-  /** Records without use, by reason, and the first three of each by "file#line: what". */
+  /** Number of skipped records by reason, and the first three of each as "file#line: problem". */
   skipped: Partial<Record<SftSkipReason, number>>;
   examples: Partial<Record<SftSkipReason, string[]>>;
 }
 
-/** Why a record is not used. */
+/** Why a record is skipped. */
 export type SftSkipReason = "bad record" | "no answer" | "prompt too long" | "refused by the chat template";
 
-/** Makes samples of records and counts what becomes of them. */
+/** Encodes records to samples and counts the results. */
 export class SftSampler {
   readonly samples: EncodedSample[] = [];
   readonly summary: SftSummary = {
@@ -154,18 +157,18 @@ export class SftSampler {
   readonly #options: SftEncodeOptions & { readonly seqLen: number };
   readonly #ignore: ReadonlySet<string>;
 
-  /** @param options.seqLen tokens that a sample may have */
+  /** @param options.seqLen maximum tokens per sample */
   constructor(options: SftEncodeOptions & { readonly seqLen: number; readonly ignore?: readonly string[] }) {
     this.#options = options;
     this.#ignore = new Set(options.ignore);
   }
 
-  /** @throws DataError DATA_FORMAT for a record that is of another kind or would lose text; TokenizerError */
+  /** @throws DataError DATA_FORMAT for a record of an unsupported kind or one that would lose text; TokenizerError */
   add({ name, value }: NamedRecord): void {
     this.samples.push(...this.#encode(name, value));
   }
 
-  /** A record's samples, counted; none if it is of no use. */
+  /** Encodes and counts a record's samples; an empty list if the record is skipped. */
   #encode(name: string, value: unknown): EncodedSample[] {
     const index = this.summary.records++;
     let samples: EncodedSample[];
@@ -178,14 +181,14 @@ export class SftSampler {
         if (error.kind === "form") throw new DataError("DATA_FORMAT", `${name}: ${error.message}`, { cause: error });
         return this.#skip("bad record", `${name}: ${error.message}`);
       }
-      // A template that is missing or broken is wrong for every record.
+      // A missing or invalid template affects every record.
       if (!(error instanceof TokenizerError) || error.code !== "CHAT_TEMPLATE_FAILED") throw error;
       return this.#skip("refused by the chat template", `${name}: ${error.message}`);
     }
     return samples.flatMap((sample) => this.#fit(name, sample) ?? []);
   }
 
-  /** The sample as far as it fits into a row, counted; undefined if that is of no use. */
+  /** Truncates and counts a sample; undefined if nothing to train on is left. */
   #fit(name: string, given: EncodedSample): EncodedSample | undefined {
     const { summary } = this;
     const { seqLen } = this.#options;

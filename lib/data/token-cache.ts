@@ -5,14 +5,15 @@ import { DistributedError, world } from "../distributed/index.js";
 import { DataError } from "./errors.js";
 
 const DEFAULT = ".cache/data";
-/** What the system says of folders where nothing can be made. */
+/** System errors for folders that cannot be written. */
 const NOT_WRITABLE = new Set(["EROFS", "EACCES", "EPERM", "ENOENT", "ENOTSUP"]);
 
 /**
- * Does what needs a folder that keeps tokens: the chosen one, that of DIFFCODER_CACHE, or .cache/data. Where nothing can be
- * written there it is done in a temporary one, and the process is warned.
+ * Calls `make` with the cache folder for tokens: the chosen one, that of DIFFCODER_CACHE, or .cache/data. If it cannot
+ * be written, calls it again with a temporary folder and emits a warning.
  *
- * @param make opens or makes something in a folder; DataError DATA_STORE with the system's error as its cause if it cannot
+ * @param make opens or creates something in a folder; throws DataError DATA_STORE, with the system's error as its
+ *   cause, if it cannot
  */
 export async function withCache<T>(chosen: string | undefined, make: (folder: string) => Promise<T>): Promise<T> {
   const folder = resolve(chosen ?? (process.env.DIFFCODER_CACHE || DEFAULT));
@@ -23,8 +24,8 @@ export async function withCache<T>(chosen: string | undefined, make: (folder: st
     const { code = "" } = (system ?? {}) as NodeJS.ErrnoException;
     if (!NOT_WRITABLE.has(code)) throw error;
     const temporary = temporaryFolder();
-    const way = "choose another with the option cache, --cache-dir or DIFFCODER_CACHE";
-    process.emitWarning(`tokens cannot be kept in ${folder} (${code}); they are in ${temporary} now: ${way}`, {
+    const way = "choose another folder with the option cache, --cache-dir or DIFFCODER_CACHE";
+    process.emitWarning(`cannot write the token cache ${folder} (${code}), using ${temporary} instead: ${way}`, {
       type: "DataWarning",
       code: "DATA_CACHE",
     });
@@ -32,7 +33,7 @@ export async function withCache<T>(chosen: string | undefined, make: (folder: st
   }
 }
 
-/** The same for all processes of a user, who find each other's tokens there; nobody else can put something into it. */
+/** A temporary folder that all processes of a user share and that other users cannot write to. */
 function temporaryFolder(): string {
   const user = process.getuid?.();
   const folder = join(tmpdir(), `diffcoder-cache-${user ?? "user"}`);
@@ -42,18 +43,18 @@ function temporaryFolder(): string {
     const isOwn = user === undefined || (stats.uid === user && (stats.mode & 0o022) === 0);
     return stats.isDirectory() && isOwn ? folder : mkdtempSync(join(tmpdir(), "diffcoder-cache-"));
   } catch (cause) {
-    throw new DataError("DATA_STORE", `no folder for tokens: ${(cause as Error).message}`, { cause });
+    throw new DataError("DATA_STORE", `cannot create a folder for tokens: ${(cause as Error).message}`, { cause });
   }
 }
 
-/** How long one process may prepare while the others wait. */
+/** Time that one process may take while the others wait. */
 const PATIENCE_SECONDS = 24 * 3600;
 
 /**
- * Has one process of each machine do what leaves something on its disk, and the others after it, who then find it done.
- * All processes of a run call it alike. A process of its own just does it.
+ * Runs `prepare` first on one process of each machine, then on the others, which find the result on the disk. All
+ * processes of a run make the same call. In a single process it just calls `prepare`.
  *
- * @throws DistributedError DISTRIBUTED_PEER on the processes that waited for one that failed
+ * @throws DistributedError DISTRIBUTED_PEER on the waiting processes if the first one failed
  */
 export async function firstOnMachine<T>(prepare: () => Promise<T>): Promise<T> {
   const joined = world();

@@ -6,13 +6,13 @@ import { writeAll } from "../base/regular-file.js";
 import { DataError } from "./errors.js";
 import { damaged, TokenReader } from "./token-reader.js";
 
-/** What is known of a token file; the part of the header that one split has. */
+/** Header of one split's token file. */
 export const tokenFileHeader = z.object({
   tokens: z.int().min(0),
   documents: z.int().min(0),
   /** UTF-8 length of all texts. */
   bytes: z.int().min(0),
-  /** Bytes of one token in the file. */
+  /** Bytes per token in the file. */
   width: z.union([z.literal(2), z.literal(4)]),
   /** SHA-256 (hex) of the token file, and of the table of documents. */
   tokensHash: z.string(),
@@ -20,7 +20,7 @@ export const tokenFileHeader = z.object({
 });
 export type TokenFileHeader = z.infer<typeof tokenFileHeader>;
 
-/** Buffered tokens before they go to the file. */
+/** Number of tokens to buffer before writing. */
 const WRITE_TOKENS = 1 << 19;
 const MEMORY_BYTES = 256 * 2 ** 20;
 
@@ -37,7 +37,7 @@ export class TokenFileWriter {
   #tokens = 0;
   #bytes = 0;
 
-  /** @param numIds one more than the highest id: decides whether an id takes two bytes or four */
+  /** @param numIds one more than the largest id, which determines whether an id takes two bytes or four */
   constructor(folder: string, name: string, numIds: number) {
     this.#folder = folder;
     this.#name = name;
@@ -50,7 +50,7 @@ export class TokenFileWriter {
     return this.#names.length;
   }
 
-  /** Appends one document. Memory holds the buffer and the table, not the tokens. */
+  /** Appends one document. Only the buffer and the table stay in memory. */
   append(ids: ArrayLike<number>, bytes: number, name: string): void {
     this.#lengths.push(ids.length, bytes);
     this.#names.push(name.replaceAll("\n", " "));
@@ -62,7 +62,7 @@ export class TokenFileWriter {
     }
   }
 
-  /** Writes the rest and the table; the file is complete then. */
+  /** Writes the rest and the table, which completes the file. */
   finish(): TokenFileHeader {
     this.#flush();
     closeSync(this.#file);
@@ -96,10 +96,10 @@ export class TokenFileWriter {
   }
 }
 
-/** The tokens of many documents, one after the other, each closed by eos. */
+/** The concatenated tokens of many documents, each followed by eos. */
 export class TokenFile extends TokenReader {
   readonly numDocuments: number;
-  /** UTF-8 length of all texts: what bits per byte divides by. */
+  /** UTF-8 length of all texts, the denominator of bits per byte. */
   readonly numBytes: number;
   /** UTF-8 length of each document's text. */
   readonly documentBytes: Uint32Array;
@@ -110,8 +110,9 @@ export class TokenFile extends TokenReader {
   /**
    * Opens NAME.tokens in `folder`.
    *
-   * @param memoryBytes files up to this size are kept in memory, their hash checked; larger ones are read where asked
-   * @throws DataError DATA_STORE if a file is missing, cut off or not what its header says
+   * @param memoryBytes files up to this size are loaded into memory and their hash is verified; larger files are read
+   *   on demand
+   * @throws DataError DATA_STORE if a file is missing, truncated or does not match its header
    */
   constructor(folder: string, name: string, header: TokenFileHeader, memoryBytes = MEMORY_BYTES) {
     const path = join(folder, name);
@@ -129,7 +130,10 @@ export class TokenFile extends TokenReader {
   /** The ids of one document, eos included. */
   document(index: number): Int32Array {
     if (!(index >= 0 && index < this.numDocuments)) {
-      throw new DataError("DATA_RANGE", `document ${index} asked of ${this.numDocuments}`);
+      throw new DataError(
+        "DATA_RANGE",
+        `document ${index} does not exist: the file has ${this.numDocuments} documents`,
+      );
     }
     return this.read(this.starts[index], this.starts[index + 1]);
   }
@@ -140,13 +144,13 @@ export class TokenFile extends TokenReader {
     return this.#names[index];
   }
 
-  /** Closes the file of a large store; a small one is in memory and needs nothing. */
+  /** Closes the file if it is read on demand. */
   close(): void {
     if (this.#file !== undefined) closeSync(this.#file);
   }
 }
 
-/** The table of documents: where each starts in the tokens, and how long its text is. */
+/** Reads the table of documents: the start of each in the tokens, and the length of its text. */
 function readTable(path: string, header: TokenFileHeader): { starts: Float64Array; documentBytes: Uint32Array } {
   const { documents } = header;
   const lengths = new Uint32Array(checkedRead(path, documents * 8, header.documentsHash));
@@ -156,11 +160,12 @@ function readTable(path: string, header: TokenFileHeader): { starts: Float64Arra
     starts[i + 1] = starts[i] + lengths[2 * i];
     documentBytes[i] = lengths[2 * i + 1];
   }
-  if (starts[documents] !== header.tokens) throw damaged(path, "it does not add up");
+  if (starts[documents] !== header.tokens)
+    throw damaged(path, "its document lengths do not add up to its number of tokens");
   return { starts, documentBytes };
 }
 
-/** The tokens in memory where they are few, else the open file. */
+/** Loads the tokens into memory if they fit, otherwise opens the file. */
 function openTokens(path: string, header: TokenFileHeader, memoryBytes: number) {
   const size = header.tokens * header.width;
   if (size <= memoryBytes) {
@@ -174,7 +179,7 @@ function openTokens(path: string, header: TokenFileHeader, memoryBytes: number) 
   throw damaged(path, `it has ${found} bytes instead of ${size}`);
 }
 
-/** The bytes of a file, in memory that threads can share. */
+/** Reads and verifies a file into shared memory. */
 function checkedRead(path: string, size: number, hash: string): SharedArrayBuffer {
   const file = openFile(path);
   const bytes = new Uint8Array(new SharedArrayBuffer(size));

@@ -1,23 +1,26 @@
 import { readSync } from "node:fs";
 import { DataError } from "./errors.js";
 
-/** What a reader is made of. Any thread of this process may be given it: its memory is shared, not copied. */
+/**
+ * The data behind a {@link TokenReader}. It can be sent to any thread of this process: its memory is shared, not
+ * copied.
+ */
 export interface TokenReaderParts {
-  /** For messages. */
+  /** Path of the file, for messages. */
   readonly path: string;
   readonly numTokens: number;
   /** SHA-256 (hex) of the tokens: equal hashes, equal training data. */
   readonly hash: string;
-  /** Bytes of one token in the file. */
+  /** Bytes per token in the file. */
   readonly width: 2 | 4;
-  /** Where each document starts, then the end: [number of documents + 1]. In shared memory. */
+  /** Start of each document, followed by the end: [number of documents + 1]. In shared memory. */
   readonly starts: Float64Array;
-  /** The tokens in shared memory, or the descriptor of the open file: one of the two. */
+  /** Either the tokens in shared memory, or the descriptor of the open file. */
   readonly memory?: Uint16Array | Uint32Array;
   readonly file?: number;
 }
 
-/** Reads the tokens of documents that lie one after the other. */
+/** Reads the concatenated tokens of documents. */
 export class TokenReader {
   readonly numTokens: number;
   readonly hash: string;
@@ -32,13 +35,13 @@ export class TokenReader {
   }
 
   /**
-   * Ids [from, to).
+   * The ids [from, to).
    *
-   * @throws DataError DATA_RANGE if they are not all there, DATA_STORE if the file is not what it was
+   * @throws DataError DATA_RANGE if the range is outside the file, DATA_STORE if the file has changed
    */
   read(from: number, to: number): Int32Array {
     if (!(from >= 0 && from <= to && to <= this.numTokens)) {
-      throw new DataError("DATA_RANGE", `tokens [${from}, ${to}) asked of ${this.numTokens}`);
+      throw new DataError("DATA_RANGE", `tokens [${from}, ${to}) do not exist: the file has ${this.numTokens} tokens`);
     }
     const { memory, file, width, path } = this.#parts;
     if (memory) return new Int32Array(memory.subarray(from, to));
@@ -51,7 +54,7 @@ export class TokenReader {
     return new Int32Array(width === 2 ? new Uint16Array(bytes.buffer) : new Uint32Array(bytes.buffer));
   }
 
-  /** Number of the document that token `position` belongs to. */
+  /** Index of the document that contains token `position`. */
   documentAt(position: number): number {
     let low = 0;
     let high = this.starts.length - 1;
@@ -63,7 +66,10 @@ export class TokenReader {
     return low;
   }
 
-  /** What another thread makes a reader of; undefined where a subclass reads in its own way. Valid until it is closed. */
+  /**
+   * Data from which another thread can make a reader; undefined for a subclass that overrides reading. Valid until the
+   * reader is closed.
+   */
   describe(): TokenReaderParts | undefined {
     const { read, documentAt } = TokenReader.prototype;
     return this.read === read && this.documentAt === documentAt ? this.#parts : undefined;

@@ -9,12 +9,12 @@ import { DataError } from "./errors.js";
 import { encodeFim, type FimOptions, splitForFim } from "./fim.js";
 import { TokenFile, TokenFileWriter, tokenFileHeader } from "./token-file.js";
 
-/** Raised when the meaning of the files changes: older stores are then made anew. */
+/** Version of the file format. When it changes, existing stores are rebuilt. */
 const FORMAT = 1;
 
 const headerSchema = z.object({
   format: z.literal(FORMAT),
-  /** Of the tokenizer, the corpus's files, and the choices below: a store with another key is stale. */
+  /** Hashes of the tokenizer, of the corpus's files and of the choices: a store with another key is stale. */
   tokenizer: z.string(),
   sources: z.string(),
   options: z.string(),
@@ -23,20 +23,20 @@ const headerSchema = z.object({
   heldOut: tokenFileHeader,
 });
 
-/** How far the preparation is, told now and then. */
+/** Progress of the preparation, reported periodically. */
 export interface PrepareProgress {
   readonly documents: number;
   readonly bytes: number;
   readonly tokens: number;
 }
 
-/** What is made of a corpus and where it is kept. */
+/** Options of {@link TokenStore.prepare}. */
 export interface TokenStoreOptions {
   readonly corpus: Corpus;
   readonly tokenizer: Tokenizer;
-  /** Folder of this store; what is in it is replaced if it is stale or damaged. */
+  /** Folder of this store; a stale or damaged store in it is replaced. */
   readonly folder: string;
-  /** All that decides the corpus's documents beside the files themselves; part of the key. */
+  /** Everything besides the files that determines the corpus's documents; part of the key. */
   readonly choices?: unknown;
   readonly fim?: FimOptions;
   readonly seed?: number;
@@ -44,15 +44,15 @@ export interface TokenStoreOptions {
   readonly signal?: AbortSignal;
 }
 
-/** A corpus as tokens on disk: what is trained on and what is held out. */
+/** A corpus as tokens on disk, in a training and a held-out split. */
 export class TokenStore {
   readonly folder: string;
   readonly train: TokenFile;
   readonly heldOut: TokenFile;
   readonly summary: CorpusSummary;
-  /** Whether it was there already. */
+  /** Whether an existing store was opened. */
   readonly fromCache: boolean;
-  /** Why it was made anew although something was there, undefined otherwise. */
+  /** Why an existing store was rebuilt, undefined otherwise. */
   readonly rebuiltBecause: string | undefined;
 
   private constructor(folder: string, header: z.infer<typeof headerSchema>, fromCache: boolean, because?: string) {
@@ -65,8 +65,9 @@ export class TokenStore {
   }
 
   /**
-   * Opens the store in `folder` if it was made of the same files by the same tokenizer and choices and is whole;
-   * otherwise makes it, beside the folder, and moves it there when it is complete. Several processes may do so at once.
+   * Opens the store in `folder` if it is undamaged and was built from the same files with the same tokenizer and
+   * choices. Otherwise builds it beside the folder and moves it there when it is complete. Several processes may do
+   * this at the same time.
    *
    * @throws DataError DATA_EMPTY (no usable text), DATA_OPTIONS (FIM without FIM tokens), DATA_STORE (the folder cannot
    * be written); the signal's reason when it is aborted
@@ -96,7 +97,7 @@ export class TokenStore {
     return TokenStore.#open(folder, key, false, because);
   }
 
-  /** Closes the files; only large stores hold any open. */
+  /** Closes the files; only large stores keep files open. */
   close(): void {
     this.train.close();
     this.heldOut.close();
@@ -130,11 +131,11 @@ export function hashOf(value: unknown): string {
   return createHash("sha256").update(JSON.stringify(value)).digest("hex");
 }
 
-/** Reads, encodes and appends document after document; gives way to other work now and then. */
+/** Reads, encodes and appends the documents; yields to the event loop periodically. */
 async function writeStore(folder: string, key: StoreKey, options: TokenStoreOptions): Promise<void> {
   const { corpus, tokenizer, onProgress, signal } = options;
   const encode = documentEncoder(options);
-  // A chosen eos may lie beyond the vocabulary, in a model's spare rows.
+  // A chosen eos may be beyond the vocabulary, in unused rows of a model's embedding.
   const numIds = Math.max(tokenizer.vocabSize, tokenizer.require("eos") + 1);
   const writers: Record<Split, TokenFileWriter> = {
     train: new TokenFileWriter(folder, "train", numIds),
@@ -168,11 +169,11 @@ async function writeStore(folder: string, key: StoreKey, options: TokenStoreOpti
   }
 }
 
-/** A document's ids: plain, or cut for FIM (training side only), then eos. */
+/** Encodes a document: plain, or split for FIM (training split only), followed by eos. */
 function documentEncoder(options: TokenStoreOptions): (document: CorpusDocument, index: number) => number[] {
   const { tokenizer, fim, seed = 0 } = options;
   const eos = tokenizer.require("eos");
-  // A source file may hold "<[MASK_TOKEN]>" as a string: in a corpus that is text.
+  // A source file may contain "<[MASK_TOKEN]>" as a string: in a corpus that is plain text.
   const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false, parseSpecialTokens: false });
   const tokens = tokenizer.fim;
   if (fim && fim.rate > 0 && !tokens) {
@@ -187,7 +188,7 @@ function documentEncoder(options: TokenStoreOptions): (document: CorpusDocument,
   };
 }
 
-/** Moves a finished store to its place. Another process may have been quicker: then its store is as good. */
+/** Moves a finished store to its folder. If another process was faster, its equal store is used. */
 function moveInto(made: string, folder: string, open: () => TokenStore): void {
   makeFolder(dirname(folder));
   const old = `${made}-old`;
@@ -205,7 +206,10 @@ function moveInto(made: string, folder: string, open: () => TokenStore): void {
   }
 }
 
-/** As mkdirSync with `recursive`, which never ends where a file system says ENOENT for what it cannot make, as /proc does. */
+/**
+ * mkdirSync with `recursive` never returns on a file system that reports ENOENT for folders it cannot create, such as
+ * /proc; this does.
+ */
 function makeFolder(path: string): void {
   try {
     mkdirSync(path);
@@ -218,7 +222,7 @@ function makeFolder(path: string): void {
   }
 }
 
-/** What cannot be removed stays: the error that led here says more. */
+/** Errors are ignored, because the original error is more informative. */
 function removeFolder(path: string): void {
   try {
     rmSync(path, { recursive: true, force: true });

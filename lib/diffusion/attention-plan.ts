@@ -4,26 +4,29 @@ import * as torch from "../torch/index.js";
 
 export interface BlockDiffusionPlanOptions {
   /**
-   * Flat cumulative document starts over batch * length, when documents must not see each other; blocks then count from
-   * each document's start. Absent: each row is one document.
+   * Flat cumulative document starts over batch * length, for documents that must not attend to each other; blocks then
+   * count from the document starts. Absent: each row is one document.
    */
   documents?: readonly number[];
   /**
-   * int64 flat indices of the hidden states wanted, into [batch * length] of the noisy half, or into
-   * [batch * 2 length] with `cleanQueries`. Absent: all of them.
+   * int64 flat indices of the hidden states to compute, into [batch * length] of the noisy half, or into [batch * 2
+   * length] with `cleanQueries`. Absent: all of them.
    */
   rows?: Tensor;
-  /** The numbers in `rows`, see {@link AttentionPlan.lastLayer}. */
+  /** The values of `rows` on the host, see {@link AttentionPlan.lastLayer}. */
   rowIndices?: Int32Array;
-  /** Whether hidden states of the clean half are wanted too. Otherwise its last layer makes only keys and values. */
+  /**
+   * Whether hidden states of the clean half are computed, too. Otherwise the last layer computes only its keys and
+   * values.
+   */
   cleanQueries?: boolean;
   device?: string;
 }
 
 /**
- * The training mask of block diffusion over [x_t ; x_0] (section 3): noisy positions see
- * their own noisy block and the clean blocks before it, clean positions the clean blocks up to their own. Never a
- * 2L x 2L mask: the operator is made of causal flash attention and three B x B parts.
+ * The training mask of block diffusion over [x_t ; x_0] (section 3): noisy positions attend to their own noisy block
+ * and the clean blocks before it, clean positions to the clean blocks up to their own. No 2L x 2L mask is created: the
+ * operator combines causal flash attention and three B x B parts.
  *
  * @param length L; the decoder's input then has 2L positions, noisy half first, both halves with positions 0 .. L - 1
  * @param blockSize B, a run-time number
@@ -35,7 +38,7 @@ export function blockDiffusionPlan(
 ): AttentionPlan {
   const { documents, rows, rowIndices, cleanQueries = false, device = "cpu" } = options;
   const boundaries = documents ? [...documents] : null;
-  // Rotary attention is relative: positions need not start again at a document, only at the second half.
+  // Rotary attention is relative, so positions restart only at the second half, not at documents.
   const positions = torch.arange(length, { dtype: "int64", device });
   return {
     positions: torch.cat([positions, positions]),

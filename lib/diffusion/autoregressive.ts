@@ -9,17 +9,19 @@ export const autoregressiveSchema = z.strictObject({
   crossDocumentAttention: z
     .boolean()
     .optional()
-    .describe("whether documents of a sample attend to each other; default: not where the data keep their boundaries"),
-  headChunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
+    .describe(
+      "whether the documents of a sample attend to each other; default: only if the data keep no document boundaries",
+    ),
+  headChunkSize: z.number().int().min(1).default(1024).describe("number of rows whose logits are in memory at once"),
 });
 export type AutoregressiveOptions = z.input<typeof autoregressiveSchema>;
 
 /**
  * Next-token prediction (Eq. 2), the objective of the AR stages: the hidden state of position i - 1 predicts token i,
- * with the head that diffusion uses unshifted later. A row's first token is not a target, nor is an isolated document's:
- * nothing of its own comes before it. With a lossMask only answer tokens are targets.
+ * with the same head that diffusion later uses unshifted. The first token of a row, or of an isolated document, is not
+ * a target, because nothing precedes it. With a lossMask only answer tokens are targets.
  *
- * The normaliser is the number of targets.
+ * The normalizer is the number of targets.
  */
 export function autoregressiveObjective(options: AutoregressiveOptions = {}): Objective {
   const settings = parseOptions("autoregressiveObjective", autoregressiveSchema, options);
@@ -38,7 +40,7 @@ export function autoregressiveObjective(options: AutoregressiveOptions = {}): Ob
   };
 }
 
-/** Flat indices of the tokens that something of their own document comes before, and that count. */
+/** Flat indices of the targets: tokens with a predecessor in their document, and with the loss mask set. */
 export function nextTokenTargets(batch: Batch): Int32Array {
   checkBatch(batch);
   const { lossMask, tokens } = batch;

@@ -4,18 +4,19 @@ import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { DiffusionError } from "./errors.js";
 
-/** Throws where the parts of a batch do not fit together. */
+/** Throws DiffusionError DIFFUSION_BATCH if the fields of a batch are inconsistent. */
 export function checkBatch(batch: Batch): void {
   const { batch: rows, seqLen, tokens, indices, documents, lossMask } = batch;
   const total = rows * seqLen;
-  if (tokens.length !== total) fail(`tokens holds ${tokens.length} ids, batch * length is ${rows} * ${seqLen}`);
-  if (indices.length !== rows) fail(`indices holds ${indices.length} numbers for ${rows} rows`);
-  if (lossMask && lossMask.length !== total) fail(`lossMask holds ${lossMask.length} flags for ${total} tokens`);
+  if (tokens.length !== total) fail(`tokens has ${tokens.length} ids, but batch * length is ${rows} * ${seqLen}`);
+  if (indices.length !== rows) fail(`indices has ${indices.length} entries for ${rows} rows`);
+  if (lossMask && lossMask.length !== total) fail(`lossMask has ${lossMask.length} entries for ${total} tokens`);
   if (!documents) return;
   if (documents[0] !== 0 || documents.at(-1) !== total) fail(`documents must run from 0 to ${total}`);
   let rowStarts = 0;
   for (let d = 0; d < documents.length; d++) {
-    if (d > 0 && documents[d] <= documents[d - 1]) fail(`documents must rise, got ${documents[d]} at ${d}`);
+    if (d > 0 && documents[d] <= documents[d - 1])
+      fail(`documents must be increasing, got ${documents[d]} at index ${d}`);
     if (documents[d] % seqLen === 0) rowStarts++;
   }
   if (rowStarts !== rows + 1) fail("documents must include the start of every row");
@@ -30,7 +31,7 @@ export function documentsOfRow(batch: Batch, row: number): number[] {
   return [...inRow.map((at) => at - base), seqLen];
 }
 
-/** 1 at the first token of every document, [batch * length]. */
+/** Flags [batch * length] with 1 at the first token of every document. */
 export function documentStarts(batch: Batch): Uint8Array {
   const starts = new Uint8Array(batch.tokens.length);
   for (let row = 0; row < batch.batch; row++) starts[row * batch.seqLen] = 1;
@@ -39,9 +40,9 @@ export function documentStarts(batch: Batch): Uint8Array {
 }
 
 /**
- * The tokens that may be masked, by row and block, as flat indices; blocks without any are left out.
+ * Flat indices of the tokens that may be masked, by row and block; blocks without such tokens are left out.
  *
- * @param keepFirst whether a document's first token is left alone
+ * @param keepFirst whether the first token of a document is never masked
  */
 export function maskableBlocks(batch: Batch, blockSize: number, keepFirst: boolean): number[][][] {
   const { lossMask, seqLen } = batch;
@@ -78,14 +79,17 @@ function fail(message: string): never {
 }
 
 /**
- * The id of the mask token: the one given, else the model's.
+ * The id of the mask token: `given`, else the model's.
  *
- * @throws DiffusionError DIFFUSION_OPTIONS when there is none, or it is outside the vocabulary
+ * @throws DiffusionError DIFFUSION_OPTIONS if there is none or it is outside the vocabulary
  */
 export function resolveMaskId(config: Pick<DecoderConfig, "maskTokenId" | "vocabSize">, given?: number): number {
   const id = given ?? config.maskTokenId;
   if (id === null) {
-    throw new DiffusionError("DIFFUSION_OPTIONS", "no mask token: give maskId, or maskTokenId in the model's config");
+    throw new DiffusionError(
+      "DIFFUSION_OPTIONS",
+      "the model has no mask token: give maskId, or set maskTokenId in the model's config",
+    );
   }
   if (!Number.isInteger(id) || id < 0 || id >= config.vocabSize) {
     throw new DiffusionError("DIFFUSION_OPTIONS", `maskId ${id} is outside the vocabulary of ${config.vocabSize}`);
@@ -115,17 +119,17 @@ export function uploadFloats(array: Float32Array, device: string): Tensor {
   return torch.tensor(array, placement(device));
 }
 
-// From page-locked memory the copy does not wait for the device's queue.
+// A copy from page-locked memory does not wait for the device's queue.
 function placement(device: string): { device: string; pinMemory: boolean } {
   return { device, pinMemory: device.startsWith("cuda") };
 }
 
 /**
- * Number of rows of the last layer and the head to compute for `count` masked tokens: a power of two up to 128, then a
- * multiple of 128. The count differs in each step, and libraries of matrix products compile and keep a kernel for each new
+ * Number of rows that the last layer and the head compute for `count` masked tokens: a power of two up to 128, then a
+ * multiple of 128. The count differs in each step, and matrix-product libraries compile and keep a kernel for each new
  * shape.
  *
- * @returns at least `count`; the additional rows must be given weight 0
+ * @returns at least `count`; the caller gives the additional rows weight 0
  */
 export function paddedRows(count: number): number {
   return count <= 128 ? 2 ** Math.ceil(Math.log2(Math.max(1, count))) : Math.ceil(count / 128) * 128;

@@ -10,36 +10,51 @@ import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./w
 
 /** The options of {@link blockDiffusionObjective}, for TypeScript and YAML alike. */
 export const blockDiffusionSchema = z.strictObject({
-  blockSize: z.number().int().min(1).default(4).describe("B, tokens denoised together"),
-  noise: noiseSchema.prefault("clipped-linear").describe("u(t) and w(t)"),
-  warmup: warmupSchema.optional().describe("mask-ratio warmup of section 3.2; none by default"),
-  maskId: z.number().int().min(0).optional().describe("id of the mask token; by default the model's"),
-  shift: z.boolean().default(false).describe("predict a token from the position before it, as the AR stage does"),
-  weighted: z.boolean().default(true).describe("multiply by w(t) (Eq. 4)"),
-  granularity: z.enum(["block", "document", "sequence"]).default("block").describe("what shares one noise level t"),
+  blockSize: z.number().int().min(1).default(4).describe("number of tokens that are denoised together (B)"),
+  noise: noiseSchema.prefault("clipped-linear").describe("noise schedule, u(t) and w(t)"),
+  warmup: warmupSchema.optional().describe("mask-ratio warmup (section 3.2); default: none"),
+  maskId: z.number().int().min(0).optional().describe("id of the mask token; default: the model's"),
+  shift: z.boolean().default(false).describe("predict each token from the position before it, as in the AR stage"),
+  weighted: z
+    .boolean()
+    .default(true)
+    .describe("multiply the loss by w(t) (Eq. 4); otherwise it is not a bound of the likelihood"),
+  granularity: z
+    .enum(["block", "document", "sequence"])
+    .default("block")
+    .describe("unit that shares one time t: block, document or sequence"),
   timeSampling: z
     .enum(["independent", "antithetic", "low-discrepancy"])
     .default("independent")
-    .describe("how t is drawn"),
-  normalizer: z.enum(["tokens", "masked"]).default("tokens").describe("what the summed loss is divided by"),
+    .describe(
+      "how the times of a row are drawn: independent, antithetic or low-discrepancy; the last two have less variance",
+    ),
+  normalizer: z
+    .enum(["tokens", "masked"])
+    .default("tokens")
+    .describe(
+      "divisor of the summed loss: all tokens that may be masked (tokens, Eq. 4), or the masked tokens (masked)",
+    ),
   crossDocumentAttention: z
     .boolean()
     .optional()
-    .describe("whether documents of a sample attend to each other; default: not where the data keep their boundaries"),
-  headChunkSize: z.number().int().min(1).default(1024).describe("rows of the head whose logits exist at once"),
+    .describe(
+      "whether the documents of a sample attend to each other; default: only if the data keep no document boundaries",
+    ),
+  headChunkSize: z.number().int().min(1).default(1024).describe("number of rows whose logits are in memory at once"),
 });
 export type BlockDiffusionSettings = z.output<typeof blockDiffusionSchema>;
 export type BlockDiffusionOptions = z.input<typeof blockDiffusionSchema>;
 
 /**
- * Block diffusion (section 3): one forward over [x_t ; x_0], in which every block has its own noise level and sees the
- * clean blocks before it, and the weighted cross-entropy of the masked tokens (Eq. 4).
+ * Block diffusion (section 3): one forward pass over [x_t ; x_0], in which every block has its own noise level and
+ * attends to the clean blocks before it, and the weighted cross-entropy of the masked tokens (Eq. 4).
  *
  * A masked position predicts itself. With `shift` a token is predicted from the position before it, and a document's
  * first token is never masked, see {@link shiftedRows}.
  *
- * Documents do not attend to each other where the batch has their boundaries, unless `crossDocumentAttention` is set, as in
- * the paper's run.
+ * If the batch has document boundaries, documents do not attend to each other, unless `crossDocumentAttention` is set,
+ * as in the paper's run.
  */
 export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Objective {
   const settings = parseOptions("blockDiffusionObjective", blockDiffusionSchema, options);
@@ -73,7 +88,7 @@ export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Ob
   };
 }
 
-/** Zeros behind: row 0 once more, for a target that weighs nothing. */
+/** Pads with zeros: index 0 refers to row 0, whose padding target has weight zero. */
 function padTo<T extends Int32Array | Float32Array>(values: T, length: number): T {
   if (values.length === 0 || values.length === length) return values;
   const padded = new (values.constructor as new (length: number) => T)(length);
@@ -81,7 +96,9 @@ function padTo<T extends Int32Array | Float32Array>(values: T, length: number): 
   return padded;
 }
 
-/** Moves the warmup to this step. While it warms, weight, clip and forced token follow its own switches (Eq. 10). */
+/**
+ * Advances the warmup to this step. During the warmup, weight, clip and forced token follow its own switches (Eq. 10).
+ */
 function rampAt(settings: BlockDiffusionSettings, context: ObjectiveContext) {
   const { warmup, noise, weighted } = settings;
   const full = { uMax: 1, clip: noise.clip, fallback: noise.fallback, weighted };
@@ -97,7 +114,7 @@ function rampAt(settings: BlockDiffusionSettings, context: ObjectiveContext) {
   };
 }
 
-/** [x_t ; x_0] along each row, [batch, 2 * length]. */
+/** Concatenates [x_t ; x_0] along each row, [batch, 2 * length]. */
 export function noisyThenClean(batch: Batch, noisy: Int32Array): Int32Array {
   const { seqLen, tokens } = batch;
   const input = new Int32Array(2 * tokens.length);
@@ -109,9 +126,10 @@ export function noisyThenClean(batch: Batch, noisy: Int32Array): Int32Array {
 }
 
 /**
- * Where the shifted variant predicts each token from, as flat indices into [batch, 2 * length]. Inside a block that is
- * the noisy position before the token. At a block's start it is the clean one, because the block before is finished by
- * then when sampling; the prediction there is the AR one, and at B = 1 the objective is the AR objective.
+ * The positions from which the shifted variant predicts each token, as flat indices into [batch, 2 * length]. Inside a
+ * block it is the noisy position before the token. At the start of a block it is the clean one, because the previous
+ * block is complete during sampling; the prediction there is that of the AR model, and for B = 1 the objective is the
+ * AR objective.
  */
 export function shiftedRows(batch: Batch, positions: Int32Array, blockSize: number): Int32Array {
   const { seqLen } = batch;
@@ -129,7 +147,7 @@ export function shiftedRows(batch: Batch, positions: Int32Array, blockSize: numb
   });
 }
 
-/** The counts of a corruption as shares, and the plain cross-entropy of a masked token. */
+/** Metrics of a corruption: its counts as shares, and the unweighted cross-entropy per masked token. */
 function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, Metric> {
   const { numMasked, numMaskable, numBlocks, emptyBlocks, fallbackBlocks } = corruption;
   return {
@@ -141,12 +159,12 @@ function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, 
 }
 
 /**
- * Supervised fine-tuning: block diffusion in which only answer tokens are ever masked and give loss. Prompts stay clean
- * in both halves, so a block that holds a prompt's end and an answer's beginning is trained as the sampler meets it.
- * The normaliser counts answer tokens. The 1 to 4 end tokens that the data puts behind an answer belong to it: a block
- * learns to end at any of its places.
+ * Supervised fine-tuning: block diffusion in which only answer tokens are masked and contribute to the loss. Prompts
+ * stay clean in both halves, so a block with the end of a prompt and the start of an answer is trained as in sampling.
+ * The normalizer counts answer tokens. The 1 to 4 end tokens that the data adds after an answer belong to it, so the
+ * model learns to end at any position of a block.
  *
- * @throws DiffusionError DIFFUSION_BATCH for a batch without lossMask: all of it would be trained on in silence
+ * @throws DiffusionError DIFFUSION_BATCH for a batch without a lossMask, which would silently be trained on as a whole
  */
 export function supervisedObjective(options: BlockDiffusionOptions = {}): Objective {
   const objective = blockDiffusionObjective(options);

@@ -5,24 +5,26 @@ import { DiffusionError } from "./errors.js";
 export interface CommitState {
   /** Denoising step within the block, from 0. */
   step: number;
-  /** Number of masked tokens at the block's first step. */
+  /** Number of masked tokens at the first step of the block. */
   initiallyMasked: number;
-  /** Entropy in nats of the model's distribution at each position still masked, for rules with `usesEntropy`. */
+  /**
+   * Entropy in nats of the model's distribution at each position that is still masked, for rules with `usesEntropy`.
+   */
   entropy?: Float64Array;
 }
 
 /**
- * Which of a block's masked positions to commit after a denoising pass: a pure function of the model's confidence and
- * of where the block stands. Committed tokens are never masked again.
+ * Selects the masked positions of a block to commit after a denoising step: a pure function of the model's confidence
+ * and the state of the block. Committed tokens are never masked again.
  */
 export interface CommitRule {
   readonly name: string;
-  /** The same rule as data, which can be sent to an engine's worker. A custom rule has none. */
+  /** The rule as data, which can be sent to an engine's worker. A custom rule has no config. */
   readonly config?: CommitConfig;
-  /** Whether the state must hold entropies. */
+  /** Whether the rule needs `state.entropy`. */
   readonly usesEntropy?: boolean;
   /**
-   * @param confidence probability of the chosen token at each position still masked, in order of position
+   * @param confidence probability of the sampled token at each position that is still masked, in order of position
    * @returns indices into `confidence`, at least one
    */
   choose(confidence: Float64Array, state: CommitState): number[];
@@ -30,9 +32,10 @@ export interface CommitRule {
 
 /**
  * The published sampler's schedule: `steps` passes per block, each committing its share of the tokens in order of
- * confidence; where the division leaves a remainder the first passes take one more. Ties go to the earlier position.
+ * confidence; the first passes commit one more if the division has a remainder. Ties go to the earlier position.
  *
- * @param options.steps passes per block; more than there are masked tokens means one token each. Default: that.
+ * @param options.steps passes per block; more than the number of masked tokens means one token per pass, which is the
+ *   default
  */
 export function staticSchedule(options: { steps?: number } = {}): CommitRule {
   const { steps = Number.POSITIVE_INFINITY } = options;
@@ -65,7 +68,7 @@ export function confidenceThreshold(value: number): CommitRule {
   };
 }
 
-/** The static share or everything above `value`, whichever commits more. */
+/** The static schedule's share or all positions above `value`, whichever commits more. */
 export function hybridRule(options: { value: number; steps?: number }): CommitRule {
   const share = staticSchedule(options);
   const above = confidenceThreshold(options.value);
@@ -80,8 +83,9 @@ export function hybridRule(options: { value: number; steps?: number }): CommitRu
 }
 
 /**
- * The n most confident tokens, n the largest with (n + 1)(1 - c_n) < factor where c_n is the n-th highest confidence, and always
- * one: the more tokens are committed together, the more confident each must be (Fast-dLLM, factor-based parallel decoding).
+ * Commits the n most confident tokens, with the largest n such that (n + 1)(1 - c_n) < factor, where c_n is the n-th
+ * highest confidence, and at least one. The more tokens are committed together, the more confident each must be
+ * (Fast-dLLM, factor-based parallel decoding).
  */
 export function confidenceFactor(factor: number): CommitRule {
   if (!(factor > 0)) {
@@ -100,8 +104,8 @@ export function confidenceFactor(factor: number): CommitRule {
 }
 
 /**
- * Positions by rising entropy, as long as the sum of their entropies less the largest of them is within `bound` nats: a
- * bound of what committing them independently can cost (entropy-bounded unmasking). Always one.
+ * Commits positions in order of increasing entropy while the sum of their entropies minus the largest one is at most
+ * `bound` nats, and at least one. This bounds the cost of committing them independently (entropy-bounded unmasking).
  */
 export function entropyBound(bound: number): CommitRule {
   if (!(bound >= 0)) {
@@ -112,11 +116,11 @@ export function entropyBound(bound: number): CommitRule {
     config: { rule: "entropy", bound },
     usesEntropy: true,
     choose(_confidence, { entropy }) {
-      if (!entropy) throw new DiffusionError("DIFFUSION_OPTIONS", "the entropy rule needs entropies");
+      if (!entropy) throw new DiffusionError("DIFFUSION_OPTIONS", "the entropy rule needs state.entropy");
       const order = [...entropy.keys()].sort((a, b) => entropy[a] - entropy[b] || a - b);
       let sum = 0;
       let count = 0;
-      // Sorted, the newest is the largest: the sum before it is what counts.
+      // In sorted order the newest entropy is the largest, so the sum before it is compared.
       while (count < order.length && (count === 0 || sum <= bound)) sum += entropy[order[count++]];
       return order.slice(0, count).sort((a, b) => a - b);
     },
@@ -142,7 +146,7 @@ export const commitConfigSchema = z.discriminatedUnion("rule", [
 ]);
 export type CommitConfig = z.infer<typeof commitConfigSchema>;
 
-/** The rule that a {@link CommitConfig} describes; a rule is returned as it is. */
+/** Makes the rule of a {@link CommitConfig}; a rule is returned unchanged. */
 export function commitFromConfig(config: CommitConfig | CommitRule): CommitRule {
   if (!("rule" in config)) return config;
   switch (config.rule) {

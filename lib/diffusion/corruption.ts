@@ -1,33 +1,33 @@
 import { refuseRenamed } from "../base/renamed-options.js";
 import type { Batch } from "../model/objective.js";
-import { Philox } from "../torch/philox.js"; // not the index: corruption needs no native code
+import { Philox } from "../torch/philox.js"; // not from the index, so that corruption does not load native code
 import { checkBatch, documentStarts, documentsOfRow } from "./batch.js";
 import { DiffusionError } from "./errors.js";
 import { clipRate, type NoiseSchedule } from "./noise.js";
 
-/** What shares one noise level t: each block (section 3.3's "block-specific mask rate"), each document or each row. */
+/** Unit with one noise level t: each block (section 3.3's "block-specific mask rate"), each document or each row. */
 export type Granularity = "block" | "document" | "sequence";
 
 /**
- * How the noise levels are drawn. Each is uniform by itself in every mode; what differs is how they lie together:
- * - `independent`: as the paper writes it;
+ * How the noise levels are drawn. Each is uniform in every mode; the modes differ in their joint distribution:
+ * - `independent`: as in the paper;
  * - `antithetic`: in pairs t and 1 - t;
  * - `low-discrepancy`: evenly spread from a random start (Kronecker sequence of the golden ratio), so that the levels
- *   of one row fill (0, 1). Less variance of the loss, same expectation.
+ *   of one row cover (0, 1). The loss has less variance and the same expectation.
  */
 export type TimeSampling = "independent" | "antithetic" | "low-discrepancy";
 
 export interface CorruptionOptions {
-  /** B; blocks are counted from the start of each document, of each row where the batch has no boundaries. */
+  /** B; blocks are counted from the start of each document, or of each row if the batch has no boundaries. */
   blockSize: number;
   noise: NoiseSchedule;
   maskId: number;
-  /** The run's seed and the stage's index. With a row's own index they determine its corruption. */
+  /** The seed of the run and the index of the stage. Together with a row's index they determine its corruption. */
   seed: number;
   stage: number;
   /** Cap of t (Eq. 10). Default 1. */
   uMax?: number;
-  /** Override the schedule's own rules, as the warmup does. */
+  /** Overrides of the schedule's rules, used by the warmup. */
   clip?: boolean;
   fallback?: boolean;
   /** false: every weight is 1. Default true. */
@@ -52,22 +52,24 @@ export interface Corruption {
   weights: Float32Array;
   /** m. */
   numMasked: number;
-  /** Tokens that could have been masked: all but prompts and, with `keepFirst`, first tokens. */
+  /** Number of tokens that may be masked: all but prompts and, with `keepFirst`, first tokens. */
   numMaskable: number;
-  /** Blocks with at least one such token. */
+  /** Number of blocks with at least one such token. */
   numBlocks: number;
-  /** Blocks of those that came out clean and give no loss. */
+  /** Number of those blocks that stayed clean and do not contribute to the loss. */
   emptyBlocks: number;
-  /** Blocks in which the fallback masked the one token. */
+  /** Number of blocks in which the fallback masked one token. */
   fallbackBlocks: number;
-  /** Mean over maskable tokens of the rate they were masked with. */
+  /** Mean mask rate over the maskable tokens. */
   meanRate: number;
   /** Sum of the weights over maskable tokens; 1 in expectation for an unbiased bound. */
   weightedMass: number;
 }
 
 const GOLDEN_RATIO = 0.6180339887498949;
-/** Streams of a row's generator. One number per token and one per t, so that no draw depends on another's outcome. */
+/**
+ * Random streams of a row. Each token and each t has its own draw, so that no draw depends on the outcome of another.
+ */
 const STREAM_TOKENS = 0x6d61736b; // "mask"
 const STREAM_TIMES = 0x74696d65; // "time"
 const TWO_32 = 2 ** 32;
@@ -76,8 +78,8 @@ const TWO_32 = 2 ** 32;
  * The forward process q(x_t | x_0) over a whole batch (Eq. 4 and section 3.3), on the host: each token that may be
  * masked is replaced by `maskId` independently with its block's rate.
  *
- * A row's result depends on (seed, stage, its index) and its own contents alone: not on the rows beside it, their
- * order, the process or what was drawn before.
+ * A row's result depends only on (seed, stage, its index) and its contents, not on the other rows, their order, the
+ * process or earlier draws.
  *
  * @throws DiffusionError DIFFUSION_BATCH, DIFFUSION_OPTIONS
  */
@@ -126,7 +128,7 @@ function resolve(options: CorruptionOptions): Settings {
   };
 }
 
-/** 1 where a token may be masked, [batch * length]; undefined where all may. */
+/** Flags [batch * length] with 1 for tokens that may be masked; undefined if all may. */
 function maskableTokens(batch: Batch, settings: Settings): Uint8Array | undefined {
   const { lossMask } = batch;
   if (!settings.keepFirst) return lossMask;
@@ -134,7 +136,7 @@ function maskableTokens(batch: Batch, settings: Settings): Uint8Array | undefine
   return starts.map((isStart, i) => (isStart || lossMask?.[i] === 0 ? 0 : 1));
 }
 
-/** Masks block after block and keeps count. */
+/** Masks one block after another and counts the results. */
 class CorruptionWriter {
   readonly #tokens: Int32Array;
   readonly #maskable: Uint8Array | undefined;
@@ -184,7 +186,7 @@ class CorruptionWriter {
     this.#rateSum += size * rate;
     if (this.#numMasked > before) return;
     if (fallback && closest >= 0) {
-      // Given that no draw fell below the rate, they are exchangeable: the smallest one's place is uniform.
+      // If no draw is below the rate, the draws are exchangeable, so the position of the smallest one is uniform.
       this.#mask(closest, weight);
       this.#fallbackBlocks++;
     } else this.#emptyBlocks++;
@@ -225,7 +227,7 @@ class CorruptionWriter {
 /** Draws t ~ U(0, uMax) (Eq. 10) for one block, document or row after another. */
 function timesOfRow(settings: Settings, index: number): () => number {
   const { seed, stage, uMax, timeSampling, granularity } = settings;
-  // Levels lie together within a row; with one level per row, across the rows of the stage.
+  // The joint distribution covers the levels of one row, or of all rows of the stage if each row has one level.
   const perRow = granularity === "sequence";
   const own = (stream: number) => new Philox(seed, STREAM_TIMES, stage, stream);
   if (timeSampling === "low-discrepancy") {
@@ -247,5 +249,5 @@ function timesOfRow(settings: Settings, index: number): () => number {
     };
   }
   const random = own(index);
-  return () => uMax * (1 - random.uniform()); // (0, 1]: at t = 0 there is nothing to learn and no weight
+  return () => uMax * (1 - random.uniform()); // (0, 1]: at t = 0 no token is masked and the weight is undefined
 }

@@ -1,6 +1,6 @@
 /**
- * Masked diffusion over blocks: how text is corrupted, how the noise is scheduled and warmed up, the training objectives,
- * the likelihood of a text, and the rules by which denoising commits tokens.
+ * Masked diffusion over blocks: corruption, noise schedules and warmup, training objectives, likelihood of a text, and
+ * commit rules for denoising.
  */
 
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "../model/objective.js";

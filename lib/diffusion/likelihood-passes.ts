@@ -5,7 +5,7 @@ import { corrupt } from "./corruption.js";
 import { DiffusionError } from "./errors.js";
 import { linearNoise } from "./noise.js";
 
-/** One way to mask a batch, with the factor of every masked token in the likelihood bound. */
+/** One mask of a batch, with the weight of every masked token in the likelihood bound. */
 export interface MaskedPass {
   /** x_t, row-major [batch, length]. */
   noisy: Int32Array;
@@ -38,8 +38,8 @@ export function* randomTimes(
 
 /**
  * Passes in which m of a block's n tokens are masked, m uniform on 1 .. n and spread evenly over a row's blocks, with
- * weight n / m. Since the integral of t^(m-1) (1-t)^(n-m) over t is (m-1)! (n-m)! / n!, that is Eq. 4 with the integral
- * over t done: bound = sum over m of (1 / m) E[sum of the m masked tokens' cross-entropy].
+ * weight n / m. Since the integral of t^(m-1) (1-t)^(n-m) over t is (m-1)! (n-m)! / n!, this is Eq. 4 with the integral
+ * over t in closed form: bound = sum over m of (1 / m) E[sum of the m masked tokens' cross-entropy].
  */
 export function* randomCounts(
   batch: Batch,
@@ -69,18 +69,18 @@ export function* randomCounts(
 }
 
 /**
- * Every non-empty mask of a block, one per pass and the same in all blocks. A mask of m among n tokens weighs
- * (m-1)! (n-m)! / n! = 1 / (m C(n, m)); the sum over the passes is the bound itself.
+ * Yields every non-empty mask of a block, one per pass and the same in all blocks. A mask of m of n tokens has the
+ * weight (m-1)! (n-m)! / n! = 1 / (m C(n, m)); the sum over the passes is the exact bound.
  */
 export function* allSubsets(batch: Batch, blockSize: number, maskId: number): Generator<MaskedPass> {
   if (blockSize > 12) {
-    throw new DiffusionError("DIFFUSION_OPTIONS", `exact bound: block size ${blockSize} means 2^${blockSize} passes`);
+    throw new DiffusionError("DIFFUSION_OPTIONS", `exact bound: block size ${blockSize} needs 2^${blockSize} passes`);
   }
   const blocks = maskableBlocks(batch, blockSize, true).flat();
   for (let subset = 1; subset < 2 ** blockSize; subset++) {
     const writer = new PassWriter(batch, maskId);
     for (const block of blocks) {
-      if (subset >= 2 ** block.length) continue; // names a token this block does not have
+      if (subset >= 2 ** block.length) continue; // the mask includes a token beyond the end of this block
       const chosen = block.filter((_, i) => subset & (1 << i));
       writer.mask(chosen, 1 / (chosen.length * choose(block.length, chosen.length)));
     }

@@ -11,7 +11,7 @@ import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
 import { DiffusionError } from "./errors.js";
 import { allSubsets, type MaskedPass, randomCounts, randomTimes } from "./likelihood-passes.js";
 
-/** How likely a model finds a text, or at least how likely. */
+/** The likelihood of a text under a model, or a bound of it. */
 export interface Likelihood {
   /** `nll` / ln 2 / `bytes`: comparable across tokenizers, and with a compressor's output. */
   bitsPerByte: number;
@@ -19,20 +19,20 @@ export interface Likelihood {
   nll: number;
   /** Targets scored: every token but the first of each document. */
   tokens: number;
-  /** Bytes the targets stand for. */
+  /** Number of bytes of the targets. */
   bytes: number;
-  /** Standard error of bitsPerByte from the random masks; 0 where nothing is random. */
+  /** Standard error of bitsPerByte from the random masks; 0 without randomness. */
   standardError: number;
 }
 
 export interface LikelihoodOptions {
-  /** Bytes a token stands for: 0 for special tokens, whose cost counts all the same. */
+  /** Number of bytes of a token: 0 for special tokens, whose cost is still included. */
   byteLength: (id: number) => number;
   /** Default: the model's. */
   device?: string;
-  /** Runs the forwards under autocast in this type. Default: the model's own. */
+  /** Dtype of autocast for the forward passes. Default: no autocast. */
   autocast?: torch.DTypeLike;
-  /** Rows of the head whose logits exist at once. Default 1024. */
+  /** Number of rows whose logits are computed at a time. Default 1024. */
   headChunkSize?: number;
   signal?: AbortSignal;
 }
@@ -42,16 +42,19 @@ export interface DiffusionBoundOptions extends LikelihoodOptions {
   blockSize?: number;
   /** Default: the model's. */
   maskId?: number;
-  /** Whether the model was trained with the shift. Default false. */
+  /** Whether the model was trained with the logit shift. Default false. */
   shift?: boolean;
   /**
-   * - `count` (default): per block draws how many tokens are masked instead of t, evenly over 1 .. B. The integral over t
-   *   is then done in closed form: same bound, no large weights, less variance, and exact at B = 1.
+   * - `count` (default): draws the number of masked tokens per block instead of t, uniformly over 1 .. B. The integral
+   *   over t is then in closed form: the same bound without large weights, with less variance, and exact for B = 1.
    * - `time`: draws t as in training, low-discrepancy, with w = 1 / t.
    * - `exact`: all 2^B - 1 masks of a block; no randomness. For small B.
    */
   estimator?: "count" | "time" | "exact";
-  /** Monte Carlo samples of the masks of each batch; the standard error is estimated from them. Default 8; not used by `exact`. */
+  /**
+   * Monte Carlo samples of the masks of each batch; the standard error is estimated from them. Default 8; not used by
+   * `exact`.
+   */
   mcSamples?: number;
   /** Default 0. */
   seed?: number;
@@ -60,8 +63,8 @@ export interface DiffusionBoundOptions extends LikelihoodOptions {
 type Batches = Iterable<Batch> | AsyncIterable<Batch>;
 
 /**
- * Exact likelihood of the autoregressive model, per byte. Documents of a batch are isolated where it has boundaries;
- * with a lossMask only answer tokens are scored.
+ * Exact likelihood of the autoregressive model, per byte. If a batch has document boundaries, its documents are
+ * isolated; with a lossMask only answer tokens are scored.
  */
 export async function arBitsPerByte(model: Decoder, batches: Batches, options: LikelihoodOptions): Promise<Likelihood> {
   refuseRenamed(options, ["headChunkSize", "mcSamples"], (text) => new DiffusionError("DIFFUSION_OPTIONS", text));
@@ -82,7 +85,7 @@ export async function arBitsPerByte(model: Decoder, batches: Batches, options: L
 /**
  * An upper bound of the negative log-likelihood under block diffusion, per byte: Eq. 4 with the unclipped linear
  * schedule, because the clip and the forced token of section 3.3 bias it (every unclipped schedule has the same bound).
- * The same tokens are scored as by {@link arBitsPerByte}: a document's first token is given.
+ * The same tokens are scored as by {@link arBitsPerByte}: all but the first token of each document.
  *
  * @throws DiffusionError DIFFUSION_OPTIONS for fewer than two random passes, or `exact` with B > 12
  */
@@ -119,9 +122,9 @@ export async function diffusionBound(
 }
 
 /**
- * The masks of a batch that an estimator asks for.
+ * The masks of a batch that an estimator uses.
  *
- * @throws DiffusionError DIFFUSION_OPTIONS as {@link diffusionBound} does
+ * @throws DiffusionError DIFFUSION_OPTIONS as {@link diffusionBound}
  */
 export function passesOver(
   batch: Batch,
@@ -178,7 +181,7 @@ function weightedSumsByRow(batch: Batch, pass: MaskedPass, nll: Float32Array): F
   return sums;
 }
 
-/** Sums targets, negative log-likelihood and the variance due to the random masks. */
+/** Accumulates targets, negative log-likelihood and the variance of the random masks. */
 class Tally {
   nll = 0;
   #variance = 0;

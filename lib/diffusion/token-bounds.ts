@@ -9,20 +9,20 @@ import { noisyThenClean, shiftedRows } from "./block-diffusion.js";
 import { passesOver } from "./likelihood.js";
 import type { MaskedPass } from "./likelihood-passes.js";
 
-/** What each token adds to the diffusion bound of a text. */
+/** Contribution of each token to the diffusion bound of a text. */
 export interface TokenBounds {
   /**
-   * Per token the mean of ln p over the orders in which its block can be unmasked, null for the first, which is given.
-   * Their sum is the bound: the lower one of ln p(text), Eq. 4 with the integral done.
+   * Mean of ln p of each token over the orders in which its block can be unmasked; null for the first token, which is
+   * not scored. Their sum is the lower bound of ln p(text), Eq. 4 with the integral in closed form.
    */
   logprobs: (number | null)[];
-  /** Per token the ids with the highest such means, most likely first; only if asked for. */
+  /** The ids with the highest such means at each token, most likely first; only with the option `top`. */
   top?: ({ id: number; logprob: number }[] | null)[];
   /** Minus the sum of the logprobs: an upper bound of -ln p(text). */
   nll: number;
-  /** Of `nll`, from the random masks; 0 where every mask was used. */
+  /** Standard error of `nll` from the random masks; 0 if every mask was used. */
   standardError: number;
-  /** Masks of each block that were used. */
+  /** Number of masks per block that were used. */
   mcSamples: number;
 }
 
@@ -40,17 +40,19 @@ export interface TokenBoundsOptions {
   signal?: AbortSignal;
 }
 
-/** Rows of logits that exist at once. */
+/** Rows of logits that are computed at a time. */
 const CHUNK = 256;
-/** Means of ln p that exist at once, over places and vocabulary: 256 MiB in float64. */
+/** Maximum number of means of ln p in memory, over positions and vocabulary: 256 MiB in float64. */
 const MOST_MEANS = 2 ** 25;
 
 /**
- * The diffusion bound of one text, token by token. A mask of m of a block's n tokens weighs 1 / (m C(n, m)), so that the
- * masks which hold a token weigh 1 together: its value is a mean over masks, and over all orders of unmasking.
+ * The diffusion bound of one text, token by token. A mask of m of a block's n tokens has the weight 1 / (m C(n, m)).
+ * The weights of all masks with a given token sum to 1, so its value is a mean over masks, and over all orders of
+ * unmasking.
  *
- * @param tokens of one document, from its first
- * @throws DiffusionError DIFFUSION_OPTIONS for fewer than two random passes, or all masks with B > 12; the signal's reason
+ * @param tokens all tokens of one document
+ * @throws DiffusionError DIFFUSION_OPTIONS for fewer than two random passes, or all masks with B > 12; the signal's
+ *   reason if it aborts
  */
 export async function diffusionTokenBounds(
   model: Decoder,
@@ -96,7 +98,7 @@ export async function diffusionTokenBounds(
   };
 }
 
-/** The part of a pass whose masked tokens are in [from, to); what is masked stays masked. */
+/** Restricts a pass to the masked tokens in [from, to); the mask itself is unchanged. */
 function within({ noisy, positions, weights }: MaskedPass, from: number, to: number): MaskedPass {
   const mine = [...positions.keys()].filter((k) => positions[k] >= from && positions[k] < to);
   return {
@@ -159,7 +161,7 @@ function highest(means: Tensor, top: number, count: number): { id: number; logpr
   );
 }
 
-/** Of the mean of the passes' sums. */
+/** Standard error of the mean of the passes' sums. */
 function standardError(sums: readonly number[], nll: number): number {
   const squares = sums.reduce((sum, each) => sum + (each + nll) ** 2, 0);
   return Math.sqrt(squares / (sums.length - 1) / sums.length);

@@ -5,43 +5,53 @@ const holdSchema = z.strictObject({
   multiple: z
     .number()
     .positive()
-    .describe("the ramp waits while the gradient norm is above this multiple of the reference"),
+    .describe("pause the ramp while the gradient norm is above this multiple of the reference"),
   reference: z
     .number()
     .positive()
     .optional()
-    .describe("the AR stage's gradient norm; by default the last one before this stage"),
-  limit: z.number().int().min(0).optional().describe("steps the ramp may wait in all; by default 2 * steps"),
+    .describe("reference gradient norm; default: the last one before this stage"),
+  limit: z
+    .number()
+    .int()
+    .min(0)
+    .optional()
+    .describe("maximum number of steps for which the ramp pauses in total; default: 2 * steps"),
 });
 
 /** The options of {@link maskRatioWarmup} and their defaults, for TypeScript and YAML alike. */
 export const warmupSchema = z.strictObject({
-  steps: z.number().int().min(0).describe("S_warmup, steps until u_max is 1"),
-  initial: z.number().gt(0).max(1).default(1e-3).describe("u_init, the mask ratio's cap at step 0"),
-  weighted: z.boolean().default(false).describe("keep the weight w(t) while warming (Eq. 10 drops it)"),
-  clip: z.boolean().default(false).describe("keep the 1/B clip while warming"),
-  fallback: z.boolean().default(false).describe("keep the forced token while warming"),
-  hold: holdSchema.optional().describe("stand still while the gradient norm is above a multiple of its AR level"),
+  steps: z.number().int().min(0).describe("number of steps until u_max is 1 (S_warmup)"),
+  initial: z.number().gt(0).max(1).default(1e-3).describe("maximum mask ratio at step 0 (u_init)"),
+  weighted: z.boolean().default(false).describe("keep the weight w(t) during the warmup; Eq. 10 drops it"),
+  clip: z.boolean().default(false).describe("keep the 1/B clip during the warmup"),
+  fallback: z.boolean().default(false).describe("keep the forced token during the warmup"),
+  hold: holdSchema
+    .optional()
+    .describe(
+      "`{ multiple, reference?, limit? }`: pause the ramp after a step whose gradient norm is above `multiple` times " +
+        "`reference` (default: the last norm before this stage), for at most `limit` steps in total (default: 2 * `steps`)",
+    ),
 });
 
-/** A warmup as a plain value, every switch set. */
+/** A warmup with all defaults filled in. */
 export type MaskRatioWarmup = z.output<typeof warmupSchema>;
-/** What {@link maskRatioWarmup} takes. */
+/** Options of {@link maskRatioWarmup}. */
 export type MaskRatioWarmupOptions = z.input<typeof warmupSchema>;
 
 /**
- * The mask-ratio warmup of section 3.2 (Eq. 10): t ~ U(0, u_max(s)) while u_max rises from `initial` to 1 over
- * `steps`, with the weight w(t) dropped until then. The 1/B clip and the forced token wait too: that is what fits the
- * paper's Fig. 4, the text does not say. Each is a switch.
+ * The mask-ratio warmup of section 3.2 (Eq. 10): t ~ U(0, u_max(s)) while u_max rises from `initial` to 1 over `steps`,
+ * with the weight w(t) dropped until then. The 1/B clip and the forced token are off during the warmup, too: this
+ * matches the paper's Fig. 4, while the text does not specify it. Each has its own switch.
  *
- * `hold` makes the ramp adaptive, which the paper's is not: it stands still in every step after one whose gradient norm
- * was above `multiple` times the AR level.
+ * `hold` makes the ramp adaptive, unlike the paper's: it pauses in every step after one whose gradient norm was above
+ * `multiple` times the AR level.
  */
 export function maskRatioWarmup(options: MaskRatioWarmupOptions): MaskRatioWarmup {
   return parseOptions("maskRatioWarmup", warmupSchema, options, "DIFFUSION_WARMUP");
 }
 
-/** Eq. 10: u_max(s) = u_init + (1 - u_init) * s / S_warmup for s = 0 .. S_warmup, and 1 from there on. */
+/** Eq. 10: u_max(s) = u_init + (1 - u_init) * s / S_warmup for s = 0 .. S_warmup, and 1 afterwards. */
 export function maxMaskRatio(warmup: Pick<MaskRatioWarmup, "steps" | "initial">, s: number): number {
   if (s >= warmup.steps) return 1;
   return warmup.initial + (1 - warmup.initial) * (s / warmup.steps);
@@ -49,30 +59,30 @@ export function maxMaskRatio(warmup: Pick<MaskRatioWarmup, "steps" | "initial">,
 
 /** State of a ramp. JSON, so that a run can resume from it. */
 export interface WarmupState {
-  /** The optimiser step this state was last moved in. */
+  /** The optimizer step in which this state was last advanced. */
   step: number;
-  /** s of Eq. 10: steps in which the ramp did not wait. */
+  /** s of Eq. 10: number of steps in which the ramp advanced. */
   progress: number;
-  /** Steps in which it did. */
+  /** Number of steps in which the ramp was held. */
   held: number;
-  /** The gradient norm of the AR stage that `hold` compares with. */
+  /** The reference of `hold`: the gradient norm of the AR stage. */
   reference: number | null;
 }
 
-/** What the step at hand needs of the optimiser's recent past. */
+/** State of the training run that a warmup step depends on. */
 export interface WarmupContext {
-  /** Optimiser step within the stage, from 0. */
+  /** Optimizer step within the stage, from 0. */
   step: number;
-  /** Global gradient norm of the step before, the last AR step's at step 0. */
+  /** Global gradient norm of the previous step; at step 0 that of the last AR step. */
   gradNorm?: number;
 }
 
 /**
- * Moves a ramp to `context.step` and returns its new state; the old one is left alone. Called again in the same step
- * (once per micro-batch) it changes nothing. All ranks see the same gradient norm, so all move alike.
+ * Advances a ramp to `context.step` and returns its new state; the old one is not modified. Further calls in the same
+ * step (one per micro-batch) have no effect. All ranks have the same gradient norm, so their ramps are equal.
  *
  * @param state undefined at the first step of the stage
- * @throws DiffusionError DIFFUSION_WARMUP when `hold` has no reference to compare with
+ * @throws DiffusionError DIFFUSION_WARMUP if `hold` has no reference
  */
 export function advanceWarmup(
   warmup: MaskRatioWarmup,
@@ -86,13 +96,13 @@ export function advanceWarmup(
     if (reference === undefined || !(reference > 0)) {
       throw new DiffusionError(
         "DIFFUSION_WARMUP",
-        "warmup.hold.reference is missing: no AR stage came before whose gradient norm could stand in for it",
+        "warmup.hold.reference is missing, and there is no previous AR stage whose gradient norm could replace it",
       );
     }
     return { step: context.step, progress: context.step, held: 0, reference };
   }
   if (context.step <= state.step) return state;
-  // A gradient norm that is not a number is the very instability the ramp waits for.
+  // A gradient norm of NaN is an instability for which the ramp is held.
   const calm = context.gradNorm === undefined || context.gradNorm <= hold.multiple * (state.reference ?? 0);
   const waits = !calm && state.progress < warmup.steps && state.held < (hold.limit ?? 2 * warmup.steps);
   return {

@@ -5,14 +5,14 @@ import type { ProcessGroup } from "./process-group.js";
 type Tensor = torch.Tensor;
 
 /**
- * Collectives that a gradient goes through. All members of the group must compute the same loss from their results: a
- * gradient that arrives at a tensor which all ranks hold alike is then the same on all of them, and counted once
- * (Megatron-LM's convention). torch.distributed.nn.functional takes the loss to be the sum of the ranks' losses instead.
+ * Differentiable collectives. All members of the group must compute the same loss from the results: the gradient of a
+ * replicated tensor is then equal on all ranks and counts once (Megatron-LM's convention).
+ * torch.distributed.nn.functional assumes instead that the loss is the sum of the ranks' losses.
  */
 
 /**
- * The tensor itself; backward sums its gradient over the group. To stand where a tensor that all ranks hold alike is used
- * by each for a part of the work: Megatron-LM's f (copy_to_tensor_model_parallel_region).
+ * Identity in the forward pass, all-reduce of the gradient in the backward pass. Use it where each rank computes a part
+ * from a replicated tensor: Megatron-LM's f (copy_to_tensor_model_parallel_region).
  */
 export function copyToGroup(x: Tensor, group: ProcessGroup): Tensor {
   const apply = torch.defineFunction<[Tensor], Tensor>({
@@ -23,9 +23,9 @@ export function copyToGroup(x: Tensor, group: ProcessGroup): Tensor {
 }
 
 /**
- * The sum of the ranks' tensors; backward passes the gradient on as it is. To stand where the parts of the work meet:
+ * All-reduce in the forward pass, identity in the backward pass. Use it where the ranks' parts are combined:
  * Megatron-LM's g (reduce_from_tensor_model_parallel_region). torch.distributed.nn.functional.all_reduce sums in its
- * backward, too, because there each rank has a loss of its own.
+ * backward pass, too, because it assumes a separate loss on each rank.
  */
 export function reduceFromGroup(x: Tensor, group: ProcessGroup): Tensor {
   const apply = torch.defineFunction<[Tensor], Tensor>({
@@ -36,19 +36,19 @@ export function reduceFromGroup(x: Tensor, group: ProcessGroup): Tensor {
 }
 
 /**
- * The ranks' tensors one behind the other along `dim`; backward takes the own part of the gradient: Megatron-LM's
- * gather_from_tensor_model_parallel_region. torch.distributed.nn.functional.all_gather sums the parts' gradients over the
- * ranks, because there each rank has a loss of its own.
+ * Concatenates the ranks' tensors along `dim`; the backward pass returns this rank's part of the gradient:
+ * Megatron-LM's gather_from_tensor_model_parallel_region. torch.distributed.nn.functional.all_gather sums the gradients
+ * over the ranks, because it assumes a separate loss on each rank.
  *
- * @param total the length of the result along `dim`, when the ranks' parts are those of {@link chunkOf}; default: all
- *   ranks' parts are as long as this one's
+ * @param total the length of the result along `dim`, if the parts are those of {@link chunkOf}; default: all parts have
+ *   the length of this rank's part
  */
 export function gatherFromGroup(x: Tensor, dim: number, group: ProcessGroup, total?: number): Tensor {
   const axis = axisOf(x, dim);
   const length = total ?? x.size(axis) * group.size;
   const own = chunkOf(length, group.rank, group.size);
   if (own.size !== x.size(axis)) {
-    const message = `gatherFromGroup: rank ${group.rank} of ${group.size} holds ${own.size} of ${length}, not ${x.size(axis)}`;
+    const message = `gatherFromGroup: rank ${group.rank} of ${group.size} must hold ${own.size} of ${length}, got ${x.size(axis)}`;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
   }
   const apply = torch.defineFunction<[Tensor], Tensor>({
@@ -59,8 +59,8 @@ export function gatherFromGroup(x: Tensor, dim: number, group: ProcessGroup, tot
 }
 
 /**
- * The own part along `dim` of a tensor that all ranks hold alike, see {@link chunkOf}; backward gathers the parts'
- * gradients: Megatron-LM's scatter_to_tensor_model_parallel_region.
+ * This rank's part along `dim` of a replicated tensor, see {@link chunkOf}; the backward pass gathers the gradients of
+ * the parts: Megatron-LM's scatter_to_tensor_model_parallel_region.
  */
 export function scatterToGroup(x: Tensor, dim: number, group: ProcessGroup): Tensor {
   const axis = axisOf(x, dim);
@@ -74,8 +74,8 @@ export function scatterToGroup(x: Tensor, dim: number, group: ProcessGroup): Ten
 }
 
 /**
- * A rank's part of `length` indices, as torch.chunk divides: all but the last parts have ceil(length / ranks) of them, the
- * last that is not empty has the rest.
+ * A rank's part of `length` indices, divided as in torch.chunk: parts of ceil(length / ranks), the last non-empty one
+ * with the rest.
  */
 export function chunkOf(length: number, rank: number, ranks: number): { offset: number; size: number } {
   const chunk = Math.ceil(length / ranks);
@@ -83,7 +83,7 @@ export function chunkOf(length: number, rank: number, ranks: number): { offset: 
   return { offset, size: Math.min(chunk, length - offset) };
 }
 
-/** A copy: others may read the tensor itself. */
+/** Sums a copy, because other code may read the tensor itself. */
 function summed(x: Tensor, group: ProcessGroup): Tensor {
   const sum = x.isContiguous() ? x.clone() : x.contiguous();
   group.allReduce(sum).wait();
@@ -106,5 +106,8 @@ function gathered(x: Tensor, axis: number, length: number, group: ProcessGroup):
 function axisOf(x: Tensor, dim: number): number {
   const axis = dim < 0 ? dim + x.ndim : dim;
   if (Number.isInteger(axis) && axis >= 0 && axis < x.ndim) return axis;
-  throw new DistributedError("DISTRIBUTED_ARGUMENT", `dimension ${dim} of a tensor with ${x.ndim} dimensions`);
+  throw new DistributedError(
+    "DISTRIBUTED_ARGUMENT",
+    `dimension ${dim} does not exist in a tensor with ${x.ndim} dimensions`,
+  );
 }

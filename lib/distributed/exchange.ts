@@ -2,28 +2,28 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { DistributedError } from "./errors.js";
 import type { Store } from "./store.js";
 
-/** A store is asked for what is not there yet, first soon and then less and less often. */
+/** Polling interval for missing keys, which grows from `first` to `last`. */
 const POLL_MILLISECONDS = { first: 10, last: 200 };
-/** Whoever serves the store stays so long for others to read what all have told. */
+/** Seconds that the process with the store waits for others to read the last values. */
 const LINGER_SECONDS = 10;
 
-/** One of several processes, and the store through which they exchange values. */
+/** This process among several, and the store through which they exchange values. */
 export interface ExchangePlace {
   readonly store: Store;
   readonly rank: number;
   readonly size: number;
-  /** Seconds. */
+  /** Timeout in seconds. */
   readonly timeout: number;
 }
 
 /**
- * Everybody's value, by rank, through the store: before there is a collective that processes could meet in, and without
- * one, for those of processes that differ may wait for each other for ever. For small JSON.
+ * Gathers a small JSON value from every process, by rank, through the store. It works before any collective exists, and
+ * between processes that differ, whose collectives could deadlock.
  *
- * @param topic the same on all, and new to this store
- * @param title what the message of a timeout begins with
- * @throws DistributedError DISTRIBUTED_TIMEOUT naming the ranks that did not come, DISTRIBUTED_PEER with the message of
- *   one that failed instead, see {@link explainFailure}
+ * @param topic the same on all processes, and not used before in this store
+ * @param title start of the message of a timeout
+ * @throws DistributedError DISTRIBUTED_TIMEOUT naming the ranks that did not arrive, DISTRIBUTED_PEER with the message
+ *   of a rank that failed, see {@link explainFailure}
  */
 export async function exchangeOverStore<T>(
   { store, rank, size, timeout }: ExchangePlace,
@@ -46,7 +46,7 @@ export async function exchangeOverStore<T>(
     if (performance.now() >= deadline) {
       const missing = ranks.filter((i) => !store.check([keyOf(i)]));
       const who = `${missing.length === 1 ? "rank" : "ranks"} ${missing.join(", ")} of ${size}`;
-      throw new DistributedError("DISTRIBUTED_TIMEOUT", `${title}: ${who} did not come within ${timeout} s`);
+      throw new DistributedError("DISTRIBUTED_TIMEOUT", `${title}: ${who} did not arrive within ${timeout} s`);
     }
     await sleep(pause);
     pause = Math.min(1.5 * pause, POLL_MILLISECONDS.last);
@@ -56,7 +56,10 @@ export async function exchangeOverStore<T>(
   return texts.map((text) => JSON.parse(text) as T);
 }
 
-/** Waits until all have read what was exchanged: before a process leaves that may hold the store. Never throws. */
+/**
+ * Waits until all processes have read the exchanged values, before a process that may hold the store exits. Never
+ * throws.
+ */
 export async function lingerForReaders({ store, size }: ExchangePlace, topic: string): Promise<void> {
   const deadline = performance.now() + LINGER_SECONDS * 1000;
   try {
@@ -64,23 +67,23 @@ export async function lingerForReaders({ store, size }: ExchangePlace, topic: st
       await sleep(POLL_MILLISECONDS.first);
     }
   } catch {
-    // Whoever holds the store has left: all is read.
+    // The process with the store has exited, so all values were read.
   }
 }
 
-/** What one process tells of itself: values by the path of an option, as text. */
+/** Description of one process: values as text, by option path. */
 export type Fingerprint = Readonly<Record<string, string>>;
 
 /**
- * Where processes differ that must be alike, one line for each path: "lr: rank 1: 0.001, rank 0: 0.002". Ranks with the
- * same value share it; those that differ from most come first.
+ * The differences between processes, one line per path: "lr: rank 1: 0.001, rank 0: 0.002". Ranks with the same value
+ * are grouped; the smallest groups come first.
  */
 export function differences(all: readonly Fingerprint[]): string[] {
   const paths = new Set(all.flatMap((fingerprint) => Object.keys(fingerprint)));
   return [...paths].flatMap((path) => {
     const ranksOf = new Map<string, number[]>();
     for (const [rank, fingerprint] of all.entries()) {
-      const value = fingerprint[path] ?? "not there";
+      const value = fingerprint[path] ?? "absent";
       ranksOf.set(value, [...(ranksOf.get(value) ?? []), rank]);
     }
     if (ranksOf.size === 1) return [];
@@ -97,11 +100,12 @@ function someOf(ranks: readonly number[]): string {
 const MOST_DIFFERENCES = 30;
 
 /**
- * Looks whether all processes are alike, before anything that would mix what they compute.
+ * Checks that all processes have equal fingerprints, before anything that combines their results.
  *
  * @param topic as in {@link exchangeOverStore}
- * @param title what the processes are about to do
- * @throws DistributedError DISTRIBUTED_STATE on every rank, with all differences by rank, and as {@link exchangeOverStore}
+ * @param title name of the step that the processes are about to take
+ * @throws DistributedError DISTRIBUTED_STATE on every rank, with all differences by rank, and as {@link
+ *   exchangeOverStore}
  */
 export async function requireAlike(
   place: ExchangePlace,

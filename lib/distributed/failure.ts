@@ -2,17 +2,17 @@ import { asTorchError, messageOf } from "../torch/errors.js";
 import { DistributedError } from "./errors.js";
 
 /**
- * What c10d and Gloo throw as an error of ours: a timeout, a peer that is gone, or the error as it is where it is about
- * an argument. Gloo has nothing but texts to tell them by.
+ * Converts an error of c10d or Gloo to a DistributedError: a timeout or a lost peer. An error about an argument is
+ * converted to a TorchError. Gloo's errors can only be distinguished by their texts.
  */
 export function asDistributedError(error: unknown, what: string): unknown {
   if (error instanceof DistributedError) return error;
   const code = (error as { code?: unknown } | undefined)?.code ?? "TORCH_ERROR";
-  if (code !== "TORCH_ERROR") return asTorchError(error, what); // the addon's own word
+  if (code !== "TORCH_ERROR") return asTorchError(error, what); // thrown by the addon itself
   const message = messageOf(error);
   const first = message
     .split("\n")[0]
-    .replace(/^\[[^\]]*\]\s*/, "") // the file and line of c10d or Gloo
+    .replace(/^\[[^\]]*\]\s*/, "") // removes the file and line of c10d or Gloo
     .replace(/\s*This is typically caused by.*/, "");
   if (/timed?[- ]?out|timeout/i.test(message)) {
     return new DistributedError("DISTRIBUTED_TIMEOUT", `${what}: ${first}`, { cause: error });
@@ -23,7 +23,7 @@ export function asDistributedError(error: unknown, what: string): unknown {
   return asTorchError(error, what);
 }
 
-/** Runs a native call of c10d. */
+/** Runs a native call of c10d and converts its errors. */
 export function guarded<T>(what: string, run: () => T): T {
   try {
     return run();
@@ -32,7 +32,7 @@ export function guarded<T>(what: string, run: () => T): T {
   }
 }
 
-/** Awaits one. */
+/** Awaits a native call of c10d and converts its errors. */
 export async function guardedAsync<T>(what: string, run: () => Promise<T>): Promise<T> {
   try {
     return await run();

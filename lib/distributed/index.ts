@@ -1,6 +1,7 @@
 /**
- * Processes that train together: `import * as distributed from "stable-diffcoder/distributed"`. Stores, process groups and
- * collectives of c10d (Gloo, NCCL), meshes, and data-parallel training of any module. Knows nothing of language models.
+ * Distributed training: `import * as distributed from "stable-diffcoder/distributed"`. Stores, process groups and
+ * collectives of c10d (Gloo, NCCL), meshes, and data-parallel training of any module. It does not depend on language
+ * models.
  */
 export { DataParallel, type DataParallelOptions } from "./data-parallel/data-parallel.js";
 export { copyToGroup, gatherFromGroup, reduceFromGroup, scatterToGroup } from "./differentiable.js";

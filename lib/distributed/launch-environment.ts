@@ -6,16 +6,17 @@ import {
   wrongEnvironment,
 } from "./launch-environment/variables.js";
 
-/** torchrun's port where nothing else is said. */
+/** torchrun's default port. */
 export const DEFAULT_MASTER_PORT = 29500;
 
 /**
- * Reads what a launcher set. In this order: torchrun's variables, which `diffcoder launch` sets, too (RANK, WORLD_SIZE,
- * LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_*); those of a SLURM step (`srun`); those of a
- * Kubernetes indexed Job (JOB_COMPLETION_INDEX, with WORLD_SIZE and MASTER_ADDR). An empty variable counts as none.
+ * Reads the variables that a launcher set, in this order: torchrun's variables, which `diffcoder launch` sets, too
+ * (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_*); those of a SLURM step
+ * (`srun`); those of a Kubernetes indexed Job (JOB_COMPLETION_INDEX, with WORLD_SIZE and MASTER_ADDR). An empty
+ * variable counts as unset.
  *
- * @returns undefined in a process that nobody launched as one of several
- * @throws DistributedError DISTRIBUTED_ENVIRONMENT: variables that are incomplete, malformed or contradict each other
+ * @returns undefined in a process that no launcher started
+ * @throws DistributedError DISTRIBUTED_ENVIRONMENTfor variables that are incomplete, malformed or contradictory
  */
 export function readLaunchEnvironment(env: NodeJS.ProcessEnv = process.env): LaunchEnvironment | undefined {
   const variables = new Variables(env);
@@ -25,7 +26,7 @@ export function readLaunchEnvironment(env: NodeJS.ProcessEnv = process.env): Lau
   if (variables.has("JOB_COMPLETION_INDEX") && (variables.has("WORLD_SIZE") || variables.has("MASTER_ADDR"))) {
     return checked(fromKubernetes(variables), variables);
   }
-  // Every process for itself would train the same model many times over: better none does.
+  // Without this error every process would train the same model separately.
   for (const name of ["WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"]) {
     if (variables.has(name)) throw wrongEnvironment(`${variables.shown(name)}, but RANK is not set`);
   }
@@ -55,7 +56,7 @@ function fromTorchrun(variables: Variables, step: SlurmStep | undefined): Launch
   const localRank = variables.integer("LOCAL_RANK", { fallback: -1 });
   const localWorldSize = variables.integer("LOCAL_WORLD_SIZE", { fallback: 0 });
   if (localRank >= 0 && localWorldSize > 0) return { ...place, localRank, localWorldSize };
-  // Set by hand, mostly. What is left out follows where all processes are on one machine, or SLURM started them.
+  // Usually set by hand. Missing variables are derived if all processes are on one machine or SLURM started them.
   if (isStep) {
     const local = localWorldSize || step.localTasks;
     return { ...place, localRank: localRank < 0 ? step.localTask : localRank, localWorldSize: local };
@@ -68,7 +69,7 @@ function fromTorchrun(variables: Variables, step: SlurmStep | undefined): Launch
   throw wrongEnvironment(`${variables.shown(there)}, but ${missing} is not set`);
 }
 
-/** One process in each pod: a Job whose pods run several goes through `diffcoder launch`. */
+/** One process per pod: a Job with several processes per pod must use `diffcoder launch`. */
 function fromKubernetes(variables: Variables): LaunchInfo {
   return {
     rank: variables.integer("JOB_COMPLETION_INDEX"),
@@ -81,21 +82,22 @@ function fromKubernetes(variables: Variables): LaunchInfo {
   };
 }
 
-/** Adds what all launchers say alike, and refuses what cannot be. */
+/** Adds the variables that all launchers share, and rejects impossible values. */
 function checked({ restarts = 0, ...facts }: LaunchInfo, variables: Variables): LaunchEnvironment {
   const { rank, worldSize, localRank, localWorldSize } = facts;
   const said = `rank ${rank} of ${worldSize}, local rank ${localRank} of ${localWorldSize}`;
   const named = `(${variables.asked().join(", ")})`;
-  if (worldSize < 1 || localWorldSize < 1) throw wrongEnvironment(`a world of no processes: ${said} ${named}`);
-  if (rank >= worldSize) throw wrongEnvironment(`ranks go up to ${worldSize - 1}: ${said} ${named}`);
+  if (worldSize < 1 || localWorldSize < 1)
+    throw wrongEnvironment(`the number of processes must be at least 1: ${said} ${named}`);
+  if (rank >= worldSize) throw wrongEnvironment(`the highest rank is ${worldSize - 1}: ${said} ${named}`);
   if (localRank >= localWorldSize)
-    throw wrongEnvironment(`local ranks go up to ${localWorldSize - 1}: ${said} ${named}`);
-  if (localWorldSize > worldSize) throw wrongEnvironment(`more processes here than there are: ${said} ${named}`);
+    throw wrongEnvironment(`the highest local rank is ${localWorldSize - 1}: ${said} ${named}`);
+  if (localWorldSize > worldSize) throw wrongEnvironment(`the local world is larger than the world: ${said} ${named}`);
   return {
     ...facts,
     restartCount: variables.integer("TORCHELASTIC_RESTART_COUNT", { fallback: restarts }),
     maxRestarts: variables.integer("TORCHELASTIC_MAX_RESTARTS", { fallback: 0 }),
-    storeIsHosted: variables.text("TORCHELASTIC_USE_AGENT_STORE") === "True", // as PyTorch compares it
+    storeIsHosted: variables.text("TORCHELASTIC_USE_AGENT_STORE") === "True", // the comparison that PyTorch makes
   };
 }
 

@@ -3,7 +3,7 @@ import type { ProcessGroup } from "./process-group.js";
 
 /**
  * The ranks of a group as a grid with named dimensions, outermost first: torch.distributed.DeviceMesh. Rank r has the
- * coordinates that r has as a row-major index, so that the last dimension's neighbours are neighbours in rank.
+ * coordinates of the row-major index r, so that neighbors in the last dimension have adjacent ranks.
  */
 export class DeviceMesh<Name extends string = string> {
   readonly names: readonly Name[];
@@ -20,9 +20,10 @@ export class DeviceMesh<Name extends string = string> {
   }
 
   /**
-   * Lays a group out as a grid, and makes a group of every dimension that is larger than 1. All members call it alike.
+   * Arranges a group as a grid, and creates a subgroup for every dimension that is larger than 1. All members make the
+   * same call.
    *
-   * @param dimensions sizes by name, outermost first; their product is the group's size
+   * @param dimensions sizes by name, outermost first; their product must be the group's size
    * @throws DistributedError DISTRIBUTED_ARGUMENT
    */
   static async create<Name extends string>(
@@ -34,7 +35,7 @@ export class DeviceMesh<Name extends string = string> {
     const product = shape.reduce((a, b) => a * b, 1);
     if (shape.some((size) => !Number.isInteger(size) || size < 1) || product !== world.size) {
       const shown = names.map((name) => `${name} ${dimensions[name]}`).join(" x ");
-      const message = `the mesh ${shown} has ${product} places, the world ${world.size} ranks`;
+      const message = `the mesh ${shown} has ${product} places, but the world has ${world.size} ranks`;
       throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
     }
     const mesh = new DeviceMesh(world, names, shape);
@@ -46,20 +47,20 @@ export class DeviceMesh<Name extends string = string> {
     return this.shape[this.#indexOf(name)];
   }
 
-  /** This process's coordinate. */
+  /** This process's coordinate in a dimension. */
   rank(name: Name): number {
     return this.#coordinates[this.#indexOf(name)];
   }
 
-  /** The ranks that differ from this one in this dimension only; null where it is of size 1. */
+  /** The ranks that differ from this one in this dimension only; null if its size is 1. */
   group(name: Name): ProcessGroup | null {
     this.#indexOf(name);
     return this.#groups.get(name) ?? null;
   }
 
   /**
-   * The ranks that differ from this one in these dimensions only, as one group in row-major order; null if that is this
-   * one alone. All ranks of the mesh must ask alike. The same group is given again.
+   * The ranks that differ from this one in these dimensions only, as one group in row-major order; null if this is the
+   * only one. All ranks of the mesh must make the same call. Repeated calls return the same group.
    */
   async flatten(names: readonly Name[]): Promise<ProcessGroup | null> {
     const dims = names.map((name) => this.#indexOf(name)).sort((a, b) => a - b);
@@ -78,7 +79,7 @@ export class DeviceMesh<Name extends string = string> {
     return group;
   }
 
-  /** This process's index among those of {@link flatten}, and how many they are. Needs no group. */
+  /** This process's rank in, and the size of, the group of {@link flatten}, without creating it. */
   place(names: readonly Name[]): { rank: number; size: number } {
     const dims = names.map((name) => this.#indexOf(name)).sort((a, b) => a - b);
     return {
@@ -87,7 +88,7 @@ export class DeviceMesh<Name extends string = string> {
     };
   }
 
-  /** All groups that were made. */
+  /** All groups that were created. */
   groups(): ProcessGroup[] {
     return [...this.#groups.values()].filter((group) => group !== null);
   }

@@ -1,9 +1,9 @@
 import { type Handle, native } from "../torch/native.js";
 
-/** A store's, group's or work's number in the addon's tables. */
+/** Handle of a store, group or work in the addon's tables. */
 export type NativeId = number;
 
-/** The addon's part that is c10d; see native/distributed/. Timeouts are in seconds. */
+/** The c10d functions of the addon, see native/distributed/. Timeouts are in seconds. */
 export interface NativeDistributed {
   tcpStore(host: string, port: number, isServer: boolean, timeout: number, listenHost: string): Promise<NativeId>;
   tcpStorePort(store: NativeId): number;

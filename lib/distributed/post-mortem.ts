@@ -1,15 +1,15 @@
 import { DistributedError } from "./errors.js";
 import type { World } from "./world.js";
 
-/** How long the surviving ranks wait for each other's heartbeat. */
+/** Seconds that the surviving ranks wait for each other's heartbeat. */
 const SIGN_OF_LIFE_SECONDS = 5;
 
 /**
- * After a failure: tells the others what happened here, or finds out which of them failed. Healthy ranks
- * write a heartbeat to the store; those without one after a few seconds are reported as gone or stuck.
+ * After a failure, writes this process's error to the store, or finds out which of the other ranks failed. Healthy
+ * ranks write a heartbeat to the store; ranks without one after a few seconds are reported as gone or stuck.
  *
- * @param error what ended this process's part
- * @returns an error that names the ranks at fault; `error` itself where it is this process's own
+ * @param error the error that this process caught
+ * @returns an error that names the failed ranks; `error` itself if this process is the cause
  */
 export async function explainFailure(world: World, error: unknown): Promise<unknown> {
   if (explained.has(error as object)) return error;
@@ -28,7 +28,7 @@ async function explain(world: World, error: unknown): Promise<unknown> {
   try {
     if (!isFollow) {
       store.set(`failed/${rank}`, String(error instanceof Error ? error.message : error));
-      store.set("failed", String(rank)); // for whoever looks for any
+      store.set("failed", String(rank)); // the first failure, for readers that do not know the rank
       return error;
     }
     store.set(`alive/${rank}`, "1");
@@ -42,7 +42,7 @@ async function explain(world: World, error: unknown): Promise<unknown> {
     const gone = unheard();
     if (gone.length > 0) {
       const who = gone.length === 1 ? `rank ${gone[0]} is` : `ranks ${gone.join(", ")} are`;
-      causes.push(`${who} gone or stuck: no sign of life for ${SIGN_OF_LIFE_SECONDS} s`);
+      causes.push(`${who} gone or stuck: no heartbeat for ${SIGN_OF_LIFE_SECONDS} s`);
     }
     if (causes.length === 0) return error;
     return new DistributedError(error.code, `${causes.join("; ")} (${error.message})`, { cause: error });

@@ -13,9 +13,9 @@ type Tensor = torch.Tensor;
 
 export interface ProcessGroupOptions {
   backend?: Backend;
-  /** Of every collective, in seconds. */
+  /** Timeout of every collective, in seconds. */
   timeout?: number;
-  /** The same in all members, and new: no other group has had it in this store. Default "world". */
+  /** Name of the group: the same in all members, and not used before in this store. Default "world". */
   name?: string;
   /** The members' ranks in the world; default 0 .. size - 1. */
   ranks?: readonly number[];
@@ -24,17 +24,18 @@ export interface ProcessGroupOptions {
 }
 
 /**
- * Processes that communicate: torch.distributed.ProcessGroup, with Gloo for tensors on the CPU and NCCL for CUDA. Ranks in
- * all calls count within the group. Tensors must be contiguous; all members call the same collectives in the same order.
+ * A group of processes that communicate: torch.distributed.ProcessGroup, with Gloo for CPU tensors and NCCL for CUDA.
+ * Ranks in all calls are ranks within the group. Tensors must be contiguous, and all members must call the same
+ * collectives in the same order.
  *
- * Every collective gives a {@link Work}: `group.allReduce(x).wait()` or `await group.allReduce(x)`.
+ * Every collective returns a {@link Work}: `group.allReduce(x).wait()` or `await group.allReduce(x)`.
  */
 export class ProcessGroup {
   readonly rank: number;
   readonly size: number;
   readonly backend: Backend;
   readonly name: string;
-  /** The members' ranks in the world, in the order of their ranks here. */
+  /** The members' ranks in the world, in the order of their ranks in this group. */
   readonly ranks: readonly number[];
   readonly #store: Store;
   readonly #device: string | undefined;
@@ -55,9 +56,9 @@ export class ProcessGroup {
   }
 
   /**
-   * Makes a group with the other members, and waits for them.
+   * Creates a group with the other members and waits for them.
    *
-   * @throws DistributedError DISTRIBUTED_TIMEOUT naming the members that did not come
+   * @throws DistributedError DISTRIBUTED_TIMEOUT naming the members that did not arrive
    */
   static async create(
     store: Store,
@@ -73,7 +74,7 @@ export class ProcessGroup {
     if (backend === "nccl" && !c10d.hasNccl()) {
       throw new DistributedError(
         "DISTRIBUTED_ARGUMENT",
-        "NCCL needs a CUDA build of libtorch: this one is for the CPU",
+        "NCCL needs a CUDA build of libtorch, but this is a CPU build",
       );
     }
     const own = new PrefixStore(`group/${name}`, store);
@@ -81,7 +82,7 @@ export class ProcessGroup {
     const keys = ranks.map((_, i) => `joined/${i}`);
     try {
       own.set(keys[rank], "1");
-      // NCCL meets with its first collective only, and then waits for ever.
+      // NCCL connects only in its first collective, which would then wait forever.
       await own.wait(keys, timeout);
       const id = await c10d.createGroup(backend, own.id, rank, size, timeout, name);
       return new ProcessGroup(id, own, rank, size, { backend, timeout, name, ranks, device });
@@ -90,12 +91,12 @@ export class ProcessGroup {
       own.dispose();
       if (missing.length === 0) throw asDistributedError(error, what);
       const who = `${missing.length === 1 ? "rank" : "ranks"} ${missing.join(", ")} of ${size}`;
-      const message = `${what}: ${who} did not come within ${timeout} s`;
+      const message = `${what}: ${who} did not arrive within ${timeout} s`;
       throw new DistributedError("DISTRIBUTED_TIMEOUT", message, { cause: error });
     }
   }
 
-  /** For the library: the group's number in the addon. */
+  /** Internal: the group's handle in the addon. */
   get id(): NativeId {
     if (this.#id === 0) {
       throw new DistributedError("DISTRIBUTED_STATE", `the process group '${this.name}' was destroyed`);
@@ -103,7 +104,7 @@ export class ProcessGroup {
     return this.#id;
   }
 
-  /** Seconds that a collective may take. */
+  /** Timeout of collectives, in seconds. */
   get timeout(): number {
     return this.#timeout;
   }
@@ -114,14 +115,14 @@ export class ProcessGroup {
   }
 
   /**
-   * A group of some of this one's members. Only they call it, all with the same list.
+   * Creates a group of some of this one's members. Exactly these members call it, with the same list.
    *
    * @param ranks ranks in this group; this process's own must be among them
    */
   async subgroup(ranks: readonly number[], options: { backend?: Backend; name?: string } = {}): Promise<ProcessGroup> {
     const rank = ranks.indexOf(this.rank);
     if (rank < 0 || new Set(ranks).size !== ranks.length || ranks.some((r) => !(r >= 0 && r < this.size))) {
-      const message = `subgroup [${ranks}]: distinct ranks below ${this.size} with this one, ${this.rank}, among them`;
+      const message = `subgroup [${ranks}]: expected distinct ranks below ${this.size} that include this one, ${this.rank}`;
       throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
     }
     const key = `${options.name ?? ""}[${ranks.join(",")}]`;
@@ -136,7 +137,7 @@ export class ProcessGroup {
     });
   }
 
-  /** Reduces a tensor, or several of one dtype, in place on all members. */
+  /** Reduces one tensor, or several of the same dtype, in place on all members. */
   allReduce(tensors: Tensor | readonly Tensor[], { op = "sum" }: { op?: ReduceOperation } = {}): Work {
     const list: readonly Tensor[] = tensors instanceof torch.Tensor ? [tensors] : tensors;
     this.#checkDtypes("allReduce", list, op);
@@ -149,7 +150,7 @@ export class ProcessGroup {
     );
   }
 
-  /** Copies `src`'s tensor into everybody's. */
+  /** Copies the tensor of rank `src` to all members. */
   broadcast(tensor: Tensor, { src = 0 }: { src?: number } = {}): Work {
     this.#checkRank("broadcast", src);
     this.#checkDtypes("broadcast", [tensor]);
@@ -157,7 +158,7 @@ export class ProcessGroup {
     return this.#start("broadcast", bytes, (id) => c10d.broadcast(id, tensor.handle, src));
   }
 
-  /** Reduces into `dst`'s tensor. Elsewhere the content is anything afterwards. */
+  /** Reduces into the tensor of rank `dst`. On other ranks its content is undefined afterwards. */
   reduce(tensor: Tensor, { dst = 0, op = "sum" }: { dst?: number; op?: ReduceOperation } = {}): Work {
     this.#checkRank("reduce", dst);
     this.#checkDtypes("reduce", [tensor], op);
@@ -166,7 +167,7 @@ export class ProcessGroup {
     );
   }
 
-  /** Everybody's `input`, in the order of ranks, into `output`: torch.distributed.all_gather_into_tensor. */
+  /** Gathers the `input` of all ranks, in rank order, into `output`: torch.distributed.all_gather_into_tensor. */
   allGather(output: Tensor, input: Tensor): Work {
     this.#checkDtypes("allGather", [output, input]);
     this.#checkSizes("allGather", output, input);
@@ -175,7 +176,7 @@ export class ProcessGroup {
     );
   }
 
-  /** Everybody's `input` into one tensor each: torch.distributed.all_gather. */
+  /** Gathers the `input` of all ranks into one tensor per rank: torch.distributed.all_gather. */
   allGatherList(outputs: readonly Tensor[], input: Tensor): Work {
     this.#checkCount("allGatherList", outputs);
     this.#checkDtypes("allGatherList", [...outputs, input]);
@@ -188,7 +189,10 @@ export class ProcessGroup {
     );
   }
 
-  /** The own part of the reduced `input`, which has one part a rank: torch.distributed.reduce_scatter_tensor. */
+  /**
+   * Reduces `input`, which has one part per rank, and writes this rank's part to `output`:
+   * torch.distributed.reduce_scatter_tensor.
+   */
   reduceScatter(output: Tensor, input: Tensor, { op = "sum" }: { op?: ReduceOperation } = {}): Work {
     this.#checkDtypes("reduceScatter", [output, input], op);
     this.#checkSizes("reduceScatter", input, output);
@@ -197,7 +201,7 @@ export class ProcessGroup {
     );
   }
 
-  /** Everybody's `input` into `outputs` on `dst`; elsewhere `outputs` is left out. */
+  /** Gathers the `input` of all ranks into `outputs` on rank `dst`; other ranks omit `outputs`. */
   gather(input: Tensor, { dst = 0, outputs = [] }: { dst?: number; outputs?: readonly Tensor[] } = {}): Work {
     this.#checkRank("gather", dst);
     if (this.rank === dst) this.#checkCount("gather", outputs);
@@ -207,7 +211,7 @@ export class ProcessGroup {
     );
   }
 
-  /** `src`'s `inputs`, one a rank, into everybody's `output`; elsewhere `inputs` is left out. */
+  /** Sends `inputs` of rank `src`, one per rank, to the `output` of each rank; other ranks omit `inputs`. */
   scatter(output: Tensor, { src = 0, inputs = [] }: { src?: number; inputs?: readonly Tensor[] } = {}): Work {
     this.#checkRank("scatter", src);
     if (this.rank === src) this.#checkCount("scatter", inputs);
@@ -218,9 +222,9 @@ export class ProcessGroup {
   }
 
   /**
-   * Part i of `input` goes to rank i, into the part of its `output` for this rank: all_to_all_single.
+   * Sends part i of `input` to rank i, into the part of its `output` for this rank: all_to_all_single.
    *
-   * @param splits sizes of the parts along dimension 0; absent: equal ones
+   * @param splits sizes of the parts along dimension 0; default: equal sizes
    */
   allToAll(
     output: Tensor,
@@ -242,23 +246,23 @@ export class ProcessGroup {
     return this.#start("send", bytesOf([tensor]), (id) => c10d.send(id, tensor.handle, dst, tag));
   }
 
-  /** Receives into a tensor; without `src` from any rank, which `wait()` gives then (Gloo only). */
+  /** Receives into a tensor; without `src` from any rank, which `wait()` returns (Gloo only). */
   recv(tensor: Tensor, src?: number, tag = 0): Work {
     if (src !== undefined) this.#checkPeer("recv", src);
     this.#checkDtypes("recv", [tensor]);
     return this.#start("recv", 0, (id) => c10d.receive(id, tensor.handle, src ?? -1, tag));
   }
 
-  /** Waits until all members are here. */
+  /** Waits until all members have called it. */
   barrier(): Work {
     const index = this.backend === "nccl" ? Number(this.#device?.split(":")[1] ?? 0) : -1;
     return this.#start("barrier", 0, (id) => c10d.barrier(id, index));
   }
 
   /**
-   * A barrier that says who is missing: torch.distributed.monitored_barrier. Gloo only.
+   * A barrier that reports the missing ranks: torch.distributed.monitored_barrier. Gloo only.
    *
-   * @throws DistributedError DISTRIBUTED_TIMEOUT naming all ranks of the world that did not come
+   * @throws DistributedError DISTRIBUTED_TIMEOUT naming all ranks of the world that did not arrive
    */
   async monitoredBarrier(timeout = this.#timeout): Promise<void> {
     const key = `barrier/${this.#nextBarrier++}`;
@@ -270,13 +274,13 @@ export class ProcessGroup {
       const missing = missingOf(this.#store, keys, this.ranks);
       if (missing.length === 0) throw error;
       const who = `${missing.length === 1 ? "rank" : "ranks"} ${missing.join(", ")}`;
-      const message = `monitoredBarrier of '${this.name}': ${who} did not come within ${timeout} s`;
+      const message = `monitoredBarrier of '${this.name}': ${who} did not arrive within ${timeout} s`;
       throw new DistributedError("DISTRIBUTED_TIMEOUT", message, { cause: error });
     }
   }
   #nextBarrier = 0;
 
-  /** Everybody's value, by rank: torch.distributed.all_gather_object, for small JSON. Gloo only. */
+  /** Gathers a small JSON value from every rank: torch.distributed.all_gather_object. Gloo only. */
   async allGatherObject<T>(value: T): Promise<T[]> {
     const bytes = new TextEncoder().encode(JSON.stringify(value) ?? "null");
     let room = SMALL_OBJECT;
@@ -288,11 +292,11 @@ export class ProcessGroup {
         const decoder = new TextDecoder();
         return gathered.map((part, i) => JSON.parse(decoder.decode(part.subarray(4, 4 + lengths[i]))) as T);
       }
-      room = most; // everybody sees the same lengths, and comes again with as much room
+      room = most; // all ranks see the same lengths and repeat the call with the same buffer size
     }
   }
 
-  /** `src`'s value on all ranks, for small JSON. Gloo only. */
+  /** Sends a small JSON value of rank `src` to all ranks. Gloo only. */
   async broadcastObject<T>(value: T, { src = 0 }: { src?: number } = {}): Promise<T> {
     this.#checkRank("broadcastObject", src);
     const all = await this.allGatherObject(this.rank === src ? value : null);
@@ -315,7 +319,7 @@ export class ProcessGroup {
     }
   }
 
-  /** Ends the group: no collective may be under way. */
+  /** Destroys the group. No collective may be in progress. */
   async destroy(): Promise<void> {
     if (this.#id === 0) return;
     const id = this.#id;
@@ -325,8 +329,8 @@ export class ProcessGroup {
   }
 
   /**
-   * Gives the group up after a failure, without waiting for anybody. NCCL ends what is under way; with Gloo, what is under
-   * way ends with its timeout, in a thread of its own.
+   * Aborts the group after a failure, without waiting for other ranks. NCCL cancels running collectives; with Gloo they
+   * end with their timeout, in a separate thread.
    */
   abort(): void {
     if (this.#id === 0) return;
@@ -346,14 +350,17 @@ export class ProcessGroup {
     return work;
   }
 
-  /** What a ring algorithm sends of so many bytes: each rank all but its own part. */
+  /** Bytes that a rank sends in a ring algorithm: all but its own part. */
   #share(bytes: number): number {
     return (bytes * (this.size - 1)) / this.size;
   }
 
   #checkRank(what: string, rank: number): void {
     if (Number.isInteger(rank) && rank >= 0 && rank < this.size) return;
-    throw new DistributedError("DISTRIBUTED_ARGUMENT", `${what}: rank ${rank} is not in a group of ${this.size}`);
+    throw new DistributedError(
+      "DISTRIBUTED_ARGUMENT",
+      `${what}: rank ${rank} does not exist in a group of ${this.size}`,
+    );
   }
 
   #checkPeer(what: string, rank: number): void {
@@ -365,13 +372,13 @@ export class ProcessGroup {
   #checkDtypes(what: string, tensors: readonly Tensor[], op?: ReduceOperation): void {
     const dtypes = new Set(tensors.map(({ dtype }) => dtype));
     const wrong = (message: string) => new DistributedError("DISTRIBUTED_ARGUMENT", `${what}: ${message}`);
-    if (dtypes.size !== 1) throw wrong(`tensors of one dtype are needed, not ${[...dtypes].join(" and ") || "none"}`);
+    if (dtypes.size !== 1) throw wrong(`expected tensors of one dtype, got ${[...dtypes].join(" and ") || "none"}`);
     const [dtype] = dtypes;
-    if (dtype === "int16") throw wrong(`${this.backend} has no int16`);
+    if (dtype === "int16") throw wrong(`${this.backend} does not support int16`);
     const isFloating = /float/.test(dtype);
-    if (op === "avg" && !isFloating) throw wrong(`there is no average of ${dtype}`);
+    if (op === "avg" && !isFloating) throw wrong(`'avg' is not defined for ${dtype}`);
     if (op && isBitwise(op) && isFloating) throw wrong(`'${op}' is for integers, not for ${dtype}`);
-    if (op && isBitwise(op) && this.backend === "nccl") throw wrong(`NCCL has no '${op}'`);
+    if (op && isBitwise(op) && this.backend === "nccl") throw wrong(`NCCL does not support '${op}'`);
   }
 
   #checkSplits(name: string, tensor: Tensor, splits: readonly number[]): void {
@@ -404,19 +411,19 @@ function isBitwise(op: ReduceOperation): boolean {
   return op === "band" || op === "bor" || op === "bxor";
 }
 
-/** Gloo adds booleans as bytes, which gives what is not a boolean; NCCL takes the maximum, which is the sum of two. */
+/** Gloo adds booleans as bytes, with invalid results, so their sum is computed as the maximum, as in NCCL. */
 function reduction(op: ReduceOperation, dtype: torch.DType): ReduceOperation {
   return op === "sum" && dtype === "bool" ? "max" : op;
 }
 
-/** Objects of up to so many bytes cross in one collective. */
+/** Objects of up to this many bytes are sent in one collective. */
 const SMALL_OBJECT = 1020;
 
 function bytesOf(tensors: readonly Tensor[]): number {
   return tensors.reduce((sum, tensor) => sum + byteLength(tensor), 0);
 }
 
-/** The ranks whose key is not there. A store that does not answer tells nothing. */
+/** The ranks whose key is missing; none if the store does not respond. */
 function missingOf(store: Store, keys: readonly string[], ranks: readonly number[]): number[] {
   try {
     return ranks.filter((_, i) => !store.check([keys[i]]));

@@ -4,7 +4,7 @@ import { DistributedError } from "./errors.js";
 import { guarded, guardedAsync } from "./failure.js";
 import { c10d, type NativeId } from "./native.js";
 
-/** Seconds that connecting and waiting take at most, unless said otherwise. */
+/** Default timeout of connecting and waiting, in seconds. */
 export const DEFAULT_TIMEOUT = 300;
 
 /**
@@ -18,7 +18,7 @@ export abstract class Store implements Disposable {
     this.#id = id;
   }
 
-  /** For the library: the store's number in the addon. */
+  /** Internal: the store's handle in the addon. */
   get id(): NativeId {
     if (this.#id === 0) throw new DistributedError("DISTRIBUTED_STATE", "the store was closed");
     return this.#id;
@@ -30,7 +30,7 @@ export abstract class Store implements Disposable {
   }
 
   /**
-   * The value of a key, once some process has set it.
+   * The value of a key; waits until some process has set it.
    *
    * @param timeout seconds
    * @throws DistributedError DISTRIBUTED_TIMEOUT
@@ -54,17 +54,17 @@ export abstract class Store implements Disposable {
     return guarded("Store.check", () => c10d.storeCheck(this.id, keys));
   }
 
-  /** Adds to a counter, which begins at 0, and gives what it is then. */
+  /** Adds to a counter, which starts at 0, and returns its new value. */
   add(key: string, amount: number): number {
     return guarded(`Store.add('${key}')`, () => c10d.storeAdd(this.id, key, amount));
   }
 
-  /** Whether there was such a key. A FileStore always says so. */
+  /** Deletes a key. Returns whether it existed; a FileStore always returns true. */
   deleteKey(key: string): boolean {
     return guarded(`Store.deleteKey('${key}')`, () => c10d.storeDelete(this.id, key));
   }
 
-  /** Sets a key if it holds `expected` ("" for one that is not set), and gives what it holds then. */
+  /** Sets a key if its value is `expected` ("" for a key that is not set), and returns its new value. */
   compareSet(key: string, expected: string | Uint8Array, desired: string | Uint8Array): Uint8Array {
     return guarded(`Store.compareSet('${key}')`, () => c10d.storeCompareSet(this.id, key, expected, desired));
   }
@@ -93,13 +93,13 @@ export class TCPStore extends Store {
   }
 
   /**
-   * Serves a store, or connects to the one that another process serves and waits for it.
+   * Serves a store, or connects to the one that another process serves, and waits for it.
    *
-   * @param options.listenHost where the server listens, if not at `host`: nowhere else can the store be reached. A name
-   *   that this machine knows as its loopback only, "localhost" aside, and "0.0.0.0" mean every address
-   * @param options.port 0 with `isServer`: any free one, see {@link port}
+   * @param options.listenHost the only address on which the server listens; default: `host`. "0.0.0.0", or a name other
+   *   than "localhost" that resolves to the loopback address on this machine, means every address
+   * @param options.port 0 with `isServer` selects a free port, see {@link port}
    * @param options.timeout seconds
-   * @throws DistributedError DISTRIBUTED_TIMEOUT when nobody serves there, DISTRIBUTED_PEER when the port is taken
+   * @throws DistributedError DISTRIBUTED_TIMEOUT if no process serves the store, DISTRIBUTED_PEER if the port is in use
    */
   static async connect(options: {
     host: string;
@@ -123,12 +123,14 @@ export class TCPStore extends Store {
 
 /** A store in a file that all processes can write: torch.distributed.FileStore. */
 export class FileStore extends Store {
-  /** @param worldSize how many processes open it; the last one to close it removes the file. 0: nobody does */
+  /**
+   * @param worldSize number of processes that open it; the last one to close it removes the file. 0: the file is kept
+   */
   constructor(path: string, worldSize = 0) {
-    // c10d would try to open it for minutes, on this thread.
+    // c10d would retry to open it for minutes and block this thread.
     const isFolder = (name: string) => statSync(name, { throwIfNoEntry: false })?.isDirectory() ?? false;
     if (!isFolder(dirname(path)) || isFolder(path)) {
-      throw new DistributedError("DISTRIBUTED_ARGUMENT", `FileStore: '${path}' cannot be a file`);
+      throw new DistributedError("DISTRIBUTED_ARGUMENT", `FileStore: '${path}' cannot be opened as a file`);
     }
     super(guarded("FileStore", () => c10d.fileStore(path, worldSize)));
   }
@@ -141,7 +143,7 @@ export class HashStore extends Store {
   }
 }
 
-/** A part of another store, whose keys all begin with a prefix: torch.distributed.PrefixStore. */
+/** A view of another store in which all keys have a prefix: torch.distributed.PrefixStore. */
 export class PrefixStore extends Store {
   constructor(prefix: string, store: Store) {
     super(c10d.prefixStore(prefix, store.id));

@@ -2,23 +2,26 @@ import { DistributedError } from "./errors.js";
 import { asDistributedError } from "./failure.js";
 import { c10d, type NativeId } from "./native.js";
 
-/** What this process spent on communication: for metrics and benchmarks. */
+/** Communication statistics of this process, for metrics and benchmarks. */
 export interface CommunicationStats {
-  /** Seconds that this process stood still for, waiting for works. On CUDA the stream waits instead, and this is near 0. */
+  /**
+   * Seconds that this process was blocked while waiting for works. On CUDA the stream waits instead, and this is near
+   * 0.
+   */
   waitSeconds: number;
-  /** Collectives and messages begun. */
+  /** Number of collectives and messages started. */
   calls: number;
-  /** Bytes that this rank sends, by the cost of ring algorithms: see {@link ProcessGroup}. */
+  /** Bytes that this rank sends, computed for ring algorithms, see {@link ProcessGroup}. */
   bytes: number;
 }
 
-/** Since the process began; the difference of two readings is what happened in between. */
+/** Totals since the process started; subtract two readings for an interval. */
 export const communication: CommunicationStats = { waitSeconds: 0, calls: 0, bytes: 0 };
 
 /**
- * A collective or message under way. `work.wait()` blocks until its result is there (on CUDA the stream waits, as in
- * PyTorch); `await work` lets the event loop go on. The tensors must not be changed before. Work that nobody waits for
- * still takes place.
+ * A collective or message in progress. `work.wait()` blocks until its result is available (on CUDA the stream waits, as
+ * in PyTorch); `await work` does not block the event loop. The tensors must not be changed before that. A work that is
+ * never waited for still completes.
  */
 export class Work implements PromiseLike<void> {
   #id: NativeId;
@@ -26,7 +29,7 @@ export class Work implements PromiseLike<void> {
   #isAwaited = false;
   readonly #what: string;
 
-  /** For the library. */
+  /** Internal. */
   constructor(id: NativeId, what: string) {
     this.#id = id;
     this.#what = what;
@@ -36,11 +39,12 @@ export class Work implements PromiseLike<void> {
   /**
    * Blocks until the work is done. A second call does nothing.
    *
-   * @returns where a message from any rank came from, otherwise -1
-   * @throws DistributedError DISTRIBUTED_TIMEOUT, DISTRIBUTED_PEER, DISTRIBUTED_STATE for one that is being awaited
+   * @returns the source rank of a message received from any rank, otherwise -1
+   * @throws DistributedError DISTRIBUTED_TIMEOUT, DISTRIBUTED_PEER, DISTRIBUTED_STATE if it is being awaited
    */
   wait(): number {
-    if (this.#isAwaited) throw new DistributedError("DISTRIBUTED_STATE", `${this.#what}: it is awaited already`);
+    if (this.#isAwaited)
+      throw new DistributedError("DISTRIBUTED_STATE", `${this.#what}cannot wait for it, because it is already awaited`);
     if (this.#id === 0) return -1;
     const id = this.#id;
     this.#id = 0;
@@ -59,9 +63,9 @@ export class Work implements PromiseLike<void> {
     return !this.#isAwaited && (this.#id === 0 || c10d.isWorkDone(this.#id));
   }
 
-  // biome-ignore lint/suspicious/noThenProperty: to be awaited is what a work is for
+  // biome-ignore lint/suspicious/noThenProperty: a work is meant to be awaited
   then<A = void, B = never>(
-    // biome-ignore lint/suspicious/noConfusingVoidType: PromiseLike<void> says so
+    // biome-ignore lint/suspicious/noConfusingVoidType: the type of PromiseLike<void>
     fulfilled?: ((value: void) => A | PromiseLike<A>) | null,
     rejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
   ): Promise<A | B> {

@@ -8,52 +8,55 @@ import { c10d } from "./native.js";
 import { type Backend, ProcessGroup } from "./process-group.js";
 import { DEFAULT_TIMEOUT, PrefixStore, type Store, TCPStore } from "./store.js";
 
-/** All processes of a job, as one of them sees it. */
+/** The processes of a job, from the perspective of one of them. */
 export interface World {
   readonly rank: number;
   readonly size: number;
   readonly localRank: number;
   readonly environment: LaunchEnvironment;
-  /** Where this process computes: "cuda:LOCAL_RANK" with NCCL, "cpu" with Gloo. */
+  /** Device of this process: "cuda:LOCAL_RANK" with NCCL, "cpu" with Gloo. */
   readonly device: string;
   readonly store: Store;
-  /** Collectives of tensors on {@link device}. */
+  /** Group for collectives of tensors on {@link device}. */
   readonly group: ProcessGroup;
-  /** A group over Gloo for host memory and small objects. It waits behind no gradient. */
+  /** Gloo group for host memory and small objects, which does not queue behind gradients. */
   readonly control: ProcessGroup;
 }
 
 export interface InitOptions {
-  /** Default: NCCL where CUDA and NCCL are, else Gloo. */
+  /** Default: NCCL if CUDA and NCCL are available, else Gloo. */
   backend?: Backend;
-  /** Seconds that joining, and then every collective, may take. Default 300. */
+  /** Timeout of joining, and then of every collective, in seconds. Default 300. */
   timeout?: number;
-  /** Default: what the launcher set, see {@link readLaunchEnvironment}. */
+  /** Default: the launcher's variables, see {@link readLaunchEnvironment}. */
   environment?: LaunchEnvironment;
 }
 
-/** Where rank 0's store listens if not at MASTER_ADDR: behind a service's or translated address, "0.0.0.0". */
+/**
+ * Environment variable with the address on which rank 0's store listens, if not MASTER_ADDR: "0.0.0.0" behind a service
+ * or NAT.
+ */
 const LISTEN_HOST = "DIFFCODER_STORE_HOST";
 
 let current: World | undefined;
-/** How many worlds this process tried to join: all members count alike. */
+/** Number of attempts of this process to join a world; it is equal in all members. */
 let attempts = 0;
 /** The connection, or on rank 0 the server, under each world's store. */
 const bases = new WeakMap<World, Store>();
-/** The world that {@link abortProcessGroup} gave up: its store still answers whoever asks what happened. */
+/** The world that {@link abortProcessGroup} aborted: its store stays open so that others can read the cause. */
 let abandoned: World | undefined;
 
-/** The world that {@link initProcessGroup} joined; undefined in a process of its own. */
+/** The world that {@link initProcessGroup} joined; undefined in a single process. */
 export function world(): World | undefined {
   return current;
 }
 
 /**
- * Joins the other processes of a job: torch.distributed.init_process_group. Rank 0 serves the store through which all
- * meet, unless the launcher does. With NCCL the process takes the CUDA device of its local rank.
+ * Joins the other processes of a job: torch.distributed.init_process_group. Rank 0 serves the rendezvous store, unless
+ * the launcher does. With NCCL the process uses the CUDA device of its local rank.
  *
- * @throws DistributedError DISTRIBUTED_ENVIRONMENT when no launcher set this process's rank, DISTRIBUTED_STATE when it
- *   joined already or processes differ in backend or version, DISTRIBUTED_TIMEOUT naming the ranks that did not come
+ * @throws DistributedError DISTRIBUTED_ENVIRONMENT if no launcher set this process's rank, DISTRIBUTED_STATE if it has
+ *   already joined or processes differ in backend or version, DISTRIBUTED_TIMEOUT naming the ranks that did not arrive
  */
 export async function initProcessGroup(options: InitOptions = {}): Promise<World> {
   if (current) throw new DistributedError("DISTRIBUTED_STATE", "initProcessGroup was called already");
@@ -66,18 +69,19 @@ export async function initProcessGroup(options: InitOptions = {}): Promise<World
   const { rank, worldSize: size, localRank, masterAddr, masterPort, restartCount, storeIsHosted } = environment;
   const backend = options.backend ?? (torch.cuda.isAvailable() && c10d.hasNccl() ? "nccl" : "gloo");
   const device = backend === "nccl" ? takeDevice(localRank) : "cpu";
-  if (abandoned) closeStores(abandoned); // its port is needed again
+  if (abandoned) closeStores(abandoned); // its port is reused
   abandoned = undefined;
   const attempt = attempts++;
   const isServer = rank === 0 && !storeIsHosted;
   const listenHost = process.env[LISTEN_HOST] || undefined;
   const base = await connect({ host: masterAddr, port: masterPort, isServer, listenHost, timeout });
-  // A store that a launcher keeps still has the keys of earlier processes and worlds. One of rank 0's is new with each, and
-  // the launchers of several machines do not count restarts alike.
+  // A launcher's store still has the keys of earlier processes and worlds, so keys are prefixed. Rank 0's own store is
+  // new for each world, and the launchers of several machines may count restarts differently.
   const store = new PrefixStore(storeIsHosted ? `diffcoder/${restartCount}/${attempt}` : "diffcoder", base);
   let control: ProcessGroup | undefined;
   try {
-    // Processes with other backends or libraries would wait for each other in their first collective, or compute other things.
+    // Processes with different backends or library versions would deadlock in their first collective or compute
+    // different results.
     const own = { backend, "stable-diffcoder": packageVersion(), libtorch: torch.build().torch };
     await requireAlike({ store, rank, size, timeout }, "joining", `joining as rank ${rank} of ${size}`, own);
     control = await ProcessGroup.create(store, rank, size, { backend: "gloo", timeout, name: "control" });
@@ -88,7 +92,7 @@ export async function initProcessGroup(options: InitOptions = {}): Promise<World
   } catch (error) {
     control?.abort();
     store.dispose();
-    base.dispose(); // so that the port is free for another attempt
+    base.dispose(); // frees the port for another attempt
     throw error;
   }
 }
@@ -96,10 +100,10 @@ export async function initProcessGroup(options: InitOptions = {}): Promise<World
 function takeDevice(localRank: number): string {
   const count = torch.cuda.deviceCount();
   if (localRank >= count) {
-    const message = `local rank ${localRank} has no CUDA device of its own: ${count} are visible`;
+    const message = `local rank ${localRank} has no CUDA device: ${count} are visible`;
     throw new DistributedError(
       "DISTRIBUTED_ENVIRONMENT",
-      `${message}. Start ${count} processes a machine, or use "gloo"`,
+      `${message}. Start at most ${count} processes per machine, or use "gloo"`,
     );
   }
   torch.cuda.setDevice(localRank);
@@ -118,12 +122,12 @@ async function connect(options: {
   } catch (error) {
     if (options.isServer) throw error;
     const where = `${options.host}:${options.port}`;
-    const message = `rank 0's store at ${where} did not answer within ${options.timeout} s: is rank 0 running, and the port open?`;
+    const message = `rank 0's store at ${where} did not respond within ${options.timeout} s: check that rank 0 is running and the port is open`;
     throw new DistributedError("DISTRIBUTED_TIMEOUT", message, { cause: error });
   }
 }
 
-/** Leaves the world: all its groups must be idle. Others must not be waiting for this process. */
+/** Leaves the world. All its groups must be idle, and no other process may be waiting for this one. */
 export async function destroyProcessGroup(): Promise<void> {
   const leaving = current;
   current = undefined;
@@ -133,7 +137,7 @@ export async function destroyProcessGroup(): Promise<void> {
   closeStores(leaving);
 }
 
-/** Gives the world up after a failure, without waiting for anybody: see {@link ProcessGroup.abort}. */
+/** Aborts the world after a failure, without waiting for other processes, see {@link ProcessGroup.abort}. */
 export function abortProcessGroup(): void {
   if (!current) return;
   abandoned = current;

@@ -1,22 +1,25 @@
 import type { StableDiffCoder } from "../checkpoint/index.js";
+import type { WorkerContext } from "../worker/index.js";
 import { EngineCore } from "./core.js";
+import { EngineError } from "./errors.js";
 import { type LoadedModel, loadModel } from "./load.js";
-import { type CoreMessage, type CoreReply, errorFromParts, errorParts } from "./protocol.js";
+import type { EngineSettings } from "./options.js";
+import { type CoreHandlers, type CoreReports, errorFromParts, errorParts } from "./protocol.js";
 import type { CoreStats } from "./types.js";
 
 const STATS_EVERY = 200; // ms
 
-/** Handles messages to a core: the same in the engine's own thread, in a worker thread and in a child process. */
+/** Handles requests to a core: the same in the engine's own thread, in a worker thread and in a child process. */
 export class CoreService {
-  readonly #send: (reply: CoreReply) => void;
+  readonly #context: WorkerContext<CoreReports>;
   readonly #given: StableDiffCoder | undefined;
   #core: EngineCore | undefined;
   #loaded: LoadedModel | undefined;
   #statsAt = 0;
 
-  /** @param given a loaded model, which is not freed; without it the message "load" loads one */
-  constructor(send: (reply: CoreReply) => void, given?: StableDiffCoder) {
-    this.#send = send;
+  /** @param given a loaded model, which is not freed; without it the request "load" loads one */
+  constructor(context: WorkerContext<CoreReports>, given?: StableDiffCoder) {
+    this.#context = context;
     this.#given = given;
   }
 
@@ -25,28 +28,19 @@ export class CoreService {
     return this.#core?.stats();
   }
 
-  async handle(message: CoreMessage): Promise<void> {
-    switch (message.kind) {
-      case "load":
-        await this.#load(message);
-        return;
-      case "generate":
-        this.#core?.generate(message.request);
-        return;
-      case "abort":
-        this.#core?.abort(message.key, message.error && errorFromParts(message.error));
-        return;
-      case "score":
-        this.#core?.score(message.request);
-        return;
-      case "close":
-        await this.#core?.close();
-        this.#loaded?.dispose();
-        this.#send({ kind: "closed" });
-    }
-  }
+  readonly handlers: CoreHandlers = {
+    load: ({ model, settings }) => this.#load(model, settings),
+    generate: (request) => this.#core?.generate(request),
+    abort: ({ key, error }) => this.#core?.abort(key, error && errorFromParts(error)),
+    score: (request) => this.#core?.score(request),
+    close: async () => {
+      await this.#core?.close();
+      this.#loaded?.dispose();
+      this.#context.stop();
+    },
+  };
 
-  async #load({ model, settings }: Extract<CoreMessage, { kind: "load" }>): Promise<void> {
+  async #load(model: string, settings: EngineSettings): Promise<{ info: EngineCore["info"]; stats: CoreStats }> {
     try {
       if (!this.#given) this.#loaded = await loadModel(model, settings);
       const coder = this.#given ?? (this.#loaded as LoadedModel).coder;
@@ -58,14 +52,15 @@ export class CoreService {
         const isDue = now - this.#statsAt > STATS_EVERY || reports.some(({ last }) => last);
         if (isDue) this.#statsAt = now;
         const wired = reports.map(({ error, ...rest }) => ({ ...rest, ...(error && { error: errorParts(error) }) }));
-        this.#send({ kind: "reports", reports: wired, ...(isDue && { stats: core.stats() }) });
+        this.#context.emit({ reports: wired, ...(isDue && { stats: core.stats() }) });
       });
       this.#core = core;
-      this.#send({ kind: "ready", info: core.info, stats: core.stats() });
+      return { info: core.info, stats: core.stats() };
     } catch (error) {
       this.#loaded?.dispose();
       this.#loaded = undefined;
-      this.#send({ kind: "failed", error: errorParts(error, "ENGINE_MODEL") });
+      const { code, message, details } = errorParts(error, "ENGINE_MODEL");
+      throw new EngineError(code, message, { details, cause: error });
     }
   }
 }

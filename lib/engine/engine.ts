@@ -21,7 +21,7 @@ import {
   type ScoreRequestOptions,
   scoreOptionsSchema,
 } from "./options.js";
-import { type CoreReply, errorParts } from "./protocol.js";
+import { type CoreReports, errorParts } from "./protocol.js";
 import {
   checkScore,
   idsOf,
@@ -70,7 +70,7 @@ export class Engine {
     this.#isHere = typeof model !== "string" || settings.worker === "none";
     this.#admission = new Admission(settings);
     this.#supervisor = new Supervisor(model, settings, {
-      onReply: (reply) => this.#onReports(reply),
+      onReports: (reports) => this.#onReports(reports),
       onLost: (error) => this.#failAll(error),
     });
   }
@@ -135,7 +135,7 @@ export class Engine {
     const size = { choices: n, promptTokens: n * ids.length, maxTokens: n * maxNewTokens(parsed) };
     const place = this.#admission.enter(reservation, size, n);
     const queue = this.#open(key, n, { place, isOwn: !reservation, promptTokens: ids.length, queued: n, signal });
-    this.#supervisor.post({ kind: "generate", request });
+    this.#supervisor.post("generate", request);
     if (signal?.aborted) this.#abort(key);
     return queue;
   }
@@ -237,7 +237,7 @@ export class Engine {
     const queued = reservation ? 0 : 1;
     const isOwn = !reservation;
     const queue = this.#open(key, 1, { place, isOwn, promptTokens: tokens.length, queued, signal, onScore });
-    this.#supervisor.post({ kind: "score", request: { key, tokens, settings, arrival: Date.now() } });
+    this.#supervisor.post("score", { key, tokens, settings, arrival: Date.now() });
     // The worker may be in a pass: who gives up does not wait for its word.
     const leave = () => void queue.return();
     signal?.addEventListener("abort", leave, { once: true });
@@ -295,7 +295,7 @@ export class Engine {
     this.#failAll(new EngineError("ENGINE_CLOSED", "the engine was closed before the request was done"));
   }
 
-  #onReports({ reports }: Extract<CoreReply, { kind: "reports" }>): void {
+  #onReports({ reports }: CoreReports): void {
     for (const report of reports) {
       if (report.events.some(({ type }) => type === "done")) this.#supervisor.resetFailures();
       this.#requests.deliver(report);
@@ -306,12 +306,12 @@ export class Engine {
   #abort(key: number): void {
     if (!this.#requests.has(key)) return;
     this.#requests.leaveQueue(key);
-    this.#supervisor.post({ kind: "abort", key });
+    this.#supervisor.post("abort", { key });
   }
 
   /** Ends a request whose time is over, without waiting for a core that may be in a long pass, or hang. */
   #expire(key: number, error: EngineError): void {
-    this.#supervisor.post({ kind: "abort", key, error: errorParts(error) });
+    this.#supervisor.post("abort", { key, error: errorParts(error) });
     this.#requests.fail(key, error);
     this.#rest();
   }

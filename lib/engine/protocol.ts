@@ -1,5 +1,3 @@
-import { write } from "node:fs";
-import { deserialize, serialize } from "node:v8";
 import { messageOf } from "../torch/errors.js";
 import { EngineError, type EngineErrorCode } from "./errors.js";
 import type { EngineSettings } from "./options.js";
@@ -7,24 +5,21 @@ import type { EngineRequest } from "./request.js";
 import type { ScoreRequest } from "./score-queue.js";
 import type { CoreStats, EngineEvent, ModelInfo, ScoreResult } from "./types.js";
 
-/** Messages to the engine's thread or process. */
-export type CoreMessage =
-  | { kind: "load"; model: string; settings: EngineSettings }
-  | { kind: "generate"; request: EngineRequest }
-  | { kind: "abort"; key: number; error?: ErrorParts }
-  | { kind: "score"; request: ScoreRequest }
-  | { kind: "close" };
+/** What the engine's core does on request, in a thread, a child process or this thread. */
+export interface CoreHandlers {
+  load(argument: { model: string; settings: EngineSettings }): Promise<{ info: ModelInfo; stats: CoreStats }>;
+  generate(request: EngineRequest): void;
+  abort(argument: { key: number; error?: ErrorParts }): void;
+  score(request: ScoreRequest): void;
+  /** Ends all requests and the worker. */
+  close(argument: undefined): Promise<void>;
+}
 
-/** File descriptors to which a child process writes replies, as frames, and heartbeats, as bytes. */
-export const REPLIES_FD = 4;
-export const PULSE_FD = 5;
-
-/** Its replies. */
-export type CoreReply =
-  | { kind: "ready"; info: ModelInfo; stats: CoreStats }
-  | { kind: "failed"; error: ErrorParts }
-  | { kind: "reports"; reports: WireReport[]; stats?: CoreStats }
-  | { kind: "closed" };
+/** The event of a core: what its passes produced, and now and then its stats. */
+export interface CoreReports {
+  reports: WireReport[];
+  stats?: CoreStats;
+}
 
 export interface WireReport {
   key: number;
@@ -53,76 +48,4 @@ export function errorParts(error: unknown, otherwise: EngineErrorCode = "ENGINE_
 
 export function errorFromParts({ code, message, details }: ErrorParts): EngineError {
   return new EngineError(code, message, { details });
-}
-
-// Values over a byte stream between two processes of the engine: each by the structured clone algorithm, after its length.
-
-const HEAD = 4;
-
-/**
- * Writes values to a file descriptor, in order, from a thread of libuv's pool. A write to a pipe hands its processor to the
- * reader, so a write from this thread would block it for as long as the reader works.
- */
-export class FrameWriter {
-  readonly #fd: number;
-  #queue: Buffer[] = [];
-  #writing = false;
-
-  constructor(fd: number) {
-    this.#fd = fd;
-  }
-
-  write(value: unknown): void {
-    const body = serialize(value);
-    const head = Buffer.allocUnsafe(HEAD);
-    head.writeUInt32LE(body.length);
-    this.#queue.push(head, body);
-    if (!this.#writing) this.#drain();
-  }
-
-  #drain(): void {
-    if (this.#queue.length === 0) return;
-    const bytes = Buffer.concat(this.#queue);
-    this.#queue = [];
-    this.#writing = true;
-    this.#put(bytes);
-  }
-
-  #put(bytes: Buffer): void {
-    write(this.#fd, bytes, (error, written) => {
-      if (!error && written < bytes.length) {
-        this.#put(bytes.subarray(written));
-        return;
-      }
-      this.#writing = false;
-      // The reader is gone.
-      if (error) this.#queue = [];
-      else this.#drain();
-    });
-  }
-}
-
-/** Parses the values that a {@link FrameWriter} wrote from pieces of any size. */
-export class FrameReader {
-  #parts: Buffer[] = [];
-  #length = 0;
-  #wanted = HEAD;
-
-  /** @returns the values that this piece completes */
-  push(piece: Buffer): unknown[] {
-    this.#parts.push(piece);
-    this.#length += piece.length;
-    const values: unknown[] = [];
-    if (this.#length < this.#wanted) return values;
-    let bytes = this.#parts.length === 1 ? piece : Buffer.concat(this.#parts);
-    for (;;) {
-      this.#wanted = bytes.length < HEAD ? HEAD : HEAD + bytes.readUInt32LE();
-      if (bytes.length < this.#wanted) break;
-      values.push(deserialize(bytes.subarray(HEAD, this.#wanted)));
-      bytes = bytes.subarray(this.#wanted);
-    }
-    this.#parts = [bytes];
-    this.#length = bytes.length;
-    return values;
-  }
 }

@@ -1,10 +1,10 @@
 import type { StableDiffCoder } from "../checkpoint/index.js";
+import { WorkerEnded } from "../worker/index.js";
 import { EngineError } from "./errors.js";
-import { type Host, type HostHandlers, startHere, startProcess, startWorkerThread } from "./host.js";
+import { type Host, startCore } from "./host.js";
 import type { EngineSettings } from "./options.js";
-import { type CoreMessage, type CoreReply, errorFromParts } from "./protocol.js";
-import type { EngineStats, ModelInfo } from "./types.js";
-import { type CoreStats, zeroStats } from "./types.js";
+import type { CoreHandlers, CoreReports } from "./protocol.js";
+import { type CoreStats, type EngineStats, type ModelInfo, zeroStats } from "./types.js";
 import { Watchdog } from "./watchdog.js";
 
 /** Deaths of the core in a row, without a finished choice between, after which it is not restarted. */
@@ -15,7 +15,7 @@ const CLOSE_SECONDS = 5;
 
 /** Receives the reports of a core, and its death, which ends all of its requests. */
 export interface CoreListener {
-  onReply(reply: Extract<CoreReply, { kind: "reports" }>): void;
+  onReports(reports: CoreReports): void;
   onLost(error: EngineError): void;
 }
 
@@ -28,10 +28,9 @@ export class Supervisor {
   #state: EngineStats["state"] = "starting";
   #info: ModelInfo | undefined;
   #stats = zeroStats();
-  /** Messages for a core that is not ready yet. */
-  #outbox: CoreMessage[] = [];
+  /** Requests for a core that is not ready yet. */
+  #outbox: ((host: Host) => void)[] = [];
   #firstStart: { resolve(): void; reject(error: EngineError): void } | undefined;
-  #onClosed: (() => void) | undefined;
   #deaths = 0;
   #restarts = 0;
   #restartTimer: NodeJS.Timeout | undefined;
@@ -67,7 +66,7 @@ export class Supervisor {
   }
 
   get pid(): number | undefined {
-    return this.#host?.pid;
+    return this.#host?.client.pid;
   }
 
   get isRunning(): boolean {
@@ -104,19 +103,21 @@ export class Supervisor {
     await ready;
   }
 
-  post(message: CoreMessage): void {
-    if (this.#state === "starting" || !this.#host) this.#outbox.push(message);
-    else this.#host.post(message);
+  /** Sends a request to the core, or as soon as it is ready. */
+  post<K extends "generate" | "abort" | "score">(kind: K, argument: Parameters<CoreHandlers[K]>[0]): void {
+    const send = ({ client }: Host) => client.post(kind, argument as never);
+    if (this.#state === "starting" || !this.#host) this.#outbox.push(send);
+    else send(this.#host);
   }
 
   /** Makes the core keep this process alive. */
   ref(): void {
-    this.#host?.ref();
+    this.#host?.client.ref();
   }
 
   /** Lets this process end although the core runs. */
   unref(): void {
-    if (this.#state !== "closed") this.#host?.unref(); // close() waits for its end
+    if (this.#state !== "closed") this.#host?.client.unref(); // close() waits for its end
   }
 
   /** Forgets earlier deaths: a choice was finished, so the model was not their cause. */
@@ -133,86 +134,82 @@ export class Supervisor {
     clearTimeout(this.#restartTimer);
     this.#watchdog?.stop();
     this.#state = "closed";
-    const host = this.#host;
-    if (!host) return;
-    host.ref();
+    const client = this.#host?.client;
+    if (!client) return;
+    client.ref();
     let timer: NodeJS.Timeout | undefined;
     await new Promise<void>((resolve) => {
-      this.#onClosed = resolve;
       timer = setTimeout(resolve, CLOSE_SECONDS * 1000);
-      host.post({ kind: "close" });
+      client.call("close", undefined).then(resolve, () => resolve()); // it rejects if the core ends by itself
     });
     clearTimeout(timer);
-    await host.kill();
+    await client.kill();
     this.#host = undefined;
   }
 
   #launch(): void {
-    const handlers = {
-      onReply: (reply: CoreReply) => {
-        if (this.#host === host) this.#onReply(reply);
-      },
-      onExit: (reason: string) => {
-        if (this.#host === host) this.#lose(this.#hung ?? reason);
-      },
-      onPulse: (turns: number) => {
-        if (this.#host === host) this.#watchdog?.beat(turns);
-      },
-    };
-    const host = this.#hostFor(handlers);
-    this.#host = host;
     this.#hung = undefined;
     this.#watchdog?.stop();
+    const host = startCore(this.#model, this.#settings.worker, {
+      onEvent: (reports) => {
+        if (this.#host === host) this.#onReports(reports);
+      },
+      onEnd: (error) => {
+        if (this.#host !== host) return;
+        this.#lose(this.#hung ?? (error instanceof WorkerEnded ? error.reason : error.message));
+      },
+      onPulse: (turns) => {
+        if (this.#host === host) this.#watchdog?.beat(turns);
+      },
+    });
+    this.#host = host;
+    const { client } = host;
+    client.ref(); // until the model is loaded
     // Only a process can be killed from outside when it hangs.
-    this.#watchdog = host.pid === undefined ? undefined : new Watchdog(this.#settings, (reason) => this.#end(reason));
-    const folder = typeof this.#model === "string" ? this.#model : "";
-    host.post({ kind: "load", model: folder, settings: this.#settings });
-  }
-
-  /** Kills a core that hangs. Its host then reports the exit. */
-  #end(reason: string): void {
-    this.#hung = `${reason}, and was ended`;
-    void this.#host?.kill();
-  }
-
-  #hostFor(handlers: HostHandlers): Host {
-    if (typeof this.#model !== "string") return startHere(handlers, this.#model);
-    if (this.#settings.worker === "none") return startHere(handlers);
-    return this.#settings.worker === "process" ? startProcess(handlers) : startWorkerThread(handlers);
-  }
-
-  #onReply(reply: CoreReply): void {
-    switch (reply.kind) {
-      case "ready":
-        this.#info = reply.info;
-        this.#stats = reply.stats;
-        this.#watchdog?.ready();
-        if (this.#state === "starting") this.#state = "ready";
-        if (this.#outbox.length === 0) this.unref();
-        for (const message of this.#outbox.splice(0)) this.#host?.post(message);
-        this.#firstStart?.resolve();
-        return;
-      case "failed":
-        void this.#host?.kill();
+    this.#watchdog =
+      client.pid === undefined ? undefined : new Watchdog(this.#settings, (reason) => this.#killHung(reason));
+    const model = typeof this.#model === "string" ? this.#model : "";
+    client.call("load", { model, settings: this.#settings }).then(
+      ({ info, stats }) => {
+        if (this.#host === host) this.#onReady(info, stats);
+      },
+      (error) => {
+        if (this.#host !== host || client.failure) return; // onEnd reports the end
         this.#host = undefined;
-        this.#loadFailed(errorFromParts(reply.error));
-        return;
-      case "closed":
-        this.#onClosed?.();
-        return;
-      case "reports":
-        if (reply.stats) this.#stats = reply.stats;
-        this.#listener.onReply(reply);
-    }
+        void client.kill();
+        this.#loadFailed(error);
+      },
+    );
+  }
+
+  /** Kills a core that hangs. */
+  #killHung(reason: string): void {
+    this.#hung = `${reason}, and was ended`;
+    const host = this.#host;
+    void host?.client.kill().then(() => {
+      if (this.#host === host) this.#lose(this.#hung as string);
+    });
+  }
+
+  #onReady(info: ModelInfo, stats: CoreStats): void {
+    this.#info = info;
+    this.#stats = stats;
+    this.#watchdog?.ready();
+    if (this.#state === "starting") this.#state = "ready";
+    if (this.#outbox.length === 0) this.unref();
+    for (const send of this.#outbox.splice(0)) send(this.#host as Host);
+    this.#firstStart?.resolve();
+  }
+
+  #onReports(reports: CoreReports): void {
+    if (reports.stats) this.#stats = reports.stats;
+    this.#listener.onReports(reports);
   }
 
   /** The core died, and its requests are lost. */
   #lose(reason: string): void {
     this.#watchdog?.stop();
-    if (this.#state === "closed") {
-      this.#onClosed?.();
-      return;
-    }
+    if (this.#state === "closed") return;
     const error = new EngineError("ENGINE_WORKER", `the engine's worker died: ${reason}`);
     this.#lastEnd = error.message;
     this.#host = undefined;

@@ -3,8 +3,8 @@ import * as torch from "../torch/index.js";
 import { ModelError } from "./errors.js";
 
 /**
- * What a plan's attention is, said in numbers: for those who compute it in another way, as over several processes.
- * `documents` are as in the plans' options.
+ * Description of a plan's attention as data, for other implementations of it, such as context parallelism. `documents`
+ * is as in the plans' options.
  */
 export type AttentionPattern =
   | { readonly kind: "causal"; readonly length: number; readonly documents?: readonly number[] }
@@ -16,43 +16,46 @@ export type AttentionPattern =
       readonly documents?: readonly number[];
     };
 
-/** What a forward pass attends to. The decoder knows nothing of diffusion or caches: it asks the plan. */
+/** The attention of a forward pass. The decoder calls the plan, so that it does not depend on diffusion or caches. */
 export interface AttentionPlan {
   /** int64 [s] or [b, s]: rotary positions. */
   readonly positions: Tensor;
-  /** One more than the largest position, when known without reading the tensor: too long inputs are then refused. */
+  /**
+   * One more than the largest position, if it is known without reading the tensor; used to reject inputs that are too
+   * long.
+   */
   readonly end?: number;
   /** q [b, s, h, d], k and v [b, s, hkv, d], after rotary -> [b, s, h, d]. */
   attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor;
-  /** What of the last layer's output is wanted; the rest is not computed. */
+  /** The part of the last layer's output to compute. */
   readonly lastLayer?: {
-    /** Only the first `queries` positions ask; q is then [b, queries, h, d] in the last layer's attend. */
+    /** Only the first `queries` positions have queries; q is then [b, queries, h, d] in the last layer's attend. */
     readonly queries?: number;
-    /** int64 [n]: indices into the flattened [b * queries] positions whose hidden states are wanted. */
+    /** int64 [n]: indices into the flattened [b * queries] positions whose hidden states are computed. */
     readonly rows?: Tensor;
-    /** The numbers in `rows`, where the host knows them: whoever needs them there then waits for no device. */
+    /** The values of `rows`, if they are known on the host; avoids synchronizing with the device. */
     readonly rowIndices?: Int32Array;
   };
-  /** Set where {@link attend} is one of the known patterns. Absent: anything at all, and no one may replace it. */
+  /** Set if {@link attend} is one of the known patterns. Absent: custom attention, which cannot be replaced. */
   readonly pattern?: AttentionPattern;
 }
 
 /** Options of {@link causalPlan}. */
 export interface CausalPlanOptions {
   /**
-   * Documents that do not see each other: cumulative starts over the flattened b * length positions, from 0 to
-   * b * length, each row's start included. Positions then count from each document's start.
+   * Documents that do not attend to each other: cumulative starts over the flattened b * length positions, from 0 to b
+   * * length, including the start of each row. Positions then count from the document starts.
    */
   documents?: readonly number[];
-  /** int64 [n]: the flattened positions whose hidden states are wanted. */
+  /** int64 [n]: the flattened positions whose hidden states are computed. */
   rows?: Tensor;
-  /** The numbers in `rows`, see {@link AttentionPlan.lastLayer}. */
+  /** The values of `rows` on the host, see {@link AttentionPlan.lastLayer}. */
   rowIndices?: Int32Array;
   /** Default "cpu". */
   device?: string;
 }
 
-/** Plain left-to-right attention over rows of `length` tokens, by the flash operator `causal_attention`. */
+/** Causal attention over rows of `length` tokens, with the flash operator `causal_attention`. */
 export function causalPlan(length: number, options: CausalPlanOptions = {}): AttentionPlan {
   const { documents, rows, rowIndices, device = "cpu" } = options;
   const starts = documents ? [...documents] : null;
@@ -66,10 +69,10 @@ export function causalPlan(length: number, options: CausalPlanOptions = {}): Att
 }
 
 /**
- * int64 [b, length]: each position's distance to the start of its document.
+ * int64 [b, length]: the distance of each position to the start of its document.
  *
  * @param documents cumulative starts over b * length positions
- * @throws ModelError MODEL_INPUT when they do not rise from 0, or a row starts inside a document
+ * @throws ModelError MODEL_INPUT if they do not increase from 0, or a row starts inside a document
  */
 export function documentPositions(documents: readonly number[], length: number, device = "cpu"): Tensor {
   const total = documents[documents.length - 1] ?? 0;
@@ -80,14 +83,14 @@ export function documentPositions(documents: readonly number[], length: number, 
   for (let i = 1; i < documents.length; i++) {
     const [start, end] = [documents[i - 1], documents[i]];
     if (!Number.isInteger(end) || end <= start) {
-      throw new ModelError("MODEL_INPUT", `documents must rise, got ${end} after ${start}`);
+      throw new ModelError("MODEL_INPUT", `documents must be increasing, got ${end} after ${start}`);
     }
     if (Math.floor(start / length) !== Math.floor((end - 1) / length)) {
       throw new ModelError("MODEL_INPUT", `document ${start}..${end} crosses the end of a row of ${length}`);
     }
     for (let at = start; at < end; at++) positions[at] = BigInt(at - start);
   }
-  // From page-locked memory the copy to a device waits for nothing.
+  // A copy from page-locked memory to a device is asynchronous.
   const pinMemory = device.startsWith("cuda");
   return torch.scope(() => torch.tensor(positions, { device, pinMemory }).view([total / length, length]));
 }

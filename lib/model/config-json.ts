@@ -7,7 +7,7 @@ import { ModelConfigError } from "./errors.js";
 
 export type { ConfigJson } from "./architectures/architecture.js";
 
-// Keys with one meaning on both sides. null in config.json counts as absent, as in transformers.
+// Keys that correspond one to one. null in config.json counts as absent, as in transformers.
 const KEYS = {
   vocabSize: "vocab_size",
   hiddenSize: "hidden_size",
@@ -35,7 +35,7 @@ const ROPE_KEYS = {
   originalMaxPositionEmbeddings: "original_max_position_embeddings",
 } as const;
 
-// Written from the config itself, or meaningless once it changes.
+// Written from the config, or meaningless once it changes.
 const OWN_KEYS = new Set<string>([
   ...Object.values(KEYS),
   ...["architectures", "model_type", "hidden_act", "attention_bias", "mlp_bias", "layer_types"],
@@ -43,7 +43,7 @@ const OWN_KEYS = new Set<string>([
   ...["dtype", "torch_dtype", "transformers_version"],
 ]);
 
-/** What no architecture's config.json may ask for. */
+/** Limits of config.json for all architectures. */
 const LIMITS: readonly ConfigLimit[] = [
   { key: "hidden_act", allowed: "'silu'", accepts: (value) => value === "silu" || value === "swish" },
   { key: "mlp_bias", allowed: "false", accepts: (value) => value === false },
@@ -54,16 +54,20 @@ const LIMITS: readonly ConfigLimit[] = [
     accepts: (value) => Array.isArray(value) && value.every((type) => type === "full_attention"),
   },
   { key: "partial_rotary_factor", allowed: "1", accepts: (value) => value === 1 },
-  { key: "quantization_config", allowed: "none: quantised checkpoints are not read", accepts: () => false },
+  {
+    key: "quantization_config",
+    allowed: "none, because quantized checkpoints are not supported",
+    accepts: () => false,
+  },
 ];
 
 /**
- * Reads the content of a Hugging Face config.json. Both forms of the rotary fields are known: `rope_parameters`
- * (transformers 5) and `rope_theta` with `rope_scaling` (4 and before). Keys without a meaning here, among them the
- * dropout rates, are kept for {@link toConfigJson} and otherwise ignored.
+ * Reads the content of a Hugging Face config.json. Both forms of the rotary fields are supported: `rope_parameters`
+ * (transformers 5) and `rope_theta` with `rope_scaling` (4 and before). Other keys, including the dropout rates, are
+ * kept for {@link toConfigJson} and otherwise ignored.
  *
- * @param path named in errors
- * @throws ModelConfigError listing every key that is wrong or not supported, and what is allowed
+ * @param path path of the file, for errors
+ * @throws ModelConfigError listing every invalid or unsupported key with its allowed values
  */
 export function parseConfigJson(json: unknown, path = "config.json"): DecoderConfig {
   if (typeof json !== "object" || json === null || Array.isArray(json)) {
@@ -82,7 +86,7 @@ export function parseConfigJson(json: unknown, path = "config.json"): DecoderCon
   const rope = ropeOf(source, problems);
   const config: Record<string, unknown> = { architecture, rope, dtype: dtypeOf(source, problems) };
   for (const [own, key] of Object.entries(KEYS)) config[own] = source[key] ?? undefined;
-  // Ids outside the vocabulary, often -1, mean none: transformers loads such files, and no model ever gives such an id.
+  // Ids outside the vocabulary, often -1, mean none: transformers loads such files, and no model generates such an id.
   for (const key of ["bosTokenId", "padTokenId"] as const) config[key] = idInVocabulary(config[key], source.vocab_size);
   config.eosTokenId = endTokens(config.eosTokenId, source.vocab_size);
   if (config.maskTokenId === -1) config.maskTokenId = undefined;
@@ -121,9 +125,9 @@ export function toConfigJson(config: DecoderConfig): ConfigJson {
 }
 
 /**
- * The end tokens that generation_config.json names.
+ * Reads the end tokens from generation_config.json.
  *
- * @param path named in errors
+ * @param path path of the file, for errors
  * @throws ModelConfigError for a value that is neither an id nor a list of ids nor null
  */
 export function parseEndTokens(json: unknown, path: string, vocabSize: number): DecoderConfig["eosTokenId"] {
@@ -133,14 +137,14 @@ export function parseEndTokens(json: unknown, path: string, vocabSize: number): 
   throw new ModelConfigError(`${path}: eos_token_id is ${brief(value)}, expected an id, a list of ids, or null`);
 }
 
-/** An id of the vocabulary or a list of such, without those outside of it; what else is there is left as it is. */
+/** Removes ids outside the vocabulary from an id or a list of ids; other values are unchanged. */
 function endTokens(value: unknown, vocabSize: unknown): unknown {
   if (!Array.isArray(value)) return idInVocabulary(value, vocabSize) ?? null;
   const ids = [...new Set(value)].map((id) => idInVocabulary(id, vocabSize)).filter((id) => id !== undefined);
   return ids.length > 0 ? ids : null;
 }
 
-/** undefined for an integer outside the vocabulary. */
+/** The value, or undefined for an integer outside the vocabulary. */
 function idInVocabulary(value: unknown, vocabSize: unknown): unknown {
   const isOutside = Number.isInteger(value) && ((value as number) < 0 || (value as number) >= Number(vocabSize));
   return isOutside ? undefined : value;
@@ -187,7 +191,7 @@ function ropeOf(source: ConfigJson, problems: string[]): RopeConfig | undefined 
     rope.highFreqFactor = parameters.high_freq_factor;
     rope.originalMaxPositionEmbeddings = value("original_max_position_embeddings") ?? source.max_position_embeddings;
   }
-  return rope as RopeConfig; // checked with the rest
+  return rope as RopeConfig; // validated with the whole config
 }
 
 function dtypeOf(source: ConfigJson, problems: string[]): DecoderConfig["dtype"] {
@@ -201,7 +205,7 @@ function dtypeOf(source: ConfigJson, problems: string[]): DecoderConfig["dtype"]
   return undefined;
 }
 
-// Issues name our keys; users see the keys of their file.
+// Converts the keys of issues to the keys of the user's file.
 function describe(issue: z.core.$ZodIssue, source: ConfigJson): string {
   const [first, second] = issue.path.map(String);
   let key: string = KEYS[first as keyof typeof KEYS] ?? first ?? "";

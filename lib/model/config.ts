@@ -8,7 +8,7 @@ const positive = z.int().positive();
 const tokenId = z.int().min(0);
 const theta = z.number().positive().default(10_000);
 
-/** Rotary embedding: the base, and how frequencies are stretched for longer contexts. */
+/** Rotary embedding: the base, and the scaling of frequencies for longer contexts. */
 export const ropeSchema = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("default"), theta }),
   z.strictObject({ type: z.literal("linear"), theta, factor: z.number().min(1) }),
@@ -50,10 +50,10 @@ const fields = z.strictObject({
 });
 
 /**
- * The shape of a decoder. Defaults are filled in and dimensions checked against each other:
- * `numHeads` is a multiple of `numKeyValueHeads` (grouped-query attention), `headDim` (default hiddenSize / numHeads)
- * is even, biases are ones the architecture has. `dtype` is the one the checkpoint was written in. `other` holds the
- * keys of config.json that the decoder has no use for, so that they survive a round trip.
+ * The shape of a decoder. Defaults are filled in and dimensions checked against each other: `numHeads` is a multiple of
+ * `numKeyValueHeads` (grouped-query attention), `headDim` (default hiddenSize / numHeads) is even, and the architecture
+ * supports the biases. `dtype` is the checkpoint's. `other` holds the keys of config.json that the decoder does not
+ * use, so that they survive a round trip.
  */
 export const decoderConfigSchema = fields.transform((config, context) => {
   const fail = (path: keyof typeof config, message: string) =>
@@ -65,7 +65,7 @@ export const decoderConfigSchema = fields.transform((config, context) => {
   if (config.headDim === undefined && config.hiddenSize % config.numHeads !== 0) {
     fail(
       "numHeads",
-      `${config.numHeads} does not divide the hidden size ${config.hiddenSize}; or give the head's size`,
+      `${config.numHeads} does not divide the hidden size ${config.hiddenSize}: change it, or give headDim`,
     );
   }
   const headDim = config.headDim ?? Math.floor(config.hiddenSize / config.numHeads);
@@ -84,9 +84,9 @@ export const decoderConfigSchema = fields.transform((config, context) => {
   return { ...config, numKeyValueHeads, headDim, attentionBias, initializerRange };
 });
 
-/** A checked config, nothing optional left open. */
+/** A validated config with all defaults filled in. */
 export type DecoderConfig = z.output<typeof decoderConfigSchema>;
-/** What users write: see {@link decoderConfigSchema} for the defaults. */
+/** A config as written, see {@link decoderConfigSchema} for the defaults. */
 export type DecoderConfigInput = z.input<typeof decoderConfigSchema>;
 
 /**
@@ -97,6 +97,6 @@ export type DecoderConfigInput = z.input<typeof decoderConfigSchema>;
 export function decoderConfig(input: DecoderConfigInput): DecoderConfig {
   const parsed = decoderConfigSchema.safeParse(input);
   if (parsed.success) return parsed.data;
-  const message = problemsOf("the decoder config is wrong", decoderConfigSchema, input, parsed.error);
+  const message = problemsOf("the decoder config is invalid", decoderConfigSchema, input, parsed.error);
   throw new ModelConfigError(message, { cause: parsed.error });
 }

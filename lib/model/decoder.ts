@@ -7,28 +7,28 @@ import type { DecoderConfig } from "./config.js";
 import { ModelConfigError } from "./errors.js";
 import { RotaryTables } from "./rotary.js";
 
-/** Rotary cosines and sines of the positions at hand. */
+/** Rotary cosines and sines of the positions of a forward pass. */
 export interface RotaryAngles {
   cos: Tensor;
   sin: Tensor;
 }
 
 /**
- * What flows from layer to layer: the residual stream, and the output of the last branch that is not yet added to it.
- * The addition is left to the next norm, which does both in one pass over memory.
+ * State between layers: the residual stream, and the output of the last branch, which is not yet added to it. The next
+ * norm does the addition, so that both take one pass over memory.
  */
 export interface Hidden {
   residual: Tensor;
   branch: Tensor | null;
 }
 
-/** Grouped-query self-attention. The plan decides what is attended to. */
+/** Grouped-query self-attention. The plan implements the attention pattern. */
 export class Attention extends Module {
   readonly qProj: Linear;
   readonly kProj: Linear;
   readonly vProj: Linear;
   readonly oProj: Linear;
-  /** Of each head by itself, before it is turned by its position; null where the architecture has no such norms. */
+  /** Norms of q and k per head, before the rotary embedding; null if the architecture has none. */
   readonly qNorm: RMSNorm | null;
   readonly kNorm: RMSNorm | null;
   readonly headDim: number;
@@ -47,7 +47,7 @@ export class Attention extends Module {
     this.kNorm = qkNorm ? new RMSNorm(headDim, { ...options, eps: rmsNormEps }) : null;
   }
 
-  /** x [b, s, D] -> [b, s, D], or [b, queries, D] or [n, D] when `wanted` leaves some out. */
+  /** x [b, s, D] -> [b, s, D], or [b, queries, D] or [n, D] if `wanted` selects a part. */
   forward(
     x: Tensor,
     plan: AttentionPlan,
@@ -126,31 +126,32 @@ export class DecoderLayer extends Module {
 
 /** Options of {@link Decoder.crossEntropy}. */
 export interface CrossEntropyOptions {
-  /** float32 [n], factors of the rows; default 1. */
+  /** float32 [n], weights of the rows; default 1. */
   rowWeights?: Tensor;
-  /** Rows whose logits exist at once; default 1024. */
+  /** Number of rows whose logits are computed at a time; default 1024. */
   chunkSize?: number;
 }
 
 /** Options of {@link Decoder}. */
 export interface DecoderOptions extends FactoryOptions {
-  /** Random numbers of the initial weights. */
+  /** Random generator of the initial weights. */
   generator?: Generator;
-  /** false: leaves the weights uninitialised, for loading. Default true. */
+  /** false: leaves the weights uninitialized, for loading. Default true. */
   init?: boolean;
 }
 
 /**
  * Seed-Coder's architecture, which is Llama's: token embedding, pre-norm blocks of grouped-query attention and SwiGLU
- * with rotary positions, final norm, and a head that may share the embedding's weight. How others differ from it, such as
- * by biases or norms of q and k, is in ./architectures. Property names are those of Hugging Face checkpoints in camelCase.
+ * with rotary positions, final norm, and a head that may share the embedding's weight. The differences of other
+ * architectures, such as biases or norms of q and k, are in ./architectures. Property names are those of Hugging Face
+ * checkpoints in camelCase.
  */
 export class Decoder extends Module {
   readonly config: DecoderConfig;
   readonly embedTokens: Embedding;
   readonly layers: DecoderLayer[];
   readonly norm: RMSNorm;
-  /** null when the head shares the embedding's weight. */
+  /** null if the head shares the embedding's weight. */
   readonly lmHead: Linear | null;
   #rotary: RotaryTables | null;
 
@@ -180,10 +181,10 @@ export class Decoder extends Module {
   }
 
   /**
-   * Final normed hidden states of token ids.
+   * Final hidden states of token ids, after the last norm.
    *
    * @param ids int64 [b, s]
-   * @returns [b, s, hiddenSize]; [b, queries, hiddenSize] or [n, hiddenSize] when the plan wants only part of it
+   * @returns [b, s, hiddenSize]; [b, queries, hiddenSize] or [n, hiddenSize] if the plan selects a part
    */
   forward(ids: Tensor, plan: AttentionPlan): Tensor {
     const angles = this.rotary(plan);
@@ -217,11 +218,12 @@ export class Decoder extends Module {
   }
 
   /**
-   * Cross-entropy of the next thing after final hidden states [n, hiddenSize], without their logits. Objectives use this
-   * rather than the head's weight, so that they run unchanged where a rank holds only a part of the hidden states.
+   * Cross-entropy of targets at final hidden states [n, hiddenSize], without materializing all logits. Objectives use
+   * this method instead of the head's weight, so that they work unchanged when a rank holds only a part of the hidden
+   * states.
    *
    * @param targets int64 [n]
-   * @returns loss = sum(rowWeights * nll), a scalar that can be differentiated, and nll float32 [n], detached
+   * @returns loss = sum(rowWeights * nll), a differentiable scalar, and nll float32 [n], detached
    */
   crossEntropy(hidden: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): { loss: Tensor; nll: Tensor } {
     return functional.linearCrossEntropy(hidden, this.headWeight, targets, options);
@@ -241,7 +243,7 @@ export class Decoder extends Module {
   }
 }
 
-// Made with the weights rather than at first use: in inference mode they would be unfit for training later.
+// Created with the weights, not at first use: tensors created in inference mode could not be used in training later.
 function makeTables(config: DecoderConfig, device: string): RotaryTables | null {
   return device === "meta" ? null : new RotaryTables(config, device);
 }
@@ -254,15 +256,16 @@ function keepWanted(residual: Tensor, { queries, rows }: NonNullable<AttentionPl
   const s = residual.size(1);
   const asking = queries ?? s;
   if (!rows) return asking < s ? residual.narrow(1, 0, asking) : residual;
-  // Rows count the asking positions; picking them from all positions at once spares a copy of the asking ones.
+  // Rows are indices into the query positions; selecting them from all positions directly avoids a copy of the query
+  // positions.
   const among = asking < s ? rows.add(rows.div(asking, { roundingMode: "floor" }), { alpha: s - asking }) : rows;
   return residual.flatten(0, 1).indexSelect(0, among);
 }
 
 /**
- * Draws a decoder's weights: N(0, initializerRange^2) for embeddings and matrices, with the two projections that write
- * into the residual stream divided by sqrt(2 layers), so that the stream's variance does not grow with depth (GPT-2);
- * ones for norms, zeros for biases.
+ * Initializes a decoder's weights: N(0, initializerRange^2) for embeddings and matrices, with the two projections that
+ * write into the residual stream divided by sqrt(2 layers), so that the stream's variance does not grow with depth
+ * (GPT-2); ones for norms, zeros for biases.
  */
 export function initializeDecoder(model: Decoder, generator?: Generator): void {
   const std = model.config.initializerRange;
@@ -275,7 +278,7 @@ export function initializeDecoder(model: Decoder, generator?: Generator): void {
   }
 }
 
-/** How many parameters a config has, by building its decoder without memory. */
+/** Number of parameters of a config, from its decoder on the meta device. */
 export function countParameters(config: DecoderConfig): number {
   const model = new Decoder(config, { device: "meta", init: false });
   try {
@@ -286,10 +289,10 @@ export function countParameters(config: DecoderConfig): number {
 }
 
 /**
- * The matrices of a decoder's layers that may be quantised or adapted, as its architecture names them, layer by layer:
+ * The matrices of a decoder's layers that may be quantized or adapted, from its architecture, layer by layer:
  * `layers.0.selfAttn.qProj` and so on.
  *
- * @throws ModelError MODEL_CONFIG where the layers have no such matrix
+ * @throws ModelError MODEL_CONFIG if a layer has no such matrix
  */
 export function layerMatrices(model: Decoder): [path: string, matrix: Linear][] {
   const { architecture } = model.config;

@@ -1,7 +1,7 @@
 import { type DecoderConfig, type DecoderConfigInput, decoderConfig } from "./config.js";
 import { ModelError } from "./errors.js";
 
-// Special tokens as Seed-Coder has them; the small code tokenizer that comes with the library keeps the same ids.
+// Special tokens of Seed-Coder; the library's small code tokenizer has the same ids.
 const TOKENS = { bosTokenId: 0, padTokenId: 1, eosTokenId: 2, maskTokenId: 5 };
 
 const seedCoder8b = {
@@ -20,8 +20,8 @@ const seedCoder8b = {
 } satisfies DecoderConfigInput;
 
 /**
- * Shapes by name. `seed-coder-8b` is the published model, on which Stable-DiffCoder is trained (8.25e9 parameters); the
- * others scale its architecture down: grouped-query attention, SwiGLU of about 3.5 times the width, no biases.
+ * Model shapes by name. `seed-coder-8b` is the published base model of Stable-DiffCoder (8.25e9 parameters); the others
+ * are smaller versions of its architecture: grouped-query attention, SwiGLU of about 3.5 times the width, no biases.
  */
 const presets = {
   /** 5.5M parameters with the library's 4096-token code tokenizer: trains on two CPU cores in minutes. */
@@ -76,9 +76,9 @@ export type PresetName = keyof typeof presets;
 export const PRESET_NAMES = Object.keys(presets) as PresetName[];
 
 /**
- * The config of a preset, with fields replaced at will (a vocabulary of your own, a longer context).
+ * The config of a preset, optionally with other field values (another vocabulary, a longer context).
  *
- * @throws ModelError MODEL_PRESET for an unknown name, ModelConfigError for overrides that do not fit
+ * @throws ModelError MODEL_PRESET for an unknown name, ModelConfigError for invalid overrides
  */
 export function presetConfig(name: PresetName, overrides: Partial<DecoderConfigInput> = {}): DecoderConfig {
   if (!Object.hasOwn(presets, name)) {

@@ -4,8 +4,9 @@ import type { DecoderConfig, RopeConfig } from "./config.js";
 import { ModelError } from "./errors.js";
 
 /**
- * Cosines and sines of the rotary angles for every position up to `maxPositionEmbeddings`, made once. All arithmetic is
- * in float32 and in the order of transformers, so that long contexts see the very angles they were trained with.
+ * Cosines and sines of the rotary angles for every position up to `maxPositionEmbeddings`, computed once. The
+ * arithmetic is in float32 and in the same order as in transformers, so that the angles of long contexts are exactly
+ * those of training.
  */
 export class RotaryTables {
   /** float32 [positions, headDim / 2] */
@@ -29,8 +30,8 @@ export class RotaryTables {
   /**
    * The rows for int64 positions [s] or [b, s]: float32 [s, headDim / 2] or [b, s, headDim / 2].
    *
-   * @param end one more than the largest position, if known on the host: checked before the device runs into it
-   * @throws ModelError MODEL_INPUT when `end` is beyond the tables
+   * @param end one more than the largest position, if it is known on the host; checked before the look-up on the device
+   * @throws ModelError MODEL_INPUT if `end` is beyond the tables
    */
   at(positions: Tensor, end?: number): { cos: Tensor; sin: Tensor } {
     if (end !== undefined && end > this.#positions) {
@@ -45,7 +46,7 @@ export class RotaryTables {
   }
 }
 
-/** Angles per position, float32 [headDim / 2]: theta^(-2i/d), stretched as `rope` says. */
+/** Angles per position, float32 [headDim / 2]: theta^(-2i/d), scaled according to `rope`. */
 export function inverseFrequencies(rope: RopeConfig, headDim: number): Tensor {
   const exponents = torch.arange(0, headDim, 2, { dtype: "float32" }).div(headDim);
   const plain = torch.pow(rope.theta, exponents).reciprocal();
@@ -54,7 +55,10 @@ export function inverseFrequencies(rope: RopeConfig, headDim: number): Tensor {
   return llama3Frequencies(plain, rope);
 }
 
-/** Llama 3.1's stretch: long wavelengths are slowed by `factor`, short ones kept, those between interpolated. */
+/**
+ * Llama 3.1's scaling: long wavelengths are scaled by `factor`, short ones are kept, and those in between are
+ * interpolated.
+ */
 function llama3Frequencies(plain: Tensor, rope: Extract<RopeConfig, { type: "llama3" }>): Tensor {
   const { factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings: context } = rope;
   const wavelengths = plain.reciprocal().mul(2 * Math.PI);

@@ -10,7 +10,7 @@ export interface AdamWOptions {
   betas?: [number, number];
   /** Default 1e-8. */
   eps?: number;
-  /** Decoupled weight decay for groups that do not say their own; default 0.1. */
+  /** Decoupled weight decay of groups without their own value; default 0.1. */
   weightDecay?: number;
   /** true: moments, float32 weights and the update are on the host. Default false. */
   offload?: boolean;

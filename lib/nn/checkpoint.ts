@@ -2,12 +2,12 @@ import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 
 /**
- * Runs a function without keeping what its gradient needs, and again when that is asked for: activation checkpointing,
- * torch.utils.checkpoint. Memory of one call's activations against a second forward.
+ * Activation checkpointing (torch.utils.checkpoint): runs a function without keeping its activations and runs it again
+ * in the backward pass. This trades the memory of the activations for a second forward pass.
  *
- * Arguments and results may be tensors or arrays and plain objects with tensors in them. The function must do the same
- * again, under the same autocast; gradients of parameters that it uses are added to their `.grad`. Where no argument
- * requires a gradient it just runs.
+ * Arguments and results may be tensors, or arrays and plain objects of tensors. The function must be deterministic; it
+ * is run again under the same autocast. Gradients of parameters that it uses are added to their `.grad`. If no argument
+ * requires a gradient, the function is called directly.
  */
 export function checkpoint<Args extends unknown[], Result>(fn: (...args: Args) => Result): (...args: Args) => Result {
   return (...args) => {

@@ -1,23 +1,23 @@
 import { CodedError } from "../base/coded-error.js";
 
-/** What can go wrong in this layer, for programs; the message is for people. */
+/** Codes of {@link NnError}, for programs; the message is for people. */
 export type NnErrorCode =
   | "NN_STATE_DICT" // names or shapes of a state dict that do not fit the module
-  | "NN_OPTIMIZER" // parameters, options or a saved state an optimiser cannot use
+  | "NN_OPTIMIZER" // invalid parameters, options or saved state of an optimizer
   | "NN_SCHEDULE" // not a valid learning-rate schedule
-  | "NN_ARGUMENT"; // anything else a caller got wrong
+  | "NN_ARGUMENT"; // any other invalid argument
 
 /** Every error of lib/nn. `code` is stable, `message` names the value that is wrong. */
 export class NnError extends CodedError<NnErrorCode> {}
 
-/** A tensor whose shape is not the one its parameter has. */
+/** A tensor whose shape differs from that of its parameter. */
 export interface ShapeMismatch {
   name: string;
   expected: number[];
   found: number[];
 }
 
-/** A state dict that does not fit: which names are missing, which are not known, which have another shape. */
+/** A state dict that does not match the module: missing names, unexpected names, and tensors of another shape. */
 export class StateDictError extends NnError {
   readonly missing: string[];
   readonly unexpected: string[];

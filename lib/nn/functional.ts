@@ -16,7 +16,7 @@ export function gelu(x: Tensor, options: { approximate?: "none" | "tanh" } = {},
 }
 
 export interface SoftmaxOptions {
-  /** What x is converted to first. */
+  /** Dtype that x is converted to first. */
   dtype?: DTypeLike;
 }
 
@@ -37,21 +37,21 @@ export function logSoftmax(x: Tensor, dim = -1, options: SoftmaxOptions = {}, ..
 /**
  * x W^T + b: x [..., in], weight [out, in], bias [out] (torch.nn.functional.linear).
  *
- * In float32 on the CPU, where no gradient is wanted, a kernel of our own for few rows: each row's numbers are then the
- * same, bit for bit, whatever rows are beside it.
+ * In float32 on the CPU, without a gradient and for few rows, a custom kernel is used whose result for a row is
+ * bit-identical for every batch size.
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor {
   return torch.ops.diffcoder.linear(x, weight, bias ?? null) as Tensor;
 }
 
 export interface EmbeddingOptions {
-  /** The row that gets no gradient; negative ones count from the end. */
+  /** Index of the row without a gradient; negative indices count from the end. */
   paddingIdx?: number;
-  /** Rows whose norm is larger are scaled down to it first, in the table itself. */
+  /** Rows with a larger norm are first scaled down to it, in place. */
   maxNorm?: number;
-  /** Of which norm; default 2. */
+  /** The p of the norm for `maxNorm`; default 2. */
   normType?: number;
-  /** Divides a row's gradient by how often it is taken. Default false. */
+  /** Divides a row's gradient by the number of its occurrences in `ids`. Default false. */
   scaleGradByFreq?: boolean;
   /** Makes the table's gradient sparse. Default false. */
   sparse?: boolean;
@@ -72,13 +72,13 @@ export function embedding(weight: Tensor, ids: Tensor, options?: EmbeddingOption
 }
 
 export interface CrossEntropyOptions {
-  /** Factors of the classes, [v]. */
+  /** Weights of the classes, [v]. */
   weight?: Tensor | null;
   /** Default "mean". */
   reduction?: "none" | "mean" | "sum";
-  /** The class whose rows count for nothing. Default -100. */
+  /** Target that is ignored. Default -100. */
   ignoreIndex?: number;
-  /** From 0 to 1: how much of the target is spread over all classes. Default 0. */
+  /** Share of the target, from 0 to 1, that is spread over all classes. Default 0. */
   labelSmoothing?: number;
 }
 
@@ -86,9 +86,9 @@ const reductions = ["none", "mean", "sum"];
 
 /**
  * Cross-entropy of logits [n, v] (or [v], [n, v, d1, ...]) and classes int64 [n], or probabilities of the logits' shape
- * (torch.nn.functional.cross_entropy). Prefer {@link linearCrossEntropy} for a language model's head: it never holds the
- * logits.
- * @throws TorchError TORCH_ARGUMENT for an option that there is not, or a reduction
+ * (torch.nn.functional.cross_entropy). Prefer {@link linearCrossEntropy} for a language model's head: it does not
+ * materialize the logits.
+ * @throws TorchError TORCH_ARGUMENT for an unknown option or reduction
  */
 export function crossEntropy(
   logits: Tensor,
@@ -103,16 +103,17 @@ export function crossEntropy(
   if (mode < 0)
     throw new torch.TorchError(
       "TORCH_ARGUMENT",
-      `crossEntropy: reduction ${JSON.stringify(reduction)}: one of ${reductions.join(", ")}`,
+      `crossEntropy: reduction ${JSON.stringify(reduction)}is not one of ${reductions.join(", ")}`,
     );
   return torch.crossEntropyLoss(logits, targets, weight, mode, ignoreIndex, labelSmoothing);
 }
 
 /**
- * Cross-entropy of hidden [n, d] through a head weight [v, d] without the logits [n, v]: `chunkSize` rows at a time.
+ * Cross-entropy of hidden [n, d] through a head weight [v, d]. The logits [n, v] are computed `chunkSize` rows at a
+ * time and not kept.
  *
- * @param rowWeights float32 [n], factors of the rows; default 1
- * @returns loss = sum(rowWeights * nll), a float32 scalar that can be differentiated, and nll float32 [n], detached
+ * @param rowWeights float32 [n], weights of the rows; default 1
+ * @returns loss = sum(rowWeights * nll), a differentiable float32 scalar, and nll float32 [n], detached
  */
 export function linearCrossEntropy(
   hidden: Tensor,
@@ -137,18 +138,18 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   return torch.ops.diffcoder.rms_norm(x, weight, eps) as Tensor;
 }
 
-/** One pass over memory for the pre-norm residual step: sum = x + residual, normed = rmsNorm(sum). */
+/** The pre-norm residual step in one pass over memory: sum = x + residual, normed = rmsNorm(sum). */
 export function addRmsNorm(x: Tensor, residual: Tensor, weight: Tensor, eps: number): [normed: Tensor, sum: Tensor] {
   return torch.ops.diffcoder.add_rms_norm(x, residual, weight, eps) as [Tensor, Tensor];
 }
 
-/** silu(gate) * up, both of one shape. */
+/** silu(gate) * up, for two tensors of equal shape. */
 export function swiglu(gate: Tensor, up: Tensor): Tensor {
   return torch.ops.diffcoder.swiglu(gate, up) as Tensor;
 }
 
 /**
- * Rotary position embedding, Llama's "rotate half": pairs (i, i + d/2) turn by the position's angle.
+ * Rotary position embedding, Llama's "rotate half": pairs (i, i + d/2) are rotated by the position's angle.
  *
  * @param x [b, s, h, d]
  * @param cos float32 [s, d/2] or [b, s, d/2], as is `sin`

@@ -12,7 +12,7 @@ function gradientsOf(parameters: Iterable<Tensor>): Tensor[] {
   return gradients;
 }
 
-/** Splits tensors by device, since one foreach call works on one. */
+/** Groups tensors by device, because a foreach call works on one device. */
 function byDevice(tensors: Tensor[]): Tensor[][] {
   const lists = new Map<string, Tensor[]>();
   for (const tensor of tensors) {
@@ -24,8 +24,8 @@ function byDevice(tensors: Tensor[]): Tensor[][] {
 }
 
 /**
- * The L2 norm of all gradients together, a float32 scalar on the first gradient's device (the first parameter's, and
- * zero, when there is none). Does not wait for the device.
+ * The total L2 norm of all gradients, a float32 scalar on the device of the first gradient. Without any gradient it is
+ * zero, on the device of the first parameter. Does not synchronize with the device.
  */
 export function gradNorm(parameters: Iterable<Tensor>): Tensor {
   return torch.noGrad(() =>
@@ -45,10 +45,10 @@ export function gradNorm(parameters: Iterable<Tensor>): Tensor {
 }
 
 /**
- * Scales all gradients so that their common L2 norm is at most `maxNorm` (torch.nn.utils.clip_grad_norm_: factor
- * min(1, maxNorm / (norm + 1e-6))). The factor stays on the device: nothing waits.
+ * Scales all gradients so that their total L2 norm is at most `maxNorm` (torch.nn.utils.clip_grad_norm_: factor min(1,
+ * maxNorm / (norm + 1e-6))). The factor stays on the device, without synchronization.
  *
- * @param options.norm a norm already known, e.g. reduced over ranks; by default this process's {@link gradNorm}
+ * @param options.norm a norm that is already known, e.g. reduced over ranks; default: {@link gradNorm} of this process
  * @returns the norm before clipping, a float32 scalar
  */
 export function clipGradNorm(parameters: Iterable<Tensor>, maxNorm: number, options: { norm?: Tensor } = {}): Tensor {
@@ -65,8 +65,8 @@ export function clipGradNorm(parameters: Iterable<Tensor>, maxNorm: number, opti
 }
 
 /**
- * Multiplies all gradients by a factor: a number, or a scalar tensor, which stays on its device. For dividing summed
- * gradients by a count that is known only after the backward passes.
+ * Multiplies all gradients by a factor: a number, or a scalar tensor, which stays on its device. Use it to divide
+ * summed gradients by a count that is known only after the backward passes.
  */
 export function scaleGradients(parameters: Iterable<Tensor>, factor: number | Tensor): void {
   torch.scope(() =>

@@ -4,8 +4,8 @@ import { checkOptions } from "../torch/options.js";
 import { NnError } from "./errors.js";
 
 /**
- * Fills a tensor with numbers of N(mean, std^2), drawn on the CPU in float32 and then converted: the same generator
- * gives the same weights on every device. Meta tensors are left alone.
+ * Fills a tensor with samples of N(mean, std^2), drawn on the CPU in float32 and then converted: the same generator
+ * gives the same weights on every device. Meta tensors are unchanged.
  */
 export function normal_(tensor: Tensor, options: { mean?: number; std?: number; generator?: Generator } = {}): Tensor {
   options = checkOptions("normal_", options, ["mean", "std", "generator"]);
@@ -13,7 +13,7 @@ export function normal_(tensor: Tensor, options: { mean?: number; std?: number; 
   return fill(tensor, (host) => torch.ops.aten.normal_(host, mean, std, { generator }));
 }
 
-/** Fills a tensor with numbers of U(low, high), drawn on the CPU in float32 and then converted. */
+/** Fills a tensor with samples of U(low, high), drawn on the CPU in float32 and then converted. */
 export function uniform_(tensor: Tensor, options: { low?: number; high?: number; generator?: Generator } = {}): Tensor {
   options = checkOptions("uniform_", options, ["low", "high", "generator"]);
   const { low = 0, high = 1, generator } = options;
@@ -37,7 +37,7 @@ export function constant_(tensor: Tensor, value: number): Tensor {
   return tensor;
 }
 
-/** The standard deviation sqrt(2 / (5 d)) for width d ("small init"); with d = 4096 Seed-Coder's 0.00988. */
+/** The standard deviation sqrt(2 / (5 d)) for width d ("small init"); for d = 4096 it is Seed-Coder's 0.00988. */
 export function smallInit(width: number): number {
   if (!(width > 0)) throw new NnError("NN_ARGUMENT", `smallInit: width must be positive, got ${width}`);
   return Math.sqrt(2 / (5 * width));

@@ -4,7 +4,7 @@ import { addRmsNorm, embedding, linear, rmsNorm } from "./functional.js";
 import { constant_, linearUniform_, normal_ } from "./init.js";
 import { type FactoryOptions, Module, parameter } from "./module.js";
 
-/** How a layer is made: where, and from which random numbers. `init: false` leaves the memory as it is. */
+/** Device, dtype and random generator of a new layer. `init: false` leaves the memory uninitialized. */
 export interface LayerOptions extends FactoryOptions {
   generator?: Generator;
   init?: boolean;
@@ -14,7 +14,7 @@ function allocate(shape: number[], { dtype = "float32", device = "cpu" }: Factor
   return parameter(torch.empty(shape, { dtype, device }));
 }
 
-/** y = x W^T + b for x [..., in] (torch.nn.Linear, with its initialisation). */
+/** y = x W^T + b for x [..., in] (torch.nn.Linear, with its initialization). */
 export class Linear extends Module {
   /** [out, in] */
   weight: Tensor;
@@ -37,7 +37,7 @@ export class Linear extends Module {
   }
 }
 
-/** Rows of a learnt table for int64 ids of any shape (torch.nn.Embedding, N(0, 1) at the start). */
+/** Rows of a learned table for int64 ids of any shape (torch.nn.Embedding, initialized from N(0, 1)). */
 export class Embedding extends Module {
   /** [count, width] */
   weight: Tensor;
@@ -53,7 +53,7 @@ export class Embedding extends Module {
   }
 }
 
-/** Root mean square norm with a learnt scale, as Llama uses it. */
+/** Root mean square norm with a learned scale, as in Llama. */
 export class RMSNorm extends Module {
   /** [width] */
   weight: Tensor;
@@ -70,7 +70,7 @@ export class RMSNorm extends Module {
     return rmsNorm(x, this.weight, this.eps);
   }
 
-  /** Adds a branch to the residual stream and norms the sum, in one pass: [norm(x + residual), x + residual]. */
+  /** Adds a branch to the residual stream and normalizes the sum, in one pass: [norm(x + residual), x + residual]. */
   addForward(x: Tensor, residual: Tensor): [normed: Tensor, sum: Tensor] {
     return addRmsNorm(x, residual, this.weight, this.eps);
   }

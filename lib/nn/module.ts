@@ -3,19 +3,19 @@ import * as torch from "../torch/index.js";
 import { checkOptions } from "../torch/options.js";
 import { type ShapeMismatch, StateDictError } from "./errors.js";
 
-/** Named tensors, as modules give and take them. */
+/** Named tensors, from {@link Module.stateDict} and for {@link Module.loadStateDict}. */
 export type StateDict = Record<string, Tensor>;
 
-/** Where and how a module's parameters are made. */
+/** Dtype and device of a new module's parameters. */
 export interface FactoryOptions {
   /** Default "float32". */
   dtype?: DTypeLike;
-  /** Default "cpu". "meta" makes shapes without memory. */
+  /** Default "cpu". "meta" creates shapes without memory. */
   device?: string;
 }
 
 /**
- * Makes a tensor a parameter: a leaf that gradients are kept for, outside every scope, so that it lives until its
+ * Makes a tensor a parameter: a leaf tensor with a gradient, kept outside every scope, so that it lives until its
  * module is disposed. The tensor itself is used, not a copy.
  */
 export function parameter(tensor: Tensor, requiresGrad = true): Tensor {
@@ -25,14 +25,14 @@ export function parameter(tensor: Tensor, requiresGrad = true): Tensor {
 }
 
 /**
- * Base of everything with parameters. There is nothing to register: every own property that holds a Tensor is a
- * parameter, every own property that holds a Module (or an array of either) is a part. Names are the dotted property
- * paths, `layers.0.mlp.gateProj.weight`. Tensors that are not parameters belong in `#private` fields.
+ * Base class of everything with parameters. Nothing needs to be registered: every own property that holds a Tensor is a
+ * parameter, and every own property that holds a Module (or an array of either) is a submodule. Names are the dotted
+ * property paths, such as `layers.0.mlp.gateProj.weight`. Tensors that are not parameters belong in `#private` fields.
  */
 export abstract class Module {
   /**
    * Parameters with their names, in the order of the properties. A tensor that is reachable twice (tied weights) is
-   * given once, under its first name.
+   * listed once, under its first name.
    */
   *namedParameters(prefix = ""): Generator<[name: string, tensor: Tensor]> {
     const seen = new Set<Tensor>();
@@ -43,12 +43,12 @@ export abstract class Module {
     }
   }
 
-  /** The parameters alone, each once. */
+  /** The parameters without names, each once. */
   parameters(): Tensor[] {
     return Array.from(this.namedParameters(), ([, tensor]) => tensor);
   }
 
-  /** This module (under `prefix`) and all its parts, depth first. */
+  /** This module (under `prefix`) and all its submodules, depth first. */
   *namedModules(prefix = ""): Generator<[name: string, module: Module]> {
     yield [prefix, this];
     for (const [key, value] of entries(this)) {
@@ -56,7 +56,7 @@ export abstract class Module {
     }
   }
 
-  /** How many numbers the parameters hold; tied ones count once. */
+  /** Number of elements of all parameters; tied ones count once. */
   numParameters(options: { trainableOnly?: boolean } = {}): number {
     options = checkOptions("numParameters", options, ["trainableOnly"]);
     const { trainableOnly = false } = options;
@@ -73,11 +73,11 @@ export abstract class Module {
   }
 
   /**
-   * Copies the values of `state` into the parameters, converting dtype and device. Nothing is copied when something
-   * does not fit.
+   * Copies the values of `state` into the parameters, converting dtype and device. Nothing is copied if any tensor does
+   * not match.
    *
-   * @param strict false: names missing or not known are left alone
-   * @throws StateDictError naming every missing, unexpected and wrongly shaped tensor
+   * @param strict false: missing and unexpected names are ignored
+   * @throws StateDictError naming every missing, unexpected and mismatched tensor
    */
   loadStateDict(state: StateDict, options: { strict?: boolean } = {}): void {
     options = checkOptions("loadStateDict", options, ["strict"]);
@@ -105,7 +105,7 @@ export abstract class Module {
 
   /**
    * Converts all parameters to another dtype or device. They are replaced by new tensors and the old ones are freed, so
-   * make optimisers afterwards. Tied parameters stay tied; gradients are dropped.
+   * create optimizers afterwards. Tied parameters stay tied; gradients are dropped.
    */
   to(options: FactoryOptions): this {
     const moved = new Map<Tensor, Tensor>();
@@ -123,7 +123,7 @@ export abstract class Module {
     return this;
   }
 
-  /** Switches gradients on or off for all parameters. */
+  /** Enables or disables gradients for all parameters. */
   requiresGrad_(value = true): this {
     for (const tensor of this.parameters()) tensor.requiresGrad = value;
     return this;
@@ -152,7 +152,7 @@ export abstract class Module {
   }
 }
 
-/** The tensors and modules in a module's own properties; arrays count element by element. */
+/** Yields the tensors and modules in a module's own properties, including the elements of arrays. */
 function* entries(module: Module): Generator<[string, Tensor | Module]> {
   for (const [key, value] of Object.entries(module)) {
     if (isPart(value)) {
@@ -195,10 +195,10 @@ type Forward = (...args: never[]) => unknown;
 type WithForward = Module & { forward: Forward };
 
 /**
- * Puts something around a module's forward, on this instance alone: what PyTorch does with forward hooks. Wraps made later
- * are outside those made before.
+ * Wraps the forward method of this module instance, like PyTorch's forward hooks. Later wrappers are outside earlier
+ * ones.
  *
- * @returns takes the wrap off again; of several the last must go first
+ * @returns a function that removes the wrapper; remove several in reverse order
  */
 export function wrapForward<M extends WithForward>(
   module: M,
@@ -206,7 +206,7 @@ export function wrapForward<M extends WithForward>(
 ): () => void {
   const before = Object.getOwnPropertyDescriptor(module, "forward");
   const inner = module.forward.bind(module) as M["forward"];
-  // Not enumerable: a module's enumerable properties are its parts.
+  // Not enumerable, because a module's enumerable properties are its parameters and submodules.
   Object.defineProperty(module, "forward", { value: wrap(inner), configurable: true, writable: true });
   return () => {
     if (before) Object.defineProperty(module, "forward", before);

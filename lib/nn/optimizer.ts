@@ -4,26 +4,27 @@ import { checkOptions } from "../torch/options.js";
 import { NnError, type ShapeMismatch, StateDictError } from "./errors.js";
 import { type Module, sameShape } from "./module.js";
 
-/** A saved optimiser: the number of steps taken, and tensors named `<parameter>.<slot>`. */
+/** The saved state of an optimizer: the number of steps taken, and tensors named `<parameter>.<slot>`. */
 export interface OptimizerState {
   step: number;
   tensors: Record<string, Tensor>;
 }
 
-/** What a training loop needs of an optimiser. Write your own by implementing it. */
+/** The interface of optimizers. Implement it for a custom optimizer. */
 export interface Optimizer {
   /**
-   * Whether each number's update depends on that number's gradient and state alone (AdamW, SGD). An optimiser that needs
-   * whole matrices (Muon, Shampoo) says false, or nothing: it is refused where parameters are cut over processes.
+   * Whether the update of each element depends only on the gradient and state of that element (AdamW, SGD). An
+   * optimizer that needs whole matrices (Muon, Shampoo) leaves it false or undefined and is rejected if parameters are
+   * sharded over processes.
    */
   readonly elementwise?: boolean;
-  /** Applies the gradients with learning rate `lr`. Parameters without a gradient are left alone. */
+  /** Applies the gradients with learning rate `lr`. Parameters without a gradient are unchanged. */
   step(lr: number): void;
   /** Drops the gradients. */
   zeroGrad(): void;
-  /** The state by name; the tensors are the optimiser's own, not copies. */
+  /** The state by name; the tensors are the optimizer's own, not copies. */
   stateDict(): OptimizerState;
-  /** Copies a saved state in. Throws StateDictError when it does not fit, with nothing copied. */
+  /** Copies a saved state into the optimizer. Throws StateDictError without copying if it does not match. */
   loadStateDict(state: OptimizerState): void;
   /** Frees the state, not the parameters. */
   dispose(): void;
@@ -32,18 +33,18 @@ export interface Optimizer {
 /** Parameters that share their hyperparameters. Names key the saved state. */
 export interface ParameterGroup {
   parameters: Iterable<readonly [name: string, tensor: Tensor]>;
-  /** Default: the optimiser's. */
+  /** Default: the optimizer's weight decay. */
   weightDecay?: number;
-  /** Factor on the learning rate given to step(); default 1. */
+  /** Factor of the learning rate given to step(); default 1. */
   lrScale?: number;
 }
 
 /**
- * Splits a module's parameters into a group with weight decay and one without. By default matrices decay and
- * everything of one dimension (norms, biases) does not.
+ * Splits a module's parameters into a group with weight decay and one without. By default matrices decay, and
+ * one-dimensional parameters (norms, biases) do not.
  *
  * @param options.embeddings false: parameters whose name contains "embed" do not decay either
- * @param options.decays decides by itself instead
+ * @param options.decays decides for each parameter, instead of the default rule
  */
 export function decayGroups(
   module: Module,
@@ -64,32 +65,32 @@ export function decayGroups(
   ].filter((group) => group.parameters.length > 0);
 }
 
-/** Tensors of one bucket that are updated together; index i of every list belongs to the same parameter. */
+/** Tensors of one bucket that are updated together. Index i of every list belongs to the same parameter. */
 export interface UpdateSlice {
-  /** float32 values to change in place: the parameters, or their master copies. */
+  /** float32 values to update in place: the parameters, or their master copies. */
   targets: Tensor[];
   /** float32 gradients. */
   gradients: Tensor[];
   /** float32 state, one list per slot. */
   slots: Record<string, Tensor[]>;
-  /** float32 scalar on the bucket's device: steps taken, this one included. */
+  /** float32 scalar on the bucket's device: the number of steps, including this one. */
   step: Tensor;
   weightDecay: number;
 }
 
-/** Parameters of one group with one device and dtype: what a fused kernel takes in one call. */
+/** Parameters of one group with the same device and dtype, for one call of a fused kernel. */
 class Bucket {
-  /** Where the state is: the parameters' device, or the host. */
+  /** Device of the state: the parameters' device, or the host. */
   readonly device: string;
   readonly names: string[] = [];
   readonly parameters: Tensor[] = [];
   readonly slots: Record<string, Tensor[]>;
   /**
-   * float32 copies when the parameters are of lower precision (small updates would round away in bfloat16) or elsewhere
+   * float32 copies if the parameters have lower precision (bfloat16 would lose small updates) or are on another device
    * than the state.
    */
   readonly masters: Tensor[] | null;
-  /** Whether masters hold more than the parameters do, and so belong to the state. */
+  /** Whether the masters are more precise than the parameters and so belong to the state. */
   readonly hasFinerMasters: boolean;
   readonly step: Tensor;
 
@@ -126,19 +127,19 @@ class Bucket {
   }
 }
 
-// float32 copies of low-precision gradients exist for this many elements at a time.
+// Number of elements whose low-precision gradients are converted to float32 at a time.
 const SLICE_ELEMENTS = 1 << 26;
 
 /**
- * Base of the optimisers here: groups parameters into buckets of one device and dtype, keeps state in float32, and
- * hands whole buckets to one native call. Parameters of lower precision (a model in bfloat16) get float32 master
- * copies which the update is applied to and which are rounded back afterwards; with float32 parameters (autocast
- * training) there are none. With `offload` state, masters and the update itself are on the host: a device's memory then
- * holds no more than parameters and gradients (FSDP's CPUOffloadPolicy, for the optimiser).
+ * Base class of AdamW, SGD and Muon: groups parameters into buckets of equal device and dtype, keeps state in float32 and
+ * updates each bucket with one native call. Parameters of lower precision (a model in bfloat16) have float32 master
+ * copies; the update is applied to them and rounded to the parameters. With float32 parameters (autocast training)
+ * there are no masters. With `offload`, the state, the masters and the update are on the host, so that the device holds
+ * only parameters and gradients (FSDP's CPUOffloadPolicy, for the optimizer).
  */
 export abstract class BucketedOptimizer implements Optimizer {
-  /** Buckets are flat, and each process has its part of them: an update can only be elementwise. */
-  readonly elementwise = true;
+  /** True, unless a subclass overrides it: see {@link Optimizer.elementwise}. */
+  readonly elementwise: boolean = true;
   readonly #buckets: Bucket[] = [];
   #steps = 0;
 
@@ -173,7 +174,7 @@ export abstract class BucketedOptimizer implements Optimizer {
     if (this.#buckets.length === 0) throw new NnError("NN_OPTIMIZER", "no parameter requires a gradient");
   }
 
-  /** Updates `slice.targets` in place. Called without gradient recording, inside a scope. */
+  /** Updates `slice.targets` in place. Called with gradients disabled, inside a scope. */
   protected abstract update(slice: UpdateSlice, lr: number, steps: number): void;
 
   /** Steps taken. */
@@ -193,7 +194,7 @@ export abstract class BucketedOptimizer implements Optimizer {
     });
   }
 
-  /** Updates parameters from index `from` on, as many as one slice takes, and returns the next index. */
+  /** Updates one slice of parameters, starting at index `from`, and returns the next index. */
   #updateSlice(bucket: Bucket, from: number, lr: number): number {
     return torch.scope(() => {
       const indices: number[] = [];
@@ -222,7 +223,7 @@ export abstract class BucketedOptimizer implements Optimizer {
     for (const { parameters } of this.#buckets) for (const tensor of parameters) tensor.grad = null;
   }
 
-  /** Takes the parameters' present values for the float32 master copies: call it after loading other weights. */
+  /** Copies the parameters to the float32 master copies. Call it after loading other weights. */
   syncMasters(): void {
     torch.noGrad(() => {
       for (const { masters, parameters } of this.#buckets) {
@@ -236,20 +237,8 @@ export abstract class BucketedOptimizer implements Optimizer {
   }
 
   loadStateDict(state: OptimizerState): void {
-    if (!Number.isInteger(state.step) || state.step < 0) {
-      throw new NnError("NN_OPTIMIZER", `the saved step is ${state.step}, expected an integer from 0`);
-    }
     const own = new Map(this.#tensors());
-    const missing = [...own.keys()].filter((name) => !(name in state.tensors));
-    const unexpected = Object.keys(state.tensors).filter((name) => !own.has(name));
-    const mismatched: ShapeMismatch[] = [];
-    for (const [name, tensor] of own) {
-      const found = state.tensors[name]?.shape;
-      if (found && !sameShape(tensor.shape, found)) mismatched.push({ name, expected: tensor.shape, found });
-    }
-    if (missing.length + unexpected.length + mismatched.length > 0) {
-      throw new StateDictError("the optimiser's state", { missing, unexpected, mismatched });
-    }
+    checkState(own, state);
     torch.noGrad(() => {
       for (const [name, tensor] of own) tensor.copy_(state.tensors[name]);
       for (const { masters, hasFinerMasters, parameters, step } of this.#buckets) {
@@ -271,8 +260,32 @@ export abstract class BucketedOptimizer implements Optimizer {
     this.#buckets.length = 0;
   }
 
+  /** The parameters by name. */
+  protected *parameters(): Generator<[string, Tensor]> {
+    for (const { names, parameters } of this.#buckets) {
+      for (const [i, name] of names.entries()) yield [name, parameters[i]];
+    }
+  }
+
   *#tensors(): Generator<[string, Tensor]> {
     for (const bucket of this.#buckets) yield* bucket.tensors();
+  }
+}
+
+/** @throws NnError NN_OPTIMIZER, StateDictError for a saved state that does not fit an optimizer's own tensors */
+export function checkState(own: ReadonlyMap<string, Tensor>, state: OptimizerState): void {
+  if (!Number.isInteger(state.step) || state.step < 0) {
+    throw new NnError("NN_OPTIMIZER", `the saved step is ${state.step}, expected an integer >= 0`);
+  }
+  const missing = [...own.keys()].filter((name) => !(name in state.tensors));
+  const unexpected = Object.keys(state.tensors).filter((name) => !own.has(name));
+  const mismatched: ShapeMismatch[] = [];
+  for (const [name, tensor] of own) {
+    const found = state.tensors[name]?.shape;
+    if (found && !sameShape(tensor.shape, found)) mismatched.push({ name, expected: tensor.shape, found });
+  }
+  if (missing.length + unexpected.length + mismatched.length > 0) {
+    throw new StateDictError("the optimizer's state", { missing, unexpected, mismatched });
   }
 }
 

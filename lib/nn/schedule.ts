@@ -2,21 +2,21 @@ import * as z from "zod";
 import { checkOptions } from "../torch/options.js";
 import { NnError } from "./errors.js";
 
-/** What a schedule knows besides the step. */
+/** Arguments of a schedule besides the step. */
 export interface ScheduleContext {
-  /** Optimiser steps of the whole stage. */
+  /** Optimizer steps of the whole stage. */
   steps: number;
-  /** The learning rate the stage before ended with; undefined in the first. */
+  /** The final learning rate of the previous stage; undefined in the first stage. */
   previous?: number;
 }
 
 /**
- * A learning-rate schedule: the rate of optimiser step `step` (from 0) of a stage. Any such function will do; it must
- * be pure, because a resumed run asks again.
+ * A learning-rate schedule: returns the learning rate of optimizer step `step` (from 0) of a stage. Any such function
+ * works; it must be pure, because a resumed run calls it again.
  */
 export interface Schedule {
   (step: number, context: ScheduleContext): number;
-  /** What would be wrong, or odd, about it in a stage of so many steps. */
+  /** Returns problems of the schedule in a stage of `steps` steps. */
   check?(steps: number): ScheduleProblem;
 }
 
@@ -26,10 +26,10 @@ export interface ScheduleProblem {
   warning?: string;
 }
 
-/** How a decay falls: straight, along half a cosine, or as 1 - sqrt (fast first). */
+/** Shape of a decay: linear, half a cosine, or 1 - sqrt (fast at first). */
 export type DecayShape = "linear" | "cosine" | "sqrt";
 
-/** Steps, or with a number below 1 a share of the stage's steps. */
+/** A number of steps, or below 1 a share of the stage's steps. */
 export type Duration = number;
 
 /** Resolves a {@link Duration} to whole steps. */
@@ -37,7 +37,7 @@ export function durationSteps(duration: Duration, steps: number): number {
   return duration < 1 ? Math.round(duration * steps) : duration;
 }
 
-/** The share of a decay still left at `progress` in [0, 1]: 1 at 0, 0 at 1. */
+/** The factor of a decay at `progress` in [0, 1]: from 1 at 0 to 0 at 1. */
 export function decayShare(shape: DecayShape, progress: number): number {
   const p = Math.min(1, Math.max(0, progress));
   if (shape === "linear") return 1 - p;
@@ -45,7 +45,7 @@ export function decayShare(shape: DecayShape, progress: number): number {
   return 1 - Math.sqrt(p);
 }
 
-// The first step already learns, and step `warmup - 1` has the full rate.
+// The first step has a rate above zero, and step `warmup - 1` has the full rate.
 function warmupShare(step: number, warmup: number): number {
   return step < warmup ? (step + 1) / warmup : 1;
 }
@@ -60,13 +60,13 @@ function checkRate(name: string, lr: number): void {
   if (!(lr >= 0) || !Number.isFinite(lr)) throw new NnError("NN_SCHEDULE", `${name} must not be negative, got ${lr}`);
 }
 
-/** One rate throughout; without `lr`, the one the stage before ended with. */
+/** A constant rate; default: the final rate of the previous stage. */
 export function constant(lr?: number): Schedule {
   if (lr !== undefined) checkRate("constant: lr", lr);
   return (_, context) => startRate("constant", lr, context);
 }
 
-/** Rises linearly over `warmup` (default 0.01 of the stage), then stays: the first two phases of WSD. */
+/** Rises linearly over `warmup` (default 0.01 of the stage), then stays constant: the first two phases of WSD. */
 export function warmupStable(lr: number, options: { warmup?: Duration } = {}): Schedule {
   options = checkOptions("warmupStable", options, ["warmup"]);
   const { warmup = 0.01 } = options;
@@ -77,8 +77,8 @@ export function warmupStable(lr: number, options: { warmup?: Duration } = {}): S
 }
 
 /**
- * Falls from `from` (default: the rate the stage before ended with) to `min` over the whole stage: the last phase of
- * WSD, as a stage of its own. The last step is one short of `min`.
+ * Decays from `from` (default: the final rate of the previous stage) to `min` over the whole stage: the last phase of
+ * WSD as a separate stage. The last step is one step before `min`.
  */
 export function decayTo(min: number, options: { from?: number; shape?: DecayShape } = {}): Schedule {
   options = checkOptions("decayTo", options, ["from", "shape"]);
@@ -91,7 +91,9 @@ export function decayTo(min: number, options: { from?: number; shape?: DecayShap
   };
 }
 
-/** Warmup, stable, decay: rises over `warmup`, stays, falls to `min` over the last `decay` of the stage. */
+/**
+ * Warmup, stable, decay (WSD): rises over `warmup`, stays constant, decays to `min` over the last `decay` of the stage.
+ */
 export function warmupStableDecay(
   lr: number,
   options: { warmup?: Duration; decay?: Duration; shape?: DecayShape; min?: number } = {},
@@ -116,7 +118,7 @@ export function warmupStableDecay(
       };
     }
     if (fall > steps)
-      return { warning: `its decay takes ${fall} steps, the stage has ${steps}: it begins below ${lr}` };
+      return { warning: `its decay takes ${fall} steps, but the stage has ${steps}: it starts below ${lr}` };
     return decay === 1 && steps > 1 ? { warning: "decay: 1 is one step, not the whole stage; shares are below 1" } : {};
   };
   return Object.assign(rate, { check });
@@ -124,10 +126,10 @@ export function warmupStableDecay(
 
 function checkWarmup(rise: number, steps: number, lr: number): ScheduleProblem {
   if (rise <= steps) return {};
-  return { warning: `its warmup takes ${rise} steps, the stage has ${steps}: the rate never reaches ${lr}` };
+  return { warning: `its warmup takes ${rise} steps, but the stage has ${steps}: the rate never reaches ${lr}` };
 }
 
-/** Rises over `warmup`, then falls to `min` along half a cosine over the rest of the stage. */
+/** Rises over `warmup`, then decays to `min` along half a cosine over the rest of the stage. */
 export function cosineDecay(lr: number, options: { warmup?: Duration; min?: number } = {}): Schedule {
   options = checkOptions("cosine", options, ["warmup", "min"]);
   const { warmup = 0.01, min = 0 } = options;
@@ -142,18 +144,18 @@ export function cosineDecay(lr: number, options: { warmup?: Duration; min?: numb
   return Object.assign(rate, { check: (steps: number) => checkWarmup(durationSteps(warmup, steps), steps, lr) });
 }
 
-/** Another schedule times a factor. */
+/** A schedule multiplied by a factor. */
 export function scaled(schedule: Schedule, factor: number): Schedule {
   const rate: Schedule = (step, context) => factor * schedule(step, context);
   return Object.assign(rate, { check: (steps: number) => schedule.check?.(steps) ?? {} });
 }
 
 /**
- * Schedules one after another inside a stage: each takes its `duration` (the last one the rest) and starts from the
- * rate the one before ended with.
+ * Runs schedules one after another within a stage: each takes its `duration` (the last one the rest) and starts from
+ * the final rate of the previous one.
  */
 export function chain(...parts: [schedule: Schedule, duration?: Duration][]): Schedule {
-  if (parts.length === 0) throw new NnError("NN_SCHEDULE", "chain: no schedule given");
+  if (parts.length === 0) throw new NnError("NN_SCHEDULE", "chain: expected at least one schedule");
   for (const [i, [, duration]] of parts.entries()) {
     if (duration !== undefined) checkDuration(`chain: duration of part ${i}`, duration);
     else if (i < parts.length - 1) throw new NnError("NN_SCHEDULE", `chain: part ${i} needs a duration`);
@@ -177,7 +179,7 @@ export function chain(...parts: [schedule: Schedule, duration?: Duration][]): Sc
     let first: ScheduleProblem = {};
     for (const [i, [schedule, duration]] of parts.entries()) {
       const rest = steps - start;
-      if (rest <= 0) return { warning: `part ${i} of the chain begins at step ${start}, the stage has ${steps}` };
+      if (rest <= 0) return { warning: `part ${i} of the chain starts at step ${start}, but the stage has ${steps}` };
       const length = duration === undefined ? rest : Math.min(rest, durationSteps(duration, steps));
       const { error, warning } = schedule.check?.(length) ?? {};
       if (error !== undefined) return { error: `part ${i} of the chain: ${error}` };
@@ -192,7 +194,7 @@ export function chain(...parts: [schedule: Schedule, duration?: Duration][]): Sc
 function startRate(name: string, given: number | undefined, { previous }: ScheduleContext): number {
   const start = given ?? previous;
   if (start === undefined) {
-    throw new NnError("NN_SCHEDULE", `${name}: no rate given and no stage before to take it from`);
+    throw new NnError("NN_SCHEDULE", `${name}: give a rate, because there is no previous stage to take it from`);
   }
   return start;
 }
@@ -201,7 +203,7 @@ const rate = z.number().min(0);
 const duration = z
   .number()
   .min(0)
-  .refine((value) => value < 1 || Number.isInteger(value), "expected whole steps, or a share below 1");
+  .refine((value) => value < 1 || Number.isInteger(value), "expected a whole number of steps or a share below 1");
 const shape = z.enum(["linear", "cosine", "sqrt"]);
 
 /** A schedule as data, for YAML: a bare number is a constant rate. */
@@ -223,10 +225,10 @@ export const scheduleSchema = z.union([
   ]),
 ]);
 
-/** What {@link scheduleSchema} describes. */
+/** A schedule that {@link scheduleSchema} accepts. */
 export type ScheduleConfig = z.infer<typeof scheduleSchema>;
 
-/** Makes the schedule a config describes. */
+/** Makes the schedule of a config. */
 export function scheduleFrom(config: ScheduleConfig): Schedule {
   if (typeof config === "number") return constant(config);
   switch (config.type) {

@@ -10,7 +10,7 @@ export interface SGDOptions {
   momentum?: number;
   /** Default false. */
   nesterov?: boolean;
-  /** L2 penalty, added to the gradient as torch.optim.SGD does; default 0. */
+  /** L2 penalty, added to the gradient as in torch.optim.SGD; default 0. */
   weightDecay?: number;
 }
 
@@ -31,7 +31,7 @@ export class SGD extends BucketedOptimizer {
   }
 
   protected override update({ targets, gradients, slots, weightDecay }: UpdateSlice, lr: number): void {
-    // A momentum buffer of zeros gives the same first step as PyTorch's missing one.
+    // A zero momentum buffer gives the same first step as PyTorch's uninitialized one.
     torch.ops.aten._fused_sgd_(targets, gradients, slots.momentum ?? [], {
       weight_decay: weightDecay,
       momentum: this.#momentum,

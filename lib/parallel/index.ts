@@ -1,4 +1,7 @@
-/** How a decoder lies over the processes of a run: replicated, sharded, by context, by tensors, and all of them together. */
+/**
+ * Distribution of a decoder over the processes of a run: replicated, sharded, context and tensor parallelism, and their
+ * combinations.
+ */
 export * from "./context/index.js";
 export { type ParallelOptions, type ParallelSettings, parallelSchema } from "./options.js";
 export { type MeshDimension, type MeshShape, meshShape, ParallelModel, shareOf } from "./parallel-model.js";

@@ -16,13 +16,14 @@ import type { ParallelSettings } from "./options.js";
 import { type TensorParallel, tensorParallel } from "./tensor.js";
 
 export type MeshDimension = "replicate" | "shard" | "context" | "tensor";
-/** Sizes by dimension, outermost first. */
+/** Size of each mesh dimension, outermost first. */
 export type MeshShape = Record<MeshDimension, number>;
 
 /**
- * The mesh that options ask for on so many processes. `replicate` takes what the others leave.
+ * The mesh for these options and number of processes. `replicate` defaults to the remaining factor.
  *
- * @throws DistributedError DISTRIBUTED_ARGUMENT where they do not fit, with what would
+ * @throws DistributedError DISTRIBUTED_ARGUMENT if the sizes do not divide the number of processes; the message says
+ *   which numbers are valid
  */
 export function meshShape(settings: ParallelSettings, worldSize: number): MeshShape {
   const { context, tensor, shard = 1 } = settings;
@@ -34,10 +35,11 @@ export function meshShape(settings: ParallelSettings, worldSize: number): MeshSh
     const message = `parallel: ${whole} does not fit ${worldSize} processes`;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", `${message}; start a multiple of ${inner}, or change the sizes`);
   }
-  return { replicate, shard, context, tensor }; // the innermost vary fastest: ranks that talk most are neighbours
+  // the innermost dimension varies fastest, so that the ranks that communicate most are adjacent
+  return { replicate, shard, context, tensor };
 }
 
-/** The part of `total` things that the `index`-th of `parts` takes: as equal as can be, [from, to). */
+/** The range [from, to) of `total` items for the `index`-th of `parts` nearly equal parts. */
 export function shareOf(total: number, index: number, parts: number): { from: number; to: number } {
   return { from: Math.floor((total * index) / parts), to: Math.floor((total * (index + 1)) / parts) };
 }
@@ -45,8 +47,8 @@ export function shareOf(total: number, index: number, parts: number): { from: nu
 type Tensor = torch.Tensor;
 
 /**
- * A decoder as it lies over the processes of a run, and all that a training loop says to the other processes. In a process
- * of its own every method does what its name says for that one.
+ * A decoder distributed over the processes of a run, with all communication of the training loop. With a single process
+ * the methods work without communication.
  */
 export class ParallelModel {
   readonly model: Decoder;
@@ -54,15 +56,21 @@ export class ParallelModel {
   readonly shape: MeshShape;
   /** This process's share of every batch: the `data.rank`-th of `data.size`. */
   readonly data: { rank: number; size: number };
-  /** Whether this process's counts enter sums over all: of ranks that share a batch's rows only one does. */
+  /**
+   * Whether this process's counts are included in sums over all processes: true for one of the ranks that share the
+   * rows of a batch.
+   */
   readonly counts: boolean;
-  /** Whether numbers that are whole on this process enter {@link sumLosses}: of ranks that share sequences only one does. */
+  /**
+   * Whether values that are complete on this process are included in {@link sumLosses}: true for one of the ranks that
+   * share sequences.
+   */
   readonly countsInLosses: boolean;
   readonly #mesh: DeviceMesh<MeshDimension> | undefined;
   readonly #groups: Groups;
   #tensorParallel: TensorParallel | undefined;
   #dataParallel: DataParallel | undefined;
-  /** Takes off what was put around the model, the innermost first. */
+  /** Functions that remove the model's wrappers, innermost first. */
   readonly #layers: (() => void)[] = [];
 
   private constructor(
@@ -83,10 +91,10 @@ export class ParallelModel {
   }
 
   /**
-   * Lays a decoder over a mesh. Weights become those of rank 0; where the mesh cuts them, this process keeps its part.
-   * All processes call it alike.
+   * Distributes a decoder over a mesh. Its weights become those of rank 0; if the mesh splits them, this process keeps
+   * its part. All processes make the same call.
    *
-   * @throws DistributedError DISTRIBUTED_ARGUMENT where options do not fit the processes or the model
+   * @throws DistributedError DISTRIBUTED_ARGUMENT if the options do not match the processes or the model
    */
   static async parallelize(
     model: Decoder,
@@ -142,29 +150,32 @@ export class ParallelModel {
     }
   }
 
-  /** Whether this process is the one that writes logs and checkpoints' common files. */
+  /** Whether this process writes logs and the common files of checkpoints. */
   get isMain(): boolean {
     return this.world === undefined || this.world.rank === 0;
   }
 
-  /** What the events of a run say of it; undefined in a process of its own. */
+  /** Description for the events of a run; undefined in a run of one process. */
   get info(): (MeshShape & { worldSize: number; backend: string }) | undefined {
     return this.world && { ...this.shape, worldSize: this.world.size, backend: this.world.group.backend };
   }
 
-  /** Backward of one micro-batch; gradients travel meanwhile. `isLast`: of the step's micro-batches. */
+  /**
+   * Backward pass of one micro-batch, overlapped with the communication of gradients. `isLast`: whether it is the last
+   * one of the step.
+   */
   backward(loss: Tensor, { isLast }: { isLast: boolean }): void {
     if (this.#dataParallel) this.#dataParallel.backward(loss, { isLast });
     else if (loss.requiresGrad) loss.backward();
   }
 
-  /** Waits for the gradients of the step: they are then on this process's parameters, summed over all. */
+  /** Waits for the gradients of the step, which are then in this process's parameters, summed over all processes. */
   finishGradients(): void {
     this.#dataParallel?.finish();
   }
 
   /**
-   * The L2 norm of the whole model's gradient, a float32 scalar; each parameter counts once, wherever its parts lie.
+   * The L2 norm of the whole model's gradient, a float32 scalar; each parameter counts once, however it is distributed.
    */
   gradNorm(): Tensor {
     const parameters = this.model.parameters();
@@ -181,7 +192,7 @@ export class ParallelModel {
     );
   }
 
-  /** Parameters by how many ranks of the tensor dimension hold the same: each element must count once. */
+  /** Parameters grouped by the number of tensor-parallel ranks with the same copy, so that each element counts once. */
   #byCopies(): Map<number, Tensor[]> {
     const lists = new Map<number, Tensor[]>();
     for (const { name, tensor } of this.local()) {
@@ -191,16 +202,16 @@ export class ParallelModel {
     return lists;
   }
 
-  /** Sums numbers, in place, over the processes whose losses are parts of one sum. */
+  /** Sums values, in place, over the processes whose losses are parts of one sum. */
   sumLosses(numbers: Tensor): void {
     this.#groups.loss?.allReduce(numbers).wait();
   }
 
   /**
-   * Everybody's value, by rank. For small JSON.
+   * Gathers a small JSON value from every process, by rank.
    *
-   * @param topic what it is about, the same on all
-   * @throws DistributedError DISTRIBUTED_STATE when another process is at something else
+   * @param topic name of the exchange, the same on all processes
+   * @throws DistributedError DISTRIBUTED_STATE if another process is at an exchange with another topic
    */
   async exchange<T>(topic: string, value: T): Promise<T[]> {
     if (!this.world) return [value];
@@ -208,30 +219,30 @@ export class ParallelModel {
     const other = all.findIndex((each) => each.topic !== topic);
     if (other < 0) return all.map((each) => each.value);
     const message = `rank ${other} is at '${all[other].topic}', rank ${this.world.rank} at '${topic}'`;
-    const remedy = "all processes of a run must read its events alike, to their end or up to the same one";
+    const remedy = "all processes of a run must read its events to the end or stop at the same event";
     throw new DistributedError("DISTRIBUTED_STATE", `${message}: ${remedy}`);
   }
 
-  /** Seconds that a collective may take from now on. */
+  /** Sets the timeout of collectives, in seconds. */
   setTimeout(seconds: number): void {
     if (!this.world || !this.#mesh) return;
     const groups = [this.world.group, this.world.control, ...this.#mesh.groups()];
     for (const group of groups) if (group.timeout !== seconds) group.timeout = seconds;
   }
 
-  /** Gives the memory of gathered parameters back, after a forward without a backward. */
+  /** Frees gathered parameters after a forward pass without a backward pass. */
   release(): void {
     this.#dataParallel?.release();
   }
 
-  /** This process's part of every parameter, by the parameter's name in a whole model. */
+  /** This process's part of every parameter, named as in the whole model. */
   local(): LocalTensor[] {
     const parts =
       this.#dataParallel?.local() ?? Array.from(this.model.namedParameters(), ([name, t]) => wholeTensor(name, t));
     return this.#tensorParallel?.compose(parts) ?? parts;
   }
 
-  /** The parts of an optimiser's tensors, `<parameter>.<slot>`: they are cut as their parameters are. */
+  /** This process's parts of an optimizer's tensors, `<parameter>.<slot>`, which are split as their parameters are. */
   localState(tensors: Readonly<Record<string, Tensor>>): LocalTensor[] {
     const parameters = new Map(this.local().map((local) => [local.name, local]));
     return Object.entries(tensors).map(([name, tensor]) => {
@@ -241,19 +252,19 @@ export class ParallelModel {
     });
   }
 
-  /** How many numbers the whole model's parameters hold. */
+  /** Number of elements of the whole model's parameters. */
   numParameters(): number {
     return this.local().reduce((sum, { slice }) => sum + slice.shape.reduce((a, b) => a * b, 1), 0);
   }
 
-  /** Whether the model is whole on this process, between steps. */
+  /** Whether this process holds the whole model between steps. */
   get isWhole(): boolean {
     return this.shape.shard === 1 && this.shape.tensor === 1;
   }
 
   /**
-   * Takes the model out of the mesh. One that is whole on every process can be used as before; the parts of one that is
-   * cut are freed: its weights are in the checkpoint.
+   * Undoes the distribution. A model that is whole on every process can be used as before. The parts of a split model
+   * are freed; its weights are in the checkpoint.
    */
   async dispose(): Promise<void> {
     for (const remove of this.#layers.reverse()) remove();
@@ -261,16 +272,16 @@ export class ParallelModel {
     await this.#mesh?.destroy();
   }
 
-  /** Gives all groups up, after a failure, without waiting for anybody. */
+  /** Aborts all process groups after a failure, without waiting for other processes. */
   abort(): void {
     for (const group of this.#mesh?.groups() ?? []) group.abort();
     if (this.world) abortProcessGroup();
   }
 }
 
-/** Process groups by what they are for; null where that is this process alone. */
+/** Process groups by purpose; null for a group of this process only. */
 interface Groups {
-  /** Losses, and gradients, are sums over these; their weights begin alike. All but the tensor dimension. */
+  /** Losses and gradients are summed over this group, whose initial weights are equal: all dimensions except tensor. */
   loss: ProcessGroup | null;
   shard: ProcessGroup | null;
   replicate: ProcessGroup | null;
@@ -278,7 +289,7 @@ interface Groups {
 
 async function makeGroups(mesh: DeviceMesh<MeshDimension>): Promise<Groups> {
   const loss = await mesh.flatten(["replicate", "shard", "context"]);
-  // Ranks that share sequences hold the same weights: where weights are sharded at all, over them, too.
+  // Ranks that share sequences have the same weights, so sharded weights are sharded over them, too.
   const sharded = mesh.size("shard") > 1;
   const shard = sharded ? await mesh.flatten(["shard", "context"]) : null;
   const replicate = sharded ? mesh.group("replicate") : loss;

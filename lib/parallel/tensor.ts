@@ -20,16 +20,18 @@ import type { Tensor } from "../torch/index.js";
 
 /**
  * Splits a decoder's matrices over a group, by whole attention heads, feed-forward features and rows of the vocabulary
- * (Megatron-LM's tensor parallelism). Norms stay whole, with the same gradients on all ranks. A layer sums two activations
- * over the group in its forward, and two gradients in its backward; where heads have norms, those of their weights, too.
+ * (Megatron-LM's tensor parallelism). Norms are replicated, with equal gradients on all ranks. A layer sums two
+ * activations over the group in its forward pass and two gradients in its backward pass, plus the gradients of the
+ * heads' norms if there are any.
  *
- * The ranks must begin with the same weights and take the same batches. To be called before optimisers are made, and before
- * anything else is wrapped around the model: data parallelism then replicates or shards the parts.
+ * All ranks must start with the same weights and use the same batches. Call it before creating optimizers and before
+ * any other wrapper: data parallelism then replicates or shards the parts.
  *
- * `model.headWeight` is an error afterwards; `model.crossEntropy` and `model.logits` give on every rank what they give in
- * one process.
+ * Afterwards `model.headWeight` throws, and `model.crossEntropy` and `model.logits` return the full result on every
+ * rank.
  *
- * @throws DistributedError DISTRIBUTED_ARGUMENT for heads or features that do not divide; the model is then as before
+ * @throws DistributedError DISTRIBUTED_ARGUMENT for heads or features that are not divisible; the model is then
+ *   unchanged
  */
 export function tensorParallel(model: Decoder, group: ProcessGroup): TensorParallel {
   checkSizes(model.config, group.size);
@@ -38,29 +40,29 @@ export function tensorParallel(model: Decoder, group: ProcessGroup): TensorParal
   return new TensorParallel(placements);
 }
 
-/** Where the parameters of a split decoder are. */
+/** Placements of the parameters of a split decoder. */
 export class TensorParallel {
   readonly placements: ParameterPlacements;
 
-  /** For {@link tensorParallel}. */
+  /** Used by {@link tensorParallel}. */
   constructor(placements: ParameterPlacements) {
     this.placements = placements;
   }
 
-  /** Whether ranks hold parts of the parameter, rather than all the whole. */
+  /** Whether the parameter is split over ranks. */
   isSplit(name: string): boolean {
     return this.#at(name).placement === "sharded";
   }
 
   /**
-   * How many ranks hold the same part of the parameter as this one: for a sum over the ranks in which each element counts
-   * once. More than 1 for what is not split, and for key/value heads where there are fewer than ranks.
+   * Number of ranks with the same part of the parameter as this one, for sums over ranks in which each element counts
+   * once. It is more than 1 for replicated parameters, and for key/value heads if there are fewer of them than ranks.
    */
   copies(name: string): number {
     return this.#at(name).copies;
   }
 
-  /** Parts of this rank's parts, as data parallelism makes them, as parts of the whole parameters. */
+  /** Converts parts of this rank's parts, from data parallelism, to parts of the whole parameters. */
   compose(parts: readonly LocalTensor[]): LocalTensor[] {
     return parts.map((part) => {
       const { slice, owned } = this.#at(part.name);
@@ -75,7 +77,7 @@ export class TensorParallel {
   }
 }
 
-/** What is done with each part of a decoder: with its layers, what the architecture says. */
+/** The plan for each module of a decoder; that of its layers comes from the architecture. */
 export function decoderPlan({ config, lmHead }: Decoder): ParallelPlan {
   const { layerCuts } = architectureSpec(config.architecture);
   const styles = layerStyles(config);
@@ -110,7 +112,10 @@ function checkSizes({ numHeads, numKeyValueHeads, intermediateSize }: DecoderCon
   }
 }
 
-/** The decoder's three uses of its head, on this instance. The weight is read anew each time: it may be replaced. */
+/**
+ * Replaces the decoder's three methods that use its head, on this instance. The weight is read on every call, because
+ * it may be replaced.
+ */
 function splitHead(model: Decoder, group: ProcessGroup): void {
   const part = vocabularyPart(model.config.vocabSize, group);
   const weight = () => (model.lmHead ?? model.embedTokens).weight;
@@ -121,7 +126,7 @@ function splitHead(model: Decoder, group: ProcessGroup): void {
     const remedy = "use model.crossEntropy or model.logits";
     throw new DistributedError("DISTRIBUTED_STATE", `the head is split over ranks: ${remedy}`);
   };
-  // Not enumerable: a module's enumerable properties are its parts.
+  // Not enumerable, because a module's enumerable properties are its parameters and submodules.
   Object.defineProperties(model, {
     crossEntropy: { value: crossEntropy, configurable: true },
     logits: { value: logits, configurable: true },

@@ -5,7 +5,7 @@ import type { ServerContext, TextEngine } from "./context.js";
 import { ApiError } from "./errors.js";
 import { ClientGone } from "./operations/request-scope.js";
 import type { PromptPool } from "./prompts/prompt-pool.js";
-import type { PromptAnswer } from "./prompts/prompt-thread.js";
+import type { EncodedPrompt } from "./prompts/prompt-thread.js";
 import { textOf } from "./protocol/messages.js";
 import { type ChatRequest, type CompletionRequest, dllmOptions } from "./protocol/requests.js";
 
@@ -125,20 +125,18 @@ export async function encodeText(
 ): Promise<number[]> {
   const { param, addSpecialTokens, completion, signal } = options;
   const { maxLength } = engine.model;
-  const answer = await promptsOf(context).run({ kind: "encode", text, addSpecialTokens, maxLength }, signal);
+  const answer = await promptsOf(context).run("encode", { text, addSpecialTokens, maxLength }, signal);
   return idsOf(answer, maxLength, param, completion);
 }
 
 /** Text of ids. */
 export async function decodeIds(context: ServerContext, ids: readonly number[], signal?: AbortSignal): Promise<string> {
-  const answer = await promptsOf(context).run({ kind: "decode", ids }, signal);
-  return "text" in answer ? answer.text : "";
+  return await promptsOf(context).run("decode", ids, signal);
 }
 
 /** Texts of ids, each by itself. */
 export async function namesOf(context: ServerContext, ids: readonly number[], signal?: AbortSignal): Promise<string[]> {
-  const answer = await promptsOf(context).run({ kind: "names", ids }, signal);
-  return "names" in answer ? answer.names : [];
+  return await promptsOf(context).run("names", ids, signal);
 }
 
 function promptsOf({ state: { prompts } }: ServerContext): PromptPool {
@@ -146,11 +144,10 @@ function promptsOf({ state: { prompts } }: ServerContext): PromptPool {
   return prompts;
 }
 
-function idsOf(answer: PromptAnswer, maxLength: number, prompt: string, completion?: Completion): number[] {
+function idsOf(answer: EncodedPrompt, maxLength: number, prompt: string, completion?: Completion): number[] {
   if ("ids" in answer) return Array.from(answer.ids);
-  const promptTokens = "atLeast" in answer ? answer.atLeast : maxLength + 1;
   const { param = prompt, tokens = 0 } = completion ?? {};
-  const counted = { maxLength, promptTokens, completionTokens: tokens, atLeast: true };
+  const counted = { maxLength, promptTokens: answer.atLeast, completionTokens: tokens, atLeast: true };
   throw contextLengthExceeded({ ...counted, prompt, completion: param });
 }
 
@@ -220,8 +217,8 @@ export async function encodeChat(
     return { ...rest, role: role === "developer" ? "system" : role, content: textOf(message) };
   });
   const { maxLength } = engine.model;
-  const task = { kind: "chat", messages: plain, options: { addGenerationPrompt, variables } } as const;
-  const answer = await promptsOf(context).run({ ...task, addSpecialTokens, maxLength }, signal);
+  const task = { messages: plain, options: { addGenerationPrompt, variables }, addSpecialTokens, maxLength };
+  const answer = await promptsOf(context).run("chat", task, signal);
   return idsOf(answer, maxLength, "messages", completion);
 }
 

@@ -2,33 +2,33 @@ import { characterClass } from "./code-points.js";
 import { unsupported } from "./component.js";
 import type { Normalizer } from "./normalizers.js";
 
-/** A token that is cut out of the text before anything else, as tokenizer.json writes it. */
+/** An added token in tokenizer.json, which is extracted from the text before all other steps. */
 export interface AddedToken {
   readonly content: string;
-  /** Only between characters that are of no word. */
+  /** Matches only between characters that are not part of a word. */
   readonly single_word: boolean;
-  /** White space to its left belongs to it. */
+  /** Includes the white space to its left. */
   readonly lstrip: boolean;
   readonly rstrip: boolean;
-  /** Looked for, in its normalised form, in the normalised text. */
+  /** Searched for in the normalized text, in its normalized form. */
   readonly normalized: boolean;
   readonly special: boolean;
 }
 
-/** A stretch of the normalised text, or the id of an added token. `isFirst`: the text begins with it. */
+/** A section of the normalized text, or the id of an added token. `isFirst`: it is at the start of the text. */
 export type Section = { readonly text: string; readonly isFirst: boolean } | number;
 
 /** Finds tokens of one phase in a text. */
 type Finder = (text: string, isFirst: boolean) => Section[];
 
 /**
- * The tokens beside the model's vocabulary. Ids are given as Rust gives them, whatever `id` in tokenizer.json says: the
- * model's for a token it has, else the next one free behind the vocabulary.
+ * The added tokens. Ids are assigned as in Rust, regardless of `id` in tokenizer.json: the model's id for a token of
+ * its vocabulary, else the next free one after the vocabulary.
  */
 export class AddedVocabulary {
   readonly #idOf = new Map<string, number>();
   readonly #byId = new Map<number, AddedToken>();
-  /** By id, what a normalised token looks like in the normalised text, where that is something else. */
+  /** Normalized forms by id, for tokens whose form in the normalized text differs. */
   readonly #normalForms = new Map<number, string>();
   readonly #normalizer: Normalizer | undefined;
   readonly #finders = new Map<boolean, [Finder | undefined, Finder | undefined]>();
@@ -60,17 +60,17 @@ export class AddedVocabulary {
     this.#finders.clear();
   }
 
-  /** Rust builds its search for these, too, but what it finds then depends on the order of a hash table. */
+  /** Rejects normalized forms for which Rust's result depends on the order of a hash table. */
   #checkNormalForms(): void {
     const byForm = new Map<string, AddedToken>();
     for (const [id, token] of this.#byId) {
       if (!token.normalized) continue;
       const form = this.decoded(id) ?? "";
       const name = JSON.stringify(token.content);
-      if (form === "") throw unsupported("added_tokens", `the normalizer leaves nothing of ${name}`);
+      if (form === "") throw unsupported("added_tokens", `the normalizer reduces ${name} to an empty text`);
       const other = byForm.get(form)?.content;
       if (other !== undefined) {
-        throw unsupported("added_tokens", `the normalizer makes ${name} and ${JSON.stringify(other)} the same`);
+        throw unsupported("added_tokens", `the normalizer maps ${name} and ${JSON.stringify(other)} to the same text`);
       }
       byForm.set(form, token);
     }
@@ -84,14 +84,14 @@ export class AddedVocabulary {
     return this.#idOf.get(content);
   }
 
-  /** What the decoder gets for an id. */
+  /** The token that the decoder receives for an id. */
   decoded(id: number): string | undefined {
     return this.#normalForms.get(id) ?? this.#byId.get(id)?.content;
   }
 
   /**
-   * Cuts a text, which it normalises on the way, at the added tokens: first those that are looked for in the text as it
-   * is, then, in what is between them, those that are looked for in the normalised text.
+   * Normalizes a text and splits it at the added tokens: first at those that are searched for in the original text,
+   * then at those that are searched for in the normalized text in between.
    */
   split(text: string, parseSpecialTokens: boolean): Section[] {
     const [raw, normalized] = this.#findersFor(parseSpecialTokens);
@@ -127,8 +127,8 @@ export class AddedVocabulary {
 }
 
 /**
- * Finds the leftmost of the tokens, of those the longest. Special tokens that are not to be read are found and passed
- * over all the same, as in Rust: what they cover is no other token.
+ * Finds the leftmost, longest tokens. Special tokens that are not to be parsed are still matched and skipped, as in
+ * Rust, so that no other token is found within them.
  */
 function openFinder(
   named: readonly { readonly id: number; readonly token: AddedToken; readonly name: string }[],
@@ -158,7 +158,7 @@ function openFinder(
       }
       if (token.rstrip) while (stop < text.length && isSpace(text.charCodeAt(stop))) stop++;
       addText(end, start);
-      // A token whose place was taken by the white space of the one before is dropped, as in Rust.
+      // A token that overlaps the white space included in the previous one is dropped, as in Rust.
       if (start < stop) sections.push(id);
       end = stop;
     }

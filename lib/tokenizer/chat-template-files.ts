@@ -4,15 +4,15 @@ import * as z from "zod";
 
 /** The file of the template "default". */
 export const MAIN_TEMPLATE_FILE = "chat_template.jinja";
-/** The folder beside it that holds further templates, as NAME.jinja. */
+/** The folder beside it with further templates, as NAME.jinja. */
 export const CHAT_TEMPLATE_DIR = "additional_chat_templates";
 
 const namedTemplates = z.array(z.object({ name: z.string(), template: z.string() }));
 
 /**
  * The chat templates of a tokenizer folder by name, as transformers finds them: chat_template.jinja ("default") with
- * additional_chat_templates/NAME.jinja; without any of these, tokenizer_config.json's `chat_template`: one text, or a list
- * of names and templates.
+ * additional_chat_templates/NAME.jinja; without any of these, tokenizer_config.json's `chat_template`: one text, or a
+ * list of names and templates.
  *
  * @param readText reads a file
  * @returns undefined if `chat_template` is neither a text nor such a list

@@ -2,36 +2,39 @@ import { LimitExceeded, PyError, TemplateSyntaxError, UnsupportedFeature } from 
 import { JinjaTemplate, type Rendered } from "./jinja/template.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
-/** One message of a conversation. Fields that a template knows besides (`tool_calls`, ...) are handed on. */
+/** One message of a conversation. Other fields (`tool_calls`, ...) are passed to the template. */
 export interface ChatMessage {
   readonly role: string;
-  /** The text, or parts (`{ type: "text", text }`) where the template reads parts. */
+  /** The text, or parts (`{ type: "text", text }`) if the template supports parts. */
   readonly content?: string | readonly unknown[] | null;
   readonly [field: string]: unknown;
 }
 
-/** What a template is told besides the messages. */
+/** Inputs of a template besides the messages. */
 export interface ChatRenderOptions {
   /** End with the start of an assistant's turn, so that the model answers. Default false. */
   addGenerationPrompt?: boolean;
-  /** Tools as JSON schemas. None is `none` to the template, as in transformers. */
+  /** Tools as JSON schemas. Without tools the variable is `none`, as in transformers. */
   tools?: readonly unknown[] | null;
   documents?: readonly unknown[] | null;
-  /** More variables for the template, by name: `enable_thinking` and the like. */
+  /** Other variables of the template, by name, such as `enable_thinking`. */
   variables?: Readonly<Record<string, unknown>>;
-  /** The time that `strftime_now` gives. Default the present. */
+  /** The time that `strftime_now` formats. Default: now. */
   now?: Date;
 }
 
-/** A stretch of a written conversation: an assistant's words (with what ends the turn), or all the rest. */
+/**
+ * A segment of a rendered conversation: an assistant's answer (including the end of the turn), or the text in between.
+ */
 export interface ChatSegment {
   readonly text: string;
   readonly isAnswer: boolean;
 }
 
 /**
- * A chat template in Jinja as Hugging Face tokenizers carry it. It gives what transformers' `render_jinja_template`
- * gives, or an error; rendering is bounded in time and memory (docs/models.md has the limits).
+ * A chat template in Jinja as Hugging Face tokenizers carry it. The result equals that of transformers'
+ * `render_jinja_template`, or an error is thrown; rendering is bounded in time and memory (docs/models.md has the
+ * limits).
  */
 export class ChatTemplate {
   readonly source: string;
@@ -39,7 +42,7 @@ export class ChatTemplate {
   readonly #tokens: Readonly<Record<string, string | undefined>>;
 
   /**
-   * @param tokens `bos_token`, `eos_token`, ... as the template calls them
+   * @param tokens the template's variables `bos_token`, `eos_token`, ...
    * @throws TokenizerError CHAT_TEMPLATE_INVALID with the line if the source does not parse, CHAT_TEMPLATE_UNSUPPORTED
    * for a part of Jinja that is left out
    */
@@ -53,17 +56,17 @@ export class ChatTemplate {
     }
   }
 
-  /** Whether the template marks the assistant's words by the tag `generation`: then {@link segments} goes by it. */
+  /** Whether the template marks the assistant's answers with the tag `generation`, which {@link segments} then uses. */
   get marksAnswers(): boolean {
     return this.#template.marksGeneration;
   }
 
   /**
-   * Writes a conversation as one text, special tokens by name. A field that is null is None to the template;
+   * Renders a conversation to one text, with special tokens by name. A null field is None in the template;
    * Tokenizer.renderChat leaves such fields out, as transformers' apply_chat_template does.
    *
-   * @throws TokenizerError CHAT_TEMPLATE_FAILED with the template's or Python's own words if it refuses the messages, or
-   * with the limit that it exceeds; CHAT_TEMPLATE_UNSUPPORTED for a part of Jinja that is left out
+   * @throws TokenizerError CHAT_TEMPLATE_FAILED with the template's or Python's message if it rejects the messages, or
+   *   with the limit that it exceeds; CHAT_TEMPLATE_UNSUPPORTED for a part of Jinja that is left out
    */
   render(messages: readonly ChatMessage[], options: ChatRenderOptions = {}): string {
     return this.#render(messages, options).text;
@@ -87,14 +90,13 @@ export class ChatTemplate {
   }
 
   /**
-   * The conversation cut into what the model answers and what it is given. Where the template marks the assistant's
-   * words by the tag `generation`, they are the answers, as in transformers' assistant mask. Elsewhere each answer starts
-   * where the generation prompt ends, so training sees exactly the cut that it meets when it answers. Fields that are
-   * null count as absent.
+   * Splits a conversation into the model's answers and its inputs. If the template has the tag `generation`, the marked
+   * text is the answers, as in transformers' assistant mask. Otherwise each answer starts where the generation prompt
+   * ends, so that training and generation have the same boundary. Null fields count as absent.
    *
-   * @throws as render() does; TokenizerError CHAT_TEMPLATE_FAILED also if a template without that tag rewrites earlier
-   * turns (some drop old reasoning): then no cut is right for all of them, and the conversation has to be given one
-   * answer at a time
+   * @throws as render() does; TokenizerError CHAT_TEMPLATE_FAILED also if a template without that tag renders earlier
+   *   turns differently once others follow (some drop old reasoning): no split is then valid for all answers, and the
+   *   conversation must be passed one answer at a time
    */
   segments(conversation: readonly ChatMessage[], options: ChatRenderOptions = {}): ChatSegment[] {
     const messages = withoutNulls(conversation);
@@ -105,8 +107,8 @@ export class ChatTemplate {
       if (!to.startsWith(written)) {
         throw new TokenizerError(
           "CHAT_TEMPLATE_FAILED",
-          `the chat template writes earlier turns differently once message ${turn} is there; ` +
-            "give such conversations one answer at a time",
+          `the chat template renders earlier turns differently when message ${turn} is added; ` +
+            "pass such conversations one answer at a time",
         );
       }
       if (to.length > written.length) segments.push({ text: to.slice(written.length), isAnswer });
@@ -122,19 +124,19 @@ export class ChatTemplate {
   }
 }
 
-/** The messages without fields that are null, which apply_chat_template of transformers leaves out. */
+/** The messages without null fields, which transformers' apply_chat_template leaves out, too. */
 export function withoutNulls(messages: readonly ChatMessage[]): ChatMessage[] {
   const isGiven = ([, value]: [string, unknown]) => value !== null && value !== undefined;
   return messages.map((message) => Object.fromEntries(Object.entries(message).filter(isGiven)) as ChatMessage);
 }
 
-/** A message whose reasoning is under the names that templates read, as transformers does. */
+/** Copies a message's reasoning to all field names that templates read, as transformers does. */
 function withReasoning(message: ChatMessage): ChatMessage {
   const reasoning = message.reasoning_content ?? message.thinking ?? message.reasoning ?? null;
   return reasoning === null ? message : { thinking: reasoning, ...message, reasoning_content: reasoning };
 }
 
-/** A text cut at its spans, which are the answers. */
+/** Splits a text at its spans, which are the answers. */
 function cut({ text, spans }: Rendered): ChatSegment[] {
   const segments: ChatSegment[] = [];
   let end = 0;
@@ -150,7 +152,7 @@ function cut({ text, spans }: Rendered): ChatSegment[] {
   return segments;
 }
 
-/** What went wrong with a template, with a stable code. */
+/** Converts a fault of a template to an error with a stable code. */
 function errorOf(cause: unknown): TokenizerError {
   const at = (line: number | undefined) => (line === undefined ? "" : ` (line ${line} of the template)`);
   if (cause instanceof TemplateSyntaxError) {
@@ -158,7 +160,7 @@ function errorOf(cause: unknown): TokenizerError {
     return new TokenizerError("CHAT_TEMPLATE_INVALID", message, { cause });
   }
   if (cause instanceof UnsupportedFeature) {
-    const message = `the chat template uses what is not supported here: ${cause.message}${at(cause.line)}`;
+    const message = `the chat template uses an unsupported feature: ${cause.message}${at(cause.line)}`;
     return new TokenizerError("CHAT_TEMPLATE_UNSUPPORTED", message, { cause });
   }
   if (cause instanceof PyError) {

@@ -2,7 +2,7 @@ import { CATEGORIES, CLASSES, SCRIPTS } from "./unicode-data.js";
 
 const LAST = 0x10ffff;
 
-/** A set of code points: what a character class matches. */
+/** A set of code points, such as a character class. */
 export class CodePointSet {
   /** First and last of each range, in order, with gaps between ranges. */
   readonly ranges: readonly (readonly [first: number, last: number])[];
@@ -26,7 +26,7 @@ export class CodePointSet {
     return CodePointSet.of(Array.from(text, (character) => [codePoint(character), codePoint(character)] as const));
   }
 
-  /** Reads what scripts/fixtures/tokenizer_unicode.py writes. */
+  /** Parses the encoding written by scripts/fixtures/tokenizer_unicode.py. */
   static parse(encoded: string): CodePointSet {
     const numbers = encoded.split(" ").map((digits) => Number.parseInt(digits, 36));
     const ranges: [number, number][] = [];
@@ -86,14 +86,14 @@ export class CodePointSet {
     return this.and(other.not()).isEmpty;
   }
 
-  /** As the source of a RegExp with the flag "u". */
+  /** The set as a character class of a RegExp with the flag "u". */
   get source(): string {
     this.#source ??= this.#write();
     return this.#source;
   }
 
   #write(): string {
-    // Texts have no half surrogate pairs, and classes with them are slow.
+    // Texts have no lone surrogates, and classes with them are slow.
     const { ranges } = this.and(NO_SURROGATE);
     if (ranges.length === 1 && ranges[0][0] === ranges[0][1]) return escaped(ranges[0][0]);
     const parts = ranges.map(([first, last]) =>
@@ -123,11 +123,13 @@ export function characterClass(name: string & keyof typeof CLASSES): CodePointSe
   return remember(name, () => CodePointSet.parse(CLASSES[name]));
 }
 
-/** What Oniguruma takes for `\p{name}`: a general category, one of its groups (L, M, ...) or a script; or undefined. */
+/**
+ * The set of Oniguruma's `\p{name}`: a general category, a group of them (L, M, ...) or a script; otherwise undefined.
+ */
 export function unicodeProperty(name: string): CodePointSet | undefined {
   const known = CATEGORIES[name] ?? SCRIPTS[name];
   if (known !== undefined) return remember(`\\p{${name}}`, () => CodePointSet.parse(known));
-  if (!/^[LMNPSZ]$/.test(name)) return undefined; // C holds what is not assigned, too
+  if (!/^[LMNPSZ]$/.test(name)) return undefined; // C also includes unassigned characters
   const members = Object.keys(CATEGORIES).filter((category) => category.startsWith(name));
   return remember(`\\p{${name}}`, () =>
     CodePointSet.of(members.flatMap((m) => CodePointSet.parse(CATEGORIES[m]).ranges)),
@@ -158,17 +160,17 @@ function makeByteTable(): Map<string, number> {
   return table;
 }
 
-/** By byte, the character it is written as. */
+/** The character of each byte. */
 export const CHARACTER_OF_BYTE: readonly string[] = [...BYTE_OF_CHARACTER.keys()];
 
-/** A text's bytes in UTF-8, each as its character. */
+/** The UTF-8 bytes of a text, each as its character. */
 export function toByteCharacters(text: string): string {
   let characters = "";
   for (const byte of Buffer.from(text, "utf8")) characters += CHARACTER_OF_BYTE[byte];
   return characters;
 }
 
-/** The bytes that a byte-level token stands for; a token with any other character stands for its own UTF-8. */
+/** The bytes of a byte-level token; for a token with any other character, its own UTF-8 bytes. */
 export function bytesOfToken(token: string): Uint8Array {
   const bytes = new Uint8Array(token.length);
   for (let i = 0; i < token.length; i++) {

@@ -3,10 +3,12 @@ import { valueProblems } from "../base/options.js";
 import { PatternError } from "./oniguruma.js";
 import { openPattern, type Pattern } from "./pattern.js";
 
-/** A part of tokenizer.json as JSON gives it. */
+/** A component of tokenizer.json, as parsed JSON. */
 export type ComponentJson = Readonly<Record<string, unknown>>;
 
-/** A part of tokenizer.json that cannot be taken; `place` is where it stands, such as "pre_tokenizer.pretokenizers.1". */
+/**
+ * An invalid or unsupported component of tokenizer.json; `place` is its path, such as "pre_tokenizer.pretokenizers.1".
+ */
 export class ComponentError extends Error {
   readonly code: "TOKENIZER_FILE_INVALID" | "TOKENIZER_UNSUPPORTED";
 
@@ -24,7 +26,7 @@ export function unsupported(place: string, what: string): ComponentError {
   return new ComponentError("TOKENIZER_UNSUPPORTED", place, what);
 }
 
-/** A component's settings, checked. Settings without a default in Rust have to be there. */
+/** Validates a component's settings. Settings without a default in Rust are required. */
 export function settings<T extends z.ZodRawShape>(json: ComponentJson, place: string, shape: T) {
   const schema = z.object(shape);
   const parsed = schema.safeParse(json);
@@ -34,23 +36,23 @@ export function settings<T extends z.ZodRawShape>(json: ComponentJson, place: st
 
 const list = z.array(z.looseObject({ type: z.string() }));
 
-/** The components of a Sequence, each with its place. */
+/** The components of a Sequence, each with its path. */
 export function sequenceOf(json: ComponentJson, place: string, key: string): [ComponentJson, string][] {
   const parsed = list.safeParse(json[key]);
   if (!parsed.success) throw invalid(`${place}.${key}`, valueProblems(list, json[key]).join("\n"));
   return parsed.data.map((item, i) => [item, `${place}.${key}.${i}`]);
 }
 
-/** One character, as Rust's `char`. */
+/** One character, like Rust's `char`. */
 export const character = z.string().refine((text) => [...text].length === 1 && isWellFormed(text), "not one character");
 
-const wellFormed = z.string().refine(isWellFormed, "not a Unicode text: half a surrogate pair");
+const wellFormed = z.string().refine(isWellFormed, "not a Unicode text: it has a lone surrogate");
 
 export const text: z.ZodType<string> = wellFormed;
 
 export const patternJson = z.union([z.strictObject({ String: wellFormed }), z.strictObject({ Regex: wellFormed })]);
 
-/** @throws ComponentError TOKENIZER_UNSUPPORTED for a regular expression that is not taken */
+/** @throws ComponentError TOKENIZER_UNSUPPORTED for an unsupported regular expression */
 export function componentPattern(json: z.infer<typeof patternJson>, place: string): Pattern {
   try {
     return openPattern(json);
@@ -66,7 +68,7 @@ export function isWellFormed(value: string): boolean {
 
 const tokenContent = { content: wellFormed };
 
-/** As Rust reads it: every setting has to be there. */
+/** As in Rust, every setting is required. */
 const addedToken = z.object({
   id: z
     .int()
@@ -84,7 +86,7 @@ const component = z.looseObject({ type: z.string() }).nullable().default(null);
 
 export const tokenizerJson = z.looseObject({
   version: z.literal("1.0").optional(),
-  model: z.custom<JsonObject>(isObject, "an object is needed"),
+  model: z.custom<JsonObject>(isObject, "expected an object"),
   added_tokens: z.array(addedToken).default([]),
   normalizer: component,
   pre_tokenizer: component,
@@ -92,7 +94,7 @@ export const tokenizerJson = z.looseObject({
   decoder: component,
 });
 
-/** The content of tokenizer.json; its parts are checked where they are opened. */
+/** The content of tokenizer.json; its components are validated when they are opened. */
 export type TokenizerJson = z.infer<typeof tokenizerJson>;
 /** An object read from one of the smaller files. */
 export type JsonObject = Record<string, unknown>;

@@ -13,13 +13,13 @@ import {
 } from "./component.js";
 import { metaspaceSettings } from "./pre-tokenizers.js";
 
-/** Turns the tokens of a text, one after another, into pieces of text; joined they are the text. */
+/** Converts the tokens of a text to pieces of text, which are then concatenated. */
 export type Decoder = (tokens: string[]) => string[];
 
 /**
  * Opens the decoder of tokenizer.json. Without one, tokens are joined by spaces.
  *
- * @throws ComponentError for one that is not known, or whose settings are not
+ * @throws ComponentError for an unknown component or invalid settings
  */
 export function openDecoder(json: ComponentJson | null, place = "decoder"): Decoder {
   if (json === null) return (tokens) => [tokens.join(" ")];
@@ -76,8 +76,8 @@ export function openDecoder(json: ComponentJson | null, place = "decoder"): Deco
 }
 
 /**
- * Whether a token's text may change with the tokens that follow: never, only a byte's (they make a character together,
- * or none of them does), or any token's, because something is replaced in the text as a whole.
+ * Which tokens may change their text depending on the tokens that follow: none; byte tokens (several form one
+ * character); or any token, because the decoder makes replacements in the text as a whole.
  */
 export function changesOf(json: ComponentJson | null): "none" | "bytes" | "any" {
   const stages = flatten(json).map((stage) => stage.type);
@@ -108,7 +108,7 @@ export function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
   return bytes;
 }
 
-/** A run of byte tokens becomes its text, or U+FFFD for each of its bytes where it is not UTF-8. */
+/** Converts runs of byte tokens to text, or to one U+FFFD per byte if a run is not valid UTF-8. */
 function byteFallback(tokens: string[]): string[] {
   const pieces: string[] = [];
   let run: number[] = [];
@@ -143,7 +143,7 @@ function strip(token: string, content: string, start: number, stop: number): str
   return characters.slice(from, to).join("");
 }
 
-/** Rust replaces an empty pattern before, between and after all characters. */
+/** Replaces an empty pattern, which in Rust matches before, between and after all characters. */
 function spread(token: string, by: string): string {
   return by + Array.from(token, (one) => one + by).join("");
 }

@@ -1,11 +1,11 @@
 import type { JsonObject, TokenizerJson } from "./component.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
-// What transformers' AutoTokenizer makes of the files beside tokenizer.json, rule for rule (transformers 5.24:
-// models/auto/tokenization_auto.py, tokenization_utils_base.py, tokenization_utils_tokenizers.py). It decides by
-// string and null; the ids follow from the vocabulary. test/fixtures/special-tokens.json holds it to the original.
+// Reimplements how transformers' AutoTokenizer reads the files beside tokenizer.json (transformers 5.24:
+// models/auto/tokenization_auto.py, tokenization_utils_base.py, tokenization_utils_tokenizers.py). It determines the
+// tokens; their ids follow from the vocabulary. test/fixtures/special-tokens.json has the results of the original.
 
-/** The smaller files of a tokenizer; undefined where one is not there. */
+/** The smaller files of a tokenizer; undefined if a file does not exist. */
 export interface NamedTokenSources {
   readonly dir: string;
   readonly tokenizer: TokenizerJson;
@@ -13,17 +13,20 @@ export interface NamedTokenSources {
   readonly specialTokensMap: JsonObject | undefined;
   /** added_tokens.json of older tokenizers: ids by token. */
   readonly addedTokens: JsonObject | undefined;
-  /** config.json of the model: it may name the tokenizer's class. */
+  /** config.json of the model, which may contain the tokenizer's class. */
   readonly modelConfig: JsonObject | undefined;
 }
 
-/** What the files name. */
+/** The named and added tokens of the files. */
 export interface NamedTokens {
-  /** The tokenizer's added tokens, with those that the smaller files add. `special` is what skipSpecialTokens drops. */
+  /**
+   * The tokenizer's added tokens, including those of the smaller files. skipSpecialTokens drops those that are
+   * `special`.
+   */
   readonly added: readonly ListedToken[];
-  /** Whether the tokenizer's class takes the vocabulary alone of tokenizer.json, and adds all tokens to it anew. */
+  /** Whether the tokenizer's class uses only the vocabulary of tokenizer.json and adds all tokens again. */
   readonly isRebuilt: boolean;
-  /** The token by key, such as `eos_token`; null if a file says that there is none. Keys that no file has are absent. */
+  /** Tokens by key, such as `eos_token`; null if a file sets it to null. Keys that no file has are absent. */
   readonly names: Readonly<Record<string, string | null>>;
 }
 
@@ -40,12 +43,12 @@ interface NewToken {
   single_word?: boolean;
 }
 
-/** An added token with its id, as transformers has it. */
+/** An added token with its id in transformers. */
 interface ListedToken extends NewToken {
   id: number;
 }
 
-/** Classes that name tokens by themselves where the files do not, and that are built from the vocabulary anew. */
+/** Classes with default tokens, which are rebuilt from the vocabulary. */
 const CLASS_DEFAULTS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   LlamaTokenizer: { unk_token: "<unk>", bos_token: "<s>", eos_token: "</s>" },
   CodeLlamaTokenizer: { unk_token: "<unk>", bos_token: "<s>", eos_token: "</s>" },
@@ -54,10 +57,10 @@ const CLASS_DEFAULTS: Readonly<Record<string, Readonly<Record<string, string>>>>
 };
 
 /**
- * The tokens that a tokenizer's files name, and the added tokens that they bring along.
+ * The named tokens and the added tokens of a tokenizer's files.
  *
- * tokenizer_config.json with `added_tokens_decoder` makes special_tokens_map.json and added_tokens.json count for nothing;
- * without it special_tokens_map.json wins, null included.
+ * If tokenizer_config.json has `added_tokens_decoder`, special_tokens_map.json and added_tokens.json are ignored;
+ * otherwise special_tokens_map.json takes precedence, including its null values.
  *
  * @throws TokenizerError TOKENIZER_FILE_INVALID for a token of the wrong kind; the message names file and key
  */
@@ -89,7 +92,7 @@ export function findNamedTokens(sources: NamedTokenSources): NamedTokens {
   const isByName = typeof extra === "object" && extra !== null && !Array.isArray(extra);
   if (isByName)
     for (const [key, token] of Object.entries(extra as JsonObject)) named.set(key, tokenOf(token, key, file));
-  // The older name counts where the newer one is not there.
+  // The older name is used if the newer one is missing.
   if (isByName || extra === undefined) extra = legacyMap?.additional_special_tokens ?? config.additional_special_tokens;
   const extras = extraTokens(extra, file);
   const byContent = new Map(listed.map(({ token }) => [token.content, token]));
@@ -117,12 +120,12 @@ export function findNamedTokens(sources: NamedTokenSources): NamedTokens {
   return { added: vocabulary.tokens, isRebuilt: defaults !== undefined, names };
 }
 
-/** The tokens that have a key of their own; what a later file says of a key counts. */
+/** The tokens with their own key; later files take precedence. */
 function namedTokens(files: readonly [path: string, content: JsonObject][]): Map<string, NewToken | null> {
   const found = new Map<string, { value: unknown; path: string }>();
   for (const [path, content] of files) {
     for (const [key, value] of Object.entries(content)) {
-      // Tokens of the model's own, such as fim_prefix_token; other values under such keys are options.
+      // Model-specific tokens, such as fim_prefix_token; other values under such keys are options.
       const isToken = STANDARD_KEYS.includes(key) || (key.endsWith("_token") && hasContent(value));
       if (isToken) found.set(key, { value, path });
     }
@@ -130,7 +133,7 @@ function namedTokens(files: readonly [path: string, content: JsonObject][]): Map
   return new Map([...found].map(([key, { value, path }]) => [key, value === null ? null : tokenOf(value, key, path)]));
 }
 
-/** The tokens of the files that the vocabulary lacks, or has with other properties. */
+/** The tokens of the files that are missing from the vocabulary or have other properties there. */
 function missingTokens(
   vocabulary: AddedVocabulary,
   listed: readonly NewToken[],
@@ -149,7 +152,7 @@ function missingTokens(
   return missing.map((token) => (named.has(token.content) ? { ...token, special: true } : token));
 }
 
-/** The class that AutoTokenizer would make, "" for the one that takes tokenizer.json as it is. */
+/** The class that AutoTokenizer would create; "" for the one that uses tokenizer.json unchanged. */
 function classOf({ tokenizer, tokenizerConfig, modelConfig }: NamedTokenSources): string {
   const declared = tokenizerConfig?.tokenizer_class ?? modelConfig?.tokenizer_class;
   const name = typeof declared === "string" ? declared.replace(/Fast$/, "") : "";
@@ -165,14 +168,14 @@ function hasByteLevel({ pre_tokenizer, decoder }: TokenizerJson): boolean {
   });
 }
 
-/** Added tokens as Rust's library keeps them: a token of the vocabulary keeps its id, others get the next one. */
+/** Added tokens as in Rust's library: a token of the vocabulary keeps its id, others get the next free one. */
 class AddedVocabulary {
   readonly #vocabulary: ReadonlyMap<string, number>;
   readonly #size: number;
   readonly #tokens = new Map<string, ListedToken>();
 
   constructor({ model }: TokenizerJson, tokens: readonly ListedToken[]) {
-    // Checked where the model is opened.
+    // Validated when the model is opened.
     const vocab = (model as { vocab?: unknown }).vocab;
     const entries = Array.isArray(vocab)
       ? vocab.map((entry, id) => [String(Array.isArray(entry) ? entry[0] : entry), id] as const)
@@ -196,7 +199,7 @@ class AddedVocabulary {
       if (token.content === "") continue;
       const known = this.#tokens.get(token.content);
       const id = known?.id ?? this.#vocabulary.get(token.content) ?? this.#nextId();
-      // What was special once stays so.
+      // A token that was special stays special.
       this.#tokens.set(token.content, { ...token, id, special: token.special || known?.special });
     }
   }
@@ -220,14 +223,14 @@ function decoderTokens(decoder: unknown, file: string): { id: number; token: New
     throw invalid(file, `added_tokens_decoder is ${brief(decoder)}, expected tokens by id`);
   }
   return Object.entries(decoder).map(([id, token]) => {
-    if (!/^\d+$/.test(id)) throw invalid(file, `added_tokens_decoder: ${JSON.stringify(id)} is no token id`);
+    if (!/^\d+$/.test(id)) throw invalid(file, `added_tokens_decoder: ${JSON.stringify(id)} is not a token id`);
     if (typeof token !== "object")
       throw invalid(file, `added_tokens_decoder.${id} is ${brief(token)}, expected a token`);
     return { id: Number(id), token: tokenOf(token, `added_tokens_decoder.${id}`, file, false) };
   });
 }
 
-/** The tokens of added_tokens.json: special if they have a role. */
+/** The tokens of added_tokens.json, which are special if they have a role. */
 function sideTokens(
   found: JsonObject,
   named: ReadonlyMap<string, NewToken | null>,
@@ -244,7 +247,7 @@ function sideTokens(
   });
 }
 
-/** The further special tokens, which have no key. */
+/** The additional special tokens without a key. */
 function extraTokens(extra: unknown, file: string): NewToken[] {
   if (extra === undefined || extra === null) return [];
   if (!Array.isArray(extra)) throw invalid(file, `extra_special_tokens is ${brief(extra)}, expected a list of tokens`);
@@ -259,7 +262,7 @@ function hasContent(value: unknown): boolean {
   return typeof value === "string" || typeof (value as { content?: unknown } | null)?.content === "string";
 }
 
-/** A token as a file writes it: its text, or an object with its properties. */
+/** Reads a token from a file: its text, or an object with its properties. */
 function tokenOf(value: unknown, key: string, file: string, isSpecial = true): NewToken {
   if (typeof value === "string") return special(value);
   if (!hasContent(value)) {
@@ -285,7 +288,7 @@ function brief(value: unknown): string {
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
 
-/** The model's own files; undefined where one is not there. */
+/** The model's files; undefined if a file does not exist. */
 export interface ModelTokenFiles {
   readonly dir: string;
   /** config.json */
@@ -295,11 +298,11 @@ export interface ModelTokenFiles {
 }
 
 /**
- * The ids that end a text, as `generate` of transformers 5.24 takes them: `eos_token_id` of generation_config.json; if
- * there is no such file, of config.json. One id or a list; null, or no such key, means that no token ends a text. Ids below
- * 0 are none.
+ * The ids that end a text, as in `generate` of transformers 5.24: `eos_token_id` of generation_config.json or, without
+ * that file, of config.json. It is one id or a list; null or a missing key means that no token ends a text. Negative
+ * ids are ignored.
  *
- * @returns undefined if neither file is there
+ * @returns undefined if neither file exists
  * @throws TokenizerError TOKENIZER_FILE_INVALID for a value of another kind
  */
 export function findEndIds({ dir, config, generation }: ModelTokenFiles): number[] | undefined {
@@ -315,7 +318,10 @@ export function findEndIds({ dir, config, generation }: ModelTokenFiles): number
   return [...new Set(ids as number[])].filter((id) => id >= 0);
 }
 
-/** One id that the model's files give for a role, such as `pad_token_id`: of generation_config.json before config.json. */
+/**
+ * The id for a role in the model's files, such as `pad_token_id`; generation_config.json takes precedence over
+ * config.json.
+ */
 export function findModelId({ config, generation }: ModelTokenFiles, key: string): number | undefined {
   for (const file of [generation, config]) {
     const [id] = [file?.[key]].flat();

@@ -12,13 +12,13 @@ import {
 import { isEmptyPattern, openCharacters } from "./pattern.js";
 import { RECENT_LOWER } from "./unicode-data.js";
 
-/** Rewrites a stretch of text before it is split. */
+/** Rewrites a section of text before it is split. */
 export type Normalizer = (text: string) => string;
 
 /**
  * Opens the normalizer of tokenizer.json.
  *
- * @throws ComponentError for one that is not known, or whose settings are not
+ * @throws ComponentError for an unknown normalizer or invalid settings
  */
 export function openNormalizer(json: ComponentJson, place = "normalizer"): Normalizer {
   switch (json.type) {
@@ -57,8 +57,8 @@ export function openNormalizer(json: ComponentJson, place = "normalizer"): Norma
       const { pattern, content } = settings(json, place, { pattern: patternJson, content: text });
       const find = componentPattern(pattern, place);
       if (isEmptyPattern(pattern)) {
-        // Rust loses count of the characters then, and a later stage repeats some.
-        throw unsupported(`${place}.pattern`, "a pattern that matches where there is no character is not supported");
+        // Rust miscounts the characters in this case, and a later stage repeats some.
+        throw unsupported(`${place}.pattern`, "a pattern that matches an empty text is not supported");
       }
       return (given) =>
         find(given)
@@ -108,7 +108,7 @@ function bert(json: ComponentJson, place: string): Normalizer {
 
 const REPLACED = CodePointSet.characters("\0\ufffd");
 
-/** The blocks that BERT puts spaces around. */
+/** The blocks that BERT surrounds with spaces. */
 const CHINESE = CodePointSet.of([
   [0x4e00, 0x9fff],
   [0x3400, 0x4dbf],
@@ -121,7 +121,7 @@ const CHINESE = CodePointSet.of([
 ]);
 
 function nmt(): Normalizer {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these characters are removed
   const remove = /[\u0001-\u0008\u000b\u000e-\u001f\u007f\u008f\u009f]/g;
   const space = /[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]/g;
   return (given) => given.replace(remove, "").replace(space, " ");
@@ -138,7 +138,7 @@ function remover(set: CodePointSet): Normalizer {
 
 let recent: RegExp | undefined;
 
-/** Characters that the Rust library does not know are left as they are, whatever this Node's Unicode says of them. */
+/** Characters that are unknown to the Rust library are unchanged, independently of Node's Unicode version. */
 function normalizeForm(given: string, form: "NFC" | "NFD" | "NFKC" | "NFKD"): string {
   recent ??= new RegExp(`(${characterClass("recent").source}+)`, "u");
   if (!recent.test(given)) return given.normalize(form);
@@ -146,7 +146,7 @@ function normalizeForm(given: string, form: "NFC" | "NFD" | "NFKC" | "NFKD"): st
   return parts.map((part, i) => (i % 2 === 0 ? part.normalize(form) : part)).join("");
 }
 
-/** Character by character: Rust does not look at a sigma's place. */
+/** Character by character, because Rust does not handle final sigmas. */
 function lowercase(given: string): string {
   if (/^[\0-\x7f]*$/.test(given)) return given.toLowerCase();
   let lower = "";

@@ -1,6 +1,6 @@
 import { ANY_CHARACTER, CodePointSet, characterClass, unicodeProperty } from "./code-points.js";
 
-/** A pattern, parsed. `set` matches one character. */
+/** A parsed pattern. `set` matches one character. */
 export type PatternNode =
   | { readonly kind: "set"; readonly set: CodePointSet }
   | { readonly kind: "sequence"; readonly items: readonly PatternNode[] }
@@ -17,7 +17,7 @@ export type PatternNode =
 
 type Mode = "greedy" | "lazy" | "possessive";
 
-/** What the patterns here do not take; the message says what and where. */
+/** An unsupported feature of a pattern; the message has the feature and its position. */
 export class PatternError extends Error {}
 
 const MAX_LENGTH = 10_000;
@@ -25,8 +25,8 @@ const MAX_DEPTH = 50;
 const MAX_COUNT = 1000;
 
 /**
- * Parses a regular expression as Oniguruma (Ruby's syntax) reads it, the part of it that tokenizers use: characters,
- * classes with `&&`, properties, groups, alternatives, quantifiers, look-around, `(?i:` for ASCII letters.
+ * Parses the subset of Oniguruma's regular expressions (Ruby's syntax) that tokenizers use: characters, classes with
+ * `&&`, properties, groups, alternatives, quantifiers, look-around, `(?i:` for ASCII letters.
  *
  * @throws PatternError for anything else
  */
@@ -35,7 +35,7 @@ export function parsePattern(source: string): PatternNode {
   return new Parser(source).parse();
 }
 
-/** Whether a pattern can match without taking a character. */
+/** Whether a pattern can match an empty text. */
 export function canBeEmpty(node: PatternNode): boolean {
   if (node.kind === "set") return false;
   if (node.kind === "sequence") return node.items.every(canBeEmpty);
@@ -44,9 +44,10 @@ export function canBeEmpty(node: PatternNode): boolean {
 }
 
 /**
- * The same as the source of a RegExp with the flag "u". Classes are written out: they do not depend on Node's Unicode.
+ * Converts a pattern to the source of a RegExp with the flag "u". Classes are written as ranges, so that they do not
+ * depend on Node's Unicode version.
  *
- * @param within the characters that texts can have
+ * @param within the characters that can occur in texts
  */
 export function toRegExpSource(node: PatternNode, within: CodePointSet = ANY_CHARACTER): string {
   let groups = 0;
@@ -65,7 +66,7 @@ export function toRegExpSource(node: PatternNode, within: CodePointSet = ANY_CHA
       case "repeat": {
         const { min, max, mode } = one;
         const atom = one.item.kind === "set" ? write(one.item) : undefined;
-        // A look-ahead never gives back what it has matched, so it makes a possessive quantifier.
+        // A look-ahead never backtracks into its match, so it implements a possessive quantifier.
         const group = mode === "possessive" ? ++groups : 0;
         const counted = `${atom ?? `(?:${write(one.item)})`}{${min},${max === Number.POSITIVE_INFINITY ? "" : max}}`;
         return mode === "possessive" ? `(?=(${counted}))\\${group}(?:)` : `${counted}${mode === "lazy" ? "?" : ""}`;
@@ -96,7 +97,7 @@ class Parser {
     while (this.#take("|")) branches.push(this.#sequence(ignoreCase));
     this.#depth--;
     if (branches.length === 1) return branches[0];
-    // One character out of several is a class, so that a quantifier may follow.
+    // An alternative of single characters is converted to a class, so that a quantifier may follow.
     const sets = branches.map((branch) => (branch.kind === "set" ? branch.set : undefined));
     if (sets.every((set) => set !== undefined)) return { kind: "set", set: sets.reduce((a, b) => a.or(b)) };
     return { kind: "choice", branches };
@@ -110,13 +111,12 @@ class Parser {
       const item = this.#quantified(this.#atom(ignoreCase));
       items.push(item);
       if (!ignoreCase) continue;
-      // Oniguruma folds these pairs into one character (ß, ligatures).
+      // Oniguruma folds these pairs to one character (ß, ligatures).
       folded += this.#source
         .slice(from, this.#at)
         .toLowerCase()
         .replace(/[^a-z]/g, "");
-      if (/ss|ff|fi|fl|st/.test(folded))
-        throw this.#unsupported("letters without case that one character can stand for");
+      if (/ss|ff|fi|fl|st/.test(folded)) throw this.#unsupported("case-insensitive letters that fold to one character");
     }
     return items.length === 1 ? items[0] : { kind: "sequence", items };
   }
@@ -124,7 +124,8 @@ class Parser {
   #quantified(item: PatternNode): PatternNode {
     const counts = /^(?:[*+?]|\{(\d*)(,?)(\d*)\})/.exec(this.#source.slice(this.#at, this.#at + 24));
     if (!counts || counts[0] === "{}" || counts[0] === "{,}") return item;
-    if (item.kind === "look" || item.kind === "edge") throw this.#unsupported("a quantifier after what has no width");
+    if (item.kind === "look" || item.kind === "edge")
+      throw this.#unsupported("a quantifier after a zero-width assertion");
     this.#at += counts[0].length;
     const [text, low, comma, high] = counts;
     const min = text === "+" ? 1 : text.startsWith("{") ? Number(low) : 0;
@@ -164,7 +165,7 @@ class Parser {
       else if (!this.#take(":")) throw this.#unsupported("this kind of group");
     }
     const item = this.#choice(inner);
-    if (!this.#take(")")) throw this.#unsupported("a parenthesis that is not closed");
+    if (!this.#take(")")) throw this.#unsupported("an unclosed parenthesis");
     return look ? { kind: "look", ahead: look[1] === "", negative: look[2] === "!", item } : item;
   }
 
@@ -174,7 +175,7 @@ class Parser {
     return { kind: "set", set: this.#classEscape() ?? this.#letter(this.#escapedCharacter(), ignoreCase) };
   }
 
-  /** `\s`, `\p{L}` and the like, the backslash taken; undefined if it is a single character. */
+  /** Parses `\s`, `\p{L}` and similar, after the backslash; undefined for a single character. */
   #classEscape(): CodePointSet | undefined {
     const property = /^([pP])\{(\^?)(\w+)\}/.exec(this.#source.slice(this.#at, this.#at + 40));
     if (property) {
@@ -207,7 +208,7 @@ class Parser {
     return control ?? character;
   }
 
-  /** A bracketed class, its opening bracket taken. */
+  /** Parses a bracketed class, after its opening bracket. */
   #class(ignoreCase: boolean): CodePointSet {
     if (++this.#depth > MAX_DEPTH) throw this.#unsupported(`classes nested more than ${MAX_DEPTH} deep`);
     const isNegated = this.#take("^");
@@ -231,11 +232,11 @@ class Parser {
 
   #classItem(ignoreCase: boolean): CodePointSet {
     if (this.#take("[")) return this.#class(ignoreCase);
-    if (this.#at >= this.#source.length) throw this.#unsupported("a class that is not closed");
+    if (this.#at >= this.#source.length) throw this.#unsupported("an unclosed class");
     const isEscaped = this.#take("\\");
     const named = isEscaped ? this.#classEscape() : undefined;
     if (named) {
-      if (ignoreCase) throw this.#unsupported("a class of many letters without case");
+      if (ignoreCase) throw this.#unsupported("a case-insensitive class of many letters");
       return named;
     }
     const first = isEscaped ? this.#escapedCharacter() : this.#character();
@@ -246,15 +247,18 @@ class Parser {
     if (lastEscaped && /[pPsSdDwW]/.test(this.#peek())) throw this.#unsupported("a range that ends with a class");
     const last = lastEscaped ? this.#escapedCharacter() : this.#character();
     if (last < first) throw this.#unsupported("an empty range");
-    if (ignoreCase) throw this.#unsupported("a range without case");
+    if (ignoreCase) throw this.#unsupported("a case-insensitive range");
     return CodePointSet.of([[first, last]]);
   }
 
-  /** One character; without case, its upper case, its lower case and what else Unicode folds to the same. */
+  /**
+   * The set of one character; with `ignoreCase`, its upper case, its lower case and other characters with the same
+   * folding.
+   */
   #letter(point: number, ignoreCase: boolean): CodePointSet {
     const character = String.fromCodePoint(point);
     if (!ignoreCase) return CodePointSet.characters(character);
-    if (point > 0x7f) throw this.#unsupported(`${character} without case`);
+    if (point > 0x7f) throw this.#unsupported(`case-insensitive ${character}`);
     const more = { s: "\u017f", k: "\u212a" }[character.toLowerCase()] ?? "";
     return CodePointSet.characters(character.toLowerCase() + character.toUpperCase() + more);
   }

@@ -2,16 +2,16 @@ import { ANY_CHARACTER, type CodePointSet, NO_CHARACTERS } from "./code-points.j
 import { PatternError, type PatternNode } from "./oniguruma.js";
 
 /**
- * What trying a part of a pattern, and all that follows it, can cost where it does not match: never (it always
- * matches), a constant, or a walk over a run of one class.
+ * The cost of trying a part of a pattern, and all that follows it, if it does not match: never (it always matches),
+ * constant, or linear in a run of one class.
  */
 type Cost = "never" | "constant" | "run";
 
 interface Tail {
   readonly cost: Cost;
-  /** Next characters after which it does more than fail at once. */
+  /** Next characters for which it does not fail immediately. */
   readonly first: CodePointSet;
-  /** Classes of the loops that are walked over before it fails. */
+  /** Classes of the loops that it scans before it fails. */
   readonly loops: readonly CodePointSet[];
 }
 
@@ -19,11 +19,10 @@ const END: Tail = { cost: "never", first: ANY_CHARACTER, loops: [] };
 const MAX_PATHS = 100;
 
 /**
- * Checks that a backtracking engine finds all matches of a pattern in a text in time that grows with the text's length
- * and no faster, whatever the text is.
+ * Checks that a backtracking engine finds all matches of a pattern in time linear in the text's length, for every text.
  *
- * @throws PatternError where that is not certain: nested quantifiers, two loops that can share characters before
- * something that can fail, a loop that can be walked again from every character
+ * @throws PatternError if this is not certain: for nested quantifiers, two loops that can share characters before a
+ *   part that can fail, or a loop that can be scanned again from every character
  */
 export function checkCost(pattern: PatternNode): void {
   if (paths(pattern) > MAX_PATHS) throw new PatternError(`it can be tried in more than ${MAX_PATHS} ways`);
@@ -31,7 +30,7 @@ export function checkCost(pattern: PatternNode): void {
   for (const [i, branch] of branches.entries()) {
     const { cost, loops } = tailOf(branch, END);
     if (cost !== "run" || startsOutside(branch, loops) || isSwept(branch, loops, branches.slice(i + 1))) continue;
-    throw new PatternError("it can walk over the same characters again and again");
+    throw new PatternError("it can scan the same characters repeatedly");
   }
 }
 
@@ -59,7 +58,7 @@ function loopOf(node: PatternNode & { kind: "repeat" }, tail: Tail): Tail {
   const isOptional = node.min === 0;
   const first = isOptional ? set.or(tail.first) : set;
   if (tail.cost === "never") return { cost: isOptional ? "never" : "constant", first, loops: [] };
-  // Each place the loop gives back is tried by the tail, which has to fail there at once.
+  // The tail is tried at each position to which the loop backtracks, and must fail there immediately.
   if (tail.cost === "run" && !set.and(tail.first).isEmpty) throw new PatternError("two loops that share characters");
   return { cost: "run", first, loops: [...tail.loops, set] };
 }
@@ -90,7 +89,7 @@ function either(tails: readonly Tail[]): Tail {
   };
 }
 
-/** No second try can start within a run that the first one walked over. */
+/** Whether no second attempt can start within a run that the first attempt scanned. */
 function startsOutside(branch: PatternNode, loops: readonly CodePointSet[]): boolean {
   const start = branch.kind === "sequence" ? branch.items[0] : branch;
   const isSure = start.kind === "set" || (start.kind === "repeat" && start.item.kind === "set" && start.min > 0);
@@ -100,8 +99,8 @@ function startsOutside(branch: PatternNode, loops: readonly CodePointSet[]): boo
 }
 
 /**
- * A branch that walks over a run and then fails, as `\s*\n` does, is tried once for each run if a later branch takes
- * the whole run, as `\s+` does, or all but its end, as `\s+(?!\S)` does, and none in between takes less.
+ * Whether a branch that scans a run and then fails, such as `\s* `, is tried only once per run: a later branch must
+ * match the whole run, as `\s+` does, or all but its end, as `\s+(?!\S)` does, and no branch in between may match less.
  */
 function isSwept(branch: PatternNode, loops: readonly CodePointSet[], later: readonly PatternNode[]): boolean {
   const lead = leadOf(branch);
@@ -124,7 +123,7 @@ function isSwept(branch: PatternNode, loops: readonly CodePointSet[], later: rea
   return false;
 }
 
-/** An optional character, a loop, and the rest; or undefined if a branch does not start so. */
+/** An optional character, a loop, and the rest; undefined if a branch does not start this way. */
 function leadOf(branch: PatternNode) {
   const items = branch.kind === "sequence" ? branch.items : [branch];
   const [head] = items;
@@ -132,7 +131,7 @@ function leadOf(branch: PatternNode) {
   const before = isOptional && head.item.kind === "set" ? head.item.set : NO_CHARACTERS;
   const loop = items[isOptional ? 1 : 0];
   if (loop?.kind !== "repeat" || loop.max !== Number.POSITIVE_INFINITY || loop.item.kind !== "set") return undefined;
-  // A run that is too short for it is short enough to be walked again.
+  // A run that is too short for it is short enough to be scanned again.
   const isGreedy = loop.mode !== "lazy" && loop.min <= 8;
   return { before, set: loop.item.set, isGreedy, rest: items.slice(isOptional ? 2 : 1) };
 }
@@ -144,7 +143,7 @@ function hasLoop(node: PatternNode): boolean {
   return node.kind === "look" && hasLoop(node.item);
 }
 
-/** In how many ways a part can be tried, loops over one character aside. */
+/** The number of ways in which a part can be tried, without loops over one character. */
 function paths(node: PatternNode): number {
   switch (node.kind) {
     case "set":

@@ -2,23 +2,23 @@ import { CodePointSet } from "./code-points.js";
 import { canBeEmpty, parsePattern, toRegExpSource } from "./oniguruma.js";
 import { checkCost } from "./pattern-cost.js";
 
-/** Where a pattern matches in a text: [start, end, whether it is a match], in order, covering the whole text. */
+/** A section of a text, [start, end, whether it is a match]; sections are in order and cover the whole text. */
 export type Stretch = readonly [start: number, end: number, isMatch: boolean];
 
-/** What a Split or Replace cuts a text by. */
+/** The pattern of a Split or Replace. */
 export interface Pattern {
   (text: string): Stretch[];
-  /** The matches, if they cover the text. Faster, and the usual case for patterns of words. */
+  /** The matches if they cover the text: faster, and the usual case for patterns of words. */
   readonly cover?: (text: string) => string[] | undefined;
 }
 
-/** How tokenizer.json writes a pattern. */
+/** A pattern in tokenizer.json. */
 export type PatternJson = { readonly String: string } | { readonly Regex: string };
 
 /**
- * A pattern as tokenizer.json writes it, of which Rust's matches are found.
+ * Opens a pattern of tokenizer.json. It finds the same matches as Rust.
  *
- * @throws PatternError for a regular expression that is not proved to give them, or not in bounded time
+ * @throws PatternError for a regular expression whose matches may differ, or may take more than linear time
  */
 export function openPattern(pattern: PatternJson): Pattern {
   if ("String" in pattern) return patternOf(pattern.String.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
@@ -32,16 +32,16 @@ export function openPattern(pattern: PatternJson): Pattern {
   return open;
 }
 
-/** Patterns are large once compiled, and a process opens the same tokenizer more than once. */
+/** Cache of compiled patterns, which are large; a process may open the same tokenizer several times. */
 const opened = new Map<string, Pattern>();
 const MAX_OPENED = 200;
 
-/** Whether a pattern that can be opened can match without taking a character. */
+/** Whether a supported pattern can match an empty text. */
 export function isEmptyPattern(pattern: PatternJson): boolean {
   return "String" in pattern ? pattern.String === "" : canBeEmpty(parsePattern(pattern.Regex));
 }
 
-/** Each character of a set is a match. */
+/** A pattern that matches each character of a set. */
 export function openCharacters(set: CodePointSet): Pattern {
   const known = characters.get(set) ?? patternOf(set.source, set.and(LATIN).source);
   characters.set(set, known);
@@ -50,18 +50,18 @@ export function openCharacters(set: CodePointSet): Pattern {
 
 const characters = new WeakMap<CodePointSet, Pattern>();
 
-/** Runs of `pieces` are what is between matches: as a pattern, inverted. */
+/** Inverts a pattern: matches become gaps and gaps become matches. */
 export function invert(pattern: Pattern): Pattern {
   return (text) => pattern(text).map(([start, end, isMatch]) => [start, end, !isMatch] as const);
 }
 
-/** What most texts of programs are made of: V8 keeps a character of theirs in a byte. */
+/** Latin-1, the characters of most source code, which V8 stores in one byte each. */
 const LATIN = CodePointSet.of([[0, 0xff]]);
 
 /**
- * @param source of a RegExp with the flag "u"
- * @param latin the same for texts of Latin-1. V8 does not optimise expressions of more than 20,000 characters, and
- * classes of letters make them so long; these are three times as fast.
+ * @param source source of a RegExp with the flag "u"
+ * @param latin the same for Latin-1 texts. V8 does not optimize expressions of more than 20,000 characters, a length
+ *   that classes of letters reach; these are three times as fast.
  */
 function patternOf(source: string, latin = source, takesCharacters = false): Pattern {
   const wide = new RegExp(source, "gu");
@@ -78,7 +78,8 @@ function patternOf(source: string, latin = source, takesCharacters = false): Pat
       const start = match.index;
       const length = match[0].length;
       if (length === 0) {
-        // As in Rust: nothing is matched right after a match, and the search goes on behind the next character.
+        // As in Rust, an empty match directly after a match is skipped, and the search continues after the next
+        // character.
         if (start === end && !isFirst) {
           expression.lastIndex = start + ((text.codePointAt(start) ?? 0) > 0xffff ? 2 : 1);
           if (expression.lastIndex > text.length) break;
@@ -104,11 +105,11 @@ function patternOf(source: string, latin = source, takesCharacters = false): Pat
   return Object.assign(find, { cover });
 }
 
-/** What becomes of the matches when a text is split. */
+/** Treatment of the matches when a text is split. */
 export const BEHAVIORS = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"] as const;
 export type Behavior = (typeof BEHAVIORS)[number];
 
-/** The pieces of a text, as Rust's NormalizedString::split cuts it; empty ones may be among them. */
+/** Splits a text like Rust's NormalizedString::split; pieces may be empty. */
 export function splitBy(text: string, pattern: Pattern, behavior: Behavior): [start: number, end: number][] {
   const stretches = pattern(text);
   const pieces: [number, number][] = [];

@@ -9,7 +9,7 @@ import { openNormalizer } from "./normalizers.js";
 import { type Frame, openPostProcessor } from "./post-processors.js";
 import { openPreTokenizer, type PreTokenizer, runStages } from "./pre-tokenizers.js";
 
-/** The parts of tokenizer.json. */
+/** The components of tokenizer.json. */
 export interface PipelineJson {
   readonly model: ComponentJson;
   readonly added_tokens: readonly AddedToken[];
@@ -19,13 +19,13 @@ export interface PipelineJson {
   readonly decoder: ComponentJson | null;
 }
 
-/** Words longer than this are not kept: few of them come again. */
+/** Longer words are not cached, because few of them recur. */
 const MAX_WORD = 64;
 const MAX_WORDS = 200_000;
 
 /**
- * What tokenizer.json describes, as Hugging Face's tokenizers (Rust) do it: added tokens are cut out, the rest is
- * normalised, split into words, and each word becomes ids. The ids of words are kept.
+ * The pipeline of tokenizer.json, as in Hugging Face's tokenizers (Rust): added tokens are extracted, the rest is
+ * normalized and split into words, and each word is converted to ids. The ids of words are cached.
  */
 export class Pipeline {
   readonly added: AddedVocabulary;
@@ -40,8 +40,8 @@ export class Pipeline {
   readonly #words = new Map<string, readonly number[]>();
 
   /**
-   * @param more tokens that tokenizer_config.json adds
-   * @throws ComponentError for what is not known or does not fit together
+   * @param more additional tokens of tokenizer_config.json
+   * @throws ComponentError for unknown or inconsistent components
    */
   constructor(json: PipelineJson, more: readonly AddedToken[] = []) {
     this.#model = openModel(json.model);
@@ -66,7 +66,7 @@ export class Pipeline {
     this.vocabSize = highest + 1;
   }
 
-  /** @throws TokenizerError TOKENIZER_TEXT for a character without a token, where there is no unknown token either */
+  /** @throws TokenizerError TOKENIZER_TEXT for a character without a token, if there is no unknown token */
   encode(text: string, options: { addSpecialTokens: boolean; parseSpecialTokens: boolean }): number[] {
     const ids: number[] = [];
     for (const section of this.added.split(toWellFormed(text), options.parseSpecialTokens)) {
@@ -86,12 +86,12 @@ export class Pipeline {
     return this.added.tokens.get(id)?.content ?? this.#model.vocabulary.tokenOf(id);
   }
 
-  /** The token that the decoder gets for an id. */
+  /** The token that the decoder receives for an id. */
   decodedToken(id: number): string | undefined {
     return this.added.decoded(id) ?? this.#model.vocabulary.tokenOf(id);
   }
 
-  /** Whether the text of an id at the end may change with the ids that follow. */
+  /** Whether the text of a final id may change when other ids follow. */
   mayChange(id: number): boolean {
     if (this.#changes !== "bytes") return this.#changes === "any";
     return byteOfFallback(this.decodedToken(id) ?? "") !== undefined;
@@ -108,14 +108,14 @@ export class Pipeline {
     const ids = this.#encodeWord(word);
     if (word.length <= MAX_WORD) {
       if (this.#words.size >= MAX_WORDS) this.#words.clear();
-      // A slice would keep the whole text alive, so the key is made anew.
+      // A slice would keep the whole text alive, so the key is copied.
       this.#words.set(Buffer.from(word, "utf16le").toString("utf16le"), ids);
     }
     return ids;
   }
 }
 
-/** Half a surrogate pair becomes U+FFFD, as in any UTF-8. */
+/** Replaces lone surrogates by U+FFFD, as UTF-8 encoders do. */
 function toWellFormed(text: string): string {
   return /[\ud800-\udfff]/.test(text) ? text.replace(/\p{Surrogate}/gu, "\ufffd") : text;
 }

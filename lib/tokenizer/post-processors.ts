@@ -1,7 +1,7 @@
 import * as z from "zod";
 import { type ComponentJson, invalid, sequenceOf, settings, text, unsupported } from "./component.js";
 
-/** What stands around the ids of a text: ids that are put there, and the text itself. */
+/** The ids around those of a text, and the position of the text. */
 export type Frame = readonly (number | "text")[];
 
 const tokenId = z
@@ -16,16 +16,16 @@ const piece = z.union([
 ]);
 
 /**
- * Opens the post-processor of tokenizer.json, as far as it is about ids of a single text.
+ * Opens the post-processor of tokenizer.json, for the ids of a single text.
  *
- * @throws ComponentError for one that is not known, or whose settings are not
+ * @throws ComponentError for an unknown post-processor or invalid settings
  */
 export function openPostProcessor(json: ComponentJson | null, place = "post_processor"): Frame {
   switch (json?.type) {
     case undefined:
       if (json === null) return ["text"];
       break;
-    case "ByteLevel": // trims offsets, which are not given here
+    case "ByteLevel": // trims offsets, which are not computed here
       settings(json as ComponentJson, place, { add_prefix_space: z.boolean(), trim_offsets: z.boolean() });
       return ["text"];
     case "BertProcessing":

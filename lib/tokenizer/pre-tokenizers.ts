@@ -11,26 +11,26 @@ import {
 } from "./component.js";
 import { BEHAVIORS, type Behavior, invert, openCharacters, openPattern, type Pattern, splitBy } from "./pattern.js";
 
-/** Cuts a stretch of text into words, none of them empty. `isFirst`: the text begins with the stretch. */
+/** Splits a section of text into non-empty words. `isFirst`: the section is at the start of the text. */
 export type PreTokenizer = (text: string, isFirst: boolean) => string[];
 
-/** A pre-tokenizer, in the steps it takes. */
+/** The stages of a pre-tokenizer. */
 export interface PreTokenizerStages {
-  /** All that is done on characters. */
+  /** The stages that work on characters. */
   readonly stages: readonly PreTokenizer[];
-  /** Whether the last step writes each byte as one character. It is not among the stages. */
+  /** Whether a last step, which is not among the stages, converts each byte to one character. */
   readonly endsInBytes: boolean;
-  /** Whether `isFirst` makes a difference. */
+  /** Whether the result depends on `isFirst`. */
   readonly looksAtStart: boolean;
 }
 
-/** What ByteLevel splits by when it is asked to (`use_regex`): GPT-2's words. */
+/** The pattern of ByteLevel with `use_regex`: GPT-2's words. */
 const GPT2_WORDS = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /**
  * Opens the pre-tokenizer of tokenizer.json.
  *
- * @throws ComponentError for one that is not known, or whose settings are not
+ * @throws ComponentError for an unknown pre-tokenizer or invalid settings
  */
 export function openPreTokenizer(json: ComponentJson | null): PreTokenizerStages {
   const stages: PreTokenizer[] = [];
@@ -44,7 +44,7 @@ export function openPreTokenizer(json: ComponentJson | null): PreTokenizerStages
     if (endsInBytes) stages.push((text) => [toByteCharacters(text)]);
     endsInBytes = one.type === "ByteLevel";
     if (one.type === "Metaspace" && one.prepend_scheme === "first") {
-      // Later stages would have to know where in the original text each word begins.
+      // Later stages would need the position of each word in the original text.
       if (stages.length > 0) throw unsupported(place, 'prepend_scheme "first" is only supported in the first stage');
       looksAtStart = true;
     }
@@ -54,7 +54,7 @@ export function openPreTokenizer(json: ComponentJson | null): PreTokenizerStages
   return { stages, endsInBytes, looksAtStart };
 }
 
-/** Runs all stages over a stretch of text. */
+/** Runs all stages over a section of text. */
 export function runStages(stages: readonly PreTokenizer[], text: string, isFirst: boolean): string[] {
   let words = [text];
   for (const stage of stages) {
@@ -68,7 +68,7 @@ function openStage(json: ComponentJson, place: string): PreTokenizer[] {
     case "ByteLevel": {
       const { add_prefix_space, use_regex } = settings(json, place, {
         add_prefix_space: z.boolean(),
-        trim_offsets: z.boolean(), // offsets are not given here
+        trim_offsets: z.boolean(), // offsets are not computed here
         use_regex: z.boolean().default(true),
       });
       const stages: PreTokenizer[] = [];
@@ -157,7 +157,7 @@ function metaspace(json: ComponentJson, place: string): PreTokenizer[] {
 
 let words: RegExp | undefined;
 
-/** Runs of characters of words, and runs of what is neither of words nor white space. */
+/** A pattern for runs of word characters, and runs of other characters except white space. */
 function openWords(): Pattern {
   words ??= new RegExp(
     `${characterClass("word").source}+|${characterClass("word").or(characterClass("whitespace")).not().source}+`,

@@ -1,7 +1,7 @@
 import { parseJsonText } from "../base/json-text.js";
 
-// Python's json module reads and writes NaN, Infinity and -Infinity, which JSON does not have. transformers 5 writes them as
-// {"__float__": "NaN"} into config.json, so that strict readers take the file, and reads both.
+// Python's json module reads and writes NaN, Infinity and -Infinity, which JSON does not have. transformers 5 writes
+// them to config.json as {"__float__": "NaN"}, so that strict parsers accept the file, and reads both forms.
 
 const TAG = "__float__";
 const SPECIAL: Readonly<Record<string, number>> = {
@@ -19,7 +19,7 @@ export function parsePythonJson(text: string): unknown {
   try {
     return tagged(parseJsonText(text), text);
   } catch (error) {
-    // Strings are matched whole, so that only names outside of them are replaced.
+    // Strings are matched as a whole, so that only names outside of strings are replaced.
     const strict = text.replace(/"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b/g, (token) =>
       token.startsWith('"') ? token : `{"${TAG}":"${token}"}`,
     );
@@ -28,13 +28,13 @@ export function parsePythonJson(text: string): unknown {
   }
 }
 
-/** For JSON.stringify: writes numbers that JSON does not have as transformers does. */
+/** A replacer for JSON.stringify that writes NaN and infinities as transformers does. */
 export function tagSpecialNumbers(_key: string, value: unknown): unknown {
   return typeof value === "number" && !Number.isFinite(value) ? { [TAG]: String(value) } : value;
 }
 
 function tagged(value: unknown, text: string): unknown {
-  return text.includes(TAG) ? JSON.parse(text, revive) : value; // a reviver takes its time
+  return text.includes(TAG) ? JSON.parse(text, revive) : value; // a reviver is slow
 }
 
 function revive(_key: string, value: unknown): unknown {

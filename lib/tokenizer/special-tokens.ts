@@ -2,19 +2,19 @@ import type { NamedTokens } from "./named-tokens.js";
 import { findEndIds, findModelId, type ModelTokenFiles } from "./named-tokens.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
-/** The roles that a special token can have here. */
+/** The roles of special tokens. */
 export type SpecialTokenRole = "bos" | "eos" | "pad" | "mask" | "unk" | "fimPrefix" | "fimSuffix" | "fimMiddle";
 
-/** Token ids by role. The ids that end a text may be others (Llama 3, Qwen): see Tokenizer.eosIds. */
+/** Token ids by role. The ids that end a text may differ from eos (Llama 3, Qwen), see Tokenizer.eosIds. */
 export type SpecialTokenIds = Partial<Record<SpecialTokenRole, number>>;
 
-/** A user's choice by role: a token or its id, where the files say nothing or something else. */
+/** The user's choice by role: a token or its id, which overrides the files. */
 export type SpecialTokenOverrides = Partial<Record<SpecialTokenRole, string | number>>;
 
 /**
- * Names under which models have tokens that transformers does not know roles for, first match wins: Seed-Coder and
- * Stable-DiffCoder, Qwen2.5-Coder, CodeLlama, StarCoder, DeepSeek-Coder, LLaDA and Dream. They count where the files say
- * nothing of the role. Other roles are never guessed.
+ * Names of tokens whose roles transformers does not define; the first match is used: Seed-Coder and Stable-DiffCoder,
+ * Qwen2.5-Coder, CodeLlama, StarCoder, DeepSeek-Coder, LLaDA and Dream. They apply if the files do not define the role.
+ * Other roles are never guessed.
  */
 const KNOWN_NAMES: Partial<Record<SpecialTokenRole, readonly string[]>> = {
   mask: ["<[MASK_TOKEN]>", "<|mask|>", "<|MASK|>", "<|mdm_mask|>", "<mask>", "[MASK]"],
@@ -23,7 +23,7 @@ const KNOWN_NAMES: Partial<Record<SpecialTokenRole, readonly string[]>> = {
   fimMiddle: ["<[fim-middle]>", "<|fim_middle|>", "<fim_middle>", "<fim-middle>", "▁<MID>", "<｜fim▁end｜>"],
 };
 
-/** What the roles are called when one is missing. */
+/** Names of the roles in the error for a missing one. */
 const ROLE_NAMES: Record<SpecialTokenRole, string> = {
   bos: "begin-of-sequence token",
   eos: "end-of-sequence token",
@@ -35,9 +35,9 @@ const ROLE_NAMES: Record<SpecialTokenRole, string> = {
   fimMiddle: "FIM middle token",
 };
 
-/** Where a tokenizer looks its special tokens up. */
+/** Sources of a tokenizer's special tokens. */
 export interface SpecialTokenSources {
-  /** What the tokenizer's files name: see findNamedTokens. */
+  /** The tokens named by the tokenizer's files, see findNamedTokens. */
   readonly names: NamedTokens["names"];
   readonly model: ModelTokenFiles;
   tokenToId(token: string): number | undefined;
@@ -45,20 +45,20 @@ export interface SpecialTokenSources {
   readonly vocabSize: number;
 }
 
-/** What {@link findSpecialTokens} found. */
+/** Result of {@link findSpecialTokens}. */
 export interface SpecialTokens {
   ids: SpecialTokenIds;
   /** Every id that ends a text. */
   eosIds: number[];
-  /** The tokens that the files name or the user chose, by key: `bos_token` and so on. */
+  /** The tokens named by the files or chosen by the user, by key: `bos_token` and so on. */
   names: Record<string, string>;
 }
 
 /**
- * The special tokens of a folder: the user's choice, then the token that the tokenizer's files name, then, where these say
- * nothing, the id of generation_config.json or config.json (`mask_token_id`, ...), then for mask and FIM tokens a name
- * that known models use. A null in the tokenizer's files means that there is none. What ends a text is the model's: see
- * findEndIds; of a folder without a model it is the tokenizer's eos.
+ * The special tokens of a folder, in order of precedence: the user's choice, the token named by the tokenizer's files,
+ * the id in generation_config.json or config.json (`mask_token_id`, ...), and for mask and FIM tokens a name that known
+ * models use. A null in the tokenizer's files means that there is no such token. The ids that end a text come from the
+ * model, see findEndIds, or from the tokenizer's eos in a folder without a model.
  *
  * @throws TokenizerError TOKENIZER_TOKEN_MISSING if a chosen token is not in the vocabulary, TOKENIZER_FILE_INVALID
  */
@@ -77,12 +77,12 @@ export function findSpecialTokens(sources: SpecialTokenSources, overrides: Speci
   return { ids, eosIds, names: Object.fromEntries([...names].filter(isNamed)) };
 }
 
-/** The error for a role that is needed and not there: it says what was looked for and how to choose a token. */
+/** The error for a missing role, with the names that were searched for and how to choose a token. */
 export function missingToken(role: SpecialTokenRole, dir: string): TokenizerError {
   const names = KNOWN_NAMES[role];
   const looked = names
-    ? `neither its files name one nor is any of ${names.join(" ")} in the vocabulary`
-    : "its files name none";
+    ? `its files do not define one, and none of ${names.join(" ")} is in the vocabulary`
+    : "its files do not define one";
   return new TokenizerError(
     "TOKENIZER_TOKEN_MISSING",
     `the tokenizer at ${dir} has no ${ROLE_NAMES[role]}: ${looked}. ` +
@@ -90,7 +90,7 @@ export function missingToken(role: SpecialTokenRole, dir: string): TokenizerErro
   );
 }
 
-/** The key under which files name a role's token: `fim_prefix_token` for fimPrefix. */
+/** The key of a role's token in files: `fim_prefix_token` for fimPrefix. */
 export function tokenKey(role: SpecialTokenRole): string {
   return `${role.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}_token`;
 }
@@ -101,7 +101,7 @@ function chosenId(
   sources: SpecialTokenSources,
 ): number | undefined {
   if (chosen === undefined) return undefined;
-  // An id beyond the vocabulary is allowed: models have spare embedding rows, and some keep their mask there.
+  // An id beyond the vocabulary is allowed: models have unused embedding rows, and some use one for the mask.
   if (typeof chosen === "number" && Number.isSafeInteger(chosen) && chosen >= 0) return chosen;
   const id = typeof chosen === "string" ? sources.tokenToId(chosen) : undefined;
   if (id !== undefined) return id;

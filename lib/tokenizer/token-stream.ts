@@ -1,41 +1,44 @@
 import { TextDecoder } from "node:util";
 
-/** What a stream decoder needs of a tokenizer. */
+/** The part of a tokenizer that a stream decoder uses. */
 export interface TokenText {
   /** Whether text is the plain concatenation of the tokens' bytes (byte-level BPE). */
   readonly isByteLevel: boolean;
   isSpecial(id: number): boolean;
-  /** Whether the text of an id at the end may change with the ids that follow (bytes that are tokens of their own). */
+  /** Whether the text of a final id may change when other ids follow (byte tokens). */
   mayChange(id: number): boolean;
   rawBytesOf(id: number): Uint8Array;
   decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string;
 }
 
 /**
- * Turns ids that arrive bit by bit into text. What `push` returns never ends within a character: bytes that do not yet
- * make one are held back. All returned pieces together equal `decode` of all ids.
+ * Decodes ids incrementally. The text returned by `push` never ends within a character: incomplete characters are held
+ * back. The concatenation of all returned pieces equals `decode` of all ids.
  */
 export class StreamDecoder {
   readonly #tokenizer: TokenText;
   readonly #skipSpecial: boolean;
   #utf8 = newUtf8Decoder();
-  /** For tokenizers whose text depends on neighbours: ids whose text may still change, and the text already given. */
+  /** For tokenizers whose text depends on context: ids whose text may still change, and the text already returned. */
   #pending: number[] = [];
   #given = 0;
 
-  /** @param options.skipSpecialTokens leave bos, eos, mask and the like out of the text. Default true. */
+  /** @param options.skipSpecialTokens omit special tokens such as bos, eos and mask. Default true. */
   constructor(tokenizer: TokenText, options: { skipSpecialTokens?: boolean } = {}) {
     this.#tokenizer = tokenizer;
     this.#skipSpecial = options.skipSpecialTokens ?? true;
   }
 
-  /** Takes more ids; returns the text that is certain by now and was not returned before, "" if none. */
+  /** Adds ids and returns the new text that can no longer change, "" if there is none. */
   push(ids: number | Iterable<number>): string {
     const list = typeof ids === "number" ? [ids] : [...ids];
     return this.#tokenizer.isByteLevel ? this.#pushBytes(list) : this.#pushWindow(list);
   }
 
-  /** Ends the stream: returns what was held back (an unfinished character as U+FFFD). The decoder can be used again. */
+  /**
+   * Ends the stream and returns the text that was held back (an incomplete character as U+FFFD). The decoder can be
+   * reused.
+   */
   flush(): string {
     if (this.#tokenizer.isByteLevel) {
       const rest = this.#utf8.decode();
@@ -64,7 +67,7 @@ export class StreamDecoder {
     const text = this.#window(this.#pending);
     if (text.endsWith("\ufffd") || text.length <= this.#given) return "";
     const piece = text.slice(this.#given);
-    // The last ids stay as context: they decide whether the next piece starts with a space.
+    // The last ids are kept as context, because they determine whether the next piece starts with a space.
     const context = this.#pending.slice(-ids.length);
     const contextText = this.#window(context);
     if (contextText !== "" && piece.endsWith(contextText) && !contextText.includes("\ufffd")) {

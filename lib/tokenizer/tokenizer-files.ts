@@ -17,7 +17,7 @@ import { findNamedTokens, type NamedTokens } from "./named-tokens.js";
 import { parsePythonJson } from "./python-json.js";
 import { TokenizerError } from "./tokenizer-error.js";
 
-/** Files that make up a tokenizer in the Hugging Face layout; only tokenizer.json has to be there. */
+/** Files of a tokenizer in the Hugging Face layout; only tokenizer.json is required. */
 export const TOKENIZER_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
@@ -29,30 +29,30 @@ export const TOKENIZER_FILES = [
   "tokenizer.model",
 ] as const;
 
-/** What a tokenizer folder holds, read and checked. */
+/** The parsed and validated files of a tokenizer folder. */
 export interface TokenizerFiles {
   readonly dir: string;
   readonly tokenizer: TokenizerJson;
-  /** Tokens that tokenizer_config.json adds to those of tokenizer.json. */
+  /** Additional tokens of tokenizer_config.json. */
   readonly moreTokens: readonly AddedToken[];
   /** tokenizer_config.json, {} if absent. */
   readonly config: JsonObject;
-  /** The tokens that the files name, by key. */
+  /** The tokens named by the files, by key. */
   readonly names: NamedTokens["names"];
-  /** The model's own files, which name token ids. */
+  /** The model's files, which contain token ids. */
   readonly model: ModelTokenFiles;
   /** Chat templates by name; empty if there is none. */
   readonly chatTemplates: ReadonlyMap<string, string>;
-  /** SHA-256 (hex) over what decides the ids that a text gets. */
+  /** SHA-256 (hex) over everything that determines the ids of a text. */
   readonly hash: string;
 }
 
 /**
  * Reads a tokenizer folder in the Hugging Face layout.
  *
- * @param name the folder, or the name of a tokenizer that comes with the package
- * @throws TokenizerError TOKENIZER_FILE_MISSING (no folder, no tokenizer.json), TOKENIZER_FILE_INVALID (broken JSON, a
- * part of the wrong kind; the message names the file and the place)
+ * @param name the folder, or the name of a built-in tokenizer
+ * @throws TokenizerError TOKENIZER_FILE_MISSING (no folder, no tokenizer.json), TOKENIZER_FILE_INVALID (invalid JSON or
+ *   structure; the message names the file and the location)
  */
 export function readTokenizerFiles(name: string): TokenizerFiles {
   const dir = tokenizerFolder(name);
@@ -60,7 +60,7 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
   if (!existsSync(path)) {
     const why = existsSync(dir) ? "the folder has no tokenizer.json" : missingFolder(dir);
     const slow = existsSync(join(dir, "tokenizer.model"))
-      ? ". It holds tokenizer.model (SentencePiece); save it once with transformers' fast tokenizer to get tokenizer.json"
+      ? ". It has tokenizer.model (SentencePiece); convert it with transformers' fast tokenizer to get tokenizer.json"
       : "";
     throw new TokenizerError("TOKENIZER_FILE_MISSING", `no tokenizer at ${dir}: ${why}${slow}`);
   }
@@ -98,7 +98,10 @@ export function readTokenizerFiles(name: string): TokenizerFiles {
   };
 }
 
-/** Copies the tokenizer's files from one folder to another, which is made if need be. Returns the names copied. */
+/**
+ * Copies the tokenizer's files from one folder to another, which is created if needed. Returns the names of the copied
+ * files.
+ */
 export function copyTokenizerFiles(from: string, to: string): string[] {
   mkdirSync(to, { recursive: true });
   const names = TOKENIZER_FILES.filter((name) => existsSync(join(from, name)));
@@ -107,7 +110,7 @@ export function copyTokenizerFiles(from: string, to: string): string[] {
   if (realpathSync(from) === realpathSync(to)) return all;
   if (templates.length > 0) mkdirSync(join(to, CHAT_TEMPLATE_DIR), { recursive: true });
   for (const name of all) {
-    // Renamed into place: a link there is replaced, and not what it points to.
+    // Renamed into place, so that a link is replaced, not its target.
     const temporary = join(to, `${name}.${process.pid}.tmp`);
     copyFileSync(join(from, name), temporary);
     renameSync(temporary, join(to, name));
@@ -115,13 +118,13 @@ export function copyTokenizerFiles(from: string, to: string): string[] {
   return all;
 }
 
-/** The added tokens that tokenizer.json lacks or has with other properties. */
+/** The added tokens that are missing from tokenizer.json or have other properties there. */
 function tokensBeside(tokenizer: TokenizerJson, added: NamedTokens["added"]): AddedToken[] {
   const known = new Set(tokenizer.added_tokens.map(keyOf));
   return added.map(withDefaults).filter((token) => !known.has(keyOf(token)));
 }
 
-/** A token with the properties that transformers gives where a file names none. */
+/** A token with transformers' defaults for missing properties. */
 function withDefaults({ content, special = false, ...flags }: NamedTokens["added"][number]): AddedToken {
   const { single_word = false, lstrip = false, rstrip = false, normalized = !special } = flags;
   return { content, single_word, lstrip, rstrip, normalized, special };
@@ -137,7 +140,7 @@ function readTemplates(dir: string, config: JsonObject): ReadonlyMap<string, str
   throw invalid(join(dir, "tokenizer_config.json"), "chat_template must be a string or a list of {name, template}");
 }
 
-/** The object that a file holds; undefined if there is no such file. */
+/** The JSON object in a file; undefined if the file does not exist. */
 function readObject(path: string): JsonObject | undefined {
   if (!existsSync(path)) return undefined;
   const value = parseJson(readText(path), path);
@@ -159,7 +162,7 @@ function parseJson(text: string, path: string): unknown {
   try {
     return parsePythonJson(text);
   } catch (cause) {
-    throw invalid(path, `broken JSON (${text.length} characters): ${(cause as Error).message}`, cause);
+    throw invalid(path, `invalid JSON (${text.length} characters): ${(cause as Error).message}`, cause);
   }
 }
 
@@ -167,21 +170,21 @@ function invalid(path: string, what: string, cause?: unknown): TokenizerError {
   return new TokenizerError("TOKENIZER_FILE_INVALID", `${path}: ${what}`, { cause });
 }
 
-/** The name of the package's own tokenizer: 4,096 tokens of code, Seed-Coder's special tokens at the same ids. */
+/** The name of the built-in tokenizer: 4,096 tokens of code, Seed-Coder's special tokens at the same ids. */
 export const CODE_TOKENIZER = "diffcoder/code-4k";
 
 const BUNDLED: Readonly<Record<string, URL>> = {
   [CODE_TOKENIZER]: new URL("../../assets/tokenizer", import.meta.url),
 };
 
-/** The folder of a tokenizer: `name` itself, or where the package keeps the tokenizer of that name. A folder wins. */
+/** The folder of a tokenizer: `name` itself if it is a folder, or that of the built-in tokenizer with this name. */
 export function tokenizerFolder(name: string): string {
   return Object.hasOwn(BUNDLED, name) && !existsSync(name) ? fileURLToPath(BUNDLED[name]) : name;
 }
 
 /**
- * Why there is nothing at `path`, for an error message. The id of a repository on the Hugging Face hub is a likely
- * mistake: nothing is downloaded here, so the message says how to fetch it.
+ * The message for a missing folder. The id of a repository on the Hugging Face hub is a likely mistake; since nothing
+ * is downloaded, the message explains how to fetch it.
  */
 export function missingFolder(path: string): string {
   if (!/^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(path)) return `${path} does not exist`;

@@ -14,29 +14,29 @@ import { StreamDecoder } from "./token-stream.js";
 import { TokenizerError } from "./tokenizer-error.js";
 import { copyTokenizerFiles, readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
 
-/** How a text becomes ids. */
+/** Options of encoding. */
 export interface EncodeOptions {
-  /** Put the tokens around the text that the post-processor of tokenizer.json asks for (often bos). Default true. */
+  /** Add the tokens of the post-processor of tokenizer.json (often bos). Default true. */
   addSpecialTokens?: boolean;
-  /** Read "<[MASK_TOKEN]>" and the like in the text as that token. Default true; false for text of unknown origin. */
+  /** Parse special tokens such as "<[MASK_TOKEN]>" in the text. Default true; use false for untrusted text. */
   parseSpecialTokens?: boolean;
 }
 
-/** How ids become a text. */
+/** Options of decoding. */
 export interface DecodeOptions {
-  /** Leave bos, eos, mask and the like out. Default false. */
+  /** Omit special tokens such as bos, eos and mask. Default false. */
   skipSpecialTokens?: boolean;
 }
 
-/** How a conversation is written. */
+/** Options of rendering a conversation. */
 export interface ChatOptions extends ChatRenderOptions {
-  /** The name of a template, where the files hold several. Default as transformers chooses. */
+  /** The name of a template, if the files have several. Default: the one that transformers selects. */
   template?: string;
 }
 
-/** What is chosen when a tokenizer is loaded. */
+/** Options of loading a tokenizer. */
 export interface TokenizerOptions {
-  /** Special tokens by role, as a token or an id, where the files say nothing or something else. */
+  /** Special tokens by role, as a token or an id; they override the files. */
   specialTokens?: SpecialTokenOverrides;
 }
 
@@ -48,25 +48,25 @@ export interface FimTokens {
 }
 
 /**
- * A tokenizer in the Hugging Face layout (tokenizer.json and its companions). Ids and texts are those of Hugging Face's
- * own library (Rust's tokenizers); what is not known to give them is refused when the files are read. Truncation and
- * padding in tokenizer.json are left out, as transformers does where it is not asked for them.
+ * A tokenizer in the Hugging Face layout (tokenizer.json and its companions). Ids and texts are equal to those of
+ * Hugging Face's library (Rust's tokenizers); components that are not supported exactly are rejected when the files are
+ * read. Truncation and padding in tokenizer.json are ignored, as is the default in transformers.
  */
 export class Tokenizer {
-  /** The folder it was read from. */
+  /** The folder that it was loaded from. */
   readonly dir: string;
-  /** What was chosen when it was read. */
+  /** The options with which it was loaded. */
   readonly options: TokenizerOptions;
-  /** SHA-256 (hex) over what decides the ids of a text: equal hashes, equal ids. */
+  /** SHA-256 (hex) over everything that determines the ids of a text: equal hashes mean equal ids. */
   readonly hash: string;
   /** One more than the highest id, added tokens included. A model's embedding may have more rows. */
   readonly vocabSize: number;
   /**
-   * Every id that ends a text, as transformers' `generate` has them: of generation_config.json, without it of config.json;
-   * of a folder without either, `eosId`.
+   * Every id that ends a text, as in transformers' `generate`: from generation_config.json, else from config.json; in a
+   * folder with neither, `eosId`.
    */
   readonly eosIds: readonly number[];
-  /** The tokens that have a role, by its key: `bos_token` and so on. Transformers' `special_tokens_map`. */
+  /** The tokens with a role, by key: `bos_token` and so on (transformers' `special_tokens_map`). */
   readonly specialTokensMap: Readonly<Record<string, string>>;
   /** Whether text is the plain concatenation of the tokens' bytes. */
   readonly isByteLevel: boolean;
@@ -99,7 +99,7 @@ export class Tokenizer {
     this.#ids = found.ids;
     this.specialTokensMap = found.names;
     this.eosIds = found.eosIds;
-    // As in Python no token is special by a role that the files give it, but one that was chosen is.
+    // As in Python, a role in the files does not make a token special, but a chosen token is special.
     const { fimPrefix: _1, fimSuffix: _2, fimMiddle: _3, ...chosen } = options.specialTokens ?? {};
     const roles = Object.keys(chosen).flatMap((role) => found.ids[role as SpecialTokenRole] ?? []);
     const added = [...this.#pipeline.added.tokens].filter(([, token]) => token.special).map(([id]) => id);
@@ -107,10 +107,10 @@ export class Tokenizer {
   }
 
   /**
-   * Reads a tokenizer folder (tokenizer.json; beside it, if there, tokenizer_config.json, special_tokens_map.json,
+   * Loads a tokenizer folder (tokenizer.json and, if they exist, tokenizer_config.json, special_tokens_map.json,
    * generation_config.json, config.json, chat_template.jinja).
    *
-   * @param dir the folder, or "diffcoder/code-4k": the small tokenizer for code that comes with the package
+   * @param dir the folder, or "diffcoder/code-4k": the built-in small tokenizer for code
    * @throws TokenizerError TOKENIZER_FILE_MISSING, TOKENIZER_FILE_INVALID, TOKENIZER_UNSUPPORTED,
    * TOKENIZER_TOKEN_MISSING (a chosen special token that does not exist)
    */
@@ -118,7 +118,10 @@ export class Tokenizer {
     return new Tokenizer(readTokenizerFiles(dir), options);
   }
 
-  /** Copies the tokenizer's files into `dir`, which is made if need be. Special tokens chosen on loading are not kept. */
+  /**
+   * Copies the tokenizer's files into `dir`, which is created if needed. Special tokens chosen on loading are not
+   * saved.
+   */
   save(dir: string): void {
     copyTokenizerFiles(this.dir, dir);
   }
@@ -139,7 +142,7 @@ export class Tokenizer {
     return this.#ids.mask;
   }
 
-  /** The fill-in-the-middle tokens, undefined unless all three are there. */
+  /** The fill-in-the-middle tokens, undefined unless all three exist. */
   get fim(): FimTokens | undefined {
     const { fimPrefix: prefix, fimSuffix: suffix, fimMiddle: middle } = this.#ids;
     return prefix === undefined || suffix === undefined || middle === undefined
@@ -148,9 +151,9 @@ export class Tokenizer {
   }
 
   /**
-   * The id of a token that the caller cannot do without.
+   * The id of a required token.
    *
-   * @throws TokenizerError TOKENIZER_TOKEN_MISSING: says where was looked and how to choose one
+   * @throws TokenizerError TOKENIZER_TOKEN_MISSING, with the names that were searched for and how to choose one
    */
   require(role: SpecialTokenRole): number {
     const id = this.#ids[role];
@@ -158,41 +161,41 @@ export class Tokenizer {
     return id;
   }
 
-  /** Whether an id is a special token's, which skipSpecialTokens drops. The same ids as in transformers. */
+  /** Whether an id is that of a special token, which skipSpecialTokens drops. The same ids as in transformers. */
   isSpecial(id: number): boolean {
     return this.#special.has(id);
   }
 
-  /** The id of a token as tokenizer.json writes it, undefined if there is none. */
+  /** The id of a token in the form of tokenizer.json, undefined if there is none. */
   tokenToId(token: string): number | undefined {
     return this.#pipeline.tokenToId(token);
   }
 
-  /** The token with an id as tokenizer.json writes it, undefined if there is none. */
+  /** The token of an id in the form of tokenizer.json, undefined if there is none. */
   idToToken(id: number): string | undefined {
     return this.#pipeline.idToToken(id);
   }
 
   /**
-   * The ids of a text. Lone surrogates become U+FFFD, as in any UTF-8.
+   * The ids of a text. Lone surrogates become U+FFFD, as in UTF-8 encoders.
    *
-   * @throws TokenizerError TOKENIZER_TEXT for a character that has no token, where there is no unknown token either
+   * @throws TokenizerError TOKENIZER_TEXT for a character without a token, if there is no unknown token
    */
   encode(text: string, options: EncodeOptions = {}): number[] {
     const { addSpecialTokens = true, parseSpecialTokens = true } = options;
     return this.#pipeline.encode(text, { addSpecialTokens, parseSpecialTokens });
   }
 
-  /** As encode(), as a typed array. */
+  /** encode() to a typed array. */
   encodeInt32(text: string, options: EncodeOptions = {}): Int32Array {
     return Int32Array.from(this.encode(text, options));
   }
 
   /**
-   * The text of ids, "" for none. Bytes that are not UTF-8 become U+FFFD; ids without a token (spare embedding rows)
-   * are left out, as in Python.
+   * The text of ids, "" for an empty list. Invalid UTF-8 bytes become U+FFFD; ids without a token (unused embedding
+   * rows) are omitted, as in Python.
    *
-   * @throws TokenizerError TOKENIZER_ID for what is not an integer >= 0
+   * @throws TokenizerError TOKENIZER_ID for a value that is not an integer >= 0
    */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
     const skip = options.skipSpecialTokens ?? false;
@@ -205,25 +208,25 @@ export class Tokenizer {
     return tokens.length === 0 ? "" : this.#pipeline.decoder(tokens).join("");
   }
 
-  /** Whether the text of an id at the end may change with the ids that follow: what a stream has to hold back. */
+  /** Whether the text of a final id may change when other ids follow, so that a stream must hold it back. */
   mayChange(id: number): boolean {
     return this.#pipeline.mayChange(id);
   }
 
-  /** A decoder for ids that arrive one by one; it never gives half a character. */
+  /** A decoder for ids that arrive one by one; it never returns an incomplete character. */
   stream(options: DecodeOptions = {}): StreamDecoder {
     return new StreamDecoder(this, options);
   }
 
   /**
-   * The bytes of text that a token stands for: none for special tokens and ids without a token. Their sum over a text's
-   * ids is the text's length in UTF-8 for byte-level tokenizers; for others a leading space may count once too often.
+   * The bytes of a token's text; empty for special tokens and ids without a token. For byte-level tokenizers, their
+   * total over a text's ids is the text's UTF-8 length; for others a leading space may be counted in addition.
    */
   bytesOf(id: number): Uint8Array {
     return this.#special.has(id) ? NO_BYTES : this.rawBytesOf(id);
   }
 
-  /** As bytesOf(), but special tokens give the bytes of their names. Not to be changed by the caller. */
+  /** Like bytesOf(), but for special tokens the bytes of their names. The caller must not modify the result. */
   rawBytesOf(id: number): Uint8Array {
     checkId(id);
     const known = this.#bytes.get(id);
@@ -241,7 +244,7 @@ export class Tokenizer {
   }
 
   /**
-   * The template that writes a conversation as text: of several, the one named "default".
+   * The chat template; if there are several, the one named "default".
    *
    * @throws as {@link chatTemplateFor}
    */
@@ -249,16 +252,16 @@ export class Tokenizer {
     return this.chatTemplateFor();
   }
 
-  /** The names of the chat templates that the files hold. */
+  /** The names of the chat templates in the files. */
   get chatTemplateNames(): string[] {
     return [...this.#files.chatTemplates.keys()];
   }
 
   /**
-   * The template that transformers would choose: the one that is named; else, where there are tools, "tool_use" if there is
-   * one; else "default".
+   * The template that transformers would select: the named one; else, if there are tools, "tool_use" if it exists; else
+   * "default".
    *
-   * @throws TokenizerError CHAT_TEMPLATE_MISSING (there is none, or none of that name; the message lists the names),
+   * @throws TokenizerError CHAT_TEMPLATE_MISSING (no template, or none of that name; the message lists the names),
    * CHAT_TEMPLATE_INVALID, CHAT_TEMPLATE_UNSUPPORTED
    */
   chatTemplateFor(options: { tools?: readonly unknown[] | null; template?: string } = {}): ChatTemplate {
@@ -285,14 +288,14 @@ export class Tokenizer {
     return template;
   }
 
-  /** Whether the files hold a chat template. One that does not parse counts: using it is the error. */
+  /** Whether the files have a chat template, even one that does not parse, whose use is an error. */
   get hasChatTemplate(): boolean {
     return this.#files.chatTemplates.size > 0;
   }
 
   /**
-   * A conversation as one text, as transformers' apply_chat_template writes it: by the template for its tools, without the
-   * fields that are null.
+   * Renders a conversation to one text like transformers' apply_chat_template: with the template for its tools, and
+   * without null fields.
    *
    * @throws as {@link chatTemplateFor} and ChatTemplate.render do
    */
@@ -300,7 +303,7 @@ export class Tokenizer {
     return this.chatTemplateFor(options).render(withoutNulls(messages), options);
   }
 
-  /** The ids of what renderChat() writes; throws as it does. */
+  /** The ids of the text of renderChat(), with the same errors. */
   encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): number[] {
     return this.encode(this.renderChat(messages, options), { addSpecialTokens: false });
   }
@@ -326,6 +329,6 @@ function bytesOfSentencePiece(token: string): Uint8Array {
 
 function checkId(id: number): void {
   if (!Number.isSafeInteger(id) || id < 0) {
-    throw new TokenizerError("TOKENIZER_ID", `not a token id: ${String(id)} (an integer >= 0 is needed)`);
+    throw new TokenizerError("TOKENIZER_ID", `not a token id: ${String(id)} (expected an integer >= 0)`);
   }
 }

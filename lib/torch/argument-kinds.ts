@@ -45,12 +45,12 @@ export function seen(value: unknown): Seen {
   return value instanceof Generator ? Seen.Generator : Seen.Other;
 }
 
-/** What an array holds: its first element says what, and the others must agree. */
+/** The kind of an array: that of its first element, which all others must share. */
 function seenArray(array: readonly unknown[]): Seen {
   if (array.length === 0) return Seen.EmptyArray;
   let kind = Seen.Undefined;
   for (const item of array) {
-    if (Array.isArray(item)) return Seen.Other; // no operator takes lists of lists, which may hold themselves
+    if (Array.isArray(item)) return Seen.Other; // no operator takes lists of lists, which may also be cyclic
     const one = seen(item);
     if (one === Seen.Tensor || one === Seen.Null) {
       if (kind === Seen.Undefined || kind === Seen.TensorArray || kind === Seen.OptionalTensorArray)

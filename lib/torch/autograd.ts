@@ -4,17 +4,17 @@ import { native } from "./native.js";
 import { checkOptions } from "./options.js";
 import { liveHandle, type Tensor, wrap } from "./tensor.js";
 
-// Modes belong to the thread, not to a task: a function that awaits inside one would switch it for everybody else.
+// Modes are per thread, not per task: a function that awaits inside one would change the mode of other tasks.
 function refusePromise(what: string, result: unknown): void {
   if (!(result instanceof Promise)) return;
   result.catch(() => {});
   throw new TorchError(
     "TORCH_SCOPE",
-    `${what}(fn): fn must be synchronous: the mode is the thread's and would leak across an await`,
+    `${what}(fn): fn must be synchronous, because the mode is per thread and would leak across an await`,
   );
 }
 
-/** For the library: runs a synchronous function with recording on or off. */
+/** Internal: runs a synchronous function with gradient recording on or off. */
 export function withGradMode<T>(what: string, enabled: boolean, fn: () => T): T {
   const before = native.isGradEnabled();
   native.setGradEnabled(enabled);
@@ -41,7 +41,10 @@ export function isGradEnabled(): boolean {
   return native.isGradEnabled();
 }
 
-/** Runs a synchronous function in torch.inference_mode: cheaper than noGrad; its tensors can never join a graph. */
+/**
+ * Runs a synchronous function in torch.inference_mode: cheaper than noGrad, but its tensors can never be part of a
+ * graph.
+ */
 export function inferenceMode<T>(fn: () => T): T {
   native.enterInferenceMode();
   try {
@@ -71,7 +74,7 @@ export function autocast<T>(options: AutocastOptions, fn: () => T): T {
   const device = options.device.split(":")[0];
   const dtype = toDType(options.dtype ?? "bfloat16");
   if (dtype !== "bfloat16" && dtype !== "float16")
-    throw new TorchError("TORCH_TYPE", `autocast: ${dtype} is no lower precision: bfloat16 or float16`);
+    throw new TorchError("TORCH_TYPE", `autocast: dtype must be bfloat16 or float16, got ${dtype}`);
   const before = guard("autocast", () => native.enterAutocast(device, options.enabled ?? true, dtypes[dtype].code));
   try {
     const result = fn();
@@ -82,7 +85,7 @@ export function autocast<T>(options: AutocastOptions, fn: () => T): T {
   }
 }
 
-/** The autocast in force on a device, to run something under the same one later. */
+/** The current autocast settings of a device, to apply the same ones later. */
 export function currentAutocast(device: string): Required<AutocastOptions> {
   const kind = device.split(":")[0];
   const { code } = dtypes.bfloat16;
@@ -92,11 +95,11 @@ export function currentAutocast(device: string): Required<AutocastOptions> {
 }
 
 export interface GradOptions {
-  /** Gradients of the outputs; needed where an output has more than one element. */
+  /** Gradients of the outputs; required if an output has more than one element. */
   gradOutputs?: readonly (Tensor | null)[];
   retainGraph?: boolean;
   createGraph?: boolean;
-  /** Give null for inputs that the outputs do not depend on, instead of throwing. */
+  /** Return null for inputs that the outputs do not depend on, instead of throwing. */
   allowUnused?: boolean;
 }
 

@@ -9,7 +9,7 @@ let viewDtype: number | undefined;
 export function asBytes(tensor: Tensor): Tensor {
   viewDtype ??= native.overloads("aten::view").find(({ overload }) => overload === "dtype")?.id as number;
   const contiguous = tensor.detach().resolveConj().resolveNeg().contiguous();
-  const flat = contiguous.asStrided([tensor.numel()], [1]); // one element may have any stride
+  const flat = contiguous.asStrided([tensor.numel()], [1]); // a single element may have any stride
   try {
     return wrap(native.call(viewDtype, flat.handle, dtypes.uint8.code) as Handle);
   } catch (error) {
@@ -17,7 +17,7 @@ export function asBytes(tensor: Tensor): Tensor {
   }
 }
 
-/** How many bytes the tensor's elements take. */
+/** Number of bytes of the tensor's elements. */
 export function byteLength(tensor: Tensor): number {
   return tensor.numel() * itemSize(tensor.dtype);
 }
@@ -27,13 +27,16 @@ export function itemSize(dtype: DType): number {
 }
 
 /**
- * Copies the elements of a tensor, as they are and row-major, into memory of JavaScript. Waits for the device.
+ * Copies the elements of a tensor, unconverted and row-major, into JavaScript memory. Waits for the device.
  *
  * @throws TorchError TORCH_VALUE if the target has another size
  */
 export function readBytes(tensor: Tensor, target: Uint8Array): void {
   if (target.byteLength !== byteLength(tensor)) {
-    throw new TorchError("TORCH_VALUE", `readBytes: ${target.byteLength} bytes for ${byteLength(tensor)}`);
+    throw new TorchError(
+      "TORCH_VALUE",
+      `readBytes: the target has ${target.byteLength} bytes, the tensor ${byteLength(tensor)}`,
+    );
   }
   try {
     native.readInto(tensor.handle, target);

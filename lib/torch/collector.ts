@@ -2,9 +2,10 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { type Handle, native } from "./native.js";
 
-// Tensors outside every scope go when their objects do. The addon holds a weak reference to each and frees those whose
-// object is gone: between tasks, after V8 has collected garbage, and in the middle of a task when they take so much memory
-// that garbage must be collected now. V8 alone would see objects of a few bytes each, and no reason to hurry.
+// Tensors outside every scope are freed with their JavaScript objects. The addon holds a weak reference to each object
+// and frees the tensors whose object was collected: between tasks, after V8 has collected garbage, and within a task if
+// they use so much memory that a collection is forced. V8 by itself sees only objects of a few bytes each and has no
+// reason to collect early.
 
 type CollectGarbage = (options?: { type: "minor" }) => void;
 
@@ -12,7 +13,7 @@ let collectGarbage: CollectGarbage | undefined;
 
 function garbageCollector(): CollectGarbage {
   if (collectGarbage === undefined) {
-    setFlagsFromString("--expose-gc"); // for contexts made from here on
+    setFlagsFromString("--expose-gc"); // affects contexts created from here on
     collectGarbage = runInNewContext("gc") as CollectGarbage;
     setFlagsFromString("--no-expose-gc");
   }
@@ -21,7 +22,7 @@ function garbageCollector(): CollectGarbage {
 
 let collected = 0;
 
-/** How many tensors were freed here so far because their objects were gone. */
+/** Number of tensors freed so far because their objects were collected. */
 export function collectedTensors(): number {
   return collected;
 }
@@ -30,7 +31,7 @@ function sweep(): void {
   collected += native.sweep();
 }
 
-// An object that nobody holds: when it goes, garbage was collected.
+// An unreferenced object: its finalization shows that garbage was collected.
 let waiting = false;
 const afterCollection = new FinalizationRegistry<void>(() => {
   waiting = false;
@@ -43,17 +44,17 @@ function wait(): void {
   afterCollection.register({}, undefined);
 }
 
-/** Leaves a tensor to the garbage collector. */
+/** Registers a tensor to be freed by the garbage collector. */
 export function leaveToCollector(tensor: object, handle: Handle): void {
   if (native.watch(tensor, handle)) collectNow();
   if (!waiting) wait();
 }
 
-/** Frees what nobody can reach any more, by the cheapest means that frees much. */
+/** Frees unreachable tensors, by the cheapest method that frees enough. */
 function collectNow(): void {
   const before = native.watchedBytes();
   const enough = () => native.watchedBytes() < before / 2;
-  sweep(); // V8 may have collected by itself since
+  sweep(); // V8 may have collected garbage by itself since then
   if (!enough()) {
     garbageCollector()({ type: "minor" });
     sweep();

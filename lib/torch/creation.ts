@@ -8,7 +8,7 @@ import { checkOptions } from "./options.js";
 import { type Tensor, wrap } from "./tensor.js";
 import { flatten, maxDims, naturalDType, type TensorData, toTypedArray } from "./tensor-data.js";
 
-/** Where and as what a tensor is made. */
+/** Dtype and device of a new tensor. */
 export interface TensorOptions {
   /** Default "float32". */
   dtype?: DTypeLike;
@@ -21,7 +21,7 @@ export interface TensorOptions {
 
 const tensorOptionNames = ["dtype", "device", "requiresGrad", "pinMemory"];
 
-/** Copies a typed array into a tensor of the given shape. The dtype is the array's own, unless `dtype` asks for a conversion. */
+/** Copies a typed array into a tensor of the given shape. The dtype is that of the array, unless `dtype` is given. */
 export function fromTypedArray(
   data: TypedArray,
   shape: readonly number[] = [data.length],
@@ -34,21 +34,21 @@ export function fromTypedArray(
 
 function upload(data: TypedArray, shape: readonly number[], dtype: DType, pinned = false): Tensor {
   let total = 1;
-  const sizes = [...shape]; // read before scratch is written
+  const sizes = [...shape]; // read before scratch is written, because getters may call torch
   if (sizes.length > maxDims)
-    throw new TorchError(
-      "TORCH_VALUE",
-      `tensor: ${sizes.length} dimensions: a tensor has at most ${maxDims} dimensions here`,
-    );
+    throw new TorchError("TORCH_VALUE", `tensor: ${sizes.length} dimensions are too many, the maximum is ${maxDims}`);
   for (let i = 0; i < sizes.length; i++) {
     const size = sizes[i];
     if (!Number.isInteger(size) || size < 0)
-      throw new TorchError("TORCH_VALUE", `tensor: size ${size} of dimension ${i}: sizes are integers from 0`);
+      throw new TorchError("TORCH_VALUE", `tensor: size ${size} of dimension ${i} is not a non-negative integer`);
     native.scratch[i] = size;
     total *= size;
   }
   if (total !== data.length)
-    throw new TorchError("TORCH_VALUE", `tensor: shape [${sizes}] has ${total} elements, the data has ${data.length}`);
+    throw new TorchError(
+      "TORCH_VALUE",
+      `tensor: shape [${sizes}] has ${total} elements, but the data has ${data.length}`,
+    );
   try {
     return wrap(native.fromBytes(data, sizes.length, dtypes[dtype].code, pinned));
   } catch (error) {
@@ -71,23 +71,25 @@ function finish(tensor: Tensor, options: TensorOptions, dtype: DType): Tensor {
  * A tensor from numbers, booleans, bigints, nested arrays of them, or a typed array: torch.tensor.
  *
  * Booleans make a bool tensor, bigints int64, a typed array its own dtype. Plain numbers make float32: unlike Python,
- * JavaScript does not tell 1 from 1.0, and a dtype that depends on the values is a trap. Ask with `{ dtype: "int64" }`.
- * @throws TorchError TORCH_VALUE when nested arrays are ragged or a value does not fit into an integer dtype, TORCH_TYPE
- * for anything else than numbers
+ * JavaScript does not distinguish 1 from 1.0, and a dtype that depends on the values would be error-prone. Use `{
+ * dtype: "int64" }` for integers.
+ * @throws TorchError TORCH_VALUE if nested arrays are ragged or a value does not fit into an integer dtype, TORCH_TYPE
+ *   for other data
  */
 export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
   options = checkOptions("tensor", options, tensorOptionNames);
   if (ArrayBuffer.isView(data)) return fromTypedArray(data as TypedArray, undefined, options);
   const { flat, shape } = flatten(data);
   const wanted = options.dtype === undefined ? naturalDType(flat) : toDType(options.dtype);
-  // Through the wanted dtype's own array where it has one, so that int64 and float64 lose nothing on the way.
+  // Converted through the typed array of the target dtype if there is one, so that int64 and float64 keep their
+  // precision.
   const direct: DType = dtypes[wanted].array ? wanted : wanted === "complex128" ? "float64" : "float32";
   return finish(upload(toTypedArray(flat, direct), shape, direct, options.pinMemory), options, direct);
 }
 
-/** What a function that fills a new tensor takes besides. */
+/** Options of functions that create a filled tensor. */
 export interface CreationOptions extends TensorOptions {
-  /** The tensor to write into, which is returned. */
+  /** The output tensor, which is returned. */
   out?: Tensor;
   layout?: Layout;
 }
@@ -108,7 +110,7 @@ export interface RandomLikeOptions extends LikeOptions {
 type Factory = (...args: unknown[]) => Tensor;
 
 interface Creator {
-  /** The name in messages. */
+  /** The function's name, for messages. */
   name: string;
   operator: Factory;
   optionNames: readonly string[];
@@ -143,7 +145,7 @@ const creators = {
   randnLike: creator("randnLike", "randn_like", [...like, "generator"]),
 };
 
-/** The arguments with the options behind them, if there are any: libtorch's own defaults are the same. */
+/** Calls the operator with the arguments and, if there are any, the options; libtorch has the same defaults. */
 function build(
   { name, operator, optionNames }: Creator,
   args: unknown[],
@@ -159,7 +161,7 @@ function build(
     named[option] = option === "dtype" ? toDType(value as DTypeLike) : value;
     count++;
   }
-  // A tensor that is given has its dtype already.
+  // An `out` tensor already has a dtype.
   if (dtype !== undefined && named.dtype === undefined && named.out === undefined) {
     named.dtype = dtype;
     count++;
@@ -182,7 +184,7 @@ export const full = (shape: readonly number[], value: Scalar, options: CreationO
     options,
     typeof value === "boolean" ? "bool" : typeof value === "bigint" ? "int64" : "float32",
   );
-/** torch.empty: memory as it is. Default float32. */
+/** torch.empty: uninitialized memory. Default float32. */
 export const empty = (shape: readonly number[], options: CreationOptions & { memoryFormat?: MemoryFormat } = {}) =>
   build(creators.empty, [shape], options);
 /** torch.rand: uniform in [0, 1). */
@@ -201,7 +203,10 @@ export const eye = (rows: number, columns: number = rows, options: CreationOptio
 export const linspace = (start: number, end: number, steps: number, options: CreationOptions = {}) =>
   build(creators.linspace, [start, end, steps], options);
 
-/** torch.arange: `arange(end)`, `arange(start, end)`, `arange(start, end, step)`. int64 when all are integers, else float32. */
+/**
+ * torch.arange: `arange(end)`, `arange(start, end)`, `arange(start, end, step)`. int64 if all are integers, else
+ * float32.
+ */
 export function arange(end: number, options?: CreationOptions): Tensor;
 export function arange(start: number, end: number, options?: CreationOptions): Tensor;
 export function arange(start: number, end: number, step: number, options?: CreationOptions): Tensor;

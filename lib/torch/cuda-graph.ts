@@ -9,23 +9,26 @@ const collected = new FinalizationRegistry<number>((handle) => native.cudaGraphF
 export interface CUDAGraphOptions {
   /** Index of the device; default 0. */
   device?: number;
-  /** Memory that graphs share, from {@link graphPoolHandle}; default: memory of its own. */
+  /** Memory pool shared by several graphs, from {@link graphPoolHandle}; default: a private pool. */
   pool?: number;
 }
 
 /**
- * Work on a device that is recorded once and launched again as one: torch.cuda.CUDAGraph. What takes longer to launch
- * than to compute, as a decoder's pass over a few tokens, then runs at the device's speed.
+ * Device work that is captured once and replayed with a single launch: torch.cuda.CUDAGraph. It removes the launch
+ * overhead of work that takes longer to launch than to compute, such as a decoder's pass over a few tokens.
  *
- * A recording is of kernels and addresses: it reads its inputs from the tensors it was recorded with, which the caller
- * fills anew and keeps alive, and no code of JavaScript runs in a replay. The work may not make tensors from host data,
- * read values or do anything else the host would wait for.
+ * A graph consists of kernels and addresses. It reads its inputs from the tensors used in the capture, which the caller
+ * overwrites and keeps alive; JavaScript code does not run in a replay. The captured work must not create tensors from
+ * host data, read values or synchronize with the device in any other way.
  */
 export class CUDAGraph implements Disposable {
   #handle: number;
   #outputs: Owned[] = [];
 
-  /** @throws TorchError TORCH_CUDA_UNAVAILABLE without a device or a CUDA build, TORCH_VALUE for a device that is not there */
+  /**
+   * @throws TorchError TORCH_CUDA_UNAVAILABLE without a device or a CUDA build, TORCH_VALUE for a device that does not
+   * exist
+   */
   constructor(options: CUDAGraphOptions = {}) {
     options = checkOptions("cuda.CUDAGraph", options, ["device", "pool"]);
     const { device = 0, pool = 0 } = options;
@@ -34,8 +37,8 @@ export class CUDAGraph implements Disposable {
   }
 
   /**
-   * Runs the work without recording it, on the stream it will be recorded on: libraries make what they need at first use,
-   * which cannot be recorded.
+   * Runs the work without capturing it, on the stream of the capture: libraries allocate their resources at first use,
+   * which cannot be captured.
    *
    * @param fn synchronous
    * @returns what `fn` returns
@@ -45,12 +48,12 @@ export class CUDAGraph implements Disposable {
   }
 
   /**
-   * Records the work; nothing is computed before {@link replay}. A recording that fails leaves the graph empty and the
-   * device as it was.
+   * Captures the work; nothing is computed before {@link replay}. A capture that fails leaves the graph empty and the
+   * device unchanged.
    *
-   * @param fn synchronous, without anything the host waits for
-   * @returns what `fn` returns. Tensors in it live as long as the graph: every replay writes them anew
-   * @throws TorchError TORCH_VALUE when there is a recording already, and whatever `fn` runs into
+   * @param fn synchronous, and without synchronizing with the device
+   * @returns what `fn` returns. Tensors in it live as long as the graph; every replay overwrites them
+   * @throws TorchError TORCH_VALUE if the graph was already captured, and any error of `fn`
    */
   capture<T>(fn: () => T): T {
     const result = this.#enter(
@@ -62,12 +65,12 @@ export class CUDAGraph implements Disposable {
     return result;
   }
 
-  /** Launches the recording on the current stream. @throws TorchError TORCH_VALUE when there is none */
+  /** Launches the graph on the current stream. @throws TorchError TORCH_VALUE if nothing was captured */
   replay(): void {
     guard("cuda.CUDAGraph.replay", () => native.cudaGraphReplay(this.#handle));
   }
 
-  /** Frees the recording, its memory and the tensors that {@link capture} returned. */
+  /** Frees the graph, its memory and the tensors that {@link capture} returned. */
   dispose(): void {
     if (this.#handle === 0) return;
     collected.unregister(this);
@@ -92,8 +95,8 @@ export class CUDAGraph implements Disposable {
 }
 
 /**
- * Memory for several graphs of one device: torch.cuda.graph_pool_handle. They may share it when no two of them run at once
- * and what one returned is no longer needed when another is replayed.
+ * A memory pool for several graphs of one device: torch.cuda.graph_pool_handle. Graphs can share a pool if they never
+ * run at the same time and the outputs of one are no longer needed when another is replayed.
  */
 export function graphPoolHandle(): number {
   return guard("cuda.graphPoolHandle", () => native.cudaGraphPool());

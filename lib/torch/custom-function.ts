@@ -4,16 +4,16 @@ import { type Handle, native } from "./native.js";
 import { scope } from "./scope.js";
 import { liveHandle, Tensor, wrap } from "./tensor.js";
 
-/** Carries tensors and values from a function's forward to its backward. */
+/** Passes tensors and values from the forward to the backward of a function. */
 export class FunctionContext {
-  /** The tensors that {@link saveForBackward} kept, in its order: for the backward. */
+  /** The tensors saved by {@link saveForBackward}, in the same order. */
   saved: readonly Tensor[] = [];
-  /** Anything else the backward needs. */
+  /** Other values for the backward. */
   [key: string]: unknown;
 
   /**
-   * Keeps tensors for the backward, whatever scope they were made in. The graph frees them, and the backward throws when
-   * one was written in place since, as in PyTorch.
+   * Keeps tensors for the backward, independently of their scope. The graph frees them. As in PyTorch, the backward
+   * throws if one was modified in place in the meantime.
    */
   saveForBackward(...tensors: Tensor[]): void {
     this.saved = tensors;
@@ -22,18 +22,18 @@ export class FunctionContext {
 
 /** A differentiable function written in TypeScript: torch.autograd.Function. */
 export interface DifferentiableFunction<Inputs extends readonly unknown[], Output extends Tensor | Tensor[]> {
-  /** Computes the outputs. Runs without recording. */
+  /** Computes the outputs. Runs without gradient recording. */
   forward(context: FunctionContext, ...inputs: Inputs): Output;
   /**
-   * Gradients of the inputs from those of the outputs (null where none arrives); one per input, null where there is none.
-   * Runs in a scope of its own: what it makes and does not return is freed.
+   * Computes the gradients of the inputs from those of the outputs (null if there is none): one per input, or null.
+   * Runs in its own scope: tensors that it creates and does not return are freed.
    */
   backward(context: FunctionContext, ...gradients: (Tensor | null)[]): Tensor | null | (Tensor | null)[];
 }
 
 /**
  * Makes an operator from a forward and a backward. Inputs that are not tensors are passed through and have no gradient.
- * An exception of either comes out of the call, or out of backward(), as it is.
+ * Exceptions of either are thrown unchanged by the call or by backward().
  */
 export function defineFunction<Inputs extends readonly unknown[], Output extends Tensor | Tensor[]>(
   definition: DifferentiableFunction<Inputs, Output>,
@@ -76,14 +76,14 @@ export function defineFunction<Inputs extends readonly unknown[], Output extends
   };
 }
 
-/** Gradients come one per input, or one per input that is a tensor. */
+/** Maps gradients, of which there is one per input or one per tensor input, to tensor inputs. */
 function perTensor(gradients: (Tensor | null)[], inputs: number, positions: readonly number[]): (Tensor | null)[] {
   if (gradients.length === inputs) return positions.map((i) => gradients[i]);
   if (gradients.length === positions.length) return gradients;
   throw new TorchError("TORCH_ARGUMENT", `backward returned ${gradients.length} gradients for ${inputs} inputs`);
 }
 
-/** A handle for the engine, which outlives the scope and which the addon takes. */
+/** A handle for the autograd engine that outlives the scope. The addon takes ownership. */
 function shareGradient(gradient: Tensor | null | undefined): Handle {
   if (gradient === null || gradient === undefined) return 0;
   if (!(gradient instanceof Tensor)) throw new TorchError("TORCH_TYPE", "backward must return tensors or null");

@@ -1,4 +1,4 @@
-/** Method of a class by which {@link describe} shows its instances. */
+/** Method with which a class customizes how {@link describe} shows its instances. */
 export const shown: unique symbol = Symbol("shown");
 
 interface Shown {
@@ -11,10 +11,10 @@ export function isPlainObject(value: unknown): value is Record<string, unknown> 
   return typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
 }
 
-/** Lists and objects in lists and objects are shown so deep; they may hold themselves. */
+/** Maximum depth at which nested lists and objects are shown; they may be cyclic. */
 const maxDepth = 3;
 
-/** An argument as error messages show it: a tensor by shape, dtype and device. */
+/** Describes an argument for error messages: a tensor by shape, dtype and device. */
 export function describe(value: unknown): string {
   return describeAt(value, 0);
 }

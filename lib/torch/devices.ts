@@ -3,18 +3,21 @@ import { CUDAGraph, graphPoolHandle } from "./cuda-graph.js";
 import { guard } from "./errors.js";
 import { native } from "./native.js";
 
-/** What is alive: tensors with a handle, and the bytes of their storages (shared ones once). */
+/** Live tensors, and the bytes of their storages (shared storages count once). */
 export interface Memory {
   tensors: number;
   /** Bytes on the CPU. */
   host: number;
   /** Bytes on accelerators. */
   device: number;
-  /** Tensors that were neither in a scope nor disposed of, and that the garbage collector freed, in this thread so far. */
+  /**
+   * Number of tensors of this thread that were neither in a scope nor disposed of, so that the garbage collector freed
+   * them.
+   */
   collected: number;
 }
 
-/** Counts live tensors. From one training step to the next it must not grow. */
+/** Counts live tensors and their memory. The count must not grow from one training step to the next. */
 export function memory(): Memory {
   native.memory();
   const [tensors, host, device] = native.scratch;
@@ -22,7 +25,7 @@ export function memory(): Memory {
 }
 
 export interface Build {
-  /** libtorch's version. */
+  /** The version of libtorch. */
   torch: string;
   /** Whether the addon was built with CUDA. */
   cuda: boolean;
@@ -36,7 +39,7 @@ export function build(): Build {
   return native.build();
 }
 
-/** Threads of one operator: torch.get_num_threads. */
+/** Number of threads per operator: torch.get_num_threads. */
 export function getNumThreads(): number {
   return native.getNumThreads();
 }
@@ -45,7 +48,7 @@ export function setNumThreads(threads: number): void {
   guard("setNumThreads", () => native.setNumThreads(threads));
 }
 
-/** Refuses operators without a deterministic form: torch.use_deterministic_algorithms. */
+/** Makes operators without a deterministic implementation throw: torch.use_deterministic_algorithms. */
 export function useDeterministicAlgorithms(on: boolean): void {
   native.setDeterministic(on);
 }
@@ -66,7 +69,10 @@ export interface CudaMemoryStats {
   outOfMemory: number;
 }
 
-/** torch.cuda. Without a device every function but `isAvailable`, `deviceCount` and `emptyCache` throws TORCH_CUDA_UNAVAILABLE. */
+/**
+ * torch.cuda. Without a device every function but `isAvailable`, `deviceCount` and `emptyCache` throws
+ * TORCH_CUDA_UNAVAILABLE.
+ */
 export const cuda = {
   isAvailable: (): boolean => native.cudaDeviceCount() > 0,
   deviceCount: (): number => native.cudaDeviceCount(),
@@ -74,9 +80,9 @@ export const cuda = {
   setDevice: (index: number): void => guard("cuda.setDevice", () => native.cudaSetDevice(index)),
   /** Waits for all work on the device. */
   synchronize: (index = 0): void => guard("cuda.synchronize", () => native.cudaSynchronize(index)),
-  /** Gives cached memory back to the driver. */
+  /** Releases cached memory to the driver. */
   emptyCache: (): void => native.cudaEmptyCache(),
-  /** Bytes, from the caching allocator and the driver. */
+  /** Statistics of the caching allocator and the driver, in bytes. */
   memoryStats: (index = 0): CudaMemoryStats =>
     guard("cuda.memoryStats", () => native.cudaMemoryStats(index) as unknown as CudaMemoryStats),
   resetPeakMemoryStats: (index = 0): void => guard("cuda.resetPeakMemoryStats", () => native.cudaResetPeakStats(index)),

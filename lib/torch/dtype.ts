@@ -23,13 +23,13 @@ export type DType =
 type TypedArrayKind = "u8" | "i8" | "u16" | "i16" | "u32" | "i32" | "f32" | "f64" | "u64" | "i64";
 
 interface DTypeInfo {
-  /** c10::ScalarType, as the addon numbers it. */
+  /** The number of its c10::ScalarType. */
   code: number;
   itemSize: number;
   floating: boolean;
-  /** The typed array with the same bits; absent where JavaScript has none. */
+  /** The typed array with the same element format; absent if JavaScript has none. */
   array?: TypedArrayKind;
-  /** Its name in a safetensors header; absent where the format has none. */
+  /** Its name in a safetensors header; absent if the format does not support it. */
   safetensors?: string;
 }
 
@@ -80,14 +80,17 @@ export function isDType(name: unknown): name is DTypeLike {
   return codes.has(name as string);
 }
 
-/** How the addon numbers a dtype; undefined for what is none. */
+/** The addon's number of a dtype; undefined for an unknown name. */
 export function dtypeCode(name: string): number | undefined {
   return codes.get(name);
 }
 
 const byCode = new Map(Object.entries(dtypes).map(([name, { code }]) => [code, name as DType]));
 
-/** The dtype that the addon numbers so. Those that PyTorch keeps to itself (quantised ones and such) are no {@link DType}. */
+/**
+ * The dtype with one of the addon's numbers. PyTorch's internal dtypes (such as quantized ones) are not a {@link
+ * DType}.
+ */
 export function dtypeOfCode(code: number): DType {
   return byCode.get(code) ?? (`dtype ${code}` as DType);
 }
@@ -127,14 +130,17 @@ const arrayTypes = {
   u64: BigUint64Array,
 };
 
-/** An empty typed array for `length` elements of a dtype. float16 and bfloat16 have none: convert to float32 first. */
+/**
+ * An empty typed array for `length` elements of a dtype. Throws for float16 and bfloat16, which have none: convert to
+ * float32 first.
+ */
 export function allocate(dtype: DType, length: number): TypedArray {
   const array = dtypes[dtype]?.array;
   if (!array) throw new TorchError("TORCH_TYPE", `JavaScript has no typed array for ${dtype}`);
   return new arrayTypes[array](length);
 }
 
-/** The dtype whose bits a typed array holds. */
+/** The dtype of a typed array's elements. */
 export function dtypeOf(array: TypedArray): DType {
   if (array instanceof Float32Array) return "float32";
   if (array instanceof Float64Array) return "float64";
@@ -146,12 +152,12 @@ export function dtypeOf(array: TypedArray): DType {
   if (array instanceof Uint16Array) return "uint16";
   if (array instanceof Uint32Array) return "uint32";
   if (array instanceof BigUint64Array) return "uint64";
-  throw new TorchError("TORCH_TYPE", `no dtype has the bits of ${(array as object).constructor?.name ?? typeof array}`);
+  throw new TorchError("TORCH_TYPE", `no dtype corresponds to ${(array as object).constructor?.name ?? typeof array}`);
 }
 
 /**
- * A number where PyTorch takes a Scalar. JavaScript has one number type: an integral value is an int Scalar (as `2` in
- * Python), any other a float one. A bigint is an int Scalar beyond 2^53.
+ * A value for PyTorch's Scalar. JavaScript has one number type: an integral value is an int Scalar (as `2` in Python),
+ * any other value a float Scalar. Use a bigint for an int Scalar beyond 2^53.
  */
 export type Scalar = number | boolean | bigint;
 

@@ -1,6 +1,6 @@
 /** Codes of {@link TorchError}. */
 export const torchErrorCodes = [
-  "TORCH_ARGUMENT", // an argument of a wrong type, or no overload takes these arguments
+  "TORCH_ARGUMENT", // an argument has the wrong type, or no overload accepts the arguments
   "TORCH_DISPOSED", // a tensor was used after it was freed
   "TORCH_VALUE",
   "TORCH_TYPE",
@@ -11,7 +11,7 @@ export const torchErrorCodes = [
   "TORCH_CUDA_UNAVAILABLE",
   "TORCH_IO",
   "TORCH_SCOPE", // a scope was held across an await
-  "TORCH_FORMAT", // a file is not what it says it is
+  "TORCH_FORMAT", // a file does not have the expected format
   "TORCH_LOAD", // the addon or libtorch cannot be loaded
   "TORCH_ERROR", // any other error of libtorch
   "TORCH_INTERNAL",
@@ -32,12 +32,12 @@ export class TorchError extends Error {
   }
 }
 
-/** What an error says, whatever was thrown. */
+/** The message of any thrown value. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** An error thrown by the addon as a TorchError; a user's own exception, from a callback, is returned as it is. */
+/** Converts an error of the addon to a TorchError. A user's exception, thrown by a callback, is returned unchanged. */
 export function asTorchError(error: unknown, operator?: string, describe?: () => string): unknown {
   if (!(error instanceof Error) || error instanceof TorchError) return error;
   const code = (error as { code?: unknown }).code;
@@ -47,7 +47,7 @@ export function asTorchError(error: unknown, operator?: string, describe?: () =>
   return new TorchError(code as TorchErrorCode, `${prefix}${error.message}${inputs}`, { operator });
 }
 
-/** Runs a native call, with its errors as {@link TorchError}. */
+/** Runs a native call and converts its errors to {@link TorchError}. */
 export function guard<T>(operator: string, run: () => T): T {
   try {
     return run();

@@ -6,11 +6,11 @@ import { type Tensor, wrap } from "./tensor.js";
 
 const collected = new FinalizationRegistry<number>((handle) => native.freeGenerator(handle));
 
-const uncloneable = Symbol("a Generator, which no other thread knows: send getState().toTypedArray() instead:");
+const uncloneable = Symbol("a Generator cannot be sent to another thread: send getState().toTypedArray() instead:");
 
-/** A stream of random numbers of its own: torch.Generator. Random operators take it as `{ generator }`. */
+/** An independent stream of random numbers: torch.Generator. Random operators take it as `{ generator }`. */
 export class Generator implements Disposable {
-  /** A value that structuredClone and postMessage refuse. */
+  /** Makes structuredClone and postMessage throw. */
   readonly uncloneable: unknown = uncloneable;
   handle: number;
   readonly device: string;
@@ -31,12 +31,12 @@ export class Generator implements Disposable {
     return this;
   }
 
-  /** Where the stream is, as a uint8 tensor: torch.Generator.get_state. */
+  /** The state of the stream, as a uint8 tensor: torch.Generator.get_state. */
   getState(): Tensor {
     return guard("Generator.getState", () => wrap(native.generatorState(this.handle)));
   }
 
-  /** Goes back to where {@link getState} was asked: torch.Generator.set_state. */
+  /** Restores a state from {@link getState}: torch.Generator.set_state. */
   setState(state: Tensor): this {
     guard("Generator.setState", () => native.setGeneratorState(this.handle, state.handle));
     return this;

@@ -1,6 +1,6 @@
 /**
- * Tensors on libtorch: `import * as torch from "stable-diffcoder/torch"`. PyTorch's names in camelCase, its positional
- * arguments, and a last object for the keyword-only ones.
+ * Tensors on libtorch: `import * as torch from "stable-diffcoder/torch"`. Functions have PyTorch's names in camelCase
+ * and its positional arguments; keyword-only arguments are passed in a last object.
  */
 import "./methods.js";
 

@@ -17,7 +17,9 @@ export class Slice {
   }
 }
 
-/** `slice()` is `:`, `slice(2)` is `2:`, `slice(null, -1)` is `:-1`, `slice(0, 10, 2)` is `0:10:2`. Steps are positive. */
+/**
+ * `slice()` is `:`, `slice(2)` is `2:`, `slice(null, -1)` is `:-1`, `slice(0, 10, 2)` is `0:10:2`. Steps are positive.
+ */
 export function slice(start: number | null = null, end: number | null = null, step = 1): Slice {
   if (!Number.isInteger(step) || step < 1)
     throw new TorchError("TORCH_VALUE", `slice: step ${step} must be a positive integer`);
@@ -28,12 +30,12 @@ export function slice(start: number | null = null, end: number | null = null, st
 }
 
 /**
- * One position of an index: a number, a {@link slice}, null (a new dimension), "...", a boolean (a new dimension of size 1
+ * One item of an index: a number, a {@link slice}, null (a new dimension), "...", a boolean (a new dimension of size 1
  * or 0), or a tensor of integers or booleans.
  */
 export type Index = number | Slice | null | "..." | boolean | Tensor;
 
-// Kept in step with native/indexing.cc: an index takes four numbers of scratch.
+// Must match native/indexing.cc: an index takes four numbers of scratch.
 enum Kind {
   Integer,
   Slice,
@@ -44,7 +46,7 @@ enum Kind {
 }
 const width = 4;
 
-// Python's slices take any integer; past these ends nothing changes.
+// Python's slices accept any integer; values beyond these limits are equivalent to them.
 const clip = (bound: number | null) =>
   bound === null ? Number.NaN : Math.max(-Number.MAX_SAFE_INTEGER, Math.min(Number.MAX_SAFE_INTEGER, bound));
 
@@ -57,7 +59,7 @@ function encode(operator: string, given: readonly Index[]): number {
     const index = indices[i];
     if (typeof index === "number") {
       if (!Number.isSafeInteger(index))
-        throw new TorchError("TORCH_ARGUMENT", `${operator}: index ${i} is ${index}, which is no integer`);
+        throw new TorchError("TORCH_ARGUMENT", `${operator}: index ${i} is ${index}, expected an integer`);
       scratch[at] = Kind.Integer;
       scratch[at + 1] = index;
     } else if (index instanceof Slice) {
@@ -78,7 +80,7 @@ function encode(operator: string, given: readonly Index[]): number {
     } else {
       throw new TorchError(
         "TORCH_ARGUMENT",
-        `${operator}: index ${i} (${String(index)}) is no number, slice, null, "...", boolean or tensor`,
+        `${operator}: index ${i} (${String(index)}) is not a number, slice, null, "...", boolean or tensor`,
       );
     }
   }

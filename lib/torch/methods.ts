@@ -13,7 +13,7 @@ import {
 } from "./python-functions.js";
 import { Tensor } from "./tensor.js";
 
-// Puts every public operator with a method form on Tensor.prototype, but for those that Tensor writes by hand.
+// Adds every public operator with a method form to Tensor.prototype, except those that Tensor implements itself.
 
 function method(operator: Operator) {
   return function (this: Tensor, ...args: unknown[]): unknown {
@@ -33,10 +33,10 @@ for (const name of methodNames.split(" ")) {
   });
 }
 
-// So do the functions that PyTorch has in Python.
+// Adds the functions that PyTorch implements in Python.
 declare module "./tensor.js" {
   interface Tensor {
-    /** [Tensor.stft](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.stft.html), centred as there. */
+    /** [Tensor.stft](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.stft.html), centered as in PyTorch. */
     stft(nFft: number, options?: StftOptions): Tensor;
     /** [Tensor.unique](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.unique.html) */
     unique(options?: UniqueOptions & { returnInverse?: false; returnCounts?: false }): Tensor;
@@ -56,10 +56,13 @@ for (const [name, run] of Object.entries({ stft, unique, uniqueConsecutive }))
     configurable: true,
   });
 
-// Indexing needs operators, which need Tensor: it joins the prototype here.
+// Indexing depends on operators, which depend on Tensor, so it is added to the prototype here.
 declare module "./tensor.js" {
   interface Tensor {
-    /** `self[indices]` of Python: numbers, {@link slice}s, null, "...", booleans and tensors. A view where Python gives one. */
+    /**
+     * `self[indices]` of Python: numbers, {@link slice}s, null, "...", booleans and tensors. Returns a view where
+     * Python does.
+     */
     index(...indices: Index[]): Tensor;
     /** `self[indices] = value` of Python; adds instead with `accumulate`. */
     indexPut_(indices: readonly Index[], value: Tensor | Scalar, accumulate?: boolean): this;

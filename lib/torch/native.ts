@@ -2,11 +2,11 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { calmOpenMP } from "../worker/start-thread.js";
 import type { Scalar } from "./dtype.js";
 import { TorchError } from "./errors.js";
-import { calmOpenMP } from "./start-thread.js";
 
-/** A tensor's number in the addon's table. 0 names none. */
+/** Index of a tensor in the addon's table; 0 is no tensor. */
 export type Handle = number;
 
 export interface NativeArgument {
@@ -25,7 +25,7 @@ export interface NativeArgument {
     | "Generator"
     | "unsupported";
   list: boolean;
-  /** Of `int[2]`, where one number stands for a list of two. */
+  /** The fixed length of a list such as `int[2]`, for which a single number is accepted. */
   length: number | null;
   optional: boolean;
   elementOptional: boolean;
@@ -40,11 +40,14 @@ export interface NativeOverload {
   overload: string;
   schema: string;
   arguments: NativeArgument[];
-  /** `name`: "" where the schema has none. `writes`: the argument this result aliases and writes, or -1. */
+  /**
+   * `name`: "" if the schema has none. `writes`: index of the argument that this result aliases and that is written, or
+   * -1.
+   */
   returns: { name: string; kind: NativeArgument["kind"]; list: boolean; writes: number }[];
 }
 
-/** The addon's functions, one line each; see native/ for what they do. */
+/** The functions of the addon, see native/. */
 export interface Native {
   scratch: Float64Array;
   fromBytes(data: ArrayBufferView, ndim: number, dtypeCode: number, pinned?: boolean): Handle;
@@ -131,14 +134,14 @@ export interface Native {
   cudaGraphFree(graph: number): boolean;
 }
 
-/** The package's root: the nearest folder above this file with the addon's CMakeLists.txt. */
+/** The root of the package: the nearest folder above this file with the addon's CMakeLists.txt. */
 function packageRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, "CMakeLists.txt")) && dirname(folder) !== folder) folder = dirname(folder);
   return folder;
 }
 
-/** The addon's file. */
+/** Path of the addon. */
 export function addonPath(): string {
   return resolve(process.env.DIFFCODER_ADDON ?? join(packageRoot(), "build", "Release", "diffcoder.node"));
 }
@@ -158,7 +161,7 @@ function load(): Native {
   } catch (cause) {
     throw new TorchError(
       "TORCH_LOAD",
-      `The native addon ${path} does not load: ${(cause as Error).message}\n` +
+      `The native addon ${path} cannot be loaded: ${(cause as Error).message}\n` +
         "Was libtorch moved or updated since the addon was built? `npm run setup` rebuilds it, `npx diffcoder doctor` explains.",
       { cause },
     );

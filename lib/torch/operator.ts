@@ -6,13 +6,13 @@ import { Overload } from "./overload.js";
 import { parserOrder } from "./overload-order.js";
 import { Tensor, wrap } from "./tensor.js";
 
-// One operator of the dispatcher: picks the overload that takes the arguments, as PyTorch's argument parser does, and
-// calls it. The choice depends on the kinds and names of the arguments only, so it is made once per shape of call.
+// One operator of the dispatcher. It selects the overload for the arguments, as PyTorch's argument parser does, and
+// calls it. The selection depends on the kinds and names of the arguments only, so it is cached per call signature.
 
-/** The kinds and names of a call's arguments so far: a tree, whose leaves know the overload. */
+/** A node of the tree of call signatures: the kinds and names of the arguments so far. Leaves hold the overload. */
 class CallShape {
   overload: Overload | null = null;
-  /** Where the named arguments go, in the order they were given. */
+  /** Positions of the named arguments, in the order of the call. */
   places: readonly number[] = [];
   readonly #next: (CallShape | undefined)[] = [];
   readonly #named = new Map<string, CallShape>();
@@ -37,18 +37,18 @@ const isSelf = ({ name, kind, list }: NativeArgument) => name === "self" && kind
 /** One operator by its qualified name, such as "aten::add". Its overloads are looked up at the first call. */
 export class Operator {
   readonly name: string;
-  /** The name in messages: without the namespace for PyTorch's own. */
+  /** The name in messages, without the namespace for PyTorch's own operators. */
   readonly #title: string;
   #overloads: Overload[] | null = null;
   readonly #shapes = new CallShape();
-  // The two commonest calls, op(tensor) and op(tensor, tensor), have their overload's id at hand. -1: not yet.
+  // Cached overload ids of the two most common calls, op(tensor) and op(tensor, tensor). -1: not cached yet.
   #unary = -1;
   #binary = -1;
 
-  /** Whether it is called as a method: `self` first, wherever the schema has it. */
+  /** Whether it is called as a method, with `self` first, whatever its position in the schema. */
   readonly #isMethod: boolean;
 
-  /** The only overload, where Python reaches no other. */
+  /** The only overload to use, if Python can call no other. */
   readonly #only: string | undefined;
 
   constructor(name: string, { isMethod = false, only }: { isMethod?: boolean; only?: string } = {}) {
@@ -107,14 +107,14 @@ export class Operator {
     }
   }
 
-  /** The name of the overload that takes these arguments, without calling it. */
+  /** The name of the overload for these arguments, without calling it. */
   overloadFor(args: readonly unknown[]): string {
     const last = args.at(-1);
     const named = isPlainObject(last) ? last : null;
     return this.#choose(new CallShape(), named === null ? args : args.slice(0, -1), named, args).name;
   }
 
-  /** Calls the overload that takes these arguments; a plain object at the end names arguments. */
+  /** Calls the overload for these arguments; a plain object at the end holds named arguments. */
   call(args: readonly unknown[]): unknown {
     try {
       const last = args.length > 0 ? args[args.length - 1] : undefined;
@@ -160,7 +160,7 @@ export class Operator {
     }
     throw new TorchError(
       "TORCH_ARGUMENT",
-      `${this.#title}: no overload takes (${args.map(describe).join(", ")}):\n${reasons.join("\n")}`,
+      `${this.#title}: no overload accepts (${args.map(describe).join(", ")}):\n${reasons.join("\n")}`,
       { operator: this.#title },
     );
   }
@@ -171,8 +171,8 @@ export class Operator {
 }
 
 /**
- * A function that calls an operator of the dispatcher, typed by who asks for it.
- * @param only the one overload to call, where PyTorch's own function reaches no other
+ * A function that calls an operator of the dispatcher, with the caller's type.
+ * @param only the only overload to call, if PyTorch's own function can call no other
  */
 export function operatorFunction<F extends (...args: never[]) => unknown>(name: string, only?: string): F {
   const operator = new Operator(name, { only });

@@ -1,7 +1,7 @@
 import { native } from "./native.js";
 import { Operator } from "./operator.js";
 
-/** An operator called as in PyTorch's `torch.ops`: untyped, overload chosen by the arguments. */
+/** An operator called as in PyTorch's `torch.ops`: untyped, with the overload selected by the arguments. */
 export type DispatcherFunction = (...args: unknown[]) => unknown;
 
 export type OperatorNamespace = Readonly<Record<string, DispatcherFunction>>;
@@ -27,7 +27,7 @@ const namespaces = new Map<string, OperatorNamespace>();
 /**
  * Every operator of the dispatcher by namespace and name, as PyTorch's `torch.ops`: `ops.aten._foreach_add(list, 1)`,
  * `ops.diffcoder.rms_norm(x, weight, eps)`. Names keep their underscores. Arguments are positional as in the schema; a
- * plain object at the end names the rest.
+ * plain object at the end holds named arguments.
  */
 export const ops = new Proxy({} as Readonly<Record<string, OperatorNamespace>>, {
   get(_, name) {
@@ -41,7 +41,7 @@ export const ops = new Proxy({} as Readonly<Record<string, OperatorNamespace>>, 
   },
 });
 
-/** The names of all operators of this libtorch, such as "aten::add". */
+/** The names of all operators of the loaded libtorch, such as "aten::add". */
 export function operatorNames(): string[] {
   return native.operatorNames();
 }

@@ -1,20 +1,20 @@
 import type { NativeArgument, NativeOverload } from "./native.js";
 
-// The order in which PyTorch's Python argument parser tries the overloads of a function. The first that takes the
-// arguments is called, so the order decides between those that would all take them. As PyTorch's code generator has it:
-// by the text of the signatures, then Tensor before Scalar, int before int[] and so on; an out= form is tried with the
-// form that it belongs to. https://github.com/pytorch/pytorch/blob/v2.13.0/tools/autograd/gen_python_functions.py
+// The order in which PyTorch's Python argument parser tries the overloads of a function. The first that accepts the
+// arguments is called, so the order matters if several accept them. The order is that of PyTorch's code generator: by
+// the text of the signatures, then Tensor before Scalar, int before int[] and so on; an out= form is tried together
+// with its base form. https://github.com/pytorch/pytorch/blob/v2.13.0/tools/autograd/gen_python_functions.py
 
 type Arguments = readonly NativeArgument[];
 
-/** The results that the caller gives: keywords that the schema writes to and that have no default. */
+/** Whether an argument is an output: a keyword-only argument that the operator writes and that has no default. */
 const isOutput = (argument: NativeArgument) => argument.writes && argument.keywordOnly;
 
 const inputs = (overload: NativeOverload) => overload.arguments.filter((argument) => !isOutput(argument));
 
 const takesOut = (overload: NativeOverload) => overload.arguments.some(isOutput);
 
-/** The type as the schema writes it, such as "int[1]?". */
+/** The type in the schema's notation, such as "int[1]?". */
 function schemaType({ kind, list, length, optional, elementOptional }: NativeArgument): string {
   const element = elementOptional ? `${kind}?` : kind;
   return `${list ? `${element}[${length ?? ""}]` : element}${optional ? "?" : ""}`;
@@ -38,7 +38,7 @@ const plainTypes: Partial<Record<NativeArgument["kind"], string>> = {
   memory_format: "MemoryFormat",
 };
 
-/** The type as the generated C++ writes it, by which signatures are sorted. */
+/** The type in the generated C++ signature, by which signatures are sorted. */
 function parserType(argument: NativeArgument): string {
   const { kind, list, length, optional, elementOptional } = argument;
   let type = list ? (listTypes[kind] ?? kind) : (plainTypes[kind] ?? kind);
@@ -64,7 +64,7 @@ function signatureText(overload: NativeOverload, out: NativeOverload | undefined
   return `(${texts.join(", ")})`;
 }
 
-/** Whether the parser tries `b` before `a`, where they differ in this argument only. */
+/** Whether the parser tries `b` before `a` if they differ in this argument only. */
 function isSmaller(a: string, b: string): boolean {
   return (
     (a === "Scalar" && b === "Tensor") ||
@@ -91,7 +91,7 @@ function comesAfter(a: Arguments, b: Arguments): boolean {
 const sameInputs = (a: Arguments, b: Arguments) =>
   a.length === b.length && a.every((one, i) => one.name === b[i].name && schemaType(one) === schemaType(b[i]));
 
-/** The overloads of one operator as PyTorch's parser tries them; out= forms that Python has no name for come last. */
+/** The overloads of one operator in the parser's order; out= forms without a Python name come last. */
 export function parserOrder(overloads: readonly NativeOverload[]): NativeOverload[] {
   const outs = overloads.filter(takesOut);
   const bases = overloads.filter((overload) => !takesOut(overload));
@@ -101,7 +101,7 @@ export function parserOrder(overloads: readonly NativeOverload[]): NativeOverloa
   });
   groups.sort((a, b) => (a.text < b.text ? -1 : a.text > b.text ? 1 : 0));
 
-  // A topological sort, in the generator's own order: what nothing must precede first, then what that sets free.
+  // A topological sort in the generator's order: items without predecessors first, then the items that become free.
   const waiting = new Map<number, Set<number>>();
   for (const [i, group] of groups.entries()) {
     const before = new Set<number>();

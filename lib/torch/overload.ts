@@ -7,10 +7,13 @@ import { type NativeArgument, type NativeOverload, native } from "./native.js";
 import { camelCase, snakeCase } from "./options.js";
 import { liveHandle, Tensor, wrap } from "./tensor.js";
 
-// How many numbers of native.scratch the lists of the current call have taken.
+// Number of entries of native.scratch used by the lists of the current call.
 let scratchUsed = 0;
 
-/** An argument as the addon takes it: tensors as handles, dtypes as codes, lists of numbers and tensors through scratch. */
+/**
+ * Converts an argument for the addon: tensors to handles, dtypes to codes, lists of numbers and tensors to ranges of
+ * scratch.
+ */
 function toNative(value: unknown, argument: NativeArgument): unknown {
   if (typeof value !== "object" || value === null) {
     if (argument.kind === "dtype" && typeof value === "string") return dtypeCode(value);
@@ -22,10 +25,10 @@ function toNative(value: unknown, argument: NativeArgument): unknown {
   return value instanceof Generator ? value.handle : value;
 }
 
-/** The handle of a list's element; lists are read twice, and a proxy may have changed its mind. */
+/** The handle of a list's element. Lists are read twice, and a proxy may return another value the second time. */
 function tensorHandle(item: unknown): number {
   if (item !== null && !(item instanceof Tensor))
-    throw new TorchError("TORCH_ARGUMENT", "a list of tensors held something else when it was read again");
+    throw new TorchError("TORCH_ARGUMENT", "a list of tensors changed while it was read");
   return liveHandle(item);
 }
 
@@ -48,10 +51,10 @@ function listToNative(list: readonly unknown[], argument: NativeArgument): unkno
   return list.length;
 }
 
-/** A copy as a plain array, without the caller's getters and proxies. */
+/** Copies a list to a plain array, without the caller's getters and proxies. */
 const listCopy = (list: readonly unknown[]): unknown[] => Array.prototype.slice.call(list);
 
-/** Several results: an array whose elements have names, too, as PyTorch's named tuples. */
+/** A class for several results: an array whose elements also have names, like PyTorch's named tuples. */
 function resultsWithNames(names: readonly string[]): new (length: number) => unknown[] {
   if (!names.every((name) => name !== "")) return Array;
   class Results extends Array<unknown> {
@@ -68,17 +71,17 @@ function resultsWithNames(names: readonly string[]): new (length: number) => unk
   return Results;
 }
 
-/** One overload of an operator: says whether arguments fit, and calls it. */
+/** One overload of an operator: checks whether arguments match, and calls it. */
 export class Overload {
   readonly id: number;
   /** The overload's own name, such as "dim" of "aten::max.dim". */
   readonly name: string;
-  /** As they are given: a method has `self` before the others, wherever the schema has it. */
+  /** Arguments in call order: `self` comes first in a method, whatever its position in the schema. */
   readonly arguments: NativeArgument[];
   readonly schema: string;
-  /** One new tensor: the commonest result, without looking further. */
+  /** Whether the result is one new tensor, the most common case. */
   readonly oneTensor: boolean;
-  /** Where the schema has the arguments; null where it has them in this order. */
+  /** Schema positions of the arguments; null if the schema has the same order. */
   readonly order: readonly number[] | null;
   readonly #returns: NativeOverload["returns"];
   readonly #Results: new (
@@ -102,15 +105,15 @@ export class Overload {
     const [first, ...more] = described.returns;
     this.oneTensor = first?.kind === "Tensor" && more.length === 0 && !first.list && first.writes < 0;
     for (const [i, argument] of this.arguments.entries()) this.#index.set(argument.name, i);
-    // Python's functions have another name for it.
+    // Python's functions use another name for it.
     if (this.#index.has("self") && !this.#index.has("input"))
       this.#index.set("input", this.#index.get("self") as number);
   }
 
-  /** Where the named arguments go, or what does not fit. */
+  /** The positions of the named arguments, or a message about an argument that does not match. */
   bind(positional: readonly unknown[], named: Record<string, unknown> | null): number[] | string {
     if (positional.length > this.#positional)
-      return `takes ${this.#positional} positional arguments, not ${positional.length}`;
+      return `takes ${this.#positional} positional arguments, got ${positional.length}`;
     const values = [...positional];
     const places: number[] = [];
     for (const [name, value] of Object.entries(named ?? {})) {
@@ -132,7 +135,7 @@ export class Overload {
 
   call(args: readonly unknown[]): unknown {
     const converted: [number, ...unknown[]] = [this.id];
-    // The caller's lists are read before scratch is written: a getter in one of them may call torch.
+    // The caller's lists are copied before scratch is written, because a getter in one of them may call torch.
     for (let i = 0; i < args.length; i++)
       converted.push(Array.isArray(args[i]) ? listCopy(args[i] as unknown[]) : args[i]);
     scratchUsed = 0;
@@ -148,14 +151,19 @@ export class Overload {
     return results;
   }
 
-  /** The arguments as the schema has them. Only `self` moves, which is not a list: those in scratch keep their order. */
+  /**
+   * The arguments in schema order. Only `self` moves, which is not a list, so the order of lists in scratch is
+   * unchanged.
+   */
   #inOrder(converted: [number, ...unknown[]], order: readonly number[]): [number, ...unknown[]] {
     const sorted: [number, ...unknown[]] = [this.id];
     for (let i = 1; i < converted.length; i++) sorted[order[i - 1] + 1] = converted[i];
     return sorted;
   }
 
-  /** What was written in place is the argument itself, of which the addon says nothing. */
+  /**
+   * Converts a result. For a result written in place the addon returns nothing, and the argument itself is the result.
+   */
   #fromNative(value: unknown, i: number, args: readonly unknown[]): unknown {
     const { kind, list, writes } = this.#returns[i];
     if (writes >= 0) return args[this.order === null ? writes : this.order.indexOf(writes)];

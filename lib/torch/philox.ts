@@ -1,7 +1,7 @@
 /**
  * Philox4x32-10: a counter-based random number generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
  * SC 2011; the Random123 library). Every number of every stream is computed directly, so a random choice can depend on
- * (seed, stage, sample) alone and not on what was drawn before it.
+ * (seed, stage, sample) only, and not on earlier draws.
  */
 
 const MULTIPLIER_0 = 0xd2511f53;
@@ -10,12 +10,12 @@ const WEYL_0 = 0x9e3779b9;
 const WEYL_1 = 0xbb67ae85;
 const ROUNDS = 10;
 const TWO_32 = 4294967296;
-/** Top bit of counter word 3: set while a stream number is absorbed into the key, clear while numbers are drawn. */
+/** Top bit of counter word 3: set when a stream number is absorbed into the key, clear when numbers are drawn. */
 const ABSORB = 0x80000000;
 
 /**
- * One block: four random words from a counter of four words and a key of two.
- * Words may be given as signed or unsigned; `out[offset..offset+3]` receives them unsigned.
+ * Computes one block: four random words from a counter of four words and a key of two. Words may be given as signed or
+ * unsigned; `out[offset..offset+3]` receives them unsigned.
  *
  * @throws nothing; `out` must have room for four words at `offset`
  */
@@ -30,7 +30,8 @@ export function philoxBlock(
   k1: number,
 ): void {
   for (let round = 0; round < ROUNDS; round++) {
-    // The high words of c0 * MULTIPLIER_0 and c2 * MULTIPLIER_1 by 16-bit halves: a double product would lose bits.
+    // The high words of c0 * MULTIPLIER_0 and c2 * MULTIPLIER_1, computed by 16-bit halves, because a double product
+    // would lose bits.
     let low = c0 & 0xffff;
     let high = c0 >>> 16;
     let middle = Math.imul(high, MULTIPLIER_0 & 0xffff) >>> 0;
@@ -61,9 +62,9 @@ export function philoxBlock(
 /**
  * A stream of random numbers that is a pure function of (seed, streams, position).
  *
- * The seed (64 bits) is the key. The last stream number takes two words of the counter, so streams that differ only in it
- * never meet; each earlier one is absorbed into the key by one block. `new Philox(seed, stage, sample)` is thus cheap
- * (one block) and `sample` may be any safe integer. A stream holds 2^34 words and then starts again.
+ * The seed (64 bits) is the key. The last stream number takes two words of the counter, so streams that differ only in
+ * it never overlap; each earlier one is absorbed into the key by one block. `new Philox(seed, stage, sample)` is thus
+ * cheap (one block) and `sample` may be any safe integer. A stream has 2^34 words and then repeats.
  */
 export class Philox {
   readonly #key0: number;
@@ -72,12 +73,12 @@ export class Philox {
   readonly #streamHigh: number;
   readonly #depth: number;
   readonly #block = new Uint32Array(4);
-  /** Index of the block held in #block; -1: none yet. */
+  /** Index of the block in #block; -1: none yet. */
   #held = -1;
   #position = 0;
 
   /**
-   * @param seed a safe integer, or a bigint of which the low 64 bits count
+   * @param seed a safe integer, or a bigint, of which the low 64 bits are used
    * @param streams safe integers >= 0, up to 1,000 of them
    * @throws RangeError for any other number
    */
@@ -107,7 +108,7 @@ export class Philox {
     this.#depth = streams.length;
   }
 
-  /** Number of 32-bit words drawn so far; setting it jumps there. */
+  /** Number of 32-bit words drawn so far; setting it seeks in the stream. */
   get position(): number {
     return this.#position;
   }
@@ -134,7 +135,7 @@ export class Philox {
   }
 
   /**
-   * An integer in [0, n), each exactly equally likely: draws that would favour some are thrown away.
+   * A uniform integer in [0, n), without modulo bias: draws that would cause it are rejected.
    *
    * @param n an integer in [1, 2^53)
    * @throws RangeError for any other n
@@ -157,7 +158,7 @@ export class Philox {
     }
   }
 
-  /** Fills `out` with the next `out.length` words, the same that uint32() would give one by one. */
+  /** Fills `out` with the next `out.length` words, the same that uint32() would return one by one. */
   fillUint32(out: Uint32Array): Uint32Array {
     let i = 0;
     while (i < out.length && (this.#position & 3) !== 0) out[i++] = this.uint32();
@@ -170,7 +171,7 @@ export class Philox {
     return out;
   }
 
-  /** Fills `out` with the next numbers in [0, 1), the same that uniform() would give one by one. */
+  /** Fills `out` with the next numbers in [0, 1), the same that uniform() would return one by one. */
   fillUniform(out: Float64Array): Float64Array {
     const words = this.fillUint32(new Uint32Array(out.length * 2));
     for (let i = 0; i < out.length; i++) {

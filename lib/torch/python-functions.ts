@@ -5,7 +5,7 @@ import { operatorFunction } from "./operator.js";
 import { checkArguments, checkOptions } from "./options.js";
 import { Tensor } from "./tensor.js";
 
-// Functions that PyTorch writes in Python (torch/functional.py): they do more than the operator of the same name.
+// Functions that PyTorch implements in Python (torch/functional.py), which do more than the operator of the same name.
 
 /** Named arguments of {@link stft}. */
 export interface StftOptions {
@@ -15,21 +15,24 @@ export interface StftOptions {
   winLength?: number | null;
   /** [winLength]; default ones. */
   window?: Tensor | null;
-  /** Whether a frame lies around its time, the signal being padded on both sides; else it begins there. Default true. */
+  /**
+   * Whether frames are centered at their time, with the signal padded on both sides; otherwise they start there.
+   * Default true.
+   */
   center?: boolean;
-  /** How the signal is padded: "reflect" (default), "constant", "replicate", "circular". */
+  /** Padding mode of the signal: "reflect" (default), "constant", "replicate", "circular". */
   padMode?: string;
   /** Default false. */
   normalized?: boolean;
-  /** Only half of the spectrum; default true for a real signal. */
+  /** Return only half of the spectrum; default true for a real signal. */
   onesided?: boolean | null;
-  /** Must be given for a real signal and window. */
+  /** Required for a real signal and window. */
   returnComplex?: boolean | null;
   /** Only without `center`. */
   alignToWindow?: boolean | null;
 }
 
-/** [torch.stft](https://docs.pytorch.org/docs/stable/generated/torch.stft.html): centred, where the operator is not. */
+/** [torch.stft](https://docs.pytorch.org/docs/stable/generated/torch.stft.html): centered, unlike the operator. */
 export const stft: {
   (input: Tensor, nFft: number, options?: StftOptions): Tensor;
   (
@@ -47,19 +50,19 @@ export const stft: {
   ): Tensor;
 } = operatorFunction("aten::stft", "center");
 
-/** What {@link unique} gives besides the values. */
+/** Options of {@link unique}. */
 export interface UniqueOptions {
-  /** In order; always, for {@link uniqueConsecutive} never. Default true. */
+  /** Whether the values are sorted. Default true. */
   sorted?: boolean;
-  /** For each element, where its value is. */
+  /** Also return the index of each element's value. */
   returnInverse?: boolean;
-  /** How often each value appears. */
+  /** Also return how often each value occurs. */
   returnCounts?: boolean;
-  /** The slices along a dimension instead of the elements. */
+  /** Compare the slices along a dimension instead of the elements. */
   dim?: number | null;
 }
 
-/** What {@link uniqueConsecutive} gives besides the values. */
+/** Options of {@link uniqueConsecutive}. */
 export type ConsecutiveOptions = Omit<UniqueOptions, "sorted">;
 
 type Three = [values: Tensor, inverse: Tensor, counts: Tensor];
@@ -79,7 +82,7 @@ const consecutiveDim =
     "aten::unique_dim_consecutive",
   );
 
-/** What was asked for: the values alone, or a list of them with the others. */
+/** The values, or a list of the values and the other requested results. */
 function chosen([values, inverse, counts]: Three, { returnInverse, returnCounts }: UniqueOptions): Tensor | Tensor[] {
   if (!returnInverse) inverse.dispose();
   if (!returnCounts) counts.dispose();
@@ -87,7 +90,7 @@ function chosen([values, inverse, counts]: Three, { returnInverse, returnCounts 
   return [values, ...(returnInverse ? [inverse] : []), ...(returnCounts ? [counts] : [])];
 }
 
-/** The options of a call, which Python also takes by position. */
+/** The options of a call, which can also be positional, as in Python. */
 function uniqueOptions(what: string, names: readonly (keyof UniqueOptions)[], args: readonly unknown[]): UniqueOptions {
   const last = args.at(-1);
   const isNamed = typeof last === "object" && last !== null;
@@ -113,8 +116,8 @@ function uniqueOptions(what: string, names: readonly (keyof UniqueOptions)[], ar
 }
 
 /**
- * [torch.unique](https://docs.pytorch.org/docs/stable/generated/torch.unique.html): the values alone, or a list of them and
- * what else was asked for.
+ * [torch.unique](https://docs.pytorch.org/docs/stable/generated/torch.unique.html): returns the values, or a list of
+ * the values and the other requested results.
  */
 export function unique(
   input: Tensor,
@@ -139,8 +142,8 @@ export function unique(input: Tensor, ...args: unknown[]): Tensor | Tensor[] {
 }
 
 /**
- * [torch.unique_consecutive](https://docs.pytorch.org/docs/stable/generated/torch.unique_consecutive.html): without
- * repetitions of neighbours. The values alone, or a list of them and what else was asked for.
+ * [torch.unique_consecutive](https://docs.pytorch.org/docs/stable/generated/torch.unique_consecutive.html): removes
+ * consecutive duplicates. Returns the values, or a list of the values and the other requested results.
  */
 export function uniqueConsecutive(
   input: Tensor,
@@ -169,8 +172,8 @@ const isScalar = (value: unknown): value is Scalar =>
   typeof value === "number" || typeof value === "boolean" || typeof value === "bigint";
 
 /**
- * [torch.where](https://docs.pytorch.org/docs/stable/generated/torch.where.html). With two numbers no tensor says the dtype:
- * it is float32, as for {@link full}; bool for booleans, int64 for bigints.
+ * [torch.where](https://docs.pytorch.org/docs/stable/generated/torch.where.html). For two numbers the dtype is float32,
+ * as for {@link full}; for booleans bool, for bigints int64.
  */
 export function where(condition: Tensor): Tensor[];
 export function where(condition: Tensor, input: Tensor | Scalar, other: Tensor | Scalar): Tensor;

@@ -2,31 +2,31 @@ import { z } from "zod";
 import { type DType, dtypes } from "./dtype.js";
 import { TorchError } from "./errors.js";
 
-// The header of the safetensors format: eight bytes of length, then the JSON of { name: { dtype, shape, data_offsets } },
-// padded with spaces. The tensors' bytes follow, little-endian and row-major, without holes.
+// The header of the safetensors format: eight bytes of length, then the JSON of { name: { dtype, shape, data_offsets }
+// }, padded with spaces. The tensors' bytes follow, little-endian and row-major, without gaps.
 // https://github.com/huggingface/safetensors
 
 export interface TensorInfo {
   dtype: DType;
   shape: number[];
-  /** Where its bytes lie in the file. */
+  /** Position of its first byte in the file. */
   begin: number;
   end: number;
 }
 
 export interface Header {
-  /** In the order of their bytes. */
+  /** Tensors in the order of their bytes. */
   infos: Map<string, TensorInfo>;
   metadata: Record<string, string>;
 }
 
-/** More than libtorch's operators take. */
+/** Maximum number of dimensions; more than libtorch's operators support. */
 const maxDims = 64;
 
 const metadataSchema = z.record(z.string(), z.string());
 
-// The order of the reference implementation, which writes the last ones first: so wider dtypes come first, and every
-// tensor is aligned.
+// Dtypes in the order of the reference implementation, which writes the last ones first: wider dtypes come first, so
+// that every tensor is aligned.
 const formatOrder = "BOOL U8 I8 F8_E5M2 F8_E4M3 I16 U16 F16 BF16 I32 U32 F32 F64 I64 U64".split(" ");
 
 const dtypeByFormat = new Map<string, DType>(
@@ -38,21 +38,21 @@ const dtypeByFormat = new Map<string, DType>(
 /** The reference implementation's limit, in bytes. */
 const maxHeader = 100_000_000;
 
-/** Bytes of a tensor; past 2^53 it is inexact, and equals no true length. */
+/** Bytes of a tensor; inexact beyond 2^53, where it cannot equal a real length. */
 const bytesOf = (dtype: DType, shape: readonly number[]) =>
   shape.reduce((product, size) => product * size, dtypes[dtype].itemSize);
 
 function malformed(path: string, problem: string): TorchError {
-  return new TorchError("TORCH_FORMAT", `${path} is not a whole safetensors file: ${problem}`);
+  return new TorchError("TORCH_FORMAT", `${path} is not a valid safetensors file: ${problem}`);
 }
 
 /**
  * Reads and checks the header of a file of `total` bytes.
- * @param read gives bytes of the file
+ * @param read reads bytes of the file
  * @throws TorchError TORCH_FORMAT
  */
 export function parseHeader(path: string, total: number, read: (begin: number, length: number) => Uint8Array): Header {
-  if (total < 8) throw malformed(path, `${total} bytes are too few for a header`);
+  if (total < 8) throw malformed(path, `${total} bytes are too short for a header`);
   const prefix = read(0, 8);
   const length = Number(new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true));
   if (length > maxHeader) throw malformed(path, `its header claims ${length} bytes`);
@@ -64,7 +64,7 @@ export function parseHeader(path: string, total: number, read: (begin: number, l
   for (const [name, value] of entries) {
     if (name === "__metadata__") {
       const parsed = metadataSchema.safeParse(value);
-      if (!parsed.success) throw malformed(path, "__metadata__ is no map of strings");
+      if (!parsed.success) throw malformed(path, "__metadata__ is not a map of strings");
       metadata = parsed.data;
     } else infos.push([name, parseEntry(path, name, value, data)]);
   }
@@ -74,18 +74,18 @@ export function parseHeader(path: string, total: number, read: (begin: number, l
 }
 
 function parseJson(path: string, bytes: Uint8Array): [string, unknown][] {
-  // First: what nests too deep or repeats a name is refused before it takes memory or stack.
+  // Checked before parsing: deep nesting or repeated names could exhaust memory or the stack.
   const written = countKeys(path, bytes);
   let json: unknown;
   try {
     json = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
   } catch (cause) {
-    throw malformed(path, `its header is no JSON (${shorten((cause as Error).message)})`);
+    throw malformed(path, `its header is not valid JSON (${shorten((cause as Error).message)})`);
   }
   if (typeof json !== "object" || json === null || Array.isArray(json))
-    throw malformed(path, "its header is no JSON object");
+    throw malformed(path, "its header is not a JSON object");
   const entries = Object.entries(json);
-  // Of two equal keys JSON.parse keeps one without a word.
+  // JSON.parse silently keeps one of two equal keys.
   if (written !== entries.length) throw malformed(path, `${written - entries.length} names appear more than once`);
   return entries;
 }
@@ -94,10 +94,10 @@ const [quote, backslash, colon] = ['"', "\\", ":"].map((char) => char.charCodeAt
 const opening = new Set(["{", "["].map((char) => char.charCodeAt(0)));
 const closing = new Set(["}", "]"].map((char) => char.charCodeAt(0)));
 
-/** The header, a tensor's entry, its shape. */
+/** Levels: the header, a tensor's entry, its shape. */
 const maxDepth = 3;
 
-/** The keys of the outermost object of JSON, counting equal ones too. Byte by byte, whatever its strings hold. */
+/** Counts the keys of the outermost JSON object, including repeated ones, by scanning its bytes. */
 function countKeys(path: string, json: Uint8Array): number {
   let depth = 0;
   let keys = 0;
@@ -120,35 +120,35 @@ const isSize = (value: unknown): value is number => Number.isSafeInteger(value) 
 
 function parseEntry(path: string, name: string, value: unknown, data: number): TensorInfo {
   const refuse = (problem: string) => malformed(path, `tensor ${shorten(JSON.stringify(name))} ${problem}`);
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw refuse("is no object");
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw refuse("is not an object");
   const { dtype: format, shape, data_offsets: offsets } = value as Record<string, unknown>;
-  if (typeof format !== "string") throw refuse("has a dtype that is no string");
+  if (typeof format !== "string") throw refuse("has a dtype that is not a string");
   const dtype = dtypeByFormat.get(format);
   if (dtype === undefined) throw refuse(`has the unknown dtype ${shorten(format)}`);
-  if (!Array.isArray(shape) || !shape.every(isSize)) throw refuse("has a shape that is no list of sizes");
+  if (!Array.isArray(shape) || !shape.every(isSize)) throw refuse("has a shape that is not a list of sizes");
   if (shape.length > maxDims) throw refuse(`has ${shape.length} dimensions, more than ${maxDims}`);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize))
-    throw refuse("has data_offsets that are no two positions");
+    throw refuse("has data_offsets that are not two positions");
   const [begin, end] = offsets;
   const bytes = bytesOf(dtype, shape);
-  if (end - begin !== bytes) throw refuse(`of ${bytes} bytes lies in ${end - begin}`);
+  if (end - begin !== bytes) throw refuse(`needs ${bytes} bytes, but its data_offsets span ${end - begin}`);
   return { dtype, shape, begin: data + begin, end: data + end };
 }
 
-/** The tensors must fill the file's data without holes and overlaps. */
+/** Checks that the tensors fill the file's data without gaps and overlaps. */
 function checkLayout(path: string, infos: readonly [string, TensorInfo][], data: number, total: number): void {
   let position = data;
   for (const [name, info] of infos) {
     if (info.begin !== position)
-      throw malformed(path, `tensor ${JSON.stringify(name)} starts at byte ${info.begin}, not ${position}`);
+      throw malformed(path, `tensor ${JSON.stringify(name)} starts at byte ${info.begin}, expected ${position}`);
     position = info.end;
   }
   if (position > total)
-    throw malformed(path, `it has ${total} bytes of the ${position} that its header describes: truncated?`);
+    throw malformed(path, `it has ${total} bytes, but its header describes ${position}: it may be truncated`);
   if (position < total) throw malformed(path, `it has ${total - position} bytes that its header does not describe`);
 }
 
-/** A tensor to be written. */
+/** A tensor to write. */
 export interface HeaderEntry {
   name: string;
   dtype: DType;
@@ -156,8 +156,8 @@ export interface HeaderEntry {
 }
 
 /**
- * The header's bytes, its length before it, and the entries in the order in which their bytes must follow.
- * @throws TorchError TORCH_TYPE for a dtype that the format lacks, TORCH_VALUE for a name or metadata that it cannot hold
+ * The bytes of the header, preceded by its length, and the entries in the order in which their bytes must follow.
+ * @throws TorchError TORCH_TYPE for an unsupported dtype, TORCH_VALUE for an invalid name or invalid metadata
  */
 export function buildHeader<E extends HeaderEntry>(
   tensors: readonly E[],
@@ -167,9 +167,12 @@ export function buildHeader<E extends HeaderEntry>(
   for (const entry of tensors) {
     const format = dtypes[entry.dtype]?.safetensors;
     if (format === undefined)
-      throw new TorchError("TORCH_TYPE", `saveSafetensors: ${entry.name}: the format has no dtype for ${entry.dtype}`);
+      throw new TorchError(
+        "TORCH_TYPE",
+        `saveSafetensors: ${entry.name}: the format does not support dtype ${entry.dtype}`,
+      );
     if (entry.name === "__metadata__")
-      throw new TorchError("TORCH_VALUE", "saveSafetensors: no tensor can be named __metadata__");
+      throw new TorchError("TORCH_VALUE", "saveSafetensors: a tensor cannot be named __metadata__");
     rank.set(entry, formatOrder.indexOf(format));
   }
   const order = [...tensors].sort(
@@ -188,7 +191,7 @@ export function buildHeader<E extends HeaderEntry>(
     fields.push([name, { dtype: dtypes[dtype].safetensors, shape, data_offsets: [offset, end] }]);
     offset = end;
   }
-  // Not through an object: it would put names that look like integers first.
+  // Not built as an object, which would sort names that look like integers first.
   const json = Buffer.from(
     `{${fields.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(",")}}`,
   );

@@ -11,10 +11,10 @@ import { type Tensor, wrap } from "./tensor.js";
 
 export type { TensorInfo } from "./safetensors-header.js";
 
-// A file that its owner forgot to dispose.
+// Closes files that were not disposed.
 const forgotten = new FinalizationRegistry<OpenFile>((file) => file.close());
 
-/** A file as it was when it was opened. */
+/** An open file, with its state at the time of opening. */
 class OpenFile {
   readonly path: string;
   readonly size: number;
@@ -30,7 +30,7 @@ class OpenFile {
     this.#modified = mtimeNs;
   }
 
-  /** The bytes from `begin` on as a tensor. Somebody may have written to the file meanwhile: then it holds other ones. */
+  /** Reads a tensor at `begin`. Throws if the file was modified since it was opened. */
   tensor(begin: number, dtype: DType, shape: readonly number[]): Tensor {
     if (this.#closed) throw new TorchError("TORCH_DISPOSED", `${this.path}: the file was closed`);
     try {
@@ -41,7 +41,7 @@ class OpenFile {
       tensor.dispose();
       throw new TorchError(
         "TORCH_IO",
-        `${this.path} was written to while it was open: it had ${this.size} bytes and has ${size}`,
+        `${this.path} was modified while it was open: it had ${this.size} bytes and now has ${size}`,
       );
     } catch (error) {
       throw asTorchError(error, this.path);
@@ -55,14 +55,14 @@ class OpenFile {
   }
 }
 
-/** An open safetensors file: a tensor's bytes are read when it is asked for. */
+/** An open safetensors file. The bytes of a tensor are read on demand. */
 export class SafetensorsFile implements Disposable {
   readonly path: string;
   readonly metadata: Record<string, string>;
   readonly #infos: Map<string, TensorInfo>;
   readonly #file: OpenFile;
 
-  /** For {@link openSafetensors}. */
+  /** Used by {@link openSafetensors}. */
   constructor(file: OpenFile, infos: Map<string, TensorInfo>, metadata: Record<string, string>) {
     this.path = file.path;
     this.#file = file;
@@ -87,15 +87,16 @@ export class SafetensorsFile implements Disposable {
   }
 
   /**
-   * Reads a tensor, to the CPU. Each call reads it anew, into memory of its own.
-   * @throws TorchError TORCH_IO when the file was written to or cut since it was opened, TORCH_DISPOSED when it was closed
+   * Reads a tensor to the CPU. Each call reads it again, into new memory.
+   * @throws TorchError TORCH_IO if the file was modified or truncated since it was opened, TORCH_DISPOSED if it was
+   *   closed
    */
   get(name: string): Tensor {
     const { dtype, shape, begin } = this.info(name);
     return this.#file.tensor(begin, dtype, shape);
   }
 
-  /** Closes the file. Tensors taken from it stay valid. */
+  /** Closes the file. Tensors read from it stay valid. */
   dispose(): void {
     forgotten.unregister(this);
     this.#file.close();
@@ -107,8 +108,8 @@ export class SafetensorsFile implements Disposable {
 }
 
 /**
- * Opens a safetensors file, checking the header against the file's length: a truncated or overlapping one is refused.
- * @throws TorchError TORCH_FORMAT, or TORCH_IO when the file cannot be read
+ * Opens a safetensors file and checks its header: truncated files and overlapping tensors are rejected.
+ * @throws TorchError TORCH_FORMAT, or TORCH_IO if the file cannot be read
  */
 export function openSafetensors(path: string): SafetensorsFile {
   let file: OpenFile;
@@ -135,10 +136,10 @@ export function openSafetensors(path: string): SafetensorsFile {
 const writeChunk = 64 * 1024 * 1024;
 
 /**
- * Writes tensors to a safetensors file, from any device; the bytes are those of Python's safetensors. The file appears
- * whole or not at all: it is written beside its place and renamed, so an earlier file stays when the disk is full or the
+ * Writes tensors to a safetensors file, from any device; the bytes are those of Python's safetensors. The write is
+ * atomic: the bytes go to a temporary file that is then renamed, so an existing file is kept if the disk is full or the
  * process dies.
- * @throws TorchError TORCH_IO when it cannot be written, TORCH_TYPE for a dtype that the format lacks
+ * @throws TorchError TORCH_IO if it cannot be written, TORCH_TYPE for an unsupported dtype
  */
 export function saveSafetensors(
   path: string,

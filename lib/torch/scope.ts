@@ -3,16 +3,16 @@ import { leaveToCollector } from "./collector.js";
 import { TorchError } from "./errors.js";
 import { type Handle, native } from "./native.js";
 
-/** What a scope needs to know of a tensor. */
+/** The part of a tensor that scopes use. */
 export interface Owned {
   /** The handle, or 0 once freed. */
   handle: Handle;
-  /** The scope that frees it, or null: then the garbage collector does. */
+  /** The scope that frees it; null if the garbage collector does. */
   owner: Scope | null;
 }
 
 // The innermost synchronous scope. It is set and reset within one turn of the event loop, so tasks that interleave at
-// an `await` never see each other's; scopes of async functions are found through their asynchronous context instead.
+// an `await` never share it; scopes of async functions are found through their async context instead.
 let current: Scope | null = null;
 let asyncScopes = 0;
 const asyncScope = new AsyncLocalStorage<Scope>();
@@ -26,12 +26,12 @@ function innermost(): Scope | null {
 
 const AsyncFunction = (async () => {}).constructor;
 
-/** A set of tensors that are freed together. Made by {@link scope} and {@link openScope}. */
+/** A set of tensors that are freed together. Created by {@link scope} and {@link openScope}. */
 export class Scope implements Disposable {
   readonly tensors: Owned[] = [];
   closed = false;
   readonly #parent: Scope | null;
-  /** While it is entered: what was current before. */
+  /** The previous current scope, while this one is entered. */
   #before: Scope | null = null;
   #entered = false;
   #crossedAwait = false;
@@ -47,7 +47,8 @@ export class Scope implements Disposable {
     current = this;
     queueMicrotask(() => {
       if (!this.#entered) return;
-      // Still open at a turn's end: the code awaited. Nothing synchronous runs now, so no scope is current.
+      // Still open at the end of the turn, because the code awaited. No synchronous code runs now, so no scope is
+      // current.
       this.#entered = false;
       this.#crossedAwait = true;
       current = null;
@@ -55,7 +56,7 @@ export class Scope implements Disposable {
     return this;
   }
 
-  /** Frees the scope's tensors, but for those found in `result`, which move to the scope around it. */
+  /** Frees the scope's tensors, except those in `result`, which move to the enclosing scope. */
   close(result?: unknown): void {
     if (this.closed) return;
     this.closed = true;
@@ -88,13 +89,13 @@ export class Scope implements Disposable {
       this.close();
       return;
     }
-    // Other tasks' tensors may have fallen into it before the turn ended: none is freed here.
+    // Tensors of other tasks may have been added to it before the turn ended, so none is freed here.
     this.closed = true;
     for (const tensor of this.tensors) if (tensor.owner === this && tensor.handle !== 0) adopt(tensor, null);
     this.tensors.length = 0;
     throw new TorchError(
       "TORCH_SCOPE",
-      "openScope() was held across an await, where other tasks' tensors can fall into it. Its tensors are left to the " +
+      "openScope() was held across an await, where tensors of other tasks can be added to it. Its tensors are left to the " +
         "garbage collector: use `await scope(async () => { ... })`, which follows the task",
     );
   }
@@ -112,7 +113,7 @@ export class Scope implements Disposable {
         result.catch(() => {});
         throw new TorchError(
           "TORCH_SCOPE",
-          "scope(fn): fn returned a promise but is no `async` function, so the scope cannot follow it: write `scope(async () => ...)`",
+          "scope(fn): fn returned a promise but is not an `async` function, so the scope cannot follow it: write `scope(async () => ...)`",
         );
       }
     } catch (error) {
@@ -128,7 +129,7 @@ export class Scope implements Disposable {
   static async #runAsync<T>(fn: () => Promise<T>, parent: Scope | null): Promise<T> {
     const inner = new Scope(parent);
     const before = current;
-    current = null; // the function's first turn runs here and now
+    current = null; // the first turn of the function runs synchronously here
     asyncScopes++;
     let promise: Promise<T>;
     try {
@@ -149,7 +150,7 @@ export class Scope implements Disposable {
   }
 }
 
-/** Hands a tensor to a scope, or to the garbage collector when there is none. */
+/** Moves a tensor to a scope, or to the garbage collector without one. */
 function adopt(tensor: Owned, scope: Scope | null): void {
   tensor.owner = scope;
   if (scope !== null) scope.tensors.push(tensor);
@@ -183,10 +184,10 @@ function forEachTensor(value: unknown, visit: (tensor: Owned) => void, depth = 0
 }
 
 /**
- * Runs `fn` and frees every tensor that was made inside and is not in what it returns. Tensors in the result (itself, or
- * inside arrays, plain objects, Maps and Sets) move to the scope around this one.
+ * Runs `fn` and frees every tensor that was created inside and is not part of the result. Tensors in the result
+ * (itself, or inside arrays, plain objects, Maps and Sets) move to the enclosing scope.
  *
- * An `async` function is followed through its awaits; tasks that interleave keep their tensors apart.
+ * The scope of an `async` function spans its awaits; interleaved tasks have separate scopes.
  */
 export function scope<T>(fn: () => T): T {
   return Scope.run(fn);
@@ -194,20 +195,23 @@ export function scope<T>(fn: () => T): T {
 
 /**
  * Opens a scope until the end of the block: `using s = openScope()`. For synchronous code only: a block that awaits
- * throws TORCH_SCOPE when it ends. {@link keep} takes a tensor out.
+ * throws TORCH_SCOPE at its end. {@link keep} removes a tensor from the scope.
  */
 export function openScope(): Scope {
   return new Scope(innermost()).enter();
 }
 
-/** The tensors in a value, inside arrays, plain objects, Maps and Sets too. */
+/** The tensors in a value, including those inside arrays, plain objects, Maps and Sets. */
 export function ownedIn(value: unknown): Owned[] {
   const found: Owned[] = [];
   forEachTensor(value, (tensor) => void found.push(tensor));
   return found;
 }
 
-/** Takes tensors out of every scope, for parameters and optimiser state. They live until disposed or collected. */
+/**
+ * Removes tensors from their scopes, for parameters and optimizer state. They live until they are disposed of or
+ * garbage-collected.
+ */
 export function keep<T>(value: T): T {
   forEachTensor(value, (tensor) => {
     if (tensor.owner === null || tensor.handle === 0) return;

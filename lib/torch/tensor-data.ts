@@ -1,22 +1,22 @@
 import { allocate, type DType, dtypes, type TypedArray } from "./dtype.js";
 import { TorchError } from "./errors.js";
 
-/** What a tensor can be made from. */
+/** Data from which a tensor can be created. */
 export type TensorData = number | boolean | bigint | TypedArray | readonly TensorData[];
 
-/** More than any operator takes: what nests deeper holds itself, or is an attack. */
+/** More dimensions than any operator supports; deeper nesting is cyclic or malicious. */
 export const maxDims = 64;
 
 type Element = number | boolean | bigint;
 
 const isList = (value: unknown): value is ArrayLike<unknown> => Array.isArray(value) || ArrayBuffer.isView(value);
 
-/** The elements in row-major order, and the shape of the nesting. Throws when it is ragged. */
+/** The elements in row-major order, and the shape of the nesting. Throws if it is ragged. */
 export function flatten(data: TensorData): { flat: Element[]; shape: number[] } {
   const shape: number[] = [];
   for (let level: unknown = data; isList(level); level = level[0]) {
     if (shape.length === maxDims)
-      throw new TorchError("TORCH_VALUE", `tensor: the lists nest deeper than ${maxDims} dimensions`);
+      throw new TorchError("TORCH_VALUE", `tensor: the lists are nested deeper than ${maxDims} dimensions`);
     shape.push(level.length);
   }
   const flat: Element[] = [];
@@ -26,7 +26,7 @@ export function flatten(data: TensorData): { flat: Element[]; shape: number[] } 
       const got = isList(value) ? `one of length ${value.length}` : value === null ? "null" : `a ${typeof value}`;
       throw new TorchError(
         "TORCH_VALUE",
-        `tensor: the nesting is ragged: ${wanted} expected at depth ${depth}, not ${got}`,
+        `tensor: the nesting is ragged: expected ${wanted} at depth ${depth}, got ${got}`,
       );
     }
     if (isList(value)) for (let i = 0; i < value.length; i++) visit(value[i], depth + 1);
@@ -34,14 +34,14 @@ export function flatten(data: TensorData): { flat: Element[]; shape: number[] } 
     else
       throw new TorchError(
         "TORCH_TYPE",
-        `tensor: made from numbers, booleans, bigints and lists of them, not from ${value === null ? "null" : `a ${typeof value}`}`,
+        `tensor: expected numbers, booleans, bigints or lists of them, got ${value === null ? "null" : `a ${typeof value}`}`,
       );
   };
   visit(data, 0);
   return { flat, shape };
 }
 
-/** bool when all are booleans, int64 for bigints and booleans, float32 as soon as there is a number. */
+/** bool if all are booleans, int64 for bigints (and booleans), float32 if there is any number. */
 export function naturalDType(flat: readonly Element[]): DType {
   let dtype: DType = flat.length === 0 ? "float32" : "bool";
   for (const value of flat) {
@@ -52,8 +52,9 @@ export function naturalDType(flat: readonly Element[]): DType {
 }
 
 /**
- * The elements in the typed array of a dtype. Integers are truncated towards zero, as in PyTorch, and never wrap around.
- * @throws TorchError TORCH_VALUE when a value does not fit
+ * The elements in the typed array of a dtype. Integers are truncated towards zero, as in PyTorch, and never wrap
+ * around.
+ * @throws TorchError TORCH_VALUE if a value does not fit
  */
 export function toTypedArray(flat: readonly Element[], dtype: DType): TypedArray {
   const array = allocate(dtype, flat.length);

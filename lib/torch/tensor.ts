@@ -17,11 +17,13 @@ import { type Handle, native } from "./native.js";
 import { checkOptions } from "./options.js";
 import { type Owned, release, type Scope, track } from "./scope.js";
 
-const uncloneable: unknown = Symbol("a Tensor, which no other thread knows: send toTypedArray() and shape instead:");
+const uncloneable: unknown = Symbol(
+  "a Tensor cannot be sent to another thread: send toTypedArray() and shape instead:",
+);
 
 export type NestedNumbers = number | NestedNumbers[];
 
-/** What {@link Tensor.to} changes. */
+/** Options of {@link Tensor.to}. */
 export interface ToOptions {
   dtype?: DTypeLike;
   device?: string;
@@ -33,40 +35,42 @@ export interface ToOptions {
 /** A dtype or a device, by name. */
 type Target = DTypeLike | (string & {});
 
-/** The options of {@link Tensor.to} beside what it converts to. */
+/** The options of {@link Tensor.to} besides the target. */
 type ToHow = Omit<ToOptions, "dtype" | "device">;
 
-// What only the library knows: a number that anybody could pass would name somebody else's tensor.
+// Internal key: without it, users could create a Tensor for the handle of another tensor.
 const byLibrary = Symbol("a handle of the addon");
 
 export interface Tensor extends TensorMethods {}
 
 /**
- * A libtorch tensor: torch.Tensor. The object holds a number that names it in the addon's table; the tensor is freed by
- * the scope it was made in, by {@link dispose}, or, outside every scope, by the garbage collector.
+ * A libtorch tensor: torch.Tensor. The object holds a handle of the addon's table. The tensor is freed by its scope, by
+ * {@link dispose}, or, outside every scope, by the garbage collector.
  *
  * Every operator of libtorch is a method, with PyTorch's name in camelCase and its positional arguments; keyword-only
  * arguments go into a last object: `x.add(y, { alpha: 2 })`, `x.sum([1], true)`, `x.mul_(0.5)`.
  */
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the operators' methods are put on the prototype by methods.ts
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: methods.ts adds the operators to the prototype
 export class Tensor implements Disposable, Owned {
-  /** A value that structuredClone and postMessage refuse, which would make an object without methods of the tensor. */
+  /**
+   * Makes structuredClone and postMessage throw, which would otherwise copy the tensor to an object without methods.
+   */
   readonly uncloneable = uncloneable;
   handle: Handle;
   owner: Scope | null = null;
 
-  /** For the library, which takes over a handle of the addon: see {@link wrap}. */
+  /** Internal: takes ownership of a handle of the addon, see {@link wrap}. */
   constructor(handle: Handle, key: typeof byLibrary) {
     if (key !== byLibrary)
       throw new TorchError(
         "TORCH_ARGUMENT",
-        "new Tensor(...) is for the library: torch.tensor(data) makes a tensor of numbers, torch.empty(shape) one of a shape",
+        "the constructor of Tensor is internal: use torch.tensor(data) or torch.empty(shape)",
       );
     this.handle = handle;
     track(this);
   }
 
-  #ask<T>(what: string, read: (handle: Handle) => T): T {
+  #read<T>(what: string, read: (handle: Handle) => T): T {
     try {
       return read(this.handle);
     } catch (error) {
@@ -74,42 +78,42 @@ export class Tensor implements Disposable, Owned {
     }
   }
 
-  /** Sizes, outermost first. A scalar has []. */
+  /** Sizes, outermost first; [] for a scalar. */
   get shape(): number[] {
-    return fromScratch(this.#ask("shape", native.shape));
+    return fromScratch(this.#read("shape", native.shape));
   }
 
   /** Elements to skip in memory from one index to the next, by dimension. */
   get strides(): number[] {
-    return fromScratch(this.#ask("strides", native.strides));
+    return fromScratch(this.#read("strides", native.strides));
   }
 
   get ndim(): number {
-    return this.#ask("ndim", native.shape);
+    return this.#read("ndim", native.shape);
   }
 
-  /** The size of one dimension; negative ones count from the end. */
+  /** The size of one dimension; negative dimensions count from the end. */
   size(dim: number): number {
-    const ndim = this.#ask("size", native.shape);
+    const ndim = this.#read("size", native.shape);
     const index = dim < 0 ? dim + ndim : dim;
     if (!Number.isInteger(dim) || index < 0 || index >= ndim) {
-      throw new TorchError("TORCH_INDEX", `size: dimension ${dim} of a tensor with ${ndim} dimensions`);
+      throw new TorchError("TORCH_INDEX", `size: dimension ${dim} does not exist in a tensor with ${ndim} dimensions`);
     }
     return native.scratch[index];
   }
 
   /** The number of elements. */
   numel(): number {
-    return this.#ask("numel", native.numel);
+    return this.#read("numel", native.numel);
   }
 
   get dtype(): DType {
-    return dtypeOfCode(this.#ask("dtype", native.dtype));
+    return dtypeOfCode(this.#read("dtype", native.dtype));
   }
 
   /** "cpu", or "cuda:0" and so on. */
   get device(): string {
-    return this.#ask("device", native.device);
+    return this.#read("device", native.device);
   }
 
   get isCuda(): boolean {
@@ -117,10 +121,10 @@ export class Tensor implements Disposable, Owned {
   }
 
   isContiguous(): boolean {
-    return this.#ask("isContiguous", native.isContiguous);
+    return this.#read("isContiguous", native.isContiguous);
   }
 
-  /** True once the tensor was freed. */
+  /** Whether the tensor was freed. */
   get disposed(): boolean {
     return this.handle === 0;
   }
@@ -129,7 +133,7 @@ export class Tensor implements Disposable, Owned {
     return this.disposed ? "Tensor(disposed)" : `Tensor([${this.shape}], ${this.dtype}, ${this.device})`;
   }
 
-  /** Frees the tensor now. The memory goes when no view and no graph needs it. */
+  /** Frees the tensor now. Its memory is freed when no view and no graph uses it. */
   dispose(): void {
     release(this);
   }
@@ -141,7 +145,7 @@ export class Tensor implements Disposable, Owned {
   // ---- autograd
 
   get requiresGrad(): boolean {
-    return this.#ask("requiresGrad", native.requiresGrad);
+    return this.#read("requiresGrad", native.requiresGrad);
   }
 
   set requiresGrad(value: boolean) {
@@ -150,46 +154,46 @@ export class Tensor implements Disposable, Owned {
 
   /** Makes the tensor record operations, in place: torch.Tensor.requires_grad_. */
   requiresGrad_(value = true): this {
-    this.#ask("requiresGrad_", (handle) => native.setRequiresGrad(handle, value));
+    this.#read("requiresGrad_", (handle) => native.setRequiresGrad(handle, value));
     return this;
   }
 
   get isLeaf(): boolean {
-    return this.#ask("isLeaf", native.isLeaf);
+    return this.#read("isLeaf", native.isLeaf);
   }
 
   /** The gradient that backward() accumulated, or null. A new object each time, of the same tensor. */
   get grad(): Tensor | null {
-    const handle = this.#ask("grad", native.getGrad);
+    const handle = this.#read("grad", native.getGrad);
     return handle === null ? null : wrap(handle);
   }
 
   set grad(gradient: Tensor | null) {
-    this.#ask("grad", (handle) => native.setGrad(handle, gradient === null ? 0 : liveHandle(gradient)));
+    this.#read("grad", (handle) => native.setGrad(handle, gradient === null ? 0 : liveHandle(gradient)));
   }
 
   /** Keeps the gradient of a tensor that is not a leaf: torch.Tensor.retain_grad. */
   retainGrad(): void {
-    this.#ask("retainGrad", native.retainGrad);
+    this.#read("retainGrad", native.retainGrad);
   }
 
-  /** The name of the autograd node that made the tensor, such as "AddBackward0", or null for a leaf. */
+  /** The name of the autograd node that created the tensor, such as "AddBackward0", or null for a leaf. */
   get gradFn(): string | null {
-    return this.#ask("gradFn", native.gradFunctionName);
+    return this.#read("gradFn", native.gradFunctionName);
   }
 
-  /** How often the tensor was written in place: torch.Tensor._version. */
+  /** Number of in-place modifications of the tensor: torch.Tensor._version. */
   get version(): number {
-    return this.#ask("version", native.version);
+    return this.#read("version", native.version);
   }
 
   /**
-   * Adds the gradients of this scalar to the leaves it was computed from: torch.Tensor.backward.
-   * @param gradient needed when the tensor has more than one element
+   * Accumulates the gradients of this scalar in the leaves of its graph: torch.Tensor.backward.
+   * @param gradient required if the tensor has more than one element
    */
   backward(gradient: Tensor | null = null, options: { retainGraph?: boolean; createGraph?: boolean } = {}): void {
     options = checkOptions("backward", options, ["retainGraph", "createGraph"]);
-    this.#ask("backward", () =>
+    this.#read("backward", () =>
       native.backward(
         [liveHandle(this)],
         gradient === null ? [] : [liveHandle(gradient)],
@@ -202,14 +206,15 @@ export class Tensor implements Disposable, Owned {
   // ---- values
 
   /**
-   * The value of a tensor with one element. Waits for the device. bool gives 0 or 1.
-   * @throws TorchError TORCH_VALUE for an integer beyond 2^53, which no number holds: {@link toTypedArray} gives bigints
+   * The value of a tensor with one element. Waits for the device. A bool is returned as 0 or 1.
+   * @throws TorchError TORCH_VALUE for an integer beyond 2^53, which a number cannot represent: use {@link
+   *   toTypedArray}, which returns bigints
    */
   item(): number {
-    return this.#ask("item", native.item);
+    return this.#read("item", native.item);
   }
 
-  /** The value of a tensor with one element, without blocking the event loop while a device works. */
+  /** The value of a tensor with one element, without blocking the event loop while the device works. */
   async itemAsync(): Promise<number> {
     if (this.numel() !== 1) return this.item();
     const [value] = await this.toTypedArrayAsync();
@@ -219,27 +224,27 @@ export class Tensor implements Disposable, Owned {
   #readable(): { tensor: Tensor; array: TypedArray } {
     const dtype = this.dtype;
     if (!(dtypes[dtype]?.array || dtypes[dtype]?.floating))
-      throw new TorchError("TORCH_TYPE", `toTypedArray: no array for ${dtype}`);
+      throw new TorchError("TORCH_TYPE", `toTypedArray: JavaScript has no typed array for ${dtype}`);
     const tensor = dtypes[dtype].array ? this : this.to("float32");
     return { tensor, array: allocate(tensor.dtype, this.numel()) };
   }
 
   /**
-   * The elements in row-major order. float16, bfloat16 and float8 come as Float32Array, int64 as BigInt64Array, bool as
-   * Uint8Array. Waits for the device.
+   * The elements in row-major order. float16, bfloat16 and float8 are returned as Float32Array, int64 as BigInt64Array,
+   * bool as Uint8Array. Waits for the device.
    */
   toTypedArray(): TypedArray {
     const { tensor, array } = this.#readable();
-    tensor.#ask("toTypedArray", (handle) => native.readInto(handle, array));
+    tensor.#read("toTypedArray", (handle) => native.readInto(handle, array));
     if (tensor !== this) tensor.dispose();
     return array;
   }
 
-  /** As {@link toTypedArray}, without blocking the event loop while a device works. */
+  /** {@link toTypedArray} without blocking the event loop while the device works. */
   async toTypedArrayAsync(): Promise<TypedArray> {
     const { tensor, array } = this.#readable();
     try {
-      return await tensor.#ask("toTypedArrayAsync", (handle) => native.readAsync(handle, array));
+      return await tensor.#read("toTypedArrayAsync", (handle) => native.readAsync(handle, array));
     } finally {
       if (tensor !== this) tensor.dispose();
     }
@@ -247,24 +252,29 @@ export class Tensor implements Disposable, Owned {
 
   /**
    * The elements as nested arrays of numbers: torch.Tensor.tolist.
-   * @throws TorchError TORCH_VALUE for an integer beyond 2^53, which no number holds: {@link toTypedArray} gives bigints
+   * @throws TorchError TORCH_VALUE for an integer beyond 2^53, which a number cannot represent: use {@link
+   *   toTypedArray}, which returns bigints
    */
   tolist(): NestedNumbers {
     return nested(this.shape, this.toTypedArray(), (value) => exactNumber("tolist", value)) as NestedNumbers;
   }
 
-  /** Refuses: JSON has no tensors. */
+  /** Throws, because JSON cannot represent tensors. */
   toJSON(): never {
-    throw new TorchError("TORCH_TYPE", "a Tensor has no JSON form: tolist() gives its numbers, saveSafetensors a file");
+    throw new TorchError(
+      "TORCH_TYPE",
+      "a Tensor cannot be converted to JSON: use tolist() for its numbers, or saveSafetensors for a file",
+    );
   }
 
   // ---- conversion
 
   /**
-   * The tensor in another dtype, on another device, or as another tensor is; itself when nothing changes: torch.Tensor.to.
+   * Converts to another dtype or device, or to those of another tensor; returns itself if nothing changes:
+   * torch.Tensor.to.
    *
    * `to("float64")`, `to("cuda")`, `to("cuda", "float16")`, `to(other)`, `to({ dtype, device, nonBlocking, copy,
-   * memoryFormat })`. The first three take nonBlocking and copy as booleans, or options, behind.
+   * memoryFormat })`. The first four also take nonBlocking and copy as booleans, or options, after the target.
    * @throws TorchError TORCH_ARGUMENT for anything else
    */
   to(options: ToOptions): Tensor;
@@ -315,7 +325,7 @@ export class Tensor implements Disposable, Owned {
     return `Tensor([${this.shape}], ${this.dtype}, ${this.device}${grad})${this.#values()}`;
   }
 
-  /** The values of a small tensor, for showing; nothing for dtypes and devices that have none to show. */
+  /** The values of a small tensor, for inspection; empty for dtypes and devices whose values cannot be shown. */
   #values(): string {
     if (this.numel() > 64) return "";
     try {
@@ -334,7 +344,9 @@ function fromScratch(count: number): number[] {
   return list;
 }
 
-/** A tensor's handle for a list of them, where 0 means none: that of a disposed one is NaN, which names no tensor. */
+/**
+ * A tensor's handle for a list, in which 0 means no tensor; NaN for a disposed tensor, which is rejected by the addon.
+ */
 export function liveHandle(tensor: Tensor | null): Handle {
   return tensor === null ? 0 : tensor.handle || Number.NaN;
 }
@@ -350,7 +362,7 @@ interface ToTarget extends ToOptions {
 
 const toOptionNames = ["dtype", "device", "nonBlocking", "copy", "memoryFormat"] as const;
 
-/** The arguments of {@link Tensor.to}, as PyTorch reads them: what to convert to, two booleans, options. */
+/** Parses the arguments of {@link Tensor.to} as PyTorch does: target, two booleans, options. */
 function toTarget(args: readonly unknown[]): ToTarget {
   const [first] = args;
   if (args.length === 1 && typeof first === "string")
@@ -406,7 +418,7 @@ function convert(tensor: Tensor, dtype: DType, device: string, how: ToHow): Tens
   }
 }
 
-/** A tensor of a handle that the addon gave. */
+/** Wraps a handle of the addon in a Tensor. */
 export function wrap(handle: Handle): Tensor {
   return new Tensor(handle, byLibrary);
 }
@@ -416,7 +428,7 @@ function exactNumber(what: string, value: number | bigint): number {
   if (typeof value === "bigint" && BigInt(number) !== value)
     throw new TorchError(
       "TORCH_VALUE",
-      `${what}: the integer ${value} has no exact JavaScript number: toTypedArray() gives bigints`,
+      `${what}: the integer ${value} is not exact as a JavaScript number: use toTypedArray(), which returns bigints`,
     );
   return number;
 }

@@ -1,16 +1,16 @@
 import { Tensor } from "./tensor.js";
 
-/** Tensors found inside a value, and the way to put others in their place. */
+/** The tensors inside a value, and a function to replace them. */
 export interface TensorTree<T> {
   tensors: Tensor[];
-  /** The value with these tensors instead. Parts of it that hold none are the same objects as before. */
+  /** The value with these tensors instead. Parts without tensors are the same objects as before. */
   rebuild(tensors: readonly Tensor[]): T;
 }
 
 /**
- * Finds the tensors in arrays and plain objects: torch.utils._pytree. Other objects are left as they are.
+ * Finds the tensors in arrays and plain objects: torch.utils._pytree. Other objects are not searched.
  *
- * @param wanted which tensors count; default all
+ * @param wanted selects tensors; default: all
  */
 export function tensorTree<T>(value: T, wanted: (tensor: Tensor) => boolean = () => true): TensorTree<T> {
   const tensors: Tensor[] = [];
@@ -20,7 +20,7 @@ export function tensorTree<T>(value: T, wanted: (tensor: Tensor) => boolean = ()
 
 type Build = (tensors: readonly Tensor[]) => unknown;
 
-/** Collects tensors; gives how to rebuild the value, or null where nothing in it is replaced. */
+/** Collects tensors; returns a function that rebuilds the value, or null if nothing in it is replaced. */
 function visit(value: unknown, wanted: (tensor: Tensor) => boolean, found: Tensor[]): Build | null {
   if (value instanceof Tensor) {
     if (!wanted(value)) return null;

@@ -2,7 +2,7 @@ import { inspect } from "node:util";
 import type { Batch } from "../model/index.js";
 import { TrainError } from "./errors.js";
 
-/** A sample of clean text that holds the token which stands for noise. */
+/** A sample whose clean text contains the mask token. */
 export interface MaskFound {
   sample: number | null;
   count: number;
@@ -10,11 +10,11 @@ export interface MaskFound {
 }
 
 /**
- * Looks at the tokens of a batch before the model does: on a GPU an id outside the vocabulary ends the process.
+ * Checks the tokens of a batch before the forward pass: on a GPU an id outside the vocabulary aborts the process.
  *
- * @param where named in the message, e.g. "stage 'cpt', step 7"
+ * @param where location for the message, e.g. "stage 'cpt', step 7"
  * @returns the first row with mask tokens among its clean ones
- * @throws TrainError TRAIN_DATA naming sample, position and id
+ * @throws TrainError TRAIN_DATA naming the sample, the position and the id
  */
 export function checkTokens(
   where: string,
@@ -24,7 +24,7 @@ export function checkTokens(
   const fail = (what: string) => new TrainError("TRAIN_DATA", `${where}: ${what}`);
   const { tokens, batch: rows, seqLen } = batch ?? {};
   if (!(tokens instanceof Int32Array) || tokens.length !== rows * seqLen) {
-    throw fail(`the loader gave ${inspect(batch, { depth: 0 }).slice(0, 80)}, expected a batch`);
+    throw fail(`the loader returned ${inspect(batch, { depth: 0 }).slice(0, 80)}, expected a batch`);
   }
   let found: MaskFound | undefined;
   for (let i = 0; i < tokens.length; i++) {
@@ -33,9 +33,9 @@ export function checkTokens(
     const row = Math.floor(i / seqLen);
     const sample = batch.samples?.[row] ?? null;
     if (id !== maskId) {
-      const place = `${sample === null ? `row ${row} of the batch` : `sample ${sample}`} has the token id ${id} at ${i % seqLen}`;
+      const place = `${sample === null ? `row ${row} of the batch` : `sample ${sample}`} has the token id ${id} at position ${i % seqLen}`;
       throw fail(
-        `${place}, the model's vocabulary ends at ${vocabSize - 1}. Were these tokens made by another tokenizer?`,
+        `${place}, but the model's largest id is ${vocabSize - 1}. Was the data tokenized with another tokenizer?`,
       );
     }
     found ??= { sample, count: 0, maskId: id };

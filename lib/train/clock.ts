@@ -1,8 +1,9 @@
 import type { StageEnd } from "./stage.js";
 
 /**
- * Says when a stage is over and how many steps it will have had. Where the stage ends after minutes that is an estimate
- * from the pace so far, so that a learning rate which decays over the stage reaches its end with it.
+ * Decides when a stage is over and how many steps it has in total. For a stage that ends after a number of minutes, the
+ * total is an estimate from the pace so far, so that a learning rate that decays over the stage reaches its final value
+ * at the end.
  */
 export class StageClock {
   readonly #limit: number | null;
@@ -12,8 +13,9 @@ export class StageClock {
   readonly #firstStep: number;
 
   /**
-   * @param steps of a stage that ends by steps, null otherwise
-   * @param step steps done already, and `seconds` spent on them, when the stage goes on from a checkpoint
+   * @param steps total steps of the stage; null for a stage that ends after a number of minutes
+   * @param step steps already done, when the stage resumes from a checkpoint
+   * @param seconds spent on those steps
    */
   constructor(end: StageEnd, steps: number | null, step = 0, seconds = 0) {
     this.#limit = "minutes" in end ? end.minutes * 60 : null;
@@ -22,12 +24,12 @@ export class StageClock {
     this.#firstStep = step;
   }
 
-  /** Seconds spent in the stage, over all processes. */
+  /** Seconds spent in the stage, including the time before it was resumed. */
   get seconds(): number {
     return this.#before + (performance.now() - this.#start) / 1000;
   }
 
-  /** Steps of the whole stage, as far as can be told when `step` of them are done. */
+  /** Steps of the whole stage, estimated after `step` of them. */
   stepsAfter(step: number): number {
     if (this.#steps !== null) return this.#steps;
     const limit = this.#limit as number;
@@ -39,11 +41,11 @@ export class StageClock {
   isOver(step: number): boolean {
     if (this.#steps !== null) return step >= this.#steps;
     const limit = this.#limit as number;
-    // The step that would end nearer to the limit than this moment is still done.
+    // One more step is taken if its end would be closer to the limit than now.
     return step > 0 && limit - this.seconds < this.#pace(step) / 2;
   }
 
-  /** Seconds a step, of this process's steps where there are some. */
+  /** Seconds per step, measured on this process's own steps if it has taken any. */
   #pace(step: number): number {
     const own = step - this.#firstStep;
     if (own > 0) return (performance.now() - this.#start) / 1000 / own;

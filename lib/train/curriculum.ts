@@ -19,7 +19,7 @@ import { report } from "./sinks/report.js";
 import { type Sink, Sinks } from "./sinks/sink.js";
 import type { Stage } from "./stage.js";
 
-/** Stages that a model goes through one after the other. */
+/** Stages of training, run one after the other on one model. */
 export class Curriculum {
   readonly stages: readonly Stage[];
 
@@ -30,18 +30,20 @@ export class Curriculum {
   }
 
   /**
-   * Trains a model through all stages and tells what happens as it goes. The events must be read, for training goes on
-   * as they are. Stopping early (break, or `return()`) and aborting `signal` both end after the step at hand and save a
-   * checkpoint; an error saves the last good step, too.
+   * Trains a model through all stages and yields events. Training advances only while the events are read. Stopping
+   * early (break, or `return()`) and aborting `signal` both end the run after the current step and save a checkpoint;
+   * after an error the last good step is saved, too.
    *
-   * The folder `out` gets checkpoints, and by default metrics.jsonl and report.html. With `resume` a run goes on from the
-   * newest whole checkpoint, on the CPU bit for bit as if it had never stopped.
+   * Checkpoints are written to the folder `outputDir`, and by default metrics.jsonl and report.html, too. With `resume`
+   * a run continues from the newest undamaged checkpoint; on the CPU the result is bit-identical to that of an
+   * uninterrupted run.
    *
-   * In a process that a launcher started (`diffcoder launch`, torchrun, srun) the run is that of all of them: each calls
-   * this alike and reads the events to their end, and `parallel` says how the model lies over them. Events are the same in
-   * all; sinks and the folder's common files belong to rank 0.
+   * In processes started by a launcher (`diffcoder launch`, torchrun, srun) the run spans all of them: each process
+   * makes the same call and reads the events to the end, and `parallel` sets how the model is distributed. Every
+   * process gets the same events; only rank 0 writes to the sinks and to the folder's common files.
    *
-   * @throws TrainError, DistributedError naming the process at fault, and whatever an objective, a hook or the data throws
+   * @throws TrainError, DistributedError naming the process that failed, and any error of an objective, a hook or the
+   *   data
    */
   async *run(options: RunOptions): AsyncGenerator<TrainEvent, void, void> {
     const settings = parseOptions("Curriculum.run", runOptionsSchema, options);
@@ -55,7 +57,7 @@ export class Curriculum {
   }
 
   /**
-   * {@link run} for a caller that needs no events: trains to the end, or until `signal` aborts. The sinks get every event.
+   * {@link run} without the event stream: trains to the end, or until `signal` aborts. The sinks receive every event.
    *
    * @returns the last event: "done", or "aborted" with the checkpoint that was saved
    * @throws as {@link run}
@@ -69,7 +71,7 @@ export class Curriculum {
   }
 }
 
-/** A run of stages that are worked out, with the processes that were joined. */
+/** Runs planned stages over the processes that have joined. */
 async function* run(
   planned: readonly PlannedStage[],
   settings: RunSettings,
@@ -94,7 +96,7 @@ async function* run(
     session = new Session(planned, settings, parallel);
     let checked = Number.NEGATIVE_INFINITY;
     for await (const event of session.events()) {
-      // A look at the disk with every step would be many where steps are short.
+      // Checking the disk at every step would be too often when steps are short.
       const isDue = event.type !== "step" || performance.now() - checked > FOLDER_CHECK_MILLISECONDS;
       if (lock && isDue) {
         checked = performance.now();
@@ -107,7 +109,7 @@ async function* run(
       const problem = await sinks.write(event);
       yield event;
       if (!problem) continue;
-      await sinks.write(problem); // the others are to know, above all the terminal
+      await sinks.write(problem); // so that the other sinks, above all the terminal, show it
       yield problem;
     }
   } catch (error) {
@@ -122,14 +124,14 @@ async function* run(
   }
 }
 
-/** How often the run's folder is looked for while steps are short. */
+/** Shortest interval between two checks that the run's folder exists. */
 const FOLDER_CHECK_MILLISECONDS = 1000;
 
 /**
- * Makes the run's folder again if it was removed or renamed. Sinks write their files again by themselves.
+ * Recreates the run's folder if it was removed or renamed. Sinks rewrite their own files.
  *
- * @returns a warning, if it was
- * @throws TrainError TRAIN_RUN_LOCKED where another run has the folder by now, in which nothing more is written then
+ * @returns a warning if the folder was recreated or could not be
+ * @throws TrainError TRAIN_RUN_LOCKED if another run uses the folder now; this run then writes nothing more to it
  */
 async function restoreFolder(
   lock: RunLock,
@@ -143,12 +145,12 @@ async function restoreFolder(
   } catch (error) {
     session.abandonFolder();
     sinks.abandon();
-    const message = `${outputDir} was removed or renamed while training, and cannot be made again: ${messageOf(error)}`;
+    const message = `${outputDir} was removed or renamed during training and cannot be recreated: ${messageOf(error)}`;
     throw new TrainError("TRAIN_RUN_LOCKED", message, { cause: error });
   }
   session.saveSoon();
-  const message = `${outputDir} was removed or renamed while training: it is made again, with its metrics`;
-  const rest = "checkpoints of before are not in it; another one is saved now";
+  const message = `${outputDir} was removed or renamed during training; it was recreated with its metrics`;
+  const rest = "earlier checkpoints are not in it, and a new one is being saved";
   return { type: "warning", globalStep: session.globalStep, code: "RUN_FOLDER", message: `${message}; ${rest}` };
 }
 
@@ -161,7 +163,7 @@ function sameDevice(a: string, b: string): boolean {
   return full(a) === full(b);
 }
 
-/** Sharded parameters cross as what they are computed in: half the bytes where that is bfloat16. */
+/** Sharded parameters are gathered in the compute dtype: half the bytes if it is bfloat16. */
 function gatherDtypeOf({ parallel, model }: RunSettings, planned: readonly PlannedStage[]) {
   if (parallel.gatherDtype !== "auto") return parallel.gatherDtype;
   const { device } = decoderOf(model);
@@ -169,7 +171,7 @@ function gatherDtypeOf({ parallel, model }: RunSettings, planned: readonly Plann
   return isLow ? "bfloat16" : "auto";
 }
 
-/** Every process must have something to do in every micro-batch: they meet in each. */
+/** Every process needs at least one sequence in every micro-batch: each micro-batch runs collectives. */
 function checkShares(planned: readonly PlannedStage[], { replicate, shard }: MeshShape): void {
   const size = replicate * shard;
   for (const { stage, info } of planned) {
@@ -178,7 +180,7 @@ function checkShares(planned: readonly PlannedStage[], { replicate, shard }: Mes
     const tokens = Math.ceil(stage.globalBatchSize / least) * seqLen;
     if (tokens > LIMITS.microBatchTokens) {
       const size = `globalBatchSize ${stage.globalBatchSize} of ${seqLen} tokens, in ${least} micro-batches`;
-      const most = `at most ${LIMITS.microBatchTokens} tokens a micro-batch are possible: raise gradientAccumulationSteps`;
+      const most = `a micro-batch holds at most ${LIMITS.microBatchTokens} tokens: raise gradientAccumulationSteps`;
       throw new TrainError("TRAIN_OPTIONS", `stage '${stage.name}': ${size}, is ${tokens} tokens each; ${most}`);
     }
     if (stage.globalBatchSize >= least) continue;
@@ -191,8 +193,8 @@ function checkShares(planned: readonly PlannedStage[], { replicate, shard }: Mes
 }
 
 /**
- * Saves what is left to save. Whoever stopped early reads no more events: an error is the only way to tell of a failure.
- * It must not hide the one that ended the run.
+ * Saves what is not saved yet. A consumer that stopped early reads no more events, so a failure to save can only be
+ * reported as an error. That error must not hide the one that ended the run.
  */
 async function finish(session: Session, sinks: Sinks, failed: boolean): Promise<void> {
   try {
@@ -205,16 +207,16 @@ async function finish(session: Session, sinks: Sinks, failed: boolean): Promise<
   }
 }
 
-/** What a run writes beside its checkpoints: metrics.jsonl and report.html. */
+/** The default sinks of a run: metrics.jsonl and report.html in its folder. */
 export function defaultSinks(out: string): Sink[] {
   return [jsonl(join(out, "metrics.jsonl")), report(join(out, "report.html"))];
 }
 
 /**
- * Joins the processes that a launcher started with this one, unless that was done.
+ * Joins the process group of the launcher that started this process, unless it has already joined.
  *
- * @returns undefined in a process of its own
- * @throws TrainError TRAIN_OPTIONS where they joined with another backend than the run wants
+ * @returns undefined in a process that no launcher started
+ * @throws TrainError TRAIN_OPTIONS if the process group uses another backend than the run's `parallel.backend`
  */
 export async function joinLaunched({
   backend,
@@ -226,34 +228,36 @@ export async function joinLaunched({
     return environment && (await initProcessGroup({ backend, timeout: timeouts.init, environment }));
   }
   if (backend === undefined || backend === joined.group.backend) return joined;
-  const message = `parallel.backend is "${backend}", but the processes joined with "${joined.group.backend}"`;
-  const remedy = `call initProcessGroup({ backend: "${backend}" }) before anything else, or write the curriculum in YAML`;
+  const message = `parallel.backend is "${backend}", but the process group uses "${joined.group.backend}"`;
+  const remedy = `call initProcessGroup({ backend: "${backend}" }) at the start of the program, or write the curriculum in YAML`;
   throw new TrainError("TRAIN_OPTIONS", `${message}: ${remedy}`);
 }
 
 /**
- * Makes a run one that repeats bit for bit, until it is disposed of: torch.use_deterministic_algorithms, which refuses
- * operators that have no such form, and the settings of the CUDA libraries that it depends on.
+ * Makes runs bit-reproducible until the result is disposed of: sets torch.use_deterministic_algorithms, which rejects
+ * operators without a deterministic implementation, and checks the CUDA libraries' settings that it depends on.
  *
- * @throws TrainError TRAIN_OPTIONS naming everything about the run that could not be repeated
+ * @throws TrainError TRAIN_OPTIONS listing everything that makes the run non-deterministic
  */
 export function enforceDeterminism(planned: readonly PlannedStage[], device: string): Disposable {
   const problems: string[] = [];
   for (const { stage } of planned) {
-    if ("minutes" in stage.end) problems.push(`stage '${stage.name}' ends by the clock: give steps, tokens or epochs`);
+    if ("minutes" in stage.end)
+      problems.push(`stage '${stage.name}' ends after a number of minutes: give steps, tokens or epochs`);
   }
   if (device.startsWith("cuda")) {
-    // cuBLAS reads it when it is first used; another value, or none, lets it choose by what memory is free.
+    // cuBLAS reads this variable on first use. Without it, or with another value, the algorithm depends on the free
+    // memory.
     const workspace = process.env.CUBLAS_WORKSPACE_CONFIG;
     if (workspace !== ":4096:8" && workspace !== ":16:8") {
       problems.push(
-        `CUBLAS_WORKSPACE_CONFIG is ${workspace ?? "not set"}: start the program with :4096:8 or :16:8 in it`,
+        `CUBLAS_WORKSPACE_CONFIG is ${workspace ?? "not set"}: set it to :4096:8 or :16:8 before the program starts`,
       );
     }
   }
   if (problems.length > 0) {
     const list = problems.map((problem) => `  ${problem}`).join("\n");
-    throw new TrainError("TRAIN_OPTIONS", `deterministic: this run could not be repeated\n${list}`);
+    throw new TrainError("TRAIN_OPTIONS", `deterministic: this run is not reproducible\n${list}`);
   }
   torch.useDeterministicAlgorithms(true);
   return { [Symbol.dispose]: () => torch.useDeterministicAlgorithms(false) };

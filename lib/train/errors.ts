@@ -1,22 +1,22 @@
 import { CodedError } from "../base/coded-error.js";
 import { optionsParser } from "../base/options.js";
 
-/** What can go wrong while training, for programs; the message is for people. */
+/** Codes of {@link TrainError}, for programs; the message is for people. */
 export type TrainErrorCode =
-  | "TRAIN_OPTIONS" // options of a stage, a curriculum or a run that are wrong or contradict each other
-  | "TRAIN_FILE" // a curriculum file that cannot be read, or holds no curriculum
-  | "TRAIN_RUN_EXISTS" // the folder holds a run already, and resuming was not asked for
-  | "TRAIN_RUN_LOCKED" // another process trains in the folder
-  | "TRAIN_RESUME_MISMATCH" // the checkpoint is of another model, curriculum or seed
-  | "TRAIN_CHECKPOINT_CORRUPT" // no checkpoint of the run is whole
-  | "TRAIN_CHECKPOINT_WRITE" // a checkpoint could not be written, and that ends the run
-  | "TRAIN_OBJECTIVE" // an objective that fails or gives back something unusable
-  | "TRAIN_DATA" // data that cannot be read, or that the model or the stage cannot use
-  | "TRAIN_HOOK" // an evaluation or a sampling hook that fails or gives back something unusable
-  | "TRAIN_NOT_FINITE"; // too many steps with a loss or gradients that are not numbers
+  | "TRAIN_OPTIONS" // invalid or contradictory options of a stage, a curriculum or a run
+  | "TRAIN_FILE" // a curriculum file that cannot be read or does not export a curriculum
+  | "TRAIN_RUN_EXISTS" // the folder already holds a run, and neither resume nor overwrite is set
+  | "TRAIN_RUN_LOCKED" // another process is training in the folder
+  | "TRAIN_RESUME_MISMATCH" // the checkpoint belongs to another model, curriculum or seed
+  | "TRAIN_CHECKPOINT_CORRUPT" // every checkpoint of the run is damaged
+  | "TRAIN_CHECKPOINT_WRITE" // a checkpoint could not be written, and the run ended because of it
+  | "TRAIN_OBJECTIVE" // an objective that throws or returns an invalid result
+  | "TRAIN_DATA" // data that cannot be read, or that does not fit the model or the stage
+  | "TRAIN_HOOK" // an evaluation or sampling hook that throws or returns an invalid result
+  | "TRAIN_NOT_FINITE"; // too many steps in a row with a loss or gradients that are not finite
 
 /** Every error of lib/train. `code` is stable, `message` names the file, the key or the value. */
 export class TrainError extends CodedError<TrainErrorCode> {}
 
-/** Parses options of this layer by their schema. */
+/** Parses the options of this layer against a schema. */
 export const parseOptions = optionsParser(TrainError, "TRAIN_OPTIONS");

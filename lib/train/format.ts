@@ -1,4 +1,4 @@
-// Numbers as the terminal shows them, with three or four significant digits.
+// Formats numbers for the terminal, with three or four significant digits.
 
 /** A count with three significant digits: 1234567 is "1.23M". Numbers below 1000 have no unit. */
 export function compact(value: number): string {
@@ -33,7 +33,7 @@ export function number(value: number): string {
   return value.toExponential(1);
 }
 
-/** Removes zeros at the end of the fraction. */
+/** Removes trailing zeros of the fraction. */
 function trim(text: string): string {
   if (text.includes("e")) return String(Number(text));
   return text.includes(".") ? text.replace(/\.?0+$/, "") : text;

@@ -1,5 +1,8 @@
-// The package has no types of its own; these are of what is used here.
+// The package has no types; these declare the part that is used here.
 declare module "fs-native-extensions" {
-  /** Locks an open file, exclusively, without waiting: fcntl(F_OFD_SETLK) on Linux. false: another descriptor has it locked. */
+  /**
+   * Tries to lock an open file exclusively: fcntl(F_OFD_SETLK) on Linux. Returns false if another descriptor holds the
+   * lock.
+   */
   export function tryLock(descriptor: number): boolean;
 }

@@ -1,6 +1,5 @@
 /**
- * Training: stages as plain values, the curriculum that runs them, checkpoints to go on from, and the sinks that tell how
- * it goes.
+ * Training: stages as plain values, the curriculum that runs them, resuming from checkpoints, and sinks for events.
  */
 
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "../model/objective.js";
@@ -36,7 +35,7 @@ export {
 } from "./load-curriculum.js";
 export { flopsPerToken, peakFlops } from "./meter.js";
 export type { KnownMetrics, StepMetrics } from "./metrics.js";
-export { adamw, type OptimizerChoice, type OptimizerConfig, type OptimizerFactory, sgd } from "./optimizer.js";
+export * from "./optimizer.js";
 export { cpuHasBfloat16, type Precision, resolvePrecision } from "./precision.js";
 export type { TrainingJob } from "./recipe.js";
 export { buildRecipe, parseRecipe, type RecipeContext, type RecipeInput, readRecipe, recipeSchema } from "./recipe.js";

@@ -15,21 +15,24 @@ import { runSettingsSchema } from "./run-options.js";
 import type { Stage } from "./stage.js";
 import { settled } from "./user-code.js";
 
-/** What the caller decides over the file's own choice. */
+/** Settings of the caller that override those of the file. */
 export interface LoadCurriculumOptions {
   device?: string;
   seed?: number;
-  /** A checkpoint to start from instead of the file's model. */
+  /** Folder of a checkpoint to start from instead of the file's model. */
   model?: string;
-  /** Folder that keeps tokens. Files in TypeScript choose themselves; their default is DIFFCODER_CACHE. */
+  /**
+   * Folder for tokenized data. Used for YAML files only; TypeScript files pass it to prepareData, whose default is
+   * DIFFCODER_CACHE.
+   */
   cache?: string;
   onProgress?: (progress: PrepareProgress) => void;
   signal?: AbortSignal;
-  /** Called when the file's own `outputDir` is known, before any data is read. What it throws ends the loading. */
+  /** Called with the file's `outputDir` before any data is read. An error that it throws aborts the loading. */
   beforeData?: (file: { outputDir?: string }) => void;
 }
 
-/** What a function in a curriculum file is called with. */
+/** Argument of the functions that a curriculum file exports. */
 export interface CurriculumFileContext {
   device?: string;
   seed: number;
@@ -40,27 +43,28 @@ type Stages = Curriculum | readonly Stage[];
 type Model = StableDiffCoder | Decoder | string;
 type Maker<T> = T | ((context: CurriculumFileContext) => T | Promise<T>);
 
-/** What a curriculum file in TypeScript exports, by name or as its default. */
+/** Exports of a curriculum file in TypeScript, named or as the properties of the default export. */
 export interface CurriculumFile extends Omit<TrainingJob["run"], "resume" | "overwrite"> {
   curriculum: Maker<Stages>;
-  /** A string: the folder of a checkpoint. */
+  /** A string is the folder of a checkpoint. */
   model?: Maker<Model>;
 }
 
 const EXTENSIONS = [".ts", ".mts", ".js", ".mjs", ".yaml", ".yml"];
 
 /**
- * Reads a curriculum file. In YAML it is a recipe, see {@link readRecipe}. In TypeScript or JavaScript it exports
- * `curriculum` (a Curriculum or a list of stages) and `model`, each a value or a function that makes one, and if need be
- * `out`, `seed`, `device` and the like; or it has a default export that is such an object, or the curriculum alone.
+ * Reads a curriculum file. A YAML file is a recipe, see {@link readRecipe}. A TypeScript or JavaScript file exports
+ * `curriculum` (a Curriculum or a list of stages) and `model`, each a value or a function that returns one, and
+ * optionally options of the run such as `outputDir`, `seed` and `device`. Its default export can be an object with
+ * these properties, or the curriculum.
  *
- * @throws TrainError TRAIN_FILE for a file that is not a curriculum, and whatever the file itself throws
+ * @throws TrainError TRAIN_FILE for a file that is not a curriculum, and any error that the file throws
  */
 export async function loadCurriculum(path: string, options: LoadCurriculumOptions = {}): Promise<TrainingJob> {
   const file = resolve(path);
   if (!existsSync(file)) throw new TrainError("TRAIN_FILE", `${path} does not exist`);
   try {
-    closeSync(openRegularFile(file).descriptor); // importing a pipe would never end
+    closeSync(openRegularFile(file).descriptor); // importing a pipe would block forever
   } catch (cause) {
     throw new TrainError("TRAIN_FILE", `cannot read ${path}: ${(cause as Error).message}`, { cause });
   }
@@ -77,7 +81,7 @@ export async function loadCurriculum(path: string, options: LoadCurriculumOption
     await joinLaunched(parallelSchema.parse(recipe.parallel ?? {}));
     return buildRecipe(options.model === undefined ? recipe : { ...recipe, model: options.model }, options);
   }
-  await joinLaunched(parallelSchema.parse({})); // whatever the file makes may already ask who else there is
+  await joinLaunched(parallelSchema.parse({})); // the file's own code may already read the rank and the world size
   const exports = await settled(importFile(file), neverSettles(path, "an await at its top level"));
   return await fromExports(path, exports, options);
 }
@@ -91,7 +95,7 @@ async function fromExports(
   if (given?.curriculum === undefined) {
     throw new TrainError(
       "TRAIN_FILE",
-      `${path} exports no curriculum: write export const curriculum = new Curriculum([...])`,
+      `${path} does not export a curriculum: write export const curriculum = new Curriculum([...])`,
     );
   }
   const settings = parseOptions(path, fileSettings, pickSettings(given), "TRAIN_FILE");
@@ -107,7 +111,7 @@ async function fromExports(
   const named = options.model ?? (await make(given.model, context, neverSettles(path, "`model`")));
   if (named === undefined) {
     const hint = 'write export const model = await StableDiffCoder.fromPretrained("...")';
-    throw new TrainError("TRAIN_FILE", `${path} exports no model: ${hint}`);
+    throw new TrainError("TRAIN_FILE", `${path} does not export a model: ${hint}`);
   }
   const model = typeof named === "string" ? await StableDiffCoder.fromPretrained(named, { device: run.device }) : named;
   if (!(model instanceof StableDiffCoder) && !(model instanceof Decoder)) {
@@ -118,7 +122,7 @@ async function fromExports(
 
 const fileSettings = runSettingsSchema.omit({ resume: true, overwrite: true });
 
-/** The named exports, over those of a default export. */
+/** The named exports, merged over the properties of the default export. */
 function describe(exports: Record<string, unknown>): Record<string, unknown> | undefined {
   const { default: main, ...named } = exports;
   if (main instanceof Curriculum || Array.isArray(main) || typeof main === "function")
@@ -126,7 +130,10 @@ function describe(exports: Record<string, unknown>): Record<string, unknown> | u
   return typeof main === "object" && main !== null ? { ...main, ...named } : named;
 }
 
-/** The exports that are options of the run, those of 0.1.0 among them, which are refused. A file may export others. */
+/**
+ * The exports that are options of the run, including the names of 0.1.0, which are rejected later. Other exports are
+ * ignored.
+ */
 function pickSettings(given: Record<string, unknown>): Record<string, unknown> {
   const names = Object.keys(fileSettings.shape);
   const isSetting = (key: string) => names.includes(key) || renamedOption(key, given[key], names) !== undefined;

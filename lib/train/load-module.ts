@@ -3,15 +3,16 @@ import { pathToFileURL } from "node:url";
 import { register } from "tsx/esm/api";
 
 /**
- * Imports a user's TypeScript or JavaScript file, and what it imports, as ES modules. In them `stable-diffcoder` and its
- * entry points are the very modules that run now, wherever the file lies: a second copy would have classes of its own.
+ * Imports a user's TypeScript or JavaScript file and its dependencies as ES modules. In them `stable-diffcoder` and its
+ * entry points resolve to the modules that are already running, wherever the file is: a second copy would have
+ * different classes.
  *
  * @param path absolute
- * @throws whatever the file throws, and what Node and esbuild say of a file that cannot be read or compiled
+ * @throws any error that the file throws, and Node's or esbuild's error for a file that cannot be read or compiled
  */
 export async function importFile(path: string): Promise<Record<string, unknown>> {
   const unregister = register({ tsconfig: false });
-  const removeHooks = addHooks(); // after tsx's, so that they see its answers
+  const removeHooks = addHooks(); // after tsx's, so that they receive its results
   try {
     return (await import(pathToFileURL(path).href)) as Record<string, unknown>;
   } finally {
@@ -29,7 +30,7 @@ type RegisterHooks = (hooks: { resolve(specifier: string, context: unknown, next
   deregister(): void;
 };
 
-/** Adds our way of resolving modules to Node's, until the function it gives back is called. */
+/** Adds resolution hooks to Node. The returned function removes them. */
 function addHooks(): () => void {
   const own = import.meta.url;
   const extension = own.endsWith(".ts") ? "ts" : "js"; // run from source, or compiled
@@ -41,7 +42,8 @@ function addHooks(): () => void {
     });
     return () => hooks.deregister();
   }
-  // Before Node 22.15 hooks live in a thread of their own, which shares no code with this one and cannot be left.
+  // Before Node 22.15 hooks run in a separate thread, which shares no code with this one and from which they cannot be
+  // removed.
   const source = `
     const ownUrl = ${ownUrl}, asModule = ${asModule}, __name = (value) => value;
     let root, extension;
@@ -54,9 +56,9 @@ function addHooks(): () => void {
   return () => {};
 }
 
-// The text of these two goes to the other thread: they use nothing but their arguments.
+// The source of these two functions is sent to the hooks thread, so they may use only their arguments.
 
-/** The module of ours that a specifier names; any other specifier as it is. */
+/** Maps a specifier of this package to its running module; returns any other specifier unchanged. */
 function ownUrl(specifier: string, root: string, extension: string): string {
   const match = /^stable-diffcoder(?:\/([a-z]+))?$/.exec(specifier);
   if (match === null) return specifier;
@@ -64,8 +66,8 @@ function ownUrl(specifier: string, root: string, extension: string): string {
 }
 
 /**
- * Without a package.json that says otherwise .ts is CommonJS to Node, in which there is no top-level await. What tsx adds
- * to the address of such a file goes with it.
+ * Treats .ts files as ES modules. Without a package.json with `"type": "module"` Node takes them for CommonJS, which
+ * has no top-level await. The query that tsx adds to the URL of a CommonJS file is removed, too.
  */
 function asModule(resolved: Resolved): Resolved {
   const script = /^(file:.*\.ts)(?:(?:\?|%3F).*)?$/.exec(resolved.url);

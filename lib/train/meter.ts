@@ -4,7 +4,7 @@ import * as torch from "../torch/index.js";
 import type { PlannedStage } from "./plan.js";
 import type { StepResult } from "./trainer.js";
 
-/** How the processes of a run keep pace. Seconds are those of a process's own work, without waiting for others. */
+/** Speed of the processes relative to each other. Seconds count a process's own work, without waiting for others. */
 function overRanks({ perRank, seconds, communicationSeconds }: StepResult): Record<string, number> {
   const sorted = [...perRank].sort((a, b) => a.seconds - b.seconds);
   const half = (sorted.length - 1) / 2;
@@ -22,17 +22,17 @@ function overRanks({ perRank, seconds, communicationSeconds }: StepResult): Reco
 }
 
 /**
- * Turns what a step did into the numbers that are logged:
+ * Computes the logged metrics of a step:
  *
  * - `loss` per unit of the normaliser, `grad_norm` before clipping, `lr`;
- * - the objective's own, such as `u_max`, `masked_share`, `empty_blocks`;
- * - `step_seconds`, `data_seconds` (waiting for batches), `tokens_per_second` (clean ones), `positions_per_second`;
- * - `mfu`, the share of the device's peak, where that is known (see {@link flopsPerToken});
- * - of several processes `ranks`, `communication_seconds` and `_share` (this process waiting for others),
+ * - the metrics of the objective, such as `u_max`, `masked_share`, `empty_blocks`;
+ * - `step_seconds`, `data_seconds` (waiting for batches), `tokens_per_second` (clean tokens), `positions_per_second`;
+ * - `mfu`, the share of the device's peak, if the peak is known (see {@link flopsPerToken});
+ * - with several processes: `ranks`, `communication_seconds` and `_share` (this process waiting for others),
  *   `step_seconds_min` and `_max` (each process's own work), `slowest_rank`, `straggler` (slowest / median - 1);
  * - `live_tensors`, `rss` and `device_memory` in bytes (the highest so far on a GPU).
  *
- * A loss or norm that is not a number is left out.
+ * A loss or norm that is not finite is omitted.
  */
 export class Meter {
   readonly #planned: PlannedStage;
@@ -41,7 +41,7 @@ export class Meter {
   readonly #peak: number | undefined;
   readonly #ranks: number;
 
-  /** @param peak operations a second; by default the device's, if it is a known one */
+  /** @param peak floating-point operations per second; default: the peak of the device, if it is in the table */
   constructor(planned: PlannedStage, parallel: ParallelModel, peak?: number) {
     const { model, world } = parallel;
     const { seqLen } = planned.loader.dataset;
@@ -85,14 +85,14 @@ export class Meter {
 }
 
 /**
- * Floating-point operations of training, forward and backward, for each clean token: 6 for every weight a position
- * passes through, and 12 * layers * heads * headDim * length for attention (torchtitan's formula, which counts causal
- * attention as if it were dense).
+ * Floating-point operations of forward and backward passes per clean token: 6 for every weight that a position passes
+ * through, and 12 * layers * heads * headDim * seqLen for attention (torchtitan's formula, which counts causal
+ * attention as dense).
  *
- * Block diffusion computes two positions for each token, so body and attention count twice. The head counts once for
- * each token whatever is masked: no more than that can give loss. Embedding look-ups are not arithmetic.
+ * Block diffusion computes two positions per token, so the layers count twice. The output head counts once per token,
+ * however many tokens are masked: at most that many positions contribute to the loss. Embedding look-ups count as zero.
  *
- * @param parameters of the whole model, tied ones once
+ * @param parameters number of parameters of the whole model; tied ones count once
  */
 export function flopsPerToken(
   config: DecoderConfig,
@@ -106,7 +106,10 @@ export function flopsPerToken(
   return positionsPerToken * (6 * body + attention) + 6 * head;
 }
 
-/** Dense bfloat16 operations a second, by a part of the device's name; the first match counts. From vendors' data sheets. */
+/**
+ * Dense bfloat16 operations per second, from the vendors' data sheets. The first pattern that matches the device's name
+ * applies.
+ */
 const PEAKS: readonly (readonly [RegExp, number])[] = [
   [/A100/, 312e12],
   [/A6000/, 154.85e12],
@@ -119,7 +122,10 @@ const PEAKS: readonly (readonly [RegExp, number])[] = [
   [/RTX 4090/, 165e12],
 ];
 
-/** The peak that MFU is measured against; undefined for a CPU or a device that is not in the table. */
+/**
+ * Peak of the device that MFU refers to, in operations per second; undefined for a CPU or a device that is not in the
+ * table.
+ */
 export function peakFlops(device: string): number | undefined {
   if (!device.startsWith("cuda")) return undefined;
   const { name } = torch.cuda.deviceProperties(Number(device.split(":")[1] ?? 0));

@@ -1,64 +1,64 @@
 /**
- * The numbers of one optimiser step. Losses, norms, shares and rates are of all ranks together, times and memory of
- * rank 0, unless said otherwise; docs/metrics.md has them all. A number that does not apply, or a loss or norm that is
- * not finite, is absent. An objective's own metrics are among them by their names.
+ * The metrics of one optimizer step. Losses, norms, shares and rates are over all ranks, times and memory are of rank
+ * 0, unless noted otherwise; docs/metrics.md lists them all. A metric that does not apply, or a loss or norm that is
+ * not finite, is absent. The metrics of a custom objective are included under their names.
  */
 export type StepMetrics = Readonly<Record<string, number>> & KnownMetrics;
 
-/** The metrics of the library's own objectives and of the trainer. */
+/** The metrics of the trainer and of the built-in objectives. */
 export interface KnownMetrics {
-  /** Nats: the objective's loss for each unit of its normaliser. */
+  /** Loss per unit of the objective's normalizer, in nats. */
   readonly loss?: number;
-  /** L2 norm of the step's whole gradient, before clipping. */
+  /** L2 norm of the gradient of the whole step, before clipping. */
   readonly grad_norm?: number;
   /** Learning rate of the step. */
   readonly lr?: number;
-  /** Highest mask ratio that the warmup allows (Eq. 10); 1 when the warmup is over. */
+  /** Upper bound of the mask ratio during its warmup (Eq. 10); 1 after the warmup. */
   readonly u_max?: number;
-  /** Masked tokens among those that may be masked, 0 to 1. */
+  /** Share of the maskable tokens that are masked, from 0 to 1. */
   readonly masked_share?: number;
-  /** Nats: cross-entropy of a masked token, unweighted. */
+  /** Unweighted cross-entropy per masked token, in nats. */
   readonly masked_nll?: number;
   /** Share of blocks in which the noise masked nothing. */
   readonly empty_blocks?: number;
-  /** Share of blocks that got one mask because they would have had none (section 3.3). */
+  /** Share of blocks in which one mask was forced because the noise had masked nothing (section 3.3). */
   readonly fallback_blocks?: number;
-  /** Clean tokens a second. */
+  /** Clean tokens per second. */
   readonly tokens_per_second?: number;
-  /** Positions computed a second: for block diffusion two for each clean token. */
+  /** Positions computed per second; block diffusion computes two per clean token. */
   readonly positions_per_second?: number;
-  /** Model FLOPs utilisation: share of the device's peak, where that is known. */
+  /** Model FLOPs utilization: share of the device's peak, if the peak is known. */
   readonly mfu?: number;
   /** Seconds from the step's batch to its update. */
   readonly step_seconds?: number;
-  /** Seconds of it that waited for the batch. */
+  /** Seconds of the step spent waiting for the batch. */
   readonly data_seconds?: number;
-  /** Bytes that the process holds. */
+  /** Resident set size of the process, in bytes. */
   readonly rss?: number;
-  /** Bytes of tensors on the GPU, highest so far. */
+  /** Peak bytes of tensors on the GPU so far. */
   readonly device_memory?: number;
   /** Tensors alive after the step. */
   readonly live_tensors?: number;
-  /** Processes that train together; this and what follows only where they are several. */
+  /** Number of processes. This and the following metrics exist only in a run of several processes. */
   readonly ranks?: number;
-  /** Seconds that rank 0 waited for other processes. */
+  /** Seconds that rank 0 spent waiting for other processes. */
   readonly communication_seconds?: number;
-  /** The same as a share of the step. */
+  /** `communication_seconds` as a share of the step. */
   readonly communication_share?: number;
-  /** Seconds of own work of the slowest rank, without waiting for others. */
+  /** Seconds of the slowest rank's own work, without waiting for others. */
   readonly step_seconds_max?: number;
-  /** The same of the fastest rank. */
+  /** Seconds of the fastest rank's own work. */
   readonly step_seconds_min?: number;
-  /** Which rank was the slowest. */
+  /** Index of the slowest rank. */
   readonly slowest_rank?: number;
-  /** Own work of the slowest rank over the median, less 1. */
+  /** Own work of the slowest rank divided by the median, minus 1. */
   readonly straggler?: number;
 }
 
-/** What a number is counted in. */
+/** Unit of a metric. */
 export type MetricUnit = "nats" | "number" | "seconds" | "bytes" | "share" | "per second" | "count" | "index";
 
-/** What the numbers are put under, where a sink has groups. */
+/** Group of a metric, for sinks that have groups. */
 export type MetricGroup = "train" | "diffusion" | "speed" | "memory" | "distributed";
 
 export interface MetricInfo {
@@ -97,22 +97,22 @@ const FACTS: Readonly<Record<keyof KnownMetrics, Omit<MetricInfo, "name">>> = {
   straggler: fact("distributed", "share", "straggler: slowest over median"),
 };
 
-/** Every metric that a step of the library's own objectives can have. docs/metrics.md says what each one means. */
+/** Every metric that a step of the built-in objectives can have. docs/metrics.md explains each one. */
 export const METRICS: readonly MetricInfo[] = Object.entries(FACTS).map(([name, facts]) => ({ name, ...facts }));
 
 const byName = new Map(METRICS.map((facts) => [facts.name, facts]));
 
-/** What is known of a metric; an objective's own is a number under "train". */
+/** Title, unit and group of a metric; a custom objective's metric is a number in the group "train". */
 export function metricInfo(name: string): MetricInfo {
   return byName.get(name) ?? { name, ...fact("train", "number", name.replaceAll("_", " ")) };
 }
 
-/** A metric's name below its group, such as "speed/mfu". A name that has a group already stays. */
+/** A metric's name with its group, such as "speed/mfu". A name that already contains a group is unchanged. */
 export function groupedName(name: string): string {
   return name.includes("/") ? name : `${metricInfo(name).group}/${name}`;
 }
 
-/** The names that {@link Meter} gives: no objective's metric may take one's place. */
+/** The names that {@link Meter} computes; an objective's metric cannot use them. */
 export const OWN_METRICS: ReadonlySet<string> = new Set([
   ...["loss", "grad_norm", "lr", "step_seconds", "data_seconds", "tokens_per_second", "positions_per_second", "mfu"],
   ...["live_tensors", "rss", "device_memory", "ranks", "communication_seconds", "communication_share"],

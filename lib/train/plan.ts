@@ -12,31 +12,31 @@ import { LIMITS } from "./run-options.js";
 import type { Stage, StageData, StageEnd } from "./stage.js";
 import { failureOf } from "./user-code.js";
 
-/** A stage with everything about it worked out that can be before it runs. */
+/** A stage with everything that can be computed before it runs. */
 export interface PlannedStage {
   readonly stage: Stage;
   readonly index: number;
   readonly loader: Loader;
-  /** Which of the curriculum's sources of data it reads: stages with the same number share a position. */
+  /** Index of its data source in the curriculum; stages with the same index share a position. */
   readonly source: number;
   readonly seed: number;
-  /** Optimiser steps; null where the stage ends by the clock. */
+  /** Optimizer steps; null if the stage ends after a number of minutes. */
   readonly steps: number | null;
-  /** Clean tokens of one step. */
+  /** Clean tokens per step. */
   readonly tokensPerStep: number;
-  /** Index of the stage that the optimiser in use was made in. */
+  /** Index of the stage that created the optimizer in use. */
   readonly optimizerFrom: number;
   readonly optimizer: OptimizerChoice;
   readonly info: StageInfo;
-  /** What is odd about it, for people. */
+  /** Probable mistakes in the stage, as messages. */
   readonly warnings: readonly string[];
 }
 
-// A schedule is asked for its rates at this many steps when the stage's length is not known yet.
+// Number of steps that a schedule is checked with if the length of the stage is not known yet.
 export const NOMINAL_STEPS = 1000;
 
 /**
- * Works a curriculum out: how many steps each stage takes, what it reads and which optimiser it uses.
+ * Plans a curriculum: the steps, the data source and the optimizer of each stage.
  *
  * @throws TrainError TRAIN_OPTIONS for stages that contradict themselves, each other or the model
  */
@@ -54,10 +54,13 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
     const loader = loaders[source];
     const { seqLen, numSamples } = loader.dataset;
     if (!Number.isInteger(seqLen) || seqLen < 1 || seqLen > LIMITS.seqLen) {
-      fail(stage, `its data has ${seqLen} tokens a sequence, expected an integer from 1 to ${LIMITS.seqLen}`);
+      fail(stage, `its data has ${seqLen} tokens per sequence, expected an integer from 1 to ${LIMITS.seqLen}`);
     }
     if (config && seqLen > config.maxPositionEmbeddings) {
-      fail(stage, `its data has ${seqLen} tokens a sequence, the model takes ${config.maxPositionEmbeddings}`);
+      fail(
+        stage,
+        `its data has ${seqLen} tokens per sequence, but the model takes at most ${config.maxPositionEmbeddings}`,
+      );
     }
     const tokensPerStep = stage.globalBatchSize * seqLen;
     const steps = stepsOf(stage.end, stage.globalBatchSize, tokensPerStep, numSamples);
@@ -91,14 +94,14 @@ export function planStages(stages: readonly Stage[], seed: number, config?: Deco
 }
 
 /**
- * What a stage of so many steps would do that nobody wants.
+ * Warnings about probable mistakes in a stage of `steps` steps.
  *
- * @throws TrainError TRAIN_OPTIONS for a schedule that does not fit into the stage
+ * @throws TrainError TRAIN_OPTIONS for a schedule that does not fit the stage
  */
 function stageWarnings(stage: Stage, steps: number | null, dataset: Dataset): string[] {
   const { error, warning } = (steps !== null && stage.schedule?.check?.(steps)) || {};
-  if (error !== undefined) fail(stage, `its learning rate's schedule: ${error}`);
-  const own = warning === undefined ? [] : [`its learning rate's schedule: ${warning}`];
+  if (error !== undefined) fail(stage, `its learning-rate schedule: ${error}`);
+  const own = warning === undefined ? [] : [`its learning-rate schedule: ${warning}`];
   return [...own, ...(stage.check?.(steps, dataset) ?? [])].map((text) => `stage '${stage.name}': ${text}`);
 }
 
@@ -114,7 +117,7 @@ function stepsOf(end: StageEnd, globalBatchSize: number, tokensPerStep: number, 
   return null;
 }
 
-// Stages made by stage() and its kin are checked already; a literal is not.
+// stage() and the other factories have checked their stages already; a literal has not been checked.
 const literalSchema = z.looseObject({
   name: z.string().min(1),
   objective: z.custom((value) => typeof value === "function", { error: "expected a function" }),
@@ -156,8 +159,8 @@ function checkStages(stages: readonly Stage[]): void {
 }
 
 /**
- * Asks every schedule for its first and last rate, so that a stage that would learn at no rate is found before the run
- * and not after days of it.
+ * Computes the first and last learning rate of every schedule, so that a stage with a learning rate of zero is found
+ * before the run and not after days of it.
  */
 function checkRates(planned: readonly PlannedStage[]): void {
   let previous: number | undefined;
@@ -167,7 +170,7 @@ function checkRates(planned: readonly PlannedStage[]): void {
       if (previous === undefined) fail(stage, "the first stage needs a learning rate: give lr");
       if (previous < 0.01 * highest) {
         const rate = previous.toPrecision(2);
-        fail(stage, `it has no lr, and the stage before ends with ${rate}, too little to learn at: give lr`);
+        fail(stage, `it has no lr, and the previous stage ends with ${rate}, which is too low to train with: give lr`);
       }
     }
     const context = { steps: steps ?? NOMINAL_STEPS, previous };
@@ -180,17 +183,17 @@ function checkRates(planned: readonly PlannedStage[]): void {
 /**
  * The learning rate of a stage's step.
  *
- * @throws TrainError TRAIN_OPTIONS when a user's schedule gives no rate
+ * @throws TrainError TRAIN_OPTIONS if a user's schedule throws or does not return a valid rate
  */
 export function rateAt(stage: Stage, step: number, context: { steps: number; previous?: number }): number {
   let rate: number;
   try {
     rate = stage.schedule ? stage.schedule(step, context) : (context.previous as number);
   } catch (error) {
-    throw failureOf("TRAIN_OPTIONS", `stage '${stage.name}': its learning rate's schedule, at step ${step}`, error);
+    throw failureOf("TRAIN_OPTIONS", `stage '${stage.name}': its learning-rate schedule, at step ${step}`, error);
   }
   if (typeof rate !== "number" || !(rate >= 0 && Number.isFinite(rate))) {
-    fail(stage, `its schedule gives ${String(rate)} at step ${step}`);
+    fail(stage, `its schedule returns ${String(rate)} at step ${step}`);
   }
   return rate;
 }
@@ -199,7 +202,7 @@ function fail(stage: Stage, problem: string): never {
   throw new TrainError("TRAIN_OPTIONS", `stage '${stage.name}': ${problem}`);
 }
 
-/** What a run tells of itself when it begins. */
+/** Description of a run, for its first event. */
 export function describeRun(parallel: ParallelModel, planned: readonly PlannedStage[], settings: RunSettings): RunInfo {
   const { model, info: mesh } = parallel;
   const { config } = model;
@@ -219,7 +222,7 @@ export function describeRun(parallel: ParallelModel, planned: readonly PlannedSt
 
 let known: Record<string, string> | undefined;
 
-/** What made a run: the versions of this package, of libtorch and of Node. */
+/** The versions of this package, of libtorch and of Node, which a run records. */
 export function versions(): Record<string, string> {
   known ??= { "stable-diffcoder": packageVersion(), libtorch: torch.build().torch, node: process.versions.node };
   return known;

@@ -2,11 +2,11 @@ import { readFileSync } from "node:fs";
 import * as torch from "../torch/index.js";
 
 /**
- * Data type of the forward pass, under autocast. "auto": bfloat16 where the device has arithmetic for it, else float32.
+ * Dtype of the forward pass, under autocast. "auto" is bfloat16 on a device with bfloat16 arithmetic, else float32.
  */
 export type Precision = "auto" | "float32" | "bfloat16";
 
-/** Resolves "auto" for a device. Weights, gradients and the optimiser's state stay in the model's own dtype. */
+/** Resolves "auto" for a device. Weights, gradients and optimizer state keep the model's dtype. */
 export function resolvePrecision(precision: Precision, device: string): Exclude<Precision, "auto"> {
   if (precision !== "auto") return precision;
   const fast = device.startsWith("cuda") ? cudaHasBfloat16(device) : cpuHasBfloat16();
@@ -26,8 +26,9 @@ function cudaHasBfloat16(device: string): boolean {
 let cpuAnswer: boolean | undefined;
 
 /**
- * Whether the processor multiplies bfloat16 matrices (AVX512_BF16, AMX; BF16 on ARM): about four times the speed of
- * float32 there, and slower than it everywhere else. Only Linux says; elsewhere the answer is no.
+ * Whether the CPU multiplies bfloat16 matrices (AVX512_BF16, AMX; BF16 on ARM). With these instructions bfloat16 is
+ * about four times as fast as float32, without them it is slower. Detected on Linux only; elsewhere the result is
+ * false.
  */
 export function cpuHasBfloat16(): boolean {
   cpuAnswer ??= readCpuFlags().some((flag) => ["avx512_bf16", "amx_bf16", "bf16"].includes(flag));

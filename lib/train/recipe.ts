@@ -40,12 +40,12 @@ import {
   withEnd,
 } from "./stage.js";
 
-/** All that a training run needs, as a curriculum file describes it: `curriculum.run({ ...run, model })`. */
+/** A training run as described by a curriculum file: `curriculum.run({ ...run, model })`. */
 export interface TrainingJob {
   curriculum: Curriculum;
   model: StableDiffCoder | Decoder;
   run: Omit<RunOptions, "model" | "signal" | "sinks">;
-  /** What the file asks for beside metrics.jsonl and report.html. */
+  /** Sinks of the file, besides metrics.jsonl and report.html. */
   sinks?: Sink[];
 }
 
@@ -69,7 +69,7 @@ const eitherByDefault = z.union([
   z.strictObject({ ...corpus, type: corpus.type.optional() }),
   z.strictObject({ ...sft, type: sft.type.optional() }),
 ]);
-const inherited = "default: the recipe's";
+const inherited = "data of the stage; default: that of the recipe";
 
 const stageSchema = z.discriminatedUnion("type", [
   withEnd({
@@ -92,22 +92,27 @@ const stageSchema = z.discriminatedUnion("type", [
   }),
 ]);
 
-/** What a curriculum file in YAML may hold. */
+/** Schema of a curriculum file in YAML. */
 export const recipeSchema = z.strictObject({
   ...runSettingsSchema.omit({ resume: true, overwrite: true }).shape,
-  model: modelSchema.describe("a checkpoint's folder, a preset, or { preset: NAME, and fields to replace }"),
+  model: modelSchema.describe(
+    "model: a checkpoint's folder, a preset, or `{ preset: NAME, ... }` with fields of the config to replace",
+  ),
   tokenizer: z
     .string()
     .min(1)
     .optional()
-    .describe("folder, or diffcoder/code-4k; default: the checkpoint's, or diffcoder/code-4k"),
-  dtype: z.enum(["float32", "bfloat16", "auto"]).default("float32").describe("of the weights"),
-  data: eitherByDefault.optional().describe("of stages that do not have their own"),
-  stages: z.array(stageSchema).min(1).describe("the curriculum, in order"),
+    .describe("folder of the tokenizer; default: that of the checkpoint, else `diffcoder/code-4k`"),
+  dtype: z
+    .enum(["float32", "bfloat16", "auto"])
+    .default("float32")
+    .describe("data type of the weights: float32, bfloat16, or auto, as saved in the checkpoint"),
+  data: eitherByDefault.optional().describe("data of the stages that do not have their own"),
+  stages: z.array(stageSchema).min(1).describe("stages of the curriculum, in order"),
   tensorboard: z
     .union([z.boolean(), z.string().min(1)])
     .default(false)
-    .describe("event files for TensorBoard: true, or the folder; default of the folder: OUTPUT_DIR/tensorboard"),
+    .describe("write TensorBoard event files: `true` for the folder tensorboard of the run, or another folder"),
   wandb: z
     .union([
       z.string().min(1),
@@ -119,10 +124,10 @@ export const recipeSchema = z.strictObject({
       }),
     ])
     .optional()
-    .describe("sends the run to Weights & Biases: the project, or { project, entity, name, mode }"),
+    .describe("send the run to Weights & Biases: the project, or `{ project, entity, name, mode }`"),
 });
 
-/** A recipe as it is written. */
+/** A recipe as written, before defaults are filled in. */
 export type RecipeInput = z.input<typeof recipeSchema>;
 
 export interface RecipeContext {
@@ -130,14 +135,15 @@ export interface RecipeContext {
   seed?: number;
   onProgress?: (progress: PrepareProgress) => void;
   signal?: AbortSignal;
-  /** Folder that keeps tokens, over the recipe's own choice. */
+  /** Folder for tokenized data; overrides the recipe's. */
   cache?: string;
 }
 
 /**
  * Reads a curriculum file in YAML. Relative paths in it are relative to the working directory.
  *
- * @throws TrainError TRAIN_FILE naming the line of a syntax error, or every wrong key with its path and what is allowed
+ * @throws TrainError TRAIN_FILE naming the line of a syntax error, or every invalid key with its path and the allowed
+ *   values
  */
 export function readRecipe(path: string): RecipeInput {
   let text: string;
@@ -149,7 +155,7 @@ export function readRecipe(path: string): RecipeInput {
   return parseRecipe(text, path);
 }
 
-/** As {@link readRecipe}, from text. */
+/** {@link readRecipe} for a text that is already read. */
 export function parseRecipe(text: string, path: string): RecipeInput {
   let value: unknown;
   try {
@@ -162,7 +168,7 @@ export function parseRecipe(text: string, path: string): RecipeInput {
 }
 
 /**
- * Builds what a recipe describes: reads the data, makes or loads the model.
+ * Builds the run of a recipe: reads the data and creates or loads the model.
  *
  * @throws DataError, ModelError, TokenizerError, TrainError
  */
@@ -175,7 +181,7 @@ export async function buildRecipe(input: RecipeInput, context: RecipeContext = {
     seed: context.seed ?? recipe.seed,
     device: context.device ?? recipe.device ?? world()?.device,
   };
-  const sinks = sinksOf(recipe); // before the data is read, for the SDK may be missing
+  const sinks = sinksOf(recipe); // before the data is read, because the SDK may be missing
   const tokenizer = openTokenizer(recipe.tokenizer, recipe.model);
   const sources = new Map<string, Promise<StageData>>();
   const stages: Stage[] = [];
@@ -184,7 +190,7 @@ export async function buildRecipe(input: RecipeInput, context: RecipeContext = {
       throw new TrainError("TRAIN_FILE", `stages[${index}].data: missing, and the recipe has none`);
     const { type: kind = type === "supervised" ? "sft" : "corpus", ...chosen } = data;
     const key = JSON.stringify([kind, chosen]);
-    // Stages with the same data share one source: each continues where the one before stopped reading.
+    // Stages with the same data share one source: each continues where the previous one stopped reading.
     const source = sources.get(key) ?? openData(kind, chosen, tokenizer, run.seed, context);
     sources.set(key, source);
     const made = { ...options, data: await source };
@@ -239,7 +245,7 @@ async function openModel(
   const made = { tokenizer, seed, device, ...(dtype !== "auto" && { dtype }) };
   if (typeof model !== "string") {
     const { preset, ...fields } = model;
-    // Whether the fields are any of a decoder's is said with the file's path, not the library's.
+    // Unknown fields are reported here, with the path of the file.
     const config = { ...presetConfig(preset), vocabSize: Math.ceil(tokenizer.vocabSize / 64) * 64, ...fields };
     return StableDiffCoder.fromConfig(
       parseOptions("model", decoderConfigSchema, config, "TRAIN_FILE") as DecoderConfigInput,

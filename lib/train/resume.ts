@@ -13,9 +13,10 @@ import { TrainError } from "./errors.js";
 import type { RunSettings } from "./run-options.js";
 
 /**
- * Checks that the folder is free for this run, or finds the checkpoint to resume from. All processes of a run call it alike.
+ * Checks that the folder is free for this run, or finds the checkpoint to resume from. All processes of a run call it
+ * alike.
  *
- * @param store of the run; undefined for a run without a folder
+ * @param store checkpoint store of the run; undefined for a run without a folder
  * @param warn receives a message for each damaged checkpoint that was skipped
  * @throws TrainError TRAIN_RUN_EXISTS, TRAIN_CHECKPOINT_CORRUPT
  */
@@ -30,8 +31,8 @@ export async function findStart(
   const isEmpty = (await parallel.exchange("looking for a run", store.isEmpty)).every(Boolean);
   if (isEmpty) return undefined;
   if (!overwrite) {
-    const hint = "resume: true goes on with it, overwrite: true begins anew, or choose another folder";
-    throw new TrainError("TRAIN_RUN_EXISTS", `${outputDir} holds a run already: ${hint}`);
+    const hint = "use resume: true to continue it, overwrite: true to start over, or choose another folder";
+    throw new TrainError("TRAIN_RUN_EXISTS", `${outputDir} already holds a run: ${hint}`);
   }
   if (parallel.isMain) store.clear();
   await parallel.exchange("removing a run", null);
@@ -57,7 +58,10 @@ export function restoreWeights({ path }: FoundCheckpoint, parallel: ParallelMode
   return loadWeightSlices(parallel.local(), path);
 }
 
-/** Copies a checkpoint's optimiser state into this process's part of it. A checkpoint without an optimiser changes nothing. */
+/**
+ * Copies a checkpoint's optimizer state into this process's part of it. A checkpoint without an optimizer changes
+ * nothing.
+ */
 export async function restoreOptimizer(
   { path, optimizerStep: step }: FoundCheckpoint,
   parallel: ParallelModel,
@@ -70,8 +74,8 @@ export async function restoreOptimizer(
 }
 
 /**
- * Compares a checkpoint with the run that resumes from it: seed, model, and every stage that was begun. Later stages may
- * change.
+ * Compares a checkpoint with the run that resumes from it: seed, model, and every stage that had started. Later stages
+ * may change.
  *
  * @throws TrainError TRAIN_RESUME_MISMATCH listing the differences
  */
@@ -86,11 +90,11 @@ export function requireSameFingerprint(
   if (differences.length === 0) return;
   const list = differences.map((line) => `  ${line}`).join("\n");
   const hint = "Use the same options, or another folder.";
-  const title = `the checkpoint ${checkpoint.path} is of another run; in the checkpoint, and now:`;
+  const title = `the checkpoint ${checkpoint.path} belongs to another run; differences (in the checkpoint, now):`;
   throw new TrainError("TRAIN_RESUME_MISMATCH", `${title}\n${list}\n${hint}`);
 }
 
-/** The leaves in which two JSON values differ, as "path: before, now". */
+/** Yields the leaves in which two JSON values differ, as "path: before, now". */
 function* differ(path: string, before: unknown, now: unknown): Generator<string> {
   const isTree = (value: unknown) => typeof value === "object" && value !== null;
   if (isTree(before) && isTree(now)) {
@@ -105,5 +109,5 @@ function* differ(path: string, before: unknown, now: unknown): Generator<string>
 }
 
 function show(value: unknown): string {
-  return value === undefined ? "not there" : JSON.stringify(value);
+  return value === undefined ? "absent" : JSON.stringify(value);
 }

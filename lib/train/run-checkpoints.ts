@@ -18,16 +18,16 @@ import type { CheckpointEvent, Position, WarningEvent } from "./events.js";
 import { versions } from "./plan.js";
 import type { RunSettings } from "./run-options.js";
 
-/** Checkpoints that were written, or could not be, as events. */
+/** Events of checkpoints that were written or could not be written. */
 type CheckpointEvents = AsyncGenerator<CheckpointEvent | WarningEvent, void, void>;
 
-/** One process's part of the save under way, sent to all processes with every step. JSON. */
+/** State of one process's part of the current save, sent to all processes with every step. JSON. */
 export interface SaveNote {
-  /** This process's part is written. */
+  /** Set when this process's part is written. */
   report?: ShardReport;
-  /** It cannot be written. */
+  /** Why this process's part cannot be written. */
   problem?: string;
-  /** Of rank 0: the checkpoint is in its place, or could not be put there. */
+  /** Rank 0 only: the checkpoint is committed, or could not be. */
   committed?: { path?: string; problem?: string };
 }
 
@@ -37,28 +37,28 @@ interface UnderWay {
   start: number;
   pending: PendingCheckpoint;
   committing: boolean;
-  /** Of rank 0. */
+  /** Rank 0 only. */
   committed?: { path?: string; problem?: string };
   commitError?: unknown;
 }
 
 /**
- * The checkpoints of one run: when they are due, saving them while training goes on, and what to do when one cannot be
- * written. The processes of a run each write their part. Their notes travel with the one message that every step exchanges
- * anyway, so that no process waits. One checkpoint is under way at a time. All processes call every method alike. A run
- * without a folder has no checkpoints.
+ * The checkpoints of one run: when they are due, saving them during training, and handling one that cannot be written.
+ * Each process of a run writes its own part. The notes are part of the message that every step exchanges anyway, so
+ * that no process waits. One checkpoint is saved at a time. All processes make the same calls. A run without a folder
+ * has no checkpoints.
  */
 export class RunCheckpoints {
   readonly store: CheckpointStore | undefined;
   readonly #settings: RunSettings;
   readonly #parallel: ParallelModel;
   #underWay: UnderWay | undefined;
-  /** The step that was saved last, or is being saved, and when. */
+  /** The step that was saved last or is being saved, and the time of that save. */
   #saved: { globalStep: number; stage: number; at: number } = { globalStep: 0, stage: 0, at: performance.now() };
   #path: string | undefined;
-  /** The last one could not be written, and an event has said so. */
+  /** The last save failed, and an event reported it. */
   #lost = false;
-  /** One is due as soon as possible. */
+  /** A save is due as soon as possible. */
   #wanted = false;
 
   constructor(settings: RunSettings, parallel: ParallelModel) {
@@ -68,18 +68,18 @@ export class RunCheckpoints {
     this.store = outputDir === undefined ? undefined : new CheckpointStore(outputDir, keepLatest, parallel.world);
   }
 
-  /** Folder of the newest one. */
+  /** Folder of the newest checkpoint. */
   get path(): string | undefined {
     return this.#path;
   }
 
-  /** The run resumed from this one. */
+  /** Records that the run resumed from this checkpoint. */
   resumedFrom({ path, progress: { globalStep, stage } }: FoundCheckpoint): void {
     this.#saved = { globalStep, stage, at: performance.now() };
     this.#path = path;
   }
 
-  /** Whether one is due when `globalStep` steps are done. */
+  /** Whether a checkpoint is due after `globalStep` steps. */
   isDue(globalStep: number): boolean {
     if (this.#wanted) return true;
     const { steps, minutes } = this.#settings.checkpointEvery;
@@ -87,19 +87,21 @@ export class RunCheckpoints {
     return minutes !== undefined && performance.now() - this.#saved.at >= minutes * 60_000;
   }
 
-  /** Makes one due with the next step, because the earlier ones are gone. Only rank 0's call counts. */
+  /**
+   * Makes a checkpoint due at the next step, because the earlier ones are gone. Only the call on rank 0 has an effect.
+   */
   saveSoon(): void {
     this.#wanted = true;
   }
 
-  /** Stops saving: the folder belongs to another run now. */
+  /** Stops saving, because another run uses the folder now. */
   abandon(): void {
     this.#lost = true;
   }
 
   /**
-   * Copies everything as it is now and starts to write it; with `asyncCheckpoint: false` waits until it is done. Waits first for the
-   * one under way.
+   * Copies the current state and starts to write it; with `asyncCheckpoint: false` waits until it is written. Waits for
+   * the previous save first.
    */
   async *save(
     state: { optimizer: Optimizer | undefined; progress: Progress; facts: RunFingerprint },
@@ -120,7 +122,7 @@ export class RunCheckpoints {
       cause = error;
       own = messageOf(error);
     }
-    const problems = await this.#parallel.exchange("beginning a checkpoint", own);
+    const problems = await this.#parallel.exchange("starting a checkpoint", own);
     const problem = problems.find((each) => each !== null);
     this.#saved = { globalStep, stage, at: performance.now() };
     if (pending && problem === undefined) {
@@ -148,7 +150,7 @@ export class RunCheckpoints {
     };
   }
 
-  /** This process's note on the one under way, for the message of the next step. */
+  /** This process's note on the current save, for the message of the next step. */
   note(): SaveNote | undefined {
     if (!this.#underWay) return undefined;
     const { pending, committed } = this.#underWay;
@@ -192,7 +194,7 @@ export class RunCheckpoints {
     }
   }
 
-  /** Waits until the one under way is written or has failed. */
+  /** Waits until the current save is written or has failed. */
   async *drain(): CheckpointEvents {
     if (!this.#underWay) return;
     this.#parallel.setTimeout(this.#settings.parallel.timeouts.firstStep);
@@ -204,12 +206,12 @@ export class RunCheckpoints {
     }
   }
 
-  /** The event of one that could not be written: a warning. With `strict` it ends the run. */
+  /** The warning event of a save that failed. With `strict` it throws and ends the run. */
   #failure({ globalStep }: Position, problem: string, cause: unknown): WarningEvent {
     this.#lost = true;
-    this.#saved.globalStep = -1; // as if it had not been begun
+    this.#saved.globalStep = -1; // as if it had not started
     if (this.#settings.strict) throw new TrainError("TRAIN_CHECKPOINT_WRITE", problem, { cause });
-    const message = `${problem}. Training goes on; earlier checkpoints are as they were`;
+    const message = `${problem}. Training continues; earlier checkpoints are unchanged`;
     return { type: "warning", globalStep, code: "CHECKPOINT_WRITE", message };
   }
 
@@ -224,7 +226,8 @@ export class RunCheckpoints {
   }
 
   /**
-   * Whether all progress of a run that is over is saved. Rank 0 checks that the folder of the last checkpoint is still there.
+   * Whether all progress of a finished run is saved. Rank 0 checks that the folder of the last checkpoint is still
+   * there.
    */
   async isComplete(progress: Progress): Promise<boolean> {
     if (!this.store) return true;
@@ -235,14 +238,14 @@ export class RunCheckpoints {
     return isSaved;
   }
 
-  /** What a user can do about a last checkpoint that cannot be written. */
+  /** What a user can do if the last checkpoint cannot be written. */
   get wayOut(): string {
     const { folder = "" } = this.store ?? {};
     return `free space on the disk of ${folder}, or move that folder to another disk and put a symbolic link in its place`;
   }
 
   /**
-   * At the end of a run, progress that is not saved is lost.
+   * Throws if progress of a finished run is not saved.
    *
    * @throws TrainError TRAIN_CHECKPOINT_WRITE
    */
@@ -250,11 +253,11 @@ export class RunCheckpoints {
     if (!this.store || !this.isUnsaved(progress)) return;
     this.#lost = true;
     const message = `the last checkpoint could not be written to ${this.store.folder}`;
-    const memory = "The model is still in memory, as trained: model.savePretrained(FOLDER) saves it elsewhere";
+    const memory = "The trained model is still in memory: model.savePretrained(FOLDER) saves it elsewhere";
     throw new TrainError("TRAIN_CHECKPOINT_WRITE", `${message}. ${memory}; or ${this.wayOut}`);
   }
 
-  /** Cancels the one under way, and waits for the threads. */
+  /** Cancels the current save and waits for the threads. */
   async close(): Promise<void> {
     await this.#underWay?.pending.abort();
     this.#underWay = undefined;

@@ -3,8 +3,9 @@ import type { Decoder } from "../model/index.js";
 import { NOMINAL_STEPS, type PlannedStage, rateAt } from "./plan.js";
 
 /**
- * What a checkpoint holds of its run, so that another run cannot resume from it: seed, model and stages. Where the model
- * came from and the type it computes in do not count. In the names of 0.1.0, see {@link currentNames}.
+ * The part of a run that a checkpoint records, so that a different run cannot resume from it: seed, model and stages.
+ * The source of the model and its compute dtype are not included. Options have the names of 0.1.0, see {@link
+ * currentNames}.
  */
 export function fingerprintOf(model: Decoder, planned: readonly PlannedStage[], seed: number): RunFingerprint {
   const { dtype: _, other: __, ...shape } = model.config;
@@ -12,8 +13,8 @@ export function fingerprintOf(model: Decoder, planned: readonly PlannedStage[], 
 }
 
 /**
- * What must be the same for a run to resume, stage by stage, as JSON. Functions cannot be compared: a schedule is known by
- * its rates, an objective of one's own by its name and the stage's `fingerprint`.
+ * The part of each stage that must be the same on resume, as JSON. Functions cannot be compared: a schedule is
+ * represented by its rates, a custom objective by its name and the stage's `fingerprint`.
  */
 function stageFingerprints(planned: readonly PlannedStage[]): Record<string, unknown>[] {
   return planned.map(({ stage, loader, seed, steps, source, optimizer }) => {
@@ -36,14 +37,14 @@ function stageFingerprints(planned: readonly PlannedStage[]): Record<string, unk
   });
 }
 
-/** As JSON gives it back: the fingerprint in a checkpoint went through a file. */
+/** Round-trips a value through JSON, as the fingerprint in a checkpoint was. */
 function asJson(value: unknown): unknown {
   return JSON.parse(
     JSON.stringify(value, (_, inner) => (typeof inner === "function" ? `function ${inner.name}` : inner)),
   );
 }
 
-/** An objective's options as 0.1.0 wrote them, key by key in its order. */
+/** An objective's options with the names of 0.1.0, in its key order. */
 function storedOptions(options: unknown): unknown {
   if (!isRecord(options) || !("headChunkSize" in options)) return options;
   const stored: Record<string, unknown> = {};
@@ -56,8 +57,8 @@ function storedOptions(options: unknown): unknown {
 }
 
 /**
- * A fingerprint with today's names of options. Checkpoints keep the names of 0.1.0, so that its runs can be resumed and a
- * checkpoint's bytes do not depend on what an option is called; messages show the names that users write.
+ * A fingerprint with the current option names. Checkpoints keep the names of 0.1.0, so that runs of 0.1.0 can be
+ * resumed and the bytes of a checkpoint do not depend on option names; messages show the current names.
  */
 export function currentNames({ stages, ...run }: RunFingerprint): RunFingerprint {
   return {

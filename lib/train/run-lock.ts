@@ -19,28 +19,34 @@ import * as z from "zod";
 import { messageOf } from "../torch/errors.js";
 import { TrainError } from "./errors.js";
 
-/** What the file says of its holder: for people, and for file systems whose locks do not reach all machines. */
+/**
+ * Contents of the lock file, which describe its holder: for people, and for file systems whose locks do not span
+ * machines.
+ */
 const holderSchema = z.object({
   pid: z.int(),
   host: z.string(),
-  /** When the process began, in the kernel's own count: a number is used again by another process sooner or later. */
+  /** Start time of the process in kernel ticks. It distinguishes processes that reuse a process id. */
   began: z.string().nullable(),
-  /** The kernel that counts, and the space of process numbers: containers of one machine share the former alone. */
+  /** Boot id of the kernel, and PID namespace. Containers on one machine share the boot id only. */
   boot: z.string().nullable().default(null),
   space: z.string().nullable().default(null),
   since: z.string(),
 });
 type Holder = z.infer<typeof holderSchema>;
 
-/** A file that is locked is looked at so often before its holder is named: it may be about to write its name, or to leave. */
+/**
+ * Number of times a locked file is read before the error names its holder, which may be about to write its name or to
+ * exit.
+ */
 const ATTEMPTS = 20;
 const PAUSE_MILLISECONDS = 25;
 
 /**
- * Keeps a second process out of a run's folder. The kernel locks the file `lock` in it (fcntl, by open file description),
- * and takes the lock away when its process ends, however it ends: there is no stale lock to be taken over, and neither a
- * process number that is used again nor a container with the same one is mistaken for the holder. NFS passes such locks on
- * to its server. Where a file system has no locks, or they reach one machine only, what the file says of its holder counts.
+ * Keeps a second process out of a run's folder. The kernel locks the file `lock` in it (fcntl, by open file
+ * description) and releases the lock when the process ends, however it ends. So there are no stale locks, and a reused
+ * process id or an equal one in a container is not mistaken for the holder. NFS forwards such locks to its server. If a
+ * file system has no locks, or locks on one machine only, the contents of the file decide.
  */
 export class RunLock implements Disposable {
   readonly #folder: string;
@@ -54,25 +60,25 @@ export class RunLock implements Disposable {
   }
 
   /**
-   * Locks a folder that exists.
+   * Locks an existing folder.
    *
-   * @param options.restarted a launcher ended the run and started it again, maybe on another machine: what the lock says of
-   *   processes there, which cannot be looked for, does not count
-   * @throws TrainError TRAIN_RUN_LOCKED naming the process, or the machine where it cannot be looked for
+   * @param options.restarted a launcher has restarted the run, possibly on another machine: a holder on another
+   *   machine, which cannot be checked, is ignored
+   * @throws TrainError TRAIN_RUN_LOCKED naming the process, and its machine if it is another one
    */
   static async acquire(folder: string, { restarted = false }: { restarted?: boolean } = {}): Promise<RunLock> {
     return new RunLock(folder, restarted, await lockFile(folder, restarted));
   }
 
-  /** Whether the folder still has this lock: it may have been removed, renamed or replaced. */
+  /** Whether the folder still contains this lock. It may have been removed, renamed or replaced. */
   get isInPlace(): boolean {
     return this.#descriptor !== undefined && isSameFile(this.#descriptor, join(this.#folder, "lock"));
   }
 
   /**
-   * Makes the folder again where it is not there, and locks it.
+   * Recreates the folder if it is missing, and locks it.
    *
-   * @throws TrainError TRAIN_RUN_LOCKED where another process was faster
+   * @throws TrainError TRAIN_RUN_LOCKED if another process has locked it first
    */
   async restore(): Promise<void> {
     mkdirSync(this.#folder, { recursive: true });
@@ -83,12 +89,13 @@ export class RunLock implements Disposable {
 
   release(): void {
     const path = join(this.#folder, "lock");
-    // While it is locked nobody else has a right to the file; whoever waits for it sees that it is no longer the one there.
+    // While the file is locked, no other process may use it. A process that waits for it then finds that the path leads
+    // to another file.
     if (this.isInPlace) rmSync(path, { force: true });
     this.#leave();
   }
 
-  /** Gives the locked file up, wherever it is now: a folder that was renamed is free. */
+  /** Releases the locked file, wherever it is now: a renamed folder becomes free. */
   #leave(): void {
     if (this.#descriptor === undefined) return;
     const descriptor = this.#descriptor;
@@ -96,7 +103,7 @@ export class RunLock implements Disposable {
     try {
       ftruncateSync(descriptor);
     } catch {
-      // A disk in trouble. The lock itself ends with the descriptor.
+      // The disk may have failed. Closing the descriptor releases the lock.
     } finally {
       closeSync(descriptor);
     }
@@ -107,7 +114,7 @@ export class RunLock implements Disposable {
   }
 }
 
-/** Opens and locks a folder's file `lock`, and writes who holds it. */
+/** Opens and locks the file `lock` of a folder, and writes its holder to it. */
 async function lockFile(folder: string, restarted: boolean): Promise<number> {
   const path = join(folder, "lock");
   for (let attempt = 1; ; attempt++) {
@@ -121,7 +128,10 @@ async function lockFile(folder: string, restarted: boolean): Promise<number> {
   }
 }
 
-/** @returns the locked file, or who has it and whether that is sure: a file that is just being locked names nobody yet */
+/**
+ * @returns the descriptor of the locked file, or the holder and whether that is certain: a file that was just locked
+ * does not name its holder yet
+ */
 async function tryLockFile(
   path: string,
   restarted: boolean,
@@ -139,7 +149,7 @@ async function tryLockFile(
     }
     const holder = readHolder(descriptor);
     if (isLocked === false) return { holder, isSure: holder !== undefined && isRunning(holder) };
-    // Removed by its last holder between opening and locking: the next one has another file.
+    // The last holder removed the file between opening and locking; the next holder creates another one.
     if (!isSameFile(descriptor, path)) return { holder: undefined, isSure: false };
     if (holder && mayLive(holder, isLocked === true, restarted)) return { holder, isSure: true };
     ftruncateSync(descriptor);
@@ -155,7 +165,7 @@ function readHolder(descriptor: number): Holder | undefined {
   try {
     return holderSchema.parse(JSON.parse(readFileSync(descriptor, "utf8")));
   } catch {
-    return undefined; // empty, half written, or no lock of ours
+    return undefined; // empty, partly written, or not a lock file of this library
   }
 }
 
@@ -166,21 +176,24 @@ function ownRecord(): Holder {
 }
 
 /**
- * Whether a file that this process could lock may still be another's.
+ * Whether another process may still hold the folder although this one could lock the file.
  *
- * @param isLocked false where the file system has no locks
+ * @param isLocked false if the file system has no locks
  */
 function mayLive(holder: Holder, isLocked: boolean, restarted: boolean): boolean {
   const { host, boot } = holder;
   const own = bootId();
   const isHere = boot !== null && own !== null ? boot === own : host === hostname();
-  // Of a process on another machine nothing can be known, unless that machine is this one, started anew.
+  // A process on another machine cannot be checked, unless that machine is this one after a reboot.
   if (!isHere) return host !== hostname() && !restarted;
-  if (isLocked && boot !== null) return false; // its kernel took the lock away
+  if (isLocked && boot !== null) return false; // its kernel has released the lock
   return isRunning(holder);
 }
 
-/** Whether a process of this machine is there; of one in another space of numbers nothing can be known. */
+/**
+ * Whether a process of this machine is running. A process in another PID namespace cannot be checked and counts as
+ * running.
+ */
 function isRunning({ pid, host, began, boot, space }: Holder): boolean {
   const isElsewhere = boot === null ? host !== hostname() : boot !== bootId() || space !== processSpace();
   if (isElsewhere) return true;
@@ -193,7 +206,9 @@ function isRunning({ pid, host, began, boot, space }: Holder): boolean {
   return began === null || now === null || began === now;
 }
 
-/** Field 22 of /proc/PID/stat, counted from behind the name, which may hold anything. null where there is no /proc. */
+/**
+ * Field 22 of /proc/PID/stat (start time), counted from behind the name, which may contain spaces. null without /proc.
+ */
 function beginningOf(pid: number): string | null {
   const stat = known(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
   return stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
@@ -207,7 +222,7 @@ function processSpace(): string | null {
   return known(() => readlinkSync("/proc/self/ns/pid"));
 }
 
-/** What Linux alone tells. */
+/** Reads a value that exists on Linux only; null elsewhere. */
 function known(read: () => string): string | null {
   try {
     return read();
@@ -225,7 +240,7 @@ function locked(folder: string, path: string, holder: Holder | undefined): Train
   return new TrainError("TRAIN_RUN_LOCKED", `${folder} is in use by ${who} (since ${since}). ${hint}.`);
 }
 
-/** Whether an open file is the one that a path leads to: it may have been removed, renamed or replaced since. */
+/** Whether a path still leads to an open file, which may have been removed, renamed or replaced. */
 export function isSameFile(descriptor: number, path: string): boolean {
   const there = statSync(path, { throwIfNoEntry: false });
   if (!there) return false;

@@ -5,21 +5,21 @@ import { parallelSchema } from "../parallel/options.js";
 import type { Sink } from "./sinks/sink.js";
 
 /**
- * Largest sizes that a stage takes. Beyond what any run was ever made with, and small enough that what is computed from
- * them fits memory and exact numbers: a slip of the finger is an error, not a machine without memory.
+ * Upper limits of a stage's sizes. They are larger than any real run needs, and small enough that derived sizes fit
+ * into memory and are exact as numbers: a typing error is reported and does not exhaust the memory.
  */
 export const LIMITS = {
-  /** Sequences of a step. */
+  /** Sequences per step. */
   globalBatchSize: 2 ** 20,
-  /** Micro-batches of a step. */
+  /** Micro-batches per step. */
   gradientAccumulationSteps: 2 ** 16,
-  /** Optimiser steps of a stage. */
+  /** Optimizer steps per stage. */
   steps: 2 ** 31 - 1,
-  /** Tokens of a sequence. */
+  /** Tokens per sequence. */
   seqLen: 2 ** 24,
-  /** Tokens of one micro-batch of one process. */
+  /** Tokens per micro-batch and process. */
   microBatchTokens: 2 ** 27,
-  /** Of a stage: a century. */
+  /** Minutes per stage: a century. */
   minutes: 100 * 366 * 24 * 60,
 } as const;
 
@@ -31,7 +31,7 @@ const settings = {
     .string()
     .regex(/^(cpu|cuda(:\d+)?)$/, 'expected "cpu", "cuda" or "cuda:NUMBER"')
     .optional()
-    .describe("device to train on; default: the model's own"),
+    .describe("device to train on: cpu, cuda or cuda:NUMBER; default: the model's own"),
   seed: z.int().min(0).default(0).describe("random seed of data order, corruption and torch's generator"),
   resume: z
     .boolean()
@@ -44,8 +44,10 @@ const settings = {
   checkpointEvery: z
     .strictObject({ steps: positive.optional(), minutes: z.number().positive().optional() })
     .default({ minutes: 15 })
-    .describe("how often to save a checkpoint, besides the end of each stage; an empty object: never"),
-  keepLatest: positive.default(2).describe("number of unnamed checkpoints to keep"),
+    .describe(
+      "interval of checkpoints besides those at the end of each stage, in `steps` or in `minutes`; an empty object: never",
+    ),
+  keepLatest: positive.default(2).describe("number of unnamed checkpoints to keep; named ones are always kept"),
   asyncCheckpoint: z
     .boolean()
     .default(true)
@@ -56,12 +58,14 @@ const settings = {
     .max(LIMITS.minutes)
     .default(60)
     .describe("minutes for which the last checkpoint of a run is retried if it cannot be written"),
-  strict: z.boolean().default(false).describe("end the run when a checkpoint cannot be written"),
+  strict: z.boolean().default(false).describe("end the run when a checkpoint cannot be written, instead of a warning"),
   maxSkipped: z
     .int()
     .min(0)
     .default(10)
-    .describe("steps in a row without a finite loss and gradient before the run ends"),
+    .describe(
+      "number of consecutive steps without a finite loss and gradient after which the run ends; each is skipped",
+    ),
   deterministic: z
     .boolean()
     .default(false)
@@ -69,7 +73,7 @@ const settings = {
   dataWorkers: z
     .union([z.literal("auto"), z.int().min(0).max(16)])
     .default("auto")
-    .describe("threads that read batches ahead; auto: one if reading is slow"),
+    .describe("number of threads that read batches ahead, at most 16; 0: none; auto: one if reading is slow"),
   parallel: parallelSchema
     .prefault({})
     .describe("how the model and the batches are distributed over the processes of a run"),
@@ -77,21 +81,23 @@ const settings = {
     .number()
     .positive()
     .optional()
-    .describe("peak floating-point operations per second of the device, for MFU"),
+    .describe(
+      "peak floating-point operations per second of the device, for `mfu`; default: from a table of known devices",
+    ),
 };
 
-/** The options of a run that a file can hold, too. */
+/** The options of a run that a curriculum file can set, too. */
 export const runSettingsSchema = z.strictObject(settings);
 
 export const runOptionsSchema = z.strictObject({
   ...settings,
   model: z
-    // Recognized by its config, not by its class: the command line makes flags of these options without the addon, too.
+    // Recognized by its config, not by its class: the command line reads this schema without loading the addon.
     .custom<Decoder | StableDiffCoder>((value) => (value as Partial<Decoder> | null)?.config !== undefined, {
       error: "expected a StableDiffCoder or a Decoder",
     })
-    .describe("the model to train, in place"),
-  signal: z.instanceof(AbortSignal).optional().describe("ends the run after the current step, and saves"),
+    .describe("model to train, a `StableDiffCoder` or a `Decoder`; it is changed in place"),
+  signal: z.instanceof(AbortSignal).optional().describe("signal that ends the run after the current step and a save"),
   sinks: z
     .array(z.custom<Sink>((value) => typeof (value as Sink | null)?.write === "function", { error: "expected sinks" }))
     .optional()
@@ -100,6 +106,6 @@ export const runOptionsSchema = z.strictObject({
     ),
 });
 
-/** What {@link Curriculum.run} takes. */
+/** Options of {@link Curriculum.run}. */
 export type RunOptions = z.input<typeof runOptionsSchema>;
 export type RunSettings = z.output<typeof runOptionsSchema>;

@@ -7,15 +7,16 @@ import { resolvePrecision } from "./precision.js";
 import { currentNames, fingerprintOf } from "./run-fingerprint.js";
 import type { RunSettings } from "./run-options.js";
 
-/** Runs that a world's processes began: all count alike. */
+/** Number of runs started so far in a world. It is the same in all its processes. */
 const runs = new WeakMap<World, number>();
 
 /**
- * Checks that the processes of a run are about to train the same: model, stages, data and options. It is done before
- * parameters travel, over the store: shapes that differ would end in the middle of a collective, and anything else would
- * train to the end as if nothing were wrong.
+ * Checks that all processes of a run have the same model, stages, data and options. The check uses the store and runs
+ * before the first collective: different shapes would fail in the middle of a collective, and any other difference
+ * would go unnoticed.
  *
- * @throws DistributedError DISTRIBUTED_STATE with every difference by rank, DISTRIBUTED_TIMEOUT naming ranks that do not come
+ * @throws DistributedError DISTRIBUTED_STATE with every difference by rank, DISTRIBUTED_TIMEOUT naming the ranks that
+ *   do not take part
  */
 export async function requireSameRun(
   world: World,
@@ -26,10 +27,10 @@ export async function requireSameRun(
   runs.set(world, run + 1);
   const { store, rank, size } = world;
   const place = { store, rank, size, timeout: settings.parallel.timeouts.init };
-  await requireAlike(place, `run/${run}`, "beginning a run", processFingerprint(planned, settings));
+  await requireAlike(place, `run/${run}`, "starting a run", processFingerprint(planned, settings));
 }
 
-/** All that must be the same in the processes of a run, by the paths of the options that decide it. */
+/** Values that must be the same in all processes of a run, by option path. */
 function processFingerprint(planned: readonly PlannedStage[], settings: RunSettings): Fingerprint {
   const { model, outputDir, seed, resume, overwrite, checkpointEvery, keepLatest, asyncCheckpoint, strict } = settings;
   const { maxSkipped, deterministic, parallel } = settings;
@@ -79,7 +80,7 @@ function stageOptions(
     objective: sourceOf(stage.objective),
     optimizer: typeof optimizer === "function" ? sourceOf(optimizer) : optimizer,
     gradientAccumulationSteps: stage.gradientAccumulationSteps,
-    // "auto" is what the machine is good at, and machines differ.
+    // "auto" depends on the machine, and machines may differ.
     precision: resolvePrecision(stage.precision, device),
     checkpoint: stage.checkpoint ?? "none",
     positionsPerToken: stage.positionsPerToken,
@@ -89,16 +90,16 @@ function stageOptions(
   };
 }
 
-/** Data that does not name its content is known by the first tokens that are read of it. */
+/** Data without a fingerprint is represented by its first sample. */
 function firstSample(loader: PlannedStage["loader"]): string {
   try {
     return digest(loader.batchAt(0, 1).tokens.join());
   } catch {
-    return "cannot be read"; // which training will say, with stage and sample
+    return "cannot be read"; // training reports it with stage and sample
   }
 }
 
-/** A function cannot be compared, but its text can: what it closes over is the caller's business. */
+/** A function cannot be compared, but its source can. Variables that it closes over are not compared. */
 function sourceOf(value: (...args: never[]) => unknown): string {
   return `${value.name || "function"} with source ${digest(String(value))}`;
 }
@@ -109,7 +110,7 @@ function digest(text: string): string {
 
 const LONGEST = 120;
 
-/** The leaves of a value by their paths; lists of plain values are leaves. */
+/** Adds the leaves of a value by path; lists of plain values are leaves. */
 function flatten(into: Record<string, string>, path: string, value: unknown): void {
   const isTree = typeof value === "object" && value !== null;
   if (isTree && !(Array.isArray(value) && value.every((item) => typeof item !== "object" || item === null))) {

@@ -9,82 +9,89 @@ import { StageClock } from "./clock.js";
 import { TrainError } from "./errors.js";
 import type { CheckpointEvent, Position, StepEvent, TrainEvent, WarningEvent } from "./events.js";
 import { Meter } from "./meter.js";
-import { makeOptimizer, requireElementwise } from "./optimizer.js";
+import { makeOptimizer } from "./optimizer.js";
 import { describeRun, type PlannedStage } from "./plan.js";
 import { findStart, requireSameFingerprint, restoreOptimizer, restoreWeights } from "./resume.js";
 import { RunCheckpoints, type SaveNote } from "./run-checkpoints.js";
 import { currentNames, fingerprintOf } from "./run-fingerprint.js";
 import type { RunSettings } from "./run-options.js";
-import { divergence, type StepReport, type StepResult, skippedMessage, Trainer } from "./trainer.js";
+import {
+  divergence,
+  requireElementwise,
+  type StepReport,
+  type StepResult,
+  skippedMessage,
+  Trainer,
+} from "./trainer.js";
 import { failureOf, settled } from "./user-code.js";
 import { checkHookResult, checkState } from "./user-results.js";
 
-/** What each process sends to the others between the two halves of a step. JSON. */
+/** Message of each process to the others between the two halves of a step. JSON. */
 interface StepMessage {
   report: StepReport;
   note: StepNote;
 }
 
-/** What else processes have to agree on with every step. */
+/** State, besides the gradients' counts, that processes exchange at every step. */
 interface StepNote {
-  /** It was asked to stop. */
+  /** The process's signal is aborted. */
   stop: boolean;
-  /** Of rank 0, whose clock counts. */
+  /** The clock of rank 0 is used. */
   clock: ClockNote;
   save?: SaveNote;
-  /** Its batches hold mask tokens as clean text. */
+  /** Its batches have mask tokens in their clean text. */
   mask?: MaskFound;
 }
 
 interface ClockNote {
-  /** The stage is over after this step, and so many steps it has. */
+  /** Whether the stage is over after this step, and its total steps. */
   isOver: boolean;
   steps: number;
-  /** It is time for a checkpoint. */
+  /** A checkpoint is due. */
   isDue: boolean;
 }
 
-/** Between two tries to write a run's last checkpoint. */
+/** Pause between two attempts to write the last checkpoint of a run. */
 const RETRY_SECONDS = { first: 1, last: 30 };
 
-/** So many steps without a target from a stage's beginning on, and there will be none. */
+/** After this many steps without a target at the start of a stage, the data is assumed to have none. */
 const HOPELESS_STEPS = 100;
 
-/** What is odd about a stage's data, each told once. The same on all processes. */
+/** Yields warnings about a stage's data, each one once. The same on all processes. */
 class DataWatch {
   readonly #planned: PlannedStage;
   #saidMask = false;
   #saidTargets = false;
   #hadTargets: boolean;
 
-  /** @param isResumed in the middle of the stage, whose first steps are not known */
+  /** @param isResumed whether the stage was resumed in its middle, so that its first steps are not known */
   constructor(planned: PlannedStage, isResumed: boolean) {
     this.#planned = planned;
     this.#hadTargets = isResumed;
   }
 
-  /** @param done steps of the stage */
+  /** @param done steps done in the stage */
   *see(notes: readonly StepNote[], { skipped }: StepResult, done: number): Generator<string, void, void> {
     const { name } = this.#planned.stage;
     const mask = notes.find((note) => note.mask)?.mask;
     if (mask && !this.#saidMask) {
       this.#saidMask = true;
       const where = mask.sample === null ? "a row" : `sample ${mask.sample}`;
-      const what = `${where} of the data has the mask token ${mask.maskId} in its clean text (${mask.count} times)`;
-      yield `stage '${name}', step ${done}: ${what}: the model learns to write it`;
+      const what = `${where} of the data contains the mask token ${mask.maskId} in its clean text (${mask.count} times)`;
+      yield `stage '${name}', step ${done}: ${what}; the model will learn to generate it`;
     }
     if (skipped !== "no targets") this.#hadTargets = true;
     else if (!this.#saidTargets) {
       this.#saidTargets = true;
-      yield `stage '${name}', step ${done}: no token of the batch is a target: nothing was learnt. Is the loss mask 0 everywhere?`;
+      yield `stage '${name}', step ${done}: no token of the batch is a target, so the step was skipped. Is the loss mask 0 everywhere?`;
     }
     const steps = this.#planned.steps ?? HOPELESS_STEPS;
     if (this.#hadTargets || done !== Math.min(steps, HOPELESS_STEPS)) return;
-    yield `stage '${name}': none of its first ${done} steps had a target, and the model is what it was`;
+    yield `stage '${name}': none of its first ${done} steps had a target, so the model is unchanged`;
   }
 }
 
-/** One run of a curriculum, from its start or a checkpoint to its end, as one of its processes sees it. */
+/** One run of a curriculum in one process, from its start or a checkpoint to its end. */
 export class Session {
   readonly #planned: readonly PlannedStage[];
   readonly #settings: RunSettings;
@@ -96,9 +103,9 @@ export class Session {
   #optimizer: { instance: Optimizer; madeIn: number } | undefined;
   #clock: StageClock | undefined;
   #trainer: Trainer | undefined;
-  /** All that was to be done is done, or was stopped in order. */
+  /** The run is finished or was stopped in an orderly way. */
   #ended = false;
-  /** The checkpoint of the stage that ended last. */
+  /** The checkpoint at the end of the last finished stage. */
   #last: { position: Position; name: string | undefined } | undefined;
 
   constructor(planned: readonly PlannedStage[], settings: RunSettings, parallel: ParallelModel) {
@@ -111,7 +118,7 @@ export class Session {
     this.#fingerprint = fingerprintOf(this.#model, planned, settings.seed);
   }
 
-  /** Trains, and tells what happens. The whole run is this function. */
+  /** Trains and yields the events. This function is the whole run. */
   async *events(): AsyncGenerator<TrainEvent, void, void> {
     yield* this.#begin();
     const progress = this.#progress;
@@ -128,7 +135,7 @@ export class Session {
       const watch = new DataWatch(planned, progress.step > 0);
       let { stop, clock } = await this.#agreeToBegin();
       while (!clock.isOver) {
-        // One process alone need not ask the others: it stops before the next step.
+        // A single process needs no exchange: it stops before the next step.
         if (stop || (!this.#parallel.world && this.#settings.signal?.aborted)) return yield* this.#abort();
         const { step, notes } = await this.#step(trainer, clock.steps, planned);
         stop = notes.some((note) => note.stop);
@@ -151,9 +158,10 @@ export class Session {
   }
 
   /**
-   * Saves what is not saved yet, when the consumer stops early or an error ends the run; frees the optimiser.
+   * Saves what is not saved yet if the consumer stops early or an error ends the run; frees the optimizer.
    *
-   * @param failed by an error. With several processes nothing can be saved then: the others are not there
+   * @param failed whether an error ended the run. A run of several processes then saves nothing, because a save needs
+   *   all of them
    */
   async close({ failed }: { failed: boolean }): Promise<(CheckpointEvent | WarningEvent)[]> {
     const events: (CheckpointEvent | WarningEvent)[] = [];
@@ -175,7 +183,7 @@ export class Session {
 
   async *#saveRest(): AsyncGenerator<CheckpointEvent | WarningEvent, void, void> {
     yield* this.#checkpoints.drain();
-    // Weights that an error left half changed are not worth saving; a failed save was just tried.
+    // Weights that an error left partly updated are not saved, and a save that has just failed is not repeated.
     if (!this.#checkpoints.isUnsaved(this.#progress) || this.#trainer?.updating || this.#checkpoints.isLost) return;
     yield* this.#save();
     yield* this.#checkpoints.drain();
@@ -186,23 +194,24 @@ export class Session {
   }
 
   /**
-   * The consumer stopped reading before the run's end. In a run of several processes that is fine if all did.
+   * Handles a consumer that stops reading before the end of the run. In a run of several processes all of them must
+   * stop.
    *
-   * @throws DistributedError DISTRIBUTED_STATE if the others go on
+   * @throws DistributedError DISTRIBUTED_STATE if the others continue
    */
   async #leaveTogether(): Promise<void> {
     this.#parallel.setTimeout(Math.min(10, this.#settings.parallel.timeouts.step));
     try {
       await this.#parallel.exchange("leaving the run", null);
     } catch (error) {
-      const message = "stopped reading the run's events, and the others did not";
-      const remedy = "all processes must read them alike, to their end or up to the same one";
+      const message = "stopped reading the run's events, but the other processes did not";
+      const remedy = "all processes must read the events to the end or stop at the same event";
       throw new DistributedError("DISTRIBUTED_STATE", `${message}: ${remedy}`, { cause: error });
     }
     this.#parallel.setTimeout(this.#settings.parallel.timeouts.firstStep);
   }
 
-  /** Looks for a checkpoint to go on from, and puts everything back as it was. */
+  /** Finds the checkpoint to resume from and restores its state. */
   async *#begin(): AsyncGenerator<TrainEvent, void, void> {
     const run = describeRun(this.#parallel, this.#planned, this.#settings);
     const warnings: string[] = [];
@@ -216,12 +225,12 @@ export class Session {
     requireSameFingerprint({ ...found, facts: currentNames(found.facts) }, currentNames(this.#fingerprint));
     await restoreWeights(found, this.#parallel);
     this.#checkpoints.resumedFrom(found);
-    // In place: sources that only later stages read may have been added since.
+    // Assigned in place: sources that only later stages read may have been added since.
     const positions = this.#progress.positions.map((start, source) => found.progress.positions[source] ?? start);
     this.#progress = { ...found.progress, positions };
     const { stage, step, globalStep } = this.#progress;
     const planned = this.#planned[stage];
-    // A stage that was not begun makes its own optimiser, if it wants one.
+    // A stage that has not started creates its own optimizer, if it has one.
     if (planned && (step > 0 || planned.optimizerFrom !== stage)) {
       await restoreOptimizer(found, this.#parallel, this.#optimizerFor(planned));
     }
@@ -229,14 +238,14 @@ export class Session {
     for (const message of warnings) yield this.#warning("CHECKPOINT_CORRUPT", message);
   }
 
-  /** Before a stage's first step: whether there is one at all. */
+  /** Exchanges notes before the first step of a stage, which may already be over. */
   async #agreeToBegin(): Promise<{ stop: boolean; clock: ClockNote }> {
     this.#parallel.setTimeout(this.#settings.parallel.timeouts.firstStep);
     const notes = await this.#parallel.exchange("a stage", this.#note(this.#progress.step));
     return { stop: notes.some(({ stop }) => stop), clock: notes[0].clock };
   }
 
-  /** What this process has to tell when `step` steps of the stage are done. */
+  /** This process's note after `step` steps of the stage. */
   #note(step: number): StepNote {
     const clock = this.#clock as StageClock;
     return {
@@ -251,7 +260,7 @@ export class Session {
     };
   }
 
-  /** The optimiser of a stage: the one at hand, unless the stage brings its own. */
+  /** The optimizer of a stage: the current one, unless the stage has its own. */
   #optimizerFor({ stage, optimizer, optimizerFrom }: PlannedStage): Optimizer {
     if (this.#optimizer?.madeIn !== optimizerFrom) {
       this.#optimizer?.instance.dispose();
@@ -262,7 +271,7 @@ export class Session {
     return this.#optimizer.instance;
   }
 
-  /** One step: gradients, one message to all processes, update. */
+  /** One step: gradients, one exchange between all processes, update. */
   async #step(
     trainer: Trainer,
     steps: number,
@@ -324,7 +333,7 @@ export class Session {
     this.#parallel.release();
   }
 
-  /** What a hook gives, once it was looked at. */
+  /** Runs a hook and checks its result. */
   async #hook<T>(stage: string, kind: "evaluate" | "sample", run: () => T | PromiseLike<T> | undefined): Promise<T> {
     const where = `stage '${stage}', step ${this.#progress.step}: ${kind}`;
     try {
@@ -333,7 +342,7 @@ export class Session {
       return result as T;
     } catch (error) {
       const { signal } = this.#settings;
-      if (signal?.aborted && error === signal.reason) throw error; // it was stopped
+      if (signal?.aborted && error === signal.reason) throw error; // the hook was aborted
       throw failureOf("TRAIN_HOOK", where, error);
     }
   }
@@ -357,10 +366,10 @@ export class Session {
   }
 
   /**
-   * At the end of a run a checkpoint that is not written is lost work: tries again while the disk is full, and says what can
-   * be done about it.
+   * Saves the last checkpoint of a run. While it cannot be written, for example because the disk is full, the save is
+   * retried and a warning explains the remedy.
    *
-   * @throws TrainError TRAIN_CHECKPOINT_WRITE when `retrySaving` is over
+   * @throws TrainError TRAIN_CHECKPOINT_WRITE after `retrySaving` minutes
    */
   async *#saveForSure(): AsyncGenerator<TrainEvent, void, void> {
     const { retrySaving, signal } = this.#settings;
@@ -370,21 +379,21 @@ export class Session {
       yield* this.#checkpoints.drain();
       if (await this.#checkpoints.isComplete(this.#progress)) return;
       const isOver = performance.now() - start >= 60_000 * retrySaving || (!wasAborted && signal?.aborted === true);
-      if ((await this.#parallel.exchange("trying again", isOver)).some(Boolean)) break;
-      const message = `the run is over, and its last checkpoint is not written: ${this.#checkpoints.wayOut}`;
-      yield this.#warning("CHECKPOINT_WRITE", `${message}. Trying again in ${pause} s`);
+      if ((await this.#parallel.exchange("retrying a save", isOver)).some(Boolean)) break;
+      const message = `the run is finished, but its last checkpoint could not be written: ${this.#checkpoints.wayOut}`;
+      yield this.#warning("CHECKPOINT_WRITE", `${message}. Retrying in ${pause} s`);
       await sleep(1000 * pause);
       yield* this.#save(this.#last?.position, this.#last?.name);
     }
     this.#checkpoints.requireSaved(this.#progress);
   }
 
-  /** The run's folder was made anew: what was saved before is gone. */
+  /** Called after the run's folder was recreated, without its earlier checkpoints. */
   saveSoon(): void {
     this.#checkpoints.saveSoon();
   }
 
-  /** The run's folder is another run's now. */
+  /** Called when another run uses the folder now. */
   abandonFolder(): void {
     this.#checkpoints.abandon();
   }

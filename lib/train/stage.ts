@@ -19,13 +19,13 @@ import { type OptimizerChoice, optimizerSchema } from "./optimizer.js";
 import type { Precision } from "./precision.js";
 import { LIMITS } from "./run-options.js";
 
-/** Where sequences come from. Stages that share one go on where the stage before stopped reading. */
+/** Source of sequences. Stages that share one continue where the previous stage stopped reading. */
 export type StageData = Dataset | Loader | { readonly loader: Loader };
 
-/** When a stage is over. `minutes` is wall time: such a stage cannot be repeated bit for bit. */
+/** End of a stage. `minutes` is wall time: such a stage is not bit-reproducible. */
 export type StageEnd = { steps: number } | { tokens: number } | { epochs: number } | { minutes: number };
 
-/** What hooks are told. */
+/** Argument of hooks. */
 export interface HookContext {
   device: string;
   stage: string;
@@ -34,48 +34,48 @@ export interface HookContext {
   signal?: AbortSignal;
 }
 
-/** Measures the model while it is trained, every so many steps and at the stage's end. */
+/** Evaluates the model during training, after every `every` steps and at the end of the stage. */
 export interface Evaluate {
   every: number;
   run(model: Decoder, context: HookContext): Record<string, number> | Promise<Record<string, number>>;
 }
 
-/** Lets the model write while it is trained, every so many steps and at the stage's end. */
+/** Generates samples during training, after every `every` steps and at the end of the stage. */
 export interface Sampling {
   every: number;
   run(model: Decoder, context: HookContext): TrainingSample[] | Promise<TrainingSample[]>;
 }
 
-/** A part of a curriculum, as a plain value. {@link stage} makes one with defaults; a literal is as good. */
+/** A stage of a curriculum, as a plain object. {@link stage} makes one with defaults; an object literal works, too. */
 export interface Stage {
   readonly name: string;
-  /** What made it, for people. */
+  /** Kind of stage, for messages and logs. */
   readonly kind: string;
   readonly data: StageData;
   readonly objective: Objective;
   readonly end: StageEnd;
-  /** The learning rate; absent: the rate that the stage before ended with. */
+  /** The learning rate; default: the final rate of the previous stage. */
   readonly schedule?: Schedule;
-  /** Absent: the optimiser of the stage before goes on, moments and all; in the first stage AdamW. */
+  /** Default: the optimizer of the previous stage with its state; in the first stage AdamW. */
   readonly optimizer?: OptimizerChoice;
-  /** Sequences of one optimiser step, in all micro-batches together. */
+  /** Sequences per optimizer step, over all micro-batches and processes. */
   readonly globalBatchSize: number;
-  /** Micro-batches that a step is cut into. It changes memory, not results. */
+  /** Micro-batches per step. It affects memory, not results. */
   readonly gradientAccumulationSteps: number;
-  /** Gradients are scaled down to this L2 norm; null: never. */
+  /** Gradients are scaled down to this L2 norm; null: no clipping. */
   readonly maxGradNorm: number | null;
   readonly precision: Precision;
-  /** Of order and corruption; absent: the run's. */
+  /** Random seed of data order and corruption; default: the run's. */
   readonly seed?: number;
-  /** Name of the checkpoint that is kept of the stage's end. */
+  /** Name of the checkpoint of the end of the stage, which is kept. */
   readonly checkpoint?: string;
   readonly evaluate?: Evaluate;
   readonly sample?: Sampling;
-  /** Positions the model computes for each clean token: 2 for block diffusion, which runs over [x_t ; x_0]. */
+  /** Positions that the model computes per clean token: 2 for block diffusion, which runs over [x_t ; x_0]. */
   readonly positionsPerToken: number;
   /**
-   * What is probably a mistake in a stage of so many steps over this dataset: each line becomes a warning at the start of
-   * the run. `steps` is null where the stage ends by the clock.
+   * Returns probable mistakes in a stage of `steps` steps over this dataset; each line becomes a warning at the start
+   * of the run. `steps` is null if the stage ends after a number of minutes.
    */
   readonly check?: (steps: number | null, dataset: Dataset) => string[];
   /** JSON that must be the same when a run resumes from a checkpoint, besides the fields above. */
@@ -99,51 +99,77 @@ const fileName = z
   .string()
   .regex(
     /^[A-Za-z0-9][A-Za-z0-9._-]*$/,
-    "letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+    "letters, digits, dots, dashes and underscores, starting with a letter or digit",
   );
 
-/** The options of a stage that a file can hold, too. */
+/** The options of a stage that a curriculum file can set, too. */
 export const stageSettings = {
-  name: z.string().trim().min(1).max(60).describe("unique in the curriculum"),
-  steps: positive.max(LIMITS.steps).optional().describe("optimiser steps; give one of steps, tokens, epochs, minutes"),
-  tokens: z.number().positive().optional().describe("clean tokens to train on"),
-  epochs: z.number().positive().optional().describe("passes over the data"),
-  minutes: z.number().positive().max(LIMITS.minutes).optional().describe("wall time"),
+  name: z.string().trim().min(1).max(60).describe("name of the stage, unique in the curriculum"),
+  steps: positive.max(LIMITS.steps).optional().describe("end after this many optimizer steps"),
+  tokens: z.number().positive().optional().describe("end after this many clean tokens"),
+  epochs: z.number().positive().optional().describe("end after this many passes over the data"),
+  minutes: z
+    .number()
+    .positive()
+    .max(LIMITS.minutes)
+    .optional()
+    .describe("end after this many minutes of wall time; such a stage cannot be repeated bit for bit"),
   lr: z
     .union([
       z.custom<Schedule>(isFunction, { error: "a schedule function" }),
       scheduleSchema.transform((config) => scheduleFrom(config)),
     ])
     .optional()
-    .describe("learning rate: a number, a schedule, or its config; default: the rate the stage before ended with"),
-  optimizer: optimizerSchema.optional().describe("default: the one of the stage before goes on; in the first AdamW"),
-  globalBatchSize: positive.max(LIMITS.globalBatchSize).default(8).describe("sequences of one optimiser step"),
+    .describe(
+      "learning rate: a number, a schedule, or the data of one; default: the rate at the end of the previous stage; " +
+        "required in the first stage, except for `supervised` (2e-5 after a short warmup)",
+    ),
+  optimizer: optimizerSchema
+    .optional()
+    .describe(
+      "optimizer: `adamw({...})`, `muon({...})`, `sgd({...})`, their data, or a function of the model that returns one; default: that " +
+        "of the previous stage with its state, `adamw()` in the first stage",
+    ),
+  globalBatchSize: positive
+    .max(LIMITS.globalBatchSize)
+    .default(8)
+    .describe("number of sequences in one optimizer step, over all processes"),
   gradientAccumulationSteps: positive
     .max(LIMITS.gradientAccumulationSteps)
     .default(1)
-    .describe("micro-batches that a step is cut into"),
-  maxGradNorm: z.number().positive().nullable().default(1).describe("largest gradient norm"),
-  precision: z.enum(["auto", "float32", "bfloat16"]).default("auto").describe("of the forward pass"),
-  seed: z.int().min(0).optional().describe("of order and corruption; default: the run's"),
+    .describe("number of micro-batches in a step; it changes memory use, not results"),
+  maxGradNorm: z
+    .number()
+    .positive()
+    .nullable()
+    .default(1)
+    .describe("maximum gradient norm (L2), to which gradients are scaled down; `null`: no limit"),
+  precision: z
+    .enum(["auto", "float32", "bfloat16"])
+    .default("auto")
+    .describe("data type of the forward pass: float32, bfloat16, or auto, bfloat16 if the hardware multiplies it"),
+  seed: z.int().min(0).optional().describe("random seed of data order and corruption; default: the run's"),
   checkpoint: fileName
-    .refine((name) => !isStepCheckpoint(name), "step-NUMBER names the checkpoints in between")
+    .refine((name) => !isStepCheckpoint(name), "step-NUMBER is reserved for periodic checkpoints")
     .optional()
-    .describe("name of the checkpoint that is kept of the stage's end"),
+    .describe(
+      "name under which the checkpoint at the end of the stage is kept; default: none, `final` for the last stage",
+    ),
 };
 
-/** The options of a stage that are values of TypeScript. */
+/** The options of a stage that exist in TypeScript only. */
 const stageValues = {
   data: z
     .custom<StageData>(isData, { error: "expected a Dataset, a Loader or the result of prepareData" })
-    .describe("what is trained on: a Dataset, a Loader or the result of prepareData"),
+    .describe("training data: a `Dataset`, a `Loader` or the result of `prepareData`"),
   evaluate: z
     .custom<Evaluate>(isHook, { error: "expected { every: steps, run: function }" })
     .optional()
-    .describe("measures the model every so many steps"),
+    .describe("`{ every, run }`: call `run` to measure the model every `every` steps and at the end of the stage"),
   sample: z
     .custom<Sampling>(isHook, { error: "expected { every: steps, run: function }" })
     .optional()
-    .describe("lets the model write every so many steps"),
+    .describe("`{ every, run }`: call `run` to sample from the model every `every` steps and at the end of the stage"),
 };
 
 const customShape = {
@@ -151,17 +177,22 @@ const customShape = {
   ...stageValues,
   objective: z
     .custom<Objective>(isFunction, { error: "expected a function (model, batch, context)" })
-    .describe("a function (model, batch, context) that gives { loss, normalizer, metrics }"),
-  kind: z.string().min(1).optional().describe("what it is called in logs; default: the objective's name"),
-  positionsPerToken: z.number().positive().default(1).describe("positions computed for each clean token"),
-  fingerprint: z.unknown().optional().describe("JSON that must be the same on resume"),
+    .describe("function `(model, batch, context)` that returns `{ loss, normalizer, metrics }`"),
+  kind: z.string().min(1).optional().describe("name of the objective in logs; default: the function's name"),
+  positionsPerToken: z
+    .number()
+    .positive()
+    .default(1)
+    .describe("number of positions that the model computes for each clean token, for `positions_per_second`"),
+  fingerprint: z.unknown().optional().describe("JSON value that must be the same when a run resumes"),
 };
 
-const customSchema = withEnd(customShape);
+/** The options of {@link stage}. */
+export const customStageSchema = withEnd(customShape);
 const autoregressiveStageSchema = withEnd({ ...stageSettings, ...stageValues, ...autoregressiveSchema.shape });
 const diffusionStageSchema = withEnd({ ...stageSettings, ...stageValues, ...blockDiffusionSchema.shape });
 
-/** Objects of these keys, exactly one of which says when the stage ends. */
+/** An object schema with exactly one of the keys that set the end of a stage. */
 export function withEnd<Shape extends z.ZodRawShape>(shape: Shape) {
   return z.strictObject(shape).superRefine((value, context) => {
     const given = END_KEYS.filter((key) => (value as Record<string, unknown>)[key] !== undefined);
@@ -173,7 +204,7 @@ export function withEnd<Shape extends z.ZodRawShape>(shape: Shape) {
 
 const END_KEYS = ["steps", "tokens", "epochs", "minutes"] as const;
 
-export type StageOptions = z.input<typeof customSchema>;
+export type StageOptions = z.input<typeof customStageSchema>;
 export type AutoregressiveStageOptions = Omit<
   StageOptions,
   "objective" | "kind" | "positionsPerToken" | "fingerprint"
@@ -186,12 +217,12 @@ export type BlockDiffusionStageOptions = Omit<
   BlockDiffusionOptions;
 
 /**
- * A stage with an objective of one's own.
+ * A stage with a custom objective.
  *
  * @throws TrainError TRAIN_OPTIONS with the path and the allowed values, as the other factories do
  */
 export function stage(options: StageOptions): Stage {
-  return assemble(parseOptions(titleOf("stage", options), customSchema, options));
+  return assemble(parseOptions(titleOf("stage", options), customStageSchema, options));
 }
 
 /** Next-token prediction: the AR stages of section 3.1. */
@@ -224,8 +255,8 @@ export function blockDiffusion(options: BlockDiffusionStageOptions): Stage {
 }
 
 /**
- * Supervised fine-tuning by block diffusion on answers alone. Without `lr` it is 2e-5 after a short warmup, whatever rate
- * the stage before ended with: pre-training usually ends at none.
+ * Supervised fine-tuning by block diffusion, with a loss on answers only. The default `lr` is 2e-5 after a short
+ * warmup, not the final rate of the previous stage, because pre-training usually decays to zero.
  */
 export function supervised(options: BlockDiffusionStageOptions): Stage {
   const parsed = parseOptions(titleOf("supervised", options), diffusionStageSchema, options);
@@ -244,18 +275,23 @@ export function supervised(options: BlockDiffusionStageOptions): Stage {
 function longWarmup({ warmup }: BlockDiffusionOptions, steps: number | null): string[] {
   if (steps === null || !warmup || warmup.steps <= steps) return [];
   const end = warmup.steps.toLocaleString("en-US");
-  return [`its mask-ratio warmup takes ${end} steps, the stage has ${steps}: u_max never reaches 1`];
+  return [`its mask-ratio warmup takes ${end} steps, but the stage has ${steps}: u_max never reaches 1`];
 }
 
-/** @param options as written: the default isolates documents only where the data keep their boundaries */
+/**
+ * @param options as written, without defaults: the default isolates documents only if the data keeps their boundaries
+ */
 function unheededBoundaries(options: AutoregressiveOptions, { keepsDocumentBoundaries }: Dataset): string[] {
   if (options.crossDocumentAttention !== false || keepsDocumentBoundaries !== false) return [];
   return [
-    "crossDocumentAttention: false has no effect, because the data keep no document boundaries: set keepDocumentBoundaries: true in the data's options",
+    "crossDocumentAttention: false has no effect, because the data has no document boundaries: set keepDocumentBoundaries: true in the data's options",
   ];
 }
 
-type Parsed = Omit<z.output<typeof customSchema>, "fingerprint"> & { fingerprint?: unknown; check?: Stage["check"] };
+type Parsed = Omit<z.output<typeof customStageSchema>, "fingerprint"> & {
+  fingerprint?: unknown;
+  check?: Stage["check"];
+};
 
 function assemble(parsed: Parsed): Stage {
   const {
@@ -297,7 +333,7 @@ function pick(values: Record<string, unknown>, shape: Record<string, unknown>): 
   return Object.fromEntries(Object.entries(values).filter(([key]) => key in shape));
 }
 
-/** A noise schedule is functions; some of its values stand for it. */
+/** A noise schedule consists of functions; some of its values represent it. */
 function fingerprintOf(options: BlockDiffusionOptions): unknown {
   const { name, clip, fallback, u, weight } = options.noise as NoiseSchedule;
   const values = [0.25, 0.5, 0.75].flatMap((t) => [u(t), weight(t, u(t))]);

@@ -3,7 +3,7 @@ import type { ParallelModel } from "../parallel/index.js";
 import * as torch from "../torch/index.js";
 import { TrainError } from "./errors.js";
 
-/** One metric of one micro-batch; without a total, that is the next of the numbers on the device. */
+/** One metric of one micro-batch; without `total`, its value is the next one in the list on the device. */
 interface Noted {
   name: string;
   weight: number;
@@ -13,18 +13,18 @@ interface Noted {
 /** A metric's weighted sum, and the sum of its weights. */
 type Weighted = Record<string, [total: number, weight: number]>;
 
-/** The counts of one process, or of all. JSON. */
+/** Counts of one process or of all processes. JSON. */
 export interface StepCounts {
   normalizer: number;
   /** Metrics that are numbers on the host. */
   host: Weighted;
-  /** Names and weights of those on the device, in the order in which they are summed there. */
+  /** Names and weights of the metrics on the device, in the order in which they are summed there. */
   device: [name: string, weight: number][];
 }
 
 /**
- * The numbers of one optimiser step, over its micro-batches and all processes. Losses and metrics on the device are summed
- * there and read once; counts and metrics on the host go in one small message.
+ * Sums of one optimizer step over its micro-batches and all processes. Losses and metrics on the device are summed
+ * there and read once; counts and metrics on the host are exchanged in one small message.
  */
 export class StepSums {
   readonly #parallel: ParallelModel;
@@ -38,7 +38,7 @@ export class StepSums {
     this.#parallel = parallel;
   }
 
-  /** Adds a micro-batch's loss, detached, its normaliser and metrics. The tensors are freed by {@link read}. */
+  /** Adds the detached loss, the normalizer and the metrics of a micro-batch. The tensors are freed by {@link read}. */
   add({ loss, normalizer, metrics }: ObjectiveResult): void {
     this.#losses.push(loss);
     this.#normalizer += normalizer;
@@ -51,7 +51,7 @@ export class StepSums {
     }
   }
 
-  /** What this process has counted so far; the others need it for {@link reduce}. */
+  /** The counts of this process so far, which the others need for {@link reduce}. */
   counts(): StepCounts {
     const { counts } = this.#parallel;
     const host: Weighted = {};
@@ -65,11 +65,11 @@ export class StepSums {
   }
 
   /**
-   * Adds up the counts of all processes.
+   * Sums the counts of all processes.
    *
-   * @param all by rank
-   * @returns the normaliser of the whole step
-   * @throws TrainError TRAIN_OBJECTIVE when processes have different metrics on the device, which could not be summed
+   * @param all counts by rank
+   * @returns the normalizer of the whole step
+   * @throws TrainError TRAIN_OBJECTIVE if processes have different metrics on the device, which cannot be summed
    */
   reduce(all: readonly StepCounts[]): number {
     const names = (counts: StepCounts) => counts.device.map(([name]) => name).join();
@@ -77,17 +77,21 @@ export class StepSums {
     const other = all.findIndex((counts) => names(counts) !== own);
     if (other >= 0) {
       const message = `the objective's metrics on the device differ: [${own}] here, [${names(all[other])}] on rank ${other}`;
-      throw new TrainError("TRAIN_OBJECTIVE", `${message}. Give the same on every micro-batch and process`);
+      throw new TrainError(
+        "TRAIN_OBJECTIVE",
+        `${message}. Return the same metrics for every micro-batch and on every process`,
+      );
     }
     const normalizer = all.reduce((sum, counts) => sum + counts.normalizer, 0);
     this.#total = { normalizer, host: sumWeighted(all.map(({ host }) => host)), device: sumWeights(all) };
     return normalizer;
   }
 
-  /** Waits for the device, once, and brings everything to its scale. After {@link reduce}. */
+  /** Waits for the device once and divides the sums by their weights. Call it after {@link reduce}. */
   async read(): Promise<{ loss: number; norm: number; metrics: Record<string, number> }> {
     const [loss, norm, ...onDevice] = await this.#numbers();
-    await new Promise((done) => setImmediate(done)); // lets signals and timers in: nothing else in a CPU step waits
+    // runs signal handlers and timers: nothing else in a CPU step yields to the event loop
+    await new Promise((done) => setImmediate(done));
     const { normalizer, host, device } = this.#total as StepCounts;
     const fromDevice = device.map(([name, weight], i): Weighted => ({ [name]: [onDevice[i], weight] }));
     const metrics: Record<string, number> = {};
@@ -125,7 +129,7 @@ function sumWeighted(parts: readonly Weighted[]): Weighted {
   for (const part of parts) {
     for (const [name, [total, weight]] of Object.entries(part)) {
       const known = sums[name] ?? [0, 0];
-      sums[name] = [known[0] + (total ?? Number.NaN), known[1] + weight]; // JSON has no NaN: it crosses as null
+      sums[name] = [known[0] + (total ?? Number.NaN), known[1] + weight]; // JSON has no NaN: it arrives as null
     }
   }
   return sums;

@@ -13,64 +13,64 @@ import { type StepCounts, StepSums } from "./step-sums.js";
 import { failureOf } from "./user-code.js";
 import { checkResult, checkState, detachedMetrics } from "./user-results.js";
 
-/** Where a step stands, and what it needs of the steps before it. */
+/** Position of a step, and the state that it needs from earlier steps. */
 export interface StepPlace {
-  /** Optimiser step within the stage, from 0. */
+  /** Optimizer step within the stage, from 0. */
   step: number;
-  /** Of the whole stage. */
+  /** Total steps of the stage. */
   steps: number;
-  /** First position of the data's stream that this step reads. */
+  /** First position in the data stream that this step reads. */
   position: number;
-  /** The learning rate that the stage before ended with. */
+  /** The final learning rate of the previous stage. */
   previousRate?: number;
-  /** Gradient norm of the step before. */
+  /** Gradient norm of the previous step. */
   gradNorm?: number;
 }
 
-/** What a process reports of its half of a step, for the others. JSON. */
+/** Report of one process on the first half of a step, sent to the others. JSON. */
 export interface StepReport {
   counts: StepCounts;
   stats: Omit<RankStats, "rank">;
 }
 
-/** A step whose gradients are computed and not yet applied. */
+/** A step whose gradients are computed but not yet applied. */
 export interface PendingStep {
-  /** This process's. {@link Trainer.update} needs those of all processes. */
+  /** The report of this process. {@link Trainer.update} needs those of all processes. */
   report: StepReport;
   /** @internal */
   sums: StepSums;
   lr: number;
   position: number;
   samples: number[];
-  /** performance.now() at its beginning, and the seconds that were waited for other processes before it. */
+  /** performance.now() at its start, and the seconds spent waiting for other processes before it. */
   start: number;
   waitedBefore: number;
 }
 
-/** What a step did, on all processes together. */
+/** Result of a step, over all processes. */
 export interface StepResult {
-  /** Per unit of the normaliser. */
+  /** Loss per unit of the normalizer. */
   loss: number;
-  /** Of the whole step's gradient, before clipping. */
+  /** L2 norm of the gradient of the whole step, before clipping. */
   gradNorm: number;
   lr: number;
-  /** The objective's own. */
+  /** Metrics of the objective. */
   metrics: Record<string, number>;
-  /** Set when the model was not changed. */
+  /** Set if the model was not changed. */
   skipped?: SkipCause;
-  /** The step's positions in the stream of samples: [first, first + globalBatchSize). */
+  /** First position of the step in the stream of samples; it reads [position, position + globalBatchSize). */
   position: number;
-  /** The dataset's samples that this process read. */
+  /** Indices of the dataset's samples that this process read. */
   samples: number[];
-  /** Seconds, of the whole step, of those waiting for data, and of those waiting for other processes. */
+  /** Seconds of the whole step, the part waiting for data, and the part waiting for other processes. */
   seconds: number;
   dataSeconds: number;
   communicationSeconds: number;
-  /** What each process tells of the step; one entry in a process of its own. */
+  /** Statistics of each process; one entry in a run of one process. */
   perRank: RankStats[];
 }
 
-/** Takes optimiser steps of one stage: batches, forward, backward; then clip and update. */
+/** Runs the optimizer steps of one stage: batches, forward, backward; then clipping and update. */
 export class Trainer {
   readonly #planned: PlannedStage;
   readonly #parallel: ParallelModel;
@@ -80,13 +80,13 @@ export class Trainer {
   readonly #autocast: torch.AutocastOptions;
   readonly #batches: Prefetcher;
   readonly #tokens: { vocabSize: number; maskId: number | undefined };
-  /** True while weights are being changed; stays so when that fails halfway. */
+  /** True while weights are being updated, and after an update that failed halfway. */
   updating = false;
-  /** Clean text with mask tokens in it, in the last step's batches. */
+  /** A sample of the last step with mask tokens in its clean text, if there was one. */
   maskFound: MaskFound | undefined;
 
   /**
-   * @param state the objective's own memory, JSON; it is changed in place
+   * @param state the objective's state, JSON; it is changed in place
    * @param dataWorkers threads that read batches ahead
    */
   constructor(
@@ -111,15 +111,14 @@ export class Trainer {
     this.#batches = new Prefetcher(loader, { stride: stage.globalBatchSize, parts, workers: dataWorkers });
   }
 
-  /** Ends the threads that read ahead. A step after it reads its batches itself. */
+  /** Ends the prefetching threads. A later step reads its batches in this thread. */
   close(): void {
     this.#batches.close();
   }
 
   /**
-   * The first half of a step: the gradients of the summed losses of all micro-batches, summed over processes. Nothing is
-   * changed yet. The processes then exchange their reports, with whatever else they have to say to each other, and
-   * {@link update} takes them.
+   * The first half of a step: computes the gradients of the summed losses of all micro-batches, summed over processes.
+   * The weights are unchanged. The processes then exchange their reports and pass all of them to {@link update}.
    */
   async forwardBackward(place: StepPlace): Promise<PendingStep> {
     const { stage, index, seed } = this.#planned;
@@ -132,7 +131,7 @@ export class Trainer {
     const lr = rateAt(stage, step, { steps, previous: previousRate });
     const context = { seed, stage: index, step, steps, device, state: this.#state, gradNorm };
 
-    const { rank } = this.#parallel.data; // processes with other sequences draw other numbers
+    const { rank } = this.#parallel.data; // processes with different sequences draw different random numbers
     torch.manualSeed(new torch.Philox(seed, STREAM_STEP, index, step, ...(rank > 0 ? [rank] : [])).below(2 ** 48));
     const sums = new StepSums(this.#parallel);
     for (const [i, batch] of batches.entries()) this.#accumulate(batch, context, sums, i === batches.length - 1);
@@ -146,11 +145,12 @@ export class Trainer {
   }
 
   /**
-   * The second half: divides the gradients by the sum of all normalisers, so that cutting a batch differently changes
-   * nothing, clips them, and lets the optimiser update the weights, unless there were no targets or a number is not finite.
-   * The host waits for the device once, for the numbers that are logged and that decide whether the step counts.
+   * The second half of a step: divides the gradients by the sum of all normalizers, so that the result does not depend
+   * on how the batch is split, clips them and updates the weights. The update is skipped if there are no targets or if
+   * the loss or the norm is not finite. The host waits for the device once, to read the metrics and to decide on
+   * skipping.
    *
-   * @param reports of all processes, by rank
+   * @param reports reports of all processes, by rank
    */
   async update({ report, sums, ...pending }: PendingStep, reports: readonly StepReport[]): Promise<StepResult> {
     const normalizer = sums.reduce(reports.map(({ counts }) => counts));
@@ -177,7 +177,7 @@ export class Trainer {
     };
   }
 
-  /** The batches of a step, whose tokens the model knows. */
+  /** Reads and checks the batches of a step. */
   async #take(step: number, position: number): Promise<Batch[]> {
     const where = this.#at(step);
     let batches: Batch[];
@@ -191,7 +191,7 @@ export class Trainer {
     return batches;
   }
 
-  /** Forward and backward of one micro-batch; adds its gradients to the parameters', its numbers to the sums. */
+  /** Forward and backward of one micro-batch; adds to the gradients of the parameters and to the sums. */
   #accumulate(batch: Batch, context: ObjectiveContext, sums: StepSums, isLast: boolean): void {
     const { model } = this.#parallel;
     const where = this.#at(context.step);
@@ -199,7 +199,7 @@ export class Trainer {
       const result = torch.scope(() => {
         const { loss, normalizer, metrics } = torch.autocast(this.#autocast, () => {
           const result: unknown = this.#planned.stage.objective(model, batch, context);
-          checkResult(where, result); // before autocast complains of a promise in words of its own
+          checkResult(where, result); // checked here, because autocast's error for a promise would be less clear
           return result;
         });
         this.#parallel.backward(loss, { isLast });
@@ -216,7 +216,7 @@ export class Trainer {
   }
 }
 
-/** This process's share of a step's sequences, cut into micro-batches. */
+/** This process's sequences of a step, split into micro-batches. */
 function ownParts({ data }: ParallelModel, batchSize: number, numParts: number): { from: number; to: number }[] {
   const own = shareOf(batchSize, data.rank, data.size);
   return Array.from({ length: numParts }, (_, i) => {
@@ -232,7 +232,7 @@ function causeToSkip(normalizer: number, loss: number, norm: number): SkipCause 
   return Number.isFinite(loss) && Number.isFinite(norm) ? undefined : "not finite";
 }
 
-/** Says which step was skipped and where its data lies. */
+/** Message for a skipped step, with the position of its data. */
 export function skippedMessage(
   { loss, gradNorm, position }: StepResult,
   planned: PlannedStage,
@@ -242,7 +242,7 @@ export function skippedMessage(
   return `step skipped: loss ${loss}, gradient norm ${gradNorm} at ${where}; ${skippedSoFar} skipped so far`;
 }
 
-/** The error that ends a run when skipping does not help. */
+/** The error that ends a run after too many skipped steps in a row. */
 export function divergence(
   { loss, gradNorm, position }: StepResult,
   planned: PlannedStage,
@@ -259,4 +259,19 @@ export function divergence(
 
 function range(position: number, { stage }: PlannedStage): string {
   return stage.globalBatchSize === 1 ? String(position) : `${position} to ${position + stage.globalBatchSize - 1}`;
+}
+
+/**
+ * Rejects an optimizer that needs whole matrices if the parameters are sharded over processes.
+ *
+ * @throws TrainError TRAIN_OPTIONS
+ */
+export function requireElementwise(optimizer: Optimizer, { isWhole, shape }: ParallelModel, stage: string): void {
+  if (isWhole || optimizer.elementwise === true) return;
+  const { shard, tensor } = shape;
+  throw new TrainError(
+    "TRAIN_OPTIONS",
+    `stage '${stage}': its optimizer does not declare \`elementwise: true\`, and the parameters are sharded (shard ${shard}, tensor ${tensor}): ` +
+      "declare it if the update of each element depends on the gradient of that element alone, or train with shard: 1 and tensor: 1",
+  );
 }

@@ -4,8 +4,8 @@ import { DistributedError } from "../distributed/index.js";
 import { TrainError, type TrainErrorCode } from "./errors.js";
 
 /**
- * What a user's code threw, as an error that says where in the run that was. The thrown value is its `cause`. What already
- * says so, and what is about another process, comes back as it is.
+ * Wraps an error of a user's code in one that gives its location in the run. The thrown value is the `cause`. An error
+ * that already has a location, or that is about another process, is returned unchanged.
  *
  * @param where e.g. "stage 'cpt', step 7: the objective"
  */
@@ -22,16 +22,16 @@ export function failureOf(code: TrainErrorCode, where: string, thrown: unknown):
   return new TrainError(code, `${where} failed: ${what}${place ? ` (${place})` : ""}`, { cause: thrown });
 }
 
-/** Where modules of this library lie: frames of the stack from there tell a user nothing. */
+/** Folder of this library's modules. Stack frames from there do not help a user. */
 const OWN_ROOT = fileURLToPath(new URL("../", import.meta.url));
 
-/** The user's own line that threw, FILE:LINE:COLUMN; undefined where the error comes from the library by itself. */
+/** The line of the user's code that threw, FILE:LINE:COLUMN; undefined if the error comes from the library itself. */
 function placeOf({ stack = "" }: Error): string | undefined {
   for (const line of stack.split("\n")) {
     const match = /^\s*at (?:.*\()?((?:file:\/\/)?\/[^()]*?:\d+:\d+)\)?$/.exec(line);
     if (!match) continue;
     const place = match[1].startsWith("file://") ? match[1].slice("file://".length) : match[1];
-    if (place.startsWith(`${OWN_ROOT}train/`)) return undefined; // from here on it is who called whom
+    if (place.startsWith(`${OWN_ROOT}train/`)) return undefined; // the remaining frames are the callers in the library
     if (place.startsWith(OWN_ROOT) || place.includes("/node_modules/")) continue;
     return place;
   }
@@ -39,11 +39,11 @@ function placeOf({ stack = "" }: Error): string | undefined {
 }
 
 /**
- * Waits for a promise of a user's code, though it may never settle: where nothing is left in the process that could settle
- * it, Node would end in silence, with exit code 0.
+ * Waits for a promise of a user's code that may never settle. If nothing is left in the process that could settle it,
+ * Node would exit silently with code 0.
  *
- * @param failure made when that happens, with what was noticed: "its promise never settles ..."
- * @param patience seconds to wait at most; default: as long as anything is going on
+ * @param failure makes the error for that case from a description: "its promise never settles ..."
+ * @param patience maximum seconds to wait; default: as long as the event loop has work
  */
 export async function settled<T>(
   work: T | PromiseLike<T>,
@@ -58,7 +58,7 @@ export async function settled<T>(
     process.once("beforeExit", onEmpty);
     if (patience === undefined) return;
     timer = setTimeout(() => reject(failure(`its promise did not settle within ${patience} s`)), 1000 * patience);
-    timer.unref(); // it must not keep the process from noticing that nothing is left
+    timer.unref(); // the timer must not count as work of the event loop
   });
   try {
     return await Promise.race([work, stuck]);

@@ -8,10 +8,10 @@ import { OWN_METRICS } from "./metrics.js";
 import { isPromise } from "./user-code.js";
 
 /**
- * Looks whether an objective gave back what {@link ObjectiveResult} describes.
+ * Checks that an objective returned a valid {@link ObjectiveResult}.
  *
- * @param where named in the message, e.g. "stage 'cpt', step 7"
- * @throws TrainError TRAIN_OBJECTIVE saying what is wrong, and what is expected
+ * @param where location for the message, e.g. "stage 'cpt', step 7"
+ * @throws TrainError TRAIN_OBJECTIVE with the found and the expected value
  */
 export function checkResult(where: string, result: unknown): asserts result is ObjectiveResult {
   const wrong = (what: string) => new TrainError("TRAIN_OBJECTIVE", `${where}: the objective's ${what}`);
@@ -34,7 +34,7 @@ export function checkResult(where: string, result: unknown): asserts result is O
   }
   for (const [name, metric] of Object.entries(metrics)) {
     if (OWN_METRICS.has(name)) {
-      throw wrong(`metric '${name}' has the name of one that is always logged; give it another name`);
+      throw wrong(`metric '${name}' has the name of a built-in metric; choose another name`);
     }
     const problem = metricProblem(metric);
     if (problem) throw wrong(`metric '${name}' ${problem}`);
@@ -58,7 +58,7 @@ function valueProblem(value: unknown, is: string): string | undefined {
   return value.dtype.startsWith("complex") ? `${is} a ${value.dtype} tensor, expected a real number` : undefined;
 }
 
-/** The metrics without their graphs, in memory that is the trainer's: a tensor of the objective's own stays its own. */
+/** The metrics without their graphs, copied into tensors of the trainer: the objective keeps its own tensors. */
 export function detachedMetrics(metrics: Record<string, Metric> = {}): Record<string, Metric> {
   const detached = (value: number | torch.Tensor) => (typeof value === "number" ? value : value.detach());
   return Object.fromEntries(
@@ -70,9 +70,9 @@ export function detachedMetrics(metrics: Record<string, Metric> = {}): Record<st
 }
 
 /**
- * Looks whether an objective's memory survives a checkpoint, which keeps it as JSON.
+ * Checks that an objective's state can be stored in a checkpoint, which keeps it as JSON.
  *
- * @throws TrainError TRAIN_OBJECTIVE with the path of what would be lost
+ * @throws TrainError TRAIN_OBJECTIVE with the path of a value that JSON cannot represent
  */
 export function checkState(where: string, state: Record<string, unknown>): void {
   const problem = jsonProblem("state", state, new Set());
@@ -85,7 +85,7 @@ function jsonProblem(path: string, value: unknown, above: Set<object>): string |
     return undefined;
   if (typeof value === "number") return Number.isFinite(value) ? undefined : `${path} is ${value}`;
   if (typeof value !== "object") return `${path} is a ${typeof value}`;
-  if (above.has(value)) return `${path} holds itself`;
+  if (above.has(value)) return `${path} contains itself`;
   const prototype: unknown = Object.getPrototypeOf(value);
   if (!Array.isArray(value) && prototype !== Object.prototype && prototype !== null) {
     return `${path} is ${shown(value)}`;
@@ -104,13 +104,13 @@ function shown(value: unknown): string {
 }
 
 /**
- * Looks whether a hook gave what goes into events.
+ * Checks that a hook returned a valid result for its event.
  *
- * @param where named in the message, e.g. "stage 'cpt', step 7: evaluate"
+ * @param where location for the message, e.g. "stage 'cpt', step 7: evaluate"
  * @throws TrainError TRAIN_HOOK
  */
 export function checkHookResult(where: string, kind: "evaluate" | "sample", result: unknown): void {
-  const fail = (what: string) => new TrainError("TRAIN_HOOK", `${where} gave ${what}`);
+  const fail = (what: string) => new TrainError("TRAIN_HOOK", `${where} returned ${what}`);
   const shown = (value: unknown) => inspect(value, { depth: 0, breakLength: Number.POSITIVE_INFINITY }).slice(0, 80);
   if (kind === "evaluate") {
     const isObject = typeof result === "object" && result !== null && !Array.isArray(result);

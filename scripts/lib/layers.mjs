@@ -17,6 +17,9 @@ function layer(name, holds, { imports, besides = [] } = {}) {
 }
 
 layer("base", "errors with codes, options, reading files that others made");
+layer("worker", "worker threads and child processes: how they start, and one typed request and reply over them", {
+  imports: [],
+});
 layer("torch", "tensors, operators, autograd, memory; native/ for C++");
 layer("nn", "layers, optimisers, learning rates");
 layer("distributed", "process groups, collectives, sharded and replicated data parallelism, tensor parallelism");

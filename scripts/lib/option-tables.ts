@@ -12,12 +12,15 @@ export function withOptionTables(text: string, schemas: Readonly<Record<string, 
   });
 }
 
-/** A Markdown table of an object schema's options. */
+/** A Markdown table of an object schema's options, without the column of defaults if none has one. */
 export function optionTable(schema: z.ZodObject): string {
-  const rows = optionFields(schema).map((field) => [`\`${field.key}\``, defaultText(field), meaning(field)]);
-  const widths = HEAD.map((title, i) => Math.max(...[title, ...rows.map((row) => row[i])].map(({ length }) => length)));
+  const all = optionFields(schema).map((field) => [`\`${field.key}\``, defaultText(field), meaning(field)]);
+  // Where no option has a default, the column would say nothing.
+  const isBare = all.every(([, value]) => value === "none");
+  const [head, ...rows] = isBare ? [HEAD, ...all].map(([key, , text]) => [key, text]) : [HEAD, ...all];
+  const widths = head.map((title, i) => Math.max(...[title, ...rows.map((row) => row[i])].map(({ length }) => length)));
   const line = (cells: readonly string[]) => `| ${cells.map((cell, i) => cell.padEnd(widths[i])).join(" | ")} |\n`;
-  return [line(HEAD), line(widths.map((width) => "-".repeat(width))), ...rows.map(line)].join("");
+  return [line(head), line(widths.map((width) => "-".repeat(width))), ...rows.map(line)].join("");
 }
 
 /** What holds where an option is left out: a value as JSON, "none" or "required". */

@@ -190,9 +190,7 @@ describe("an asynchronous save", () => {
       pending = await store.begin("step-000002", contentOf(whole, 2));
       await expect(pending.done).rejects.toMatchObject({
         code: "CHECKPOINT_WRITE",
-        message: expect.stringMatching(
-          /cannot save .*step-000002: the thread that writes checkpoints ended with code 3/,
-        ),
+        message: expect.stringMatching(/cannot save .*step-000002: the thread writer-thread ended: exit code 3/),
       });
     }
     expect(pending.error).toMatchObject({ code: "CHECKPOINT_WRITE" });

@@ -45,7 +45,7 @@ describe("diffcoder checkpoint", () => {
       "half",
     ]);
     expect(lines[1]).toMatch(/^step-000008 +8 +cpt, 8 +\d{4}-\d\d-\d\d \d\d:\d\d +3 +\S+[kM]B +complete$/);
-    expect(lines[2]).toMatch(/ 3 +\S+[kM]B +shard-00002-of-00003\.safetensors has 10 bytes of \d+$/);
+    expect(lines[2]).toMatch(/ 3 +\S+[kM]B +shard-00002-of-00003\.safetensors has 10 bytes instead of \d+$/);
     expect(lines[3]).toMatch(/^pre-anneal +4 +cpt, 4 .* 1 +\S+[kM]B +complete$/);
     expect(lines[4]).toMatch(/^half +\? .*it has no trainer\.json$/);
     const json = JSON.parse((await checkpoint(["ls", run, "--json"])).stdout);
@@ -75,7 +75,7 @@ describe("diffcoder checkpoint", () => {
     expect(all.stdout.trim().split("\n")).toEqual([
       expect.stringMatching(/step-000008: whole$/),
       expect.stringMatching(/step-000006: config\.json is missing$/),
-      expect.stringMatching(/step-000006: shard-00002-of-00003\.safetensors is not what was written$/),
+      expect.stringMatching(/step-000006: shard-00002-of-00003\.safetensors does not match its checksum$/),
       expect.stringMatching(/pre-anneal: whole$/),
     ]);
     const one = await checkpoint(["verify", at("step-000006")]);
@@ -108,7 +108,7 @@ describe("diffcoder checkpoint", () => {
     writeFileSync(join(run, "other", "thesis.txt"), "");
     await expect(to(join(run, "other"))).rejects.toThrow(/is not empty and is not a model/);
     await expect(to(join(run, "nowhere"), run)).rejects.toThrow(
-      /is not a checkpoint; a run, perhaps[\s\S]*step-000008/,
+      /is not a checkpoint. It may be a run[\s\S]*step-000008/,
     );
     expect(existsSync(join(run, "other", "thesis.txt"))).toBe(true);
   });

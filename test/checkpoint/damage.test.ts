@@ -60,15 +60,19 @@ describe("a damaged checkpoint of several processes is found, and the one before
     [
       "a flipped bit",
       (folder) => flipBit(join(folder, SHARD)),
-      /shard-00001-of-00003\.safetensors is not what was written/,
+      /shard-00001-of-00003\.safetensors does not match its checksum/,
     ],
     [
       "a flipped bit in a header",
       (folder) => flipBit(join(folder, SHARD), 9000),
-      /shard-00001.* is not what was written/,
+      /shard-00001.* does not match its checksum/,
     ],
-    ["a truncated shard", (folder) => truncateSync(join(folder, SHARD), 1000), /shard-00001.* has 1000 bytes of \d+/],
-    ["an empty shard", (folder) => truncateSync(join(folder, SHARD), 0), /shard-00001.* has 0 bytes of \d+/],
+    [
+      "a truncated shard",
+      (folder) => truncateSync(join(folder, SHARD), 1000),
+      /shard-00001.* has 1000 bytes instead of \d+/,
+    ],
+    ["an empty shard", (folder) => truncateSync(join(folder, SHARD), 0), /shard-00001.* has 0 bytes instead of \d+/],
     ["a missing shard", (folder) => rmSync(join(folder, SHARD)), /shard-00001-of-00003\.safetensors is missing/],
     ["a missing manifest", (folder) => rmSync(join(folder, "manifest.json")), /it has no manifest\.json/],
     ["a torn manifest", (folder) => truncateSync(join(folder, "manifest.json"), 2000), /manifest\.json is damaged/],
@@ -85,7 +89,7 @@ describe("a damaged checkpoint of several processes is found, and the one before
     [
       "a changed config",
       (folder) => edit(join(folder, "config.json"), (text) => text.replace("48", "49")),
-      /config\.json is not/,
+      /config\.json does not match/,
     ],
   ])("%s", async (_, damage, message) => {
     const { run, newest } = await twoCheckpoints();
@@ -94,7 +98,7 @@ describe("a damaged checkpoint of several processes is found, and the one before
     const found = await new CheckpointStore(run, 2).newest((warning) => warnings.push(warning));
     expect(found?.name).toBe("step-000001");
     expect(warnings).toEqual([expect.stringMatching(message)]);
-    expect(warnings[0]).toMatch(/^checkpoint step-000002: .*: going on from step-000001$/);
+    expect(warnings[0]).toMatch(/^checkpoint step-000002: .*: resuming from step-000001$/);
   });
 
   it("and what was changed behind the hashes' back is refused while loading", async () => {
@@ -286,7 +290,7 @@ describe("a write that fails", () => {
       await expect(store.commit(pending[0], await reportsOf(pending))).rejects.toMatchObject({
         code: "CHECKPOINT_WRITE",
         message: expect.stringMatching(
-          /shard-00001.*, which rank 1 wrote, is not here: .* file system that all .* share/,
+          /shard-00001.*, which rank 1 wrote, does not exist here: .* file system that all .* share/,
         ),
       });
     });

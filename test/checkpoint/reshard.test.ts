@@ -175,7 +175,7 @@ describe("slices that do not fit together are refused", () => {
   });
 
   it("when one process has but a part", async () => {
-    await (await failing((name, shape) => rows(name, shape, 0), 1)).toThrow(/is a part, and there is no other process/);
+    await (await failing((name, shape) => rows(name, shape, 0), 1)).toThrow(/is only a part, but no other process/);
   });
 });
 
@@ -190,7 +190,7 @@ describe("tensors that do not fit the checkpoint", () => {
       await expect(loadWeightSlices(weights, found.path)).rejects.toMatchObject({
         code: "CHECKPOINT_MISMATCH",
         message: expect.stringMatching(
-          /embed_tokens\.weight in .* is \[48,16\], the config asks for \[50,16\]\n.*layers\.9\.other is missing[\s\S]*is not in the model/,
+          /embed_tokens\.weight in .* is \[48,16\], the config requires \[50,16\]\n.*layers\.9\.other is missing[\s\S]*is not in the model/,
         ),
       });
       for (const { tensor } of weights) expect(Number(tensor.abs().sum().item())).toBe(0);
@@ -198,7 +198,7 @@ describe("tensors that do not fit the checkpoint", () => {
       const slots = localTensors(Object.entries(tensors).slice(1), byRows(1), 0, 0);
       await expect(loadOptimizerSlices(slots, found.path)).rejects.toMatchObject({
         code: "CHECKPOINT_MISMATCH",
-        message: expect.stringMatching(/expAvg.* is not in the optimiser/),
+        message: expect.stringMatching(/expAvg.* is not in the optimizer/),
       });
     });
   });

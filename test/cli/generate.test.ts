@@ -98,7 +98,7 @@ describe("generate", () => {
     cpSync(join(model, "model.safetensors"), join(torn, "model.safetensors"));
     const config = JSON.parse(readFileSync(join(model, "config.json"), "utf8"));
     writeFileSync(join(torn, "config.json"), JSON.stringify({ ...config, hidden_size: 32, head_dim: 32 }));
-    expectExplained(await diffcoder(["generate", torn, "x"]), /is \[4096,64\], the config asks for \[4096,32\]/);
+    expectExplained(await diffcoder(["generate", torn, "x"]), /is \[4096,64\], the config requires \[4096,32\]/);
     writeFileSync(join(torn, "config.json"), JSON.stringify({ ...config, architectures: ["MambaForCausalLM"] }));
     expectExplained(await diffcoder(["generate", torn, "x"]), /MambaForCausalLM.*allowed: 'LlamaForCausalLM'/);
     cpSync(join(model, "config.json"), join(torn, "config.json"));

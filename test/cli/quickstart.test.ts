@@ -117,14 +117,14 @@ describe("quickstart", () => {
 
   it("leaves a folder alone that holds no run", async () => {
     const ended = await diffcoder(["quickstart", "--steps", "1,1,1", "--data", code, "--output-dir", code]);
-    expectExplained(ended, /holds no earlier run and is left alone: choose another folder with --output-dir/);
+    expectExplained(ended, /is not an earlier run and will not be replaced: choose another folder with --output-dir/);
     expect(existsSync(code)).toBe(true);
     const other = join(folder.path, "other");
     mkdirSync(`${other}.previous`);
     writeFileSync(join(`${other}.previous`, "precious"), "");
     expectExplained(
       await diffcoder(["quickstart", "--data", code, "--output-dir", other]),
-      /other\.previous holds no earlier run/,
+      /other\.previous is not an earlier run/,
     );
     expect(existsSync(join(`${other}.previous`, "precious"))).toBe(true);
   });
@@ -134,7 +134,7 @@ describe("quickstart", () => {
       diffcoder(["quickstart", "--data", data, "--output-dir", join(folder.path, "x")]);
     const empty = join(folder.path, "empty");
     mkdirSync(empty);
-    expectExplained(await quickstart(empty), /no text in .*empty: no file ends in \.py/);
+    expectExplained(await quickstart(empty), /no text found in .*empty: no file ends in \.py/);
     expectExplained(await quickstart(join(folder.path, "nowhere")), /nowhere/);
     writeFileSync(join(empty, "one.py"), "print('one')\n");
     expectExplained(await quickstart(empty), /\d tokens in \d documents do not fill one sample of 256/);

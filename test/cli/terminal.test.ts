@@ -76,7 +76,7 @@ describe.skipIf(!hasPty)("on a terminal", () => {
   it("asks for a prompt where none is piped in", async () => {
     const { code, output } = await onTerminal(["generate", model]);
     expect(code).toBe(1);
-    expect(output).toContain("no prompt: give one, or --file PATH, or pipe it in");
+    expect(output).toContain("no prompt: give one as an argument, with --file PATH or through a pipe");
   });
 
   it("shows progress as a bar, and on Ctrl-C gives the screen back", async () => {

@@ -45,13 +45,13 @@ describe("train", () => {
 
     const resumed = await diffcoder(again?.split(" ") ?? [], { interrupt });
     expect(resumed.code, resumed.stderr).toBe(130);
-    expect(resumed.stderr).toMatch(new RegExp(`going on from \\S+, step ${last}\\n`));
+    expect(resumed.stderr).toMatch(new RegExp(`resuming from \\S+, step ${last}\\n`));
     const steps = stepsOf(out).map(({ globalStep }) => globalStep);
     expect(steps).toEqual(Array.from({ length: steps.length }, (_, i) => i + 1)); // none twice, none left out
     expect(steps.length).toBeGreaterThan(last);
 
     const other = await diffcoder(["train", recipe, "--output-dir", out, "--seed", "6", "--resume"]);
-    expectExplained(other, /is of another run[\s\S]*seed: 5, 6/);
+    expectExplained(other, /belongs to another run[\s\S]*seed: 5, 6/);
   });
 
   it("begins anew with --overwrite, takes another model, and keeps quiet", async () => {
@@ -109,7 +109,7 @@ describe("train", () => {
   it.each([
     [["nowhere.ts"], /nowhere\.ts does not exist/],
     [["package.json"], /package\.json is not a curriculum file: expected one that ends in \.ts/],
-    [["lib/index.ts"], /lib\/index\.ts exports no curriculum/],
+    [["lib/index.ts"], /lib\/index\.ts does not export a curriculum/],
     [["RECIPE", "--resume", "--overwrite"], /give --resume or --overwrite, not both/],
     [["RECIPE", "--model", "nowhere"], /nowhere/],
     [["RECIPE", "--device", "cuda"], /cuda/i],

@@ -153,19 +153,17 @@ describe("what a corpus skips", () => {
 describe("a corpus that cannot be", () => {
   it("says what was looked for and what was skipped", async () => {
     expect(thrownBy(() => new Corpus({ sources: [{ path: join(root, "nowhere") }] }))).toMatch(
-      /^DATA_NOT_FOUND no data at .*nowhere: there is no such file or folder/,
+      /^DATA_NOT_FOUND no data at .*nowhere: the path does not exist/,
     );
     mkdirSync(join(root, "void"));
     expect(thrownBy(() => new Corpus({ sources: [{ path: join(root, "void") }] }))).toMatch(
-      /^DATA_EMPTY no text in .*void: no file ends in \.py \.js/,
+      /^DATA_EMPTY no text found in .*void: no file ends in \.py \.js/,
     );
     writeTree(join(root, "others"), { "a.c": "int a;\n" });
-    expect(thrownBy(() => new Corpus({ sources: [{ path: join(root, "others") }] }))).toMatch(
-      /others are there: 1 \.c\)/,
-    );
+    expect(thrownBy(() => new Corpus({ sources: [{ path: join(root, "others") }] }))).toMatch(/found others: 1 \.c\)/);
     const bad = writeTree(join(root, "bad"), { "a.py": "", "b.min.js": "x", "c.py": "\0" });
     expect(await rejectionOf(read({ sources: [{ path: bad }] }))).toMatch(
-      /^DATA_EMPTY no usable text in .*bad: 3 files, all skipped: 1 empty \(a\.py\), 1 generated \(b\.min\.js\), 1 binary/,
+      /^DATA_EMPTY no usable text in .*bad: all 3 files were skipped: 1 empty \(a\.py\), 1 generated \(b\.min\.js\), 1 binary/,
     );
     expect(thrownBy(() => new Corpus({ sources: [] }))).toMatch(/^DATA_EMPTY/);
   });

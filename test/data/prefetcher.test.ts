@@ -187,7 +187,9 @@ describe("threads that read data", () => {
     expect(names).toContain("data/packing.ts");
     expect(names).toContain("torch/philox.ts");
     expect(
-      names.filter((name) => !/^data\/|^torch\/philox.ts$|^base\/(coded-error|renamed-options).ts$/.test(name)),
+      names.filter(
+        (name) => !/^data\/|^worker\/|^torch\/philox.ts$|^base\/(coded-error|renamed-options).ts$/.test(name),
+      ),
     ).toEqual([]);
   });
 });
@@ -197,7 +199,7 @@ describe("errors of threads that read data", () => {
     [{ sample: 9, how: "error" }, /^MY_CODE no such thing$/],
     [{ sample: 9, how: "string" }, /^undefined just words$/],
     [{ sample: 9, how: "short" }, /^DATA_RANGE sample 9 has 3 tokens/],
-    [{ sample: 9, how: "exit" }, /^DATA_WORKER .* ended twice, at last with: exit code 7$/],
+    [{ sample: 9, how: "exit" }, /^DATA_WORKER .* ended twice, the second time with: exit code 7$/],
   ] as [Fault, RegExp][])("come out of the step that needs the batch: %o", async (fault, expected) => {
     const shared = sharedMemory(0); // no fault until it runs
     const loader = faulty(fault, shared);
@@ -240,7 +242,7 @@ describe("errors of threads that read data", () => {
       failure = await rejectionOf(prefetcher.take(at));
       await sleep(1);
     }
-    expect(failure).toMatch(/^DATA_WORKER .* ended twice, at last with: thrown later$/);
+    expect(failure).toMatch(/^DATA_WORKER .* ended twice, the second time with: thrown later$/);
   });
 
   it("come of a token file that was cut off", async () => {
@@ -256,8 +258,8 @@ describe("errors of threads that read data", () => {
 
   it.each<[Partial<Extract<DatasetDescription, { kind: "module" }>>, RegExp]>([
     [{ module: "file:///nowhere/at-all.js" }, /^ERR_MODULE_NOT_FOUND .*nowhere/],
-    [{ export: "Other" }, /^DATA_WORKER .*exports no class or function Other, but .*ModuleDataset/],
-    [{ args: [sharedMemory(), undefined, 7] }, /^DATA_WORKER .*another dataset: its numSamples is 7 instead of 23/],
+    [{ export: "Other" }, /^DATA_WORKER .*does not export a class or function Other; its exports are .*ModuleDataset/],
+    [{ args: [sharedMemory(), undefined, 7] }, /^DATA_WORKER .*a different dataset: its numSamples is 7 instead of 23/],
     [{ args: [() => 1] }, /^DATA_WORKER cannot start a thread that reads data: .*could not be cloned/],
   ])("say why a description cannot be used: %o", async (wrong, expected) => {
     const dataset = new ModuleDataset(sharedMemory());

@@ -132,10 +132,10 @@ describe("other formats are named", () => {
   it("in a folder without records, too", async () => {
     const folder = writeTree(temporaryFolder(), { "a.csv": "a,b\n", "b.arrow": "ARROW1" });
     expect(await rejectionOf(readSftRecords([folder]).next())).toMatch(
-      /^DATA_EMPTY no file of records in .* \(its files end in \.csv \.arrow\)/,
+      /^DATA_EMPTY no file of records found in .* \(its files end in \.csv \.arrow\)/,
     );
     expect(await rejectionOf(prepareData({ paths: [folder], seqLen: 8 }, tokenizer))).toMatch(
-      /^DATA_EMPTY no text in .*others are there: 1 \.csv, 1 \.arrow/,
+      /^DATA_EMPTY no text found in .*found others: 1 \.csv, 1 \.arrow/,
     );
   });
 });
@@ -173,7 +173,7 @@ describe("hostile files", () => {
           { tokenizer, seqLen: 8 },
         ),
       ),
-    ).toMatch(/^DATA_EMPTY no sample to learn from in 0 records/);
+    ).toMatch(/^DATA_EMPTY no sample to train on in 0 records/);
     const thrown = await refusal("utf16.jsonl", Buffer.from('\ufeff{"prompt":"a"}', "utf16le"));
     expect(thrown).toMatch(/^DATA_FILE .*UTF-16/);
     writeFileSync(join(root, "latin.jsonl"), Buffer.from('{"a":"na\u00efve"}\n{"a":1}\n', "latin1"));
@@ -248,7 +248,7 @@ describe("hostile files", () => {
         let count = 0;
         for await (const _ of recordItems(path)) if (count++ === 1) change();
       })();
-      expect(await rejectionOf(reading)).toMatch(/^DATA_FILE .*it changed while it was read/);
+      expect(await rejectionOf(reading)).toMatch(/^DATA_FILE .*the file changed while it was read/);
     }
   });
 });

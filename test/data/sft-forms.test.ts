@@ -101,7 +101,7 @@ describe("what an answer is", () => {
     const prompt = [say("user", "q"), say("assistant", "a"), say("user", "r")];
     expect(one({ prompt, completion: [say("assistant", "b")] })).toBe(plain);
     expect(thrownBy(() => make({ messages: [say("assistant", "a", { weight: 0.5 })] }))).toMatch(
-      /weight: allowed are 0 and 1/,
+      /weight: expected 0 or 1/,
     );
   });
 
@@ -261,7 +261,7 @@ describe("no field is lost in silence", () => {
     [/context would be lost/, { question: "q", context: "c", answer: "a" }],
     [/can be read as messages, and prompt/, { messages, prompt: "p", completion: "c" }],
     [/can be read as instruction, and prompt/, { instruction: "i", output: "o", prompt: "### Instruction: i" }],
-    [/a system message and a field system/, { messages: [say("system", "s"), ...messages], system: "t" }],
+    [/both a system message and a field 'system'/, { messages: [say("system", "s"), ...messages], system: "t" }],
   ])("refuses %s", (message, record) => {
     const thrown = thrownBy(() => make(record));
     expect(thrown).toMatch(/^DATA_FORMAT test#1: /);
@@ -285,7 +285,7 @@ describe("no field is lost in silence", () => {
     [/not a JSON object/, [1]],
   ])("skips %s", (message, record) => {
     const thrown = thrownBy(() => make(record));
-    expect(thrown).toMatch(/^DATA_EMPTY no sample to learn from in 1 records: 1 bad record/);
+    expect(thrown).toMatch(/^DATA_EMPTY no sample to train on in 1 records: 1 bad record/);
     expect(thrown.replace(/\)$/, "")).toMatch(message);
   });
 });

@@ -126,7 +126,7 @@ describe("SftDataset", () => {
     });
     const { examples } = dataset.summary;
     expect(examples["bad record"]?.[0]).toBe("test#5: not a JSON object in UTF-8");
-    expect(examples["bad record"]?.[1]).toMatch(/^test#6: neither messages nor conversations nor prompt/);
+    expect(examples["bad record"]?.[1]).toMatch(/^test#6: it has neither messages nor conversations nor prompt/);
     expect(examples["refused by the chat template"]?.[0]).toMatch(/unknown role: robot/);
     const whole = Array.from({ length: dataset.numSamples }, (_, i) => dataset.sample(i)).find(
       (one) => one.tokens[63] !== PAD,
@@ -159,7 +159,7 @@ describe("SftDataset", () => {
 
   it("refuses what cannot work, with the reason", () => {
     expect(thrownBy(() => make([{ prompt: "p" }]))).toMatch(
-      /^DATA_EMPTY no sample to learn from in 1 records: 1 bad record/,
+      /^DATA_EMPTY no sample to train on in 1 records: 1 bad record/,
     );
     expect(thrownBy(() => make([pair(1)], { eos: [3, 2] }))).toMatch(/^DATA_OPTIONS eos/);
     expect(thrownBy(() => make([pair(1)], { seqLen: 1 }))).toMatch(/^DATA_OPTIONS/);

@@ -134,7 +134,9 @@ describe("entropy bound", () => {
   });
 
   it("needs entropies and a bound that is none below zero", () => {
-    expect(() => entropyBound(1).choose(Float64Array.of(1), { step: 0, initiallyMasked: 1 })).toThrow(/entropies/);
+    expect(() => entropyBound(1).choose(Float64Array.of(1), { step: 0, initiallyMasked: 1 })).toThrow(
+      /needs state\.entropy/,
+    );
     expect(() => entropyBound(-1)).toThrow(/negative/);
   });
 });

@@ -309,11 +309,11 @@ describe("noise levels", () => {
 describe("bad input", () => {
   const batch = makeBatch([1, 2], 8);
   const cases: [string, Partial<Batch>, Partial<CorruptionOptions>, RegExp][] = [
-    ["too few tokens", { tokens: new Int32Array(3) }, {}, /tokens holds 3/],
-    ["too few indices", { indices: [1] }, {}, /indices holds 1/],
-    ["a short lossMask", { lossMask: new Uint8Array(5) }, {}, /lossMask holds 5/],
+    ["too few tokens", { tokens: new Int32Array(3) }, {}, /tokens has 3/],
+    ["too few indices", { indices: [1] }, {}, /indices has 1/],
+    ["a short lossMask", { lossMask: new Uint8Array(5) }, {}, /lossMask has 5/],
     ["documents that stop early", { documents: [0, 8] }, {}, /documents must run from 0 to 16/],
-    ["documents that fall", { documents: [0, 8, 7, 16] }, {}, /documents must rise/],
+    ["documents that fall", { documents: [0, 8, 7, 16] }, {}, /documents must be increasing/],
     ["documents across rows", { documents: [0, 9, 16] }, {}, /start of every row/],
     ["block size 0", {}, { blockSize: 0 }, /blockSize/],
     ["block size 1.5", {}, { blockSize: 1.5 }, /blockSize/],

@@ -63,7 +63,7 @@ describe("when a process", () => {
     const [survivor, left] = ends;
     expect([survivor.code, left.code]).toEqual([1, 1]);
     expect(left.stderr).toMatch(/DISTRIBUTED_STATE/);
-    expect(left.stderr).toMatch(/stopped reading the run's events, and the others did not/);
+    expect(left.stderr).toMatch(/stopped reading the run's events, but the other processes did not/);
     expect(survivor.stderr).toMatch(/rank 1 failed: stopped reading the run's events/);
   });
 
@@ -92,9 +92,7 @@ describe("when a process", () => {
     for (const { code, stderr } of await disturbed(undefined, { parallel: { backend: "nccl" } })) {
       expect(code).toBe(1);
       expect(stderr).toMatch(/TRAIN_OPTIONS/);
-      expect(stderr).toMatch(
-        /parallel\.backend is "nccl", but the processes joined with "gloo": call initProcessGroup/,
-      );
+      expect(stderr).toMatch(/parallel\.backend is "nccl", but the process group uses "gloo": call initProcessGroup/);
     }
   });
 

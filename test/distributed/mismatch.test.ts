@@ -51,7 +51,7 @@ const FORMS: [form: string, order: MismatchOrder, lines: RegExp[]][] = [
   [
     "checkpointEvery",
     { run: { checkpointEvery: { steps: 2 } } },
-    [/ {2}checkpointEvery\.steps: rank 1: 2, rank 0: not there\n/],
+    [/ {2}checkpointEvery\.steps: rank 1: 2, rank 0: absent\n/],
   ],
   ["model size", { model: { hiddenSize: 24 } }, [/ {2}model\.hiddenSize: rank 1: 24, rank 0: 16\n/]],
   [
@@ -91,7 +91,7 @@ describe("ranks that differ are refused by all, before they train", () => {
     expect(outcomes[FORMS.length]).toMatchObject([{ steps: 6 }, { steps: 6 }]);
     const [waiting] = outcomes[FORMS.length + 1];
     expect(waiting.code).toBe("DISTRIBUTED_TIMEOUT");
-    expect(waiting.message).toMatch(/rank 1 of 2 did not come within 1 s|rank 1 is gone or stuck/);
+    expect(waiting.message).toMatch(/rank 1 of 2 did not arrive within 1 s|rank 1 is gone or stuck/);
   });
 
   it("in the version of the library", async () => {
@@ -110,7 +110,7 @@ describe("differences of many ranks", () => {
     }));
     expect(differences(all)).toEqual([
       "lr: ranks 3, 5: 0.1, ranks 0, 1, 2, 4, 6, 7, 8, 9 and 2 more: 0.2",
-      "more: rank 0: not there, ranks 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: 1",
+      "more: rank 0: absent, ranks 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: 1",
     ]);
   });
 });

@@ -291,7 +291,7 @@ describe("a group", () => {
     const start = performance.now();
     await expect(ProcessGroup.create(store, 1, 3, { timeout: 0.5, ranks: [4, 5, 9] })).rejects.toMatchObject({
       code: "DISTRIBUTED_TIMEOUT",
-      message: "joining group 'world' as rank 1 of 3: ranks 4, 9 of 3 did not come within 0.5 s",
+      message: "joining group 'world' as rank 1 of 3: ranks 4, 9 of 3 did not arrive within 0.5 s",
     });
     expect((performance.now() - start) / 1000).toBeLessThan(5);
   });
@@ -368,7 +368,7 @@ describe("initProcessGroup", () => {
       const joining = initProcessGroup({ backend: "gloo", timeout: 0.5, environment: environment({ masterPort }) });
       await expect(joining).rejects.toMatchObject({
         code: "DISTRIBUTED_TIMEOUT",
-        message: "joining as rank 0 of 2: rank 1 of 2 did not come within 0.5 s",
+        message: "joining as rank 0 of 2: rank 1 of 2 did not arrive within 0.5 s",
       });
       expect(world()).toBeUndefined();
     }
@@ -379,7 +379,7 @@ describe("initProcessGroup", () => {
     const own = environment({ masterPort, rank: 1 });
     await expect(initProcessGroup({ backend: "gloo", timeout: 1, environment: own })).rejects.toMatchObject({
       code: "DISTRIBUTED_TIMEOUT",
-      message: expect.stringContaining(`rank 0's store at ${host}:${masterPort} did not answer within 1 s`),
+      message: expect.stringContaining(`rank 0's store at ${host}:${masterPort} did not respond within 1 s`),
     });
   });
 });

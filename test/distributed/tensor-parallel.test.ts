@@ -181,10 +181,10 @@ describe("the parts of tensor parallelism", () => {
       expect(mistakes).toMatchObject({
         noSuchPath: argument("the plan's path 'up.7' matches no module"),
         indivisible: argument("'head': 7 features are not divisible by 2 ranks"),
-        noLinear: argument("'norm' is a RMSNorm, and rowwise() needs a Linear"),
-        noNorm: argument("'down' is a Linear, and partialGradient() needs an RMSNorm"),
-        unnamed: argument("ranks compute parts of '', and the plan does not say which part of 'norm' they see"),
-        nested: argument("'down' lies in '', which shares its input already"),
+        noLinear: argument("'norm' is a RMSNorm, but rowwise() needs a Linear"),
+        noNorm: argument("'down' is a Linear, but partialGradient() needs an RMSNorm"),
+        unnamed: argument("ranks compute parts of '', but the plan has no style for 'norm' in it: add one"),
+        nested: argument("'down' is inside '', which already shares its input"),
         twoWays: argument("a parameter of 'head' is split in two ways"),
         heads: expect.stringMatching(/numHeads 3 is not divisible by 2 tensor-parallel ranks/),
         keyValueHeads: expect.stringMatching(/numKeyValueHeads 3 and 2 tensor-parallel ranks do not divide each other/),
@@ -220,9 +220,11 @@ describe("the parts of tensor parallelism", () => {
       expect(badTargets).toMatchObject({
         tooLarge: expect.stringMatching(/index \d+ is out of bounds/),
         negative: expect.stringMatching(/index -\d+ is out of bounds/),
-        dtype: expect.stringMatching(/DISTRIBUTED_ARGUMENT: .*targets must be int64 \[3\], got int32 \[3\]/),
+        dtype: expect.stringMatching(
+          /DISTRIBUTED_ARGUMENT: .*targets must be an int64 tensor of shape \[3\], got int32 \[3\]/,
+        ),
         chunkSize: expect.stringMatching(/chunkSize must be at least 1, got 0/),
-        rowWeights: expect.stringMatching(/rowWeights must be \[3\]/),
+        rowWeights: expect.stringMatching(/rowWeights must have shape \[3\]/),
         needsGrad: "false",
       });
     }
@@ -247,7 +249,7 @@ describe("composeSlices", () => {
 
   it("refuses a slice of something else", () => {
     expect(() => composeSlices(outer, { shape: [10, 6], offset: [0, 0], size: [10, 6] })).toThrow(
-      /shape \[10,6\] is none of a slice of size \[5,6\]/,
+      /shape \[10,6\] does not match a slice of size \[5,6\]/,
     );
   });
 });

@@ -119,7 +119,7 @@ describe("restarts", () => {
     expect([...ports("0")]).not.toEqual([...ports("1")]);
     expect(new Set(seen.map((match) => match[4])).size).toBe(1);
     expect(stderr).toMatch(/rank 1 failed first: exit code 3/);
-    expect(stderr).toMatch(/starting all again \(1 of 2\)/);
+    expect(stderr).toMatch(/restarting all processes \(1 of 2\)/);
   });
 
   it("are as many as allowed", async () => {
@@ -142,7 +142,7 @@ describe("restarts", () => {
     expect((await launch(args)).code).toBe(75);
     const { code, lines, stderr } = await launch(["--max-restarts", "4", ...args]);
     expect([code, lines.length]).toEqual([0, 2]);
-    expect(stderr).toMatch(/done is not there: there is more to do\nstarting all again \(1 of 4\)/);
+    expect(stderr).toMatch(/done does not exist: the work is not complete\nrestarting all processes \(1 of 4\)/);
   });
 
   it("are not made once it was asked to stop", async () => {

@@ -66,7 +66,7 @@ describe("a signal to the launcher", () => {
     const launcher = await start(SAVES, 1, "--max-restarts", "3", "--expect", join(folder.path, "final"));
     launcher.kill("SIGTERM");
     expect(await launcher.ended).toBe(75);
-    expect(launcher.stderr).toMatch(/all ended well, but .*final is not there: there is more to do/);
+    expect(launcher.stderr).toMatch(/all processes succeeded, but .*final does not exist: the work is not complete/);
   });
 
   it("a second time kills", async () => {
@@ -76,7 +76,7 @@ describe("a signal to the launcher", () => {
     await sleep(400);
     launcher.kill("SIGINT");
     expect(await launcher.ended).toBe(130);
-    expect(launcher.stderr).toMatch(/SIGINT again: killing all/);
+    expect(launcher.stderr).toMatch(/SIGINT again: killing all processes/);
     await launcher.leavesNothing(0);
   });
 

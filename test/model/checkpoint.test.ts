@@ -211,7 +211,7 @@ describe("bad checkpoints", () => {
       "llama-sharded",
       (path) => rmSync(join(path, "model-00002-of-00003.safetensors")),
       "CHECKPOINT_MISSING",
-      /index.json names files that are missing: model-00002-of-00003.safetensors/,
+      /index.json refers to missing files: model-00002-of-00003.safetensors/,
     ],
     [
       "broken index",
@@ -225,21 +225,21 @@ describe("bad checkpoints", () => {
       "llama-sharded",
       (path) => edit(join(path, "model.safetensors.index.json"), { weight_map: { x: "../llama/model.safetensors" } }),
       "CHECKPOINT_MISSING",
-      /names files that are missing/,
+      /refers to missing files/,
     ],
     [
       "other shapes",
       "llama",
       (path) => edit(join(path, "config.json"), { intermediate_size: 40 }),
       "CHECKPOINT_MISMATCH",
-      /model.layers.0.mlp.gate_proj.weight in model.safetensors is \[48,32\], the config asks for \[40,32\]/,
+      /model.layers.0.mlp.gate_proj.weight in model.safetensors is \[48,32\], the config requires \[40,32\]/,
     ],
     [
       "too few layers",
       "llama",
       (path) => edit(join(path, "config.json"), { num_hidden_layers: 3 }),
       "CHECKPOINT_MISMATCH",
-      /model.layers.2.input_layernorm.weight is missing, the config asks for \[32\]/,
+      /model.layers.2.input_layernorm.weight is missing, the config requires \[32\]/,
     ],
     [
       "too many layers, in a shard",

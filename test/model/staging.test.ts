@@ -121,7 +121,7 @@ describe("saving over a folder", () => {
     symlinkSync(join(home, "nothing"), join(home, "to-nothing"));
     expect(await failure(file)).toMatch(/^CHECKPOINT_WRITE cannot save .*file: it is not a folder/);
     expect(await failure(join(home, "to-file"))).toMatch(/to-file: it is not a folder/);
-    expect(await failure(join(home, "to-nothing"))).toMatch(/to-nothing: it is a link to what does not exist/);
+    expect(await failure(join(home, "to-nothing"))).toMatch(/to-nothing: it is a broken link/);
     expect(readFileSync(file, "utf8")).toBe("mine");
   });
 

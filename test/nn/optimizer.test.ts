@@ -2,10 +2,13 @@ import { describe, expect, it } from "vitest";
 import {
   AdamW,
   type AdamWOptions,
+  CombinedOptimizer,
   decayGroups,
   Embedding,
   Linear,
   Module,
+  Muon,
+  type MuonOptions,
   NnError,
   type Optimizer,
   type ParameterGroup,
@@ -14,11 +17,10 @@ import {
   SGD,
   StateDictError,
 } from "../../lib/nn/index.js";
+import { newtonSchulz } from "../../lib/nn/muon.js";
 import type { DTypeLike, Tensor } from "../../lib/torch/index.js";
 import * as torch from "../../lib/torch/index.js";
 import { difference, golden } from "./golden.js";
-
-const NAMES = ["linear.weight", "linear.bias", "norm.weight"];
 
 /** Runs a golden file's gradients through an optimiser and returns the largest deviation over all steps. */
 function replay(
@@ -29,7 +31,8 @@ function replay(
 ): number {
   return torch.scope(() => {
     const { tensors, metadata } = golden(`optim/${file}.safetensors`);
-    const parameters = new Map(NAMES.map((name) => [name, parameter(tensors[`0.${name}`].to(dtype).clone())]));
+    const names = Object.keys(tensors).flatMap((name) => (name.startsWith("0.") ? [name.slice(2)] : []));
+    const parameters = new Map(names.map((name) => [name, parameter(tensors[`0.${name}`].to(dtype).clone())]));
     const optimizer = make(parameters);
     let worst = 0;
     for (const [step, lr] of (JSON.parse(metadata.rates) as number[]).entries()) {
@@ -159,6 +162,110 @@ describe("AdamW", () => {
     weight.grad = torch.zeros([2], { dtype: "bf16" });
     optimizer.step(0.1);
     expect(weight.tolist()).toEqual([3, 3]);
+  });
+});
+
+describe("Muon", () => {
+  it.each([
+    ["muon-float32", { adjustLrFn: "match_rms_adamw", nsDtype: "float32" }, 1e-6],
+    // Products in bfloat16 are rounded in other places where matrices are iterated together.
+    ["muon", {}, 1e-3],
+  ] as [string, MuonOptions, number][])("follows torch.optim.Muon over five steps: %s", (file, options, tolerance) => {
+    expect(replay(file, (parameters) => new Muon(parameters, options))).toBeLessThan(tolerance);
+  });
+
+  it("orthogonalizes: singular values come out near 1", () => {
+    torch.scope(() => {
+      torch.manualSeed(0);
+      for (const shape of [
+        [3, 8, 20],
+        [2, 20, 8],
+        [1, 6, 6],
+      ]) {
+        const settings = {
+          nsCoefficients: [3.4445, -4.775, 2.0315] as [number, number, number],
+          nsSteps: 5,
+          eps: 1e-7,
+        };
+        const x = newtonSchulz(torch.randn(shape), { ...settings, nsDtype: "float32" });
+        expect(x.shape).toEqual(shape);
+        const values = (torch.ops.aten.linalg_svdvals(x) as Tensor).flatten().toTypedArray();
+        for (const value of values) expect(Math.abs(Number(value) - 1)).toBeLessThan(0.4);
+      }
+    });
+  });
+
+  it("takes matrices alone, and says which parameter is none", () => {
+    torch.scope(() => {
+      const weight = parameter(torch.zeros([2, 3]));
+      const bias = parameter(torch.zeros([3]));
+      expect(
+        () =>
+          new Muon([
+            ["weight", weight],
+            ["bias", bias],
+          ]),
+      ).toThrow(/Muon takes matrices, but bias has the shape \[3\]/);
+      expect(() => new Muon([["weight", weight]], { nsSteps: 0 })).toThrow(NnError);
+      expect(new Muon([["weight", weight]]).elementwise).toBe(false);
+    });
+  });
+});
+
+describe("CombinedOptimizer", () => {
+  it("steps its parts with their learning rates, and saves and loads their states as one", () => {
+    torch.scope(() => {
+      torch.manualSeed(1);
+      const gradients = [0, 1, 2, 3].map(() => ({ weight: torch.randn([4, 3]), bias: torch.randn([4]) }));
+      const start = { weight: torch.randn([4, 3]), bias: torch.randn([4]) };
+      const make = () => {
+        const weight = parameter(start.weight.clone());
+        const bias = parameter(start.bias.clone());
+        const optimizer = new CombinedOptimizer([
+          { optimizer: new Muon([["weight", weight]]) },
+          { optimizer: new AdamW([["bias", bias]]), lrScale: 0.5 },
+        ]);
+        return { weight, bias, optimizer };
+      };
+      const run = ({ weight, bias, optimizer }: ReturnType<typeof make>, from: number, to: number) => {
+        for (let i = from; i < to; i++) {
+          weight.grad = gradients[i].weight.clone();
+          bias.grad = gradients[i].bias.clone();
+          optimizer.step(0.1);
+          optimizer.zeroGrad();
+        }
+      };
+      const whole = make();
+      run(whole, 0, 4);
+      const first = make();
+      run(first, 0, 2);
+      const second = make();
+      second.weight.detach().copy_(first.weight.detach());
+      second.bias.detach().copy_(first.bias.detach());
+      second.optimizer.loadStateDict(first.optimizer.stateDict());
+      run(second, 2, 4);
+      expect(difference(second.weight, whole.weight)).toBe(0);
+      expect(difference(second.bias, whole.bias)).toBe(0);
+      expect(whole.optimizer.elementwise).toBe(false);
+
+      const alone = parameter(start.bias.clone());
+      const adamw = new AdamW([["bias", alone]]);
+      for (const { bias } of gradients) {
+        alone.grad = bias.clone();
+        adamw.step(0.05);
+      }
+      expect(difference(alone, whole.bias)).toBe(0);
+
+      const { tensors, step } = first.optimizer.stateDict();
+      const { "bias.expAvg": _, ...short } = tensors;
+      const before = second.optimizer.stateDict().tensors["weight.momentum"].clone();
+      expect(() => second.optimizer.loadStateDict({ step, tensors: short })).toThrow(StateDictError);
+      expect(difference(second.optimizer.stateDict().tensors["weight.momentum"], before)).toBe(0);
+      const twice = [new AdamW([["bias", alone]]), new AdamW([["bias", alone]])];
+      expect(() => new CombinedOptimizer(twice.map((optimizer) => ({ optimizer })))).toThrow(
+        /two optimizers have the state/,
+      );
+    });
   });
 });
 

@@ -62,7 +62,7 @@ describe("schedules", () => {
   it("decayTo starts from the stage before, and its last step is one short of the end", () => {
     expect(rates(decayTo(0), 4, 8)).toEqual([8, 6, 4, 2]);
     expect(rates(decayTo(2, { from: 10 }), 4)).toEqual([10, 8, 6, 4]);
-    expect(() => decayTo(0)(0, { steps: 4 })).toThrow(/no rate given/);
+    expect(() => decayTo(0)(0, { steps: 4 })).toThrow(/give a rate/);
   });
 
   it("constant repeats, or goes on", () => {

@@ -117,9 +117,9 @@ describe("contextParallel", () => {
 
   it("refuses what does not fit the plan", async () => {
     for (const errors of await ranks.run(2, "refusals", null)) {
-      expect(errors[0]).toMatch(/^DISTRIBUTED_ARGUMENT: ids have 9 positions, a causal plan of length 8 has 8/);
+      expect(errors[0]).toMatch(/^DISTRIBUTED_ARGUMENT: ids have 9 positions, but a causal plan of length 8 has 8/);
       expect(errors[1]).toMatch(/^DISTRIBUTED_ARGUMENT: documents must run from 0 to 16/);
-      expect(errors[2]).toMatch(/^DISTRIBUTED_ARGUMENT: crossEntropy: 3 targets for 2 wanted hidden states/);
+      expect(errors[2]).toMatch(/^DISTRIBUTED_ARGUMENT: crossEntropy: 3 targets for 2 selected hidden states/);
     }
   });
 

@@ -24,44 +24,47 @@ function pool(timeout: number): PromptPool {
 }
 
 /** Takes seconds, whatever the template and the tokenizer are. */
-const endless = { kind: "names", ids: new Array<number>(4_000_000).fill(300) } as const;
-const encode = (text: string) => ({ kind: "encode", text, addSpecialTokens: true, maxLength: 1_000_000 }) as const;
+const endless = new Array<number>(4_000_000).fill(300);
+const encode = (text: string) => ({ text, addSpecialTokens: true, maxLength: 1_000_000 });
 
 describe("prompts in threads", () => {
   it("give what the tokenizer gives here", async () => {
     const threads = pool(60);
     for (const text of ["", "def f(x):\n    return x\n", "é😀 \ud800", "x".repeat(100_000)]) {
-      const answer = await threads.run(encode(text));
+      const answer = await threads.run("encode", encode(text));
       expect("ids" in answer && Array.from(answer.ids)).toEqual(tokenizer.encode(text));
     }
     const messages = [{ role: "user", content: "hi" }];
-    const chat = await threads.run({
-      kind: "chat",
+    const chat = await threads.run("chat", {
       ...{ messages, options: { addGenerationPrompt: true }, addSpecialTokens: false, maxLength: 512 },
     });
     expect("ids" in chat && Array.from(chat.ids)).toEqual(
       tokenizer.encodeChat(messages, { addGenerationPrompt: true }),
     );
     const ids = tokenizer.encode("a b c");
-    expect(await threads.run({ kind: "decode", ids })).toEqual({ text: tokenizer.decode(ids) });
-    expect(await threads.run({ kind: "names", ids })).toEqual({ names: ids.map((id) => tokenizer.decode([id])) });
-    await expect(threads.run({ kind: "decode", ids: [-1] })).rejects.toMatchObject({ code: "TOKENIZER_ID" });
-    expect(await threads.run({ ...encode("x".repeat(10_000)), maxLength: 10 })).toHaveProperty("atLeast");
+    expect(await threads.run("decode", ids)).toBe(tokenizer.decode(ids));
+    expect(await threads.run("names", ids)).toEqual(ids.map((id) => tokenizer.decode([id])));
+    await expect(threads.run("decode", [-1])).rejects.toMatchObject({ code: "TOKENIZER_ID" });
+    expect(await threads.run("encode", { ...encode("x".repeat(10_000)), maxLength: 10 })).toHaveProperty("atLeast");
   }, 60_000);
 
   it("that take too long cost their thread, and others are read meanwhile and afterwards", async () => {
     const threads = pool(1);
-    await until(async () => (await threads.run(encode("x")).catch(() => undefined)) !== undefined, "a thread", 60);
+    await until(
+      async () => (await threads.run("encode", encode("x")).catch(() => undefined)) !== undefined,
+      "a thread",
+      60,
+    );
     let turns = 0;
     const timer = setInterval(() => turns++, 10);
-    const lost = threads.run(endless);
+    const lost = threads.run("names", endless);
     const refusal = expect(lost).rejects.toMatchObject({ code: "prompt_too_costly", status: 400 });
-    expect(await threads.run(encode("meanwhile"))).toHaveProperty("ids");
+    expect(await threads.run("encode", encode("meanwhile"))).toHaveProperty("ids");
     await refusal;
     clearInterval(timer);
     expect(turns).toBeGreaterThan(5);
     expect(threads.givenUp).toBe(1);
-    expect(await threads.run(encode("afterwards"))).toHaveProperty("ids");
+    expect(await threads.run("encode", encode("afterwards"))).toHaveProperty("ids");
   }, 120_000);
 
   it("see numbers as Python's json reads them", async () => {
@@ -76,8 +79,7 @@ describe("prompts in threads", () => {
       '"seed" : 9223372036854775807 ,"chat_template_kwargs" : {"a":1.0,"b":[1,-0.0,1e3,12345678901234567890,0.5]}}';
     const body = parseBody(Buffer.from(text)) as { seed: bigint; chat_template_kwargs: Record<string, unknown> };
     expect(body.seed).toBe(9223372036854775807n);
-    const answer = await threads.run({
-      kind: "chat",
+    const answer = await threads.run("chat", {
       ...{ messages: [], options: { variables: body.chat_template_kwargs }, addSpecialTokens: false, maxLength: 512 },
     });
     rmSync(folder, { recursive: true });
@@ -105,9 +107,9 @@ describe("prompts in threads", () => {
       expect(broken.hasChatTemplate).toBe(true);
       const threads = new PromptPool({ dir: folder, hash: broken.hash, options: {} }, { timeout: 60 });
       pools.push(threads);
-      const task = { kind: "chat", options: {}, addSpecialTokens: false, maxLength: 512 } as const;
+      const messages = [{ role: "user", content: "hi" }];
       const error = await threads
-        .run({ ...task, messages: [{ role: "user", content: "hi" }] })
+        .run("chat", { messages, options: {}, addSpecialTokens: false, maxLength: 512 })
         .catch((thrown) => thrown);
       expect(error).toMatchObject({ code, message: expect.stringContaining(words) });
       expect(toApiError(error, () => 1)).toMatchObject({ code: apiCode, status: 400 });
@@ -119,8 +121,8 @@ describe("prompts in threads", () => {
   it("of a client that is gone are not begun", async () => {
     const threads = pool(60);
     const controller = new AbortController();
-    const first = threads.run(encode("x"));
-    const waiting = threads.run(encode("y"), controller.signal);
+    const first = threads.run("encode", encode("x"));
+    const waiting = threads.run("encode", encode("y"), controller.signal);
     const refusal = expect(waiting).rejects.toThrow("gone");
     controller.abort(new Error("gone"));
     await first;
@@ -129,15 +131,15 @@ describe("prompts in threads", () => {
 
   it("end with the pool, and a tokenizer that was replaced is not taken for the one at the start", async () => {
     const threads = pool(60);
-    await threads.run(encode("x"));
-    const running = threads.run(endless);
+    await threads.run("encode", encode("x"));
+    const running = threads.run("names", endless);
     const refusal = expect(running).rejects.toMatchObject({ code: "draining" });
     await sleep(50);
     threads.close();
     await refusal;
     const other = new PromptPool({ dir, hash: "another", options }, { timeout: 60 });
     pools.push(other);
-    await expect(other.run(encode("x"))).rejects.toThrow(/is not the one that was loaded at the start/);
+    await expect(other.run("encode", encode("x"))).rejects.toThrow(/is not the one that was loaded at the start/);
   }, 120_000);
 });
 

@@ -24,8 +24,7 @@ function warmUp({ dir, hash, options }: Tokenizer): Promise<unknown> {
   const known = warm.get(hash);
   if (known !== undefined) return known;
   const { pool } = PromptPool.shared({ dir, hash, options }, { timeout: 10 });
-  const task = { kind: "encode", text: "x", addSpecialTokens: true, maxLength: 8 } as const;
-  const started = pool.run(task);
+  const started = pool.run("encode", { text: "x", addSpecialTokens: true, maxLength: 8 });
   warm.set(hash, started);
   return started;
 }

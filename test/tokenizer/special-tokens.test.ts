@@ -153,6 +153,6 @@ describe("the special tokens of a folder", () => {
     expect(messageOf("added_tokens.json", { "<x>": "a" })).toMatch(
       /added_tokens\.json: "<x>" is "a", expected a token id/,
     );
-    expect(messageOf("tokenizer_config.json", { added_tokens_decoder: { a: "<x>" } })).toMatch(/"a" is no token id/);
+    expect(messageOf("tokenizer_config.json", { added_tokens_decoder: { a: "<x>" } })).toMatch(/"a" is not a token id/);
   });
 });

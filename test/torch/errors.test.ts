@@ -23,7 +23,7 @@ const examples: Example[] = [
     code: "TORCH_ARGUMENT",
     operator: "add",
     says: [
-      /no overload takes \(Tensor\(\[2,3\], float32, cpu\), "1"\)/,
+      /no overload accepts \(Tensor\(\[2,3\], float32, cpu\), "1"\)/,
       /aten::add\.Tensor\(.*\n\s+'other' cannot be "1"/,
     ],
     call: () => x.add(untyped("1")),
@@ -39,7 +39,7 @@ const examples: Example[] = [
   {
     code: "TORCH_ARGUMENT",
     operator: "relu",
-    says: [/takes 1 positional arguments, not 2/],
+    says: [/takes 1 positional arguments, got 2/],
     call: () => torch.ops.aten.relu(x, x),
   },
   {
@@ -274,7 +274,7 @@ const examples: Example[] = [
   {
     code: "TORCH_IO",
     operator: "openSafetensors",
-    says: [/there is no such file/],
+    says: [/the file does not exist/],
     call: () => torch.openSafetensors(join(folder, "none")),
   },
 ];
@@ -369,7 +369,7 @@ describe("loading", () => {
     const { status, output } = await runChild("load.ts", [], ["env", `DIFFCODER_ADDON=${broken}`]);
     expect(status).toBe(0);
     expect(output).toContain("TORCH_LOAD");
-    expect(output).toMatch(/does not load: .*broken\.node/);
+    expect(output).toMatch(/cannot be loaded: .*broken\.node/);
     expect(output).toContain("npx diffcoder doctor");
   });
 });

@@ -199,7 +199,7 @@ describe("errors", () => {
     ["two ellipses", ["...", 0, "..."], "TORCH_INDEX", /"\.\.\." appears twice/],
     ["a fraction", [0.5], "TORCH_ARGUMENT", /index 0 is 0.5/],
     ["NaN", [0, Number.NaN], "TORCH_ARGUMENT", /index 1 is NaN/],
-    ["undefined", [undefined], "TORCH_ARGUMENT", /index 0 \(undefined\) is no number, slice/],
+    ["undefined", [undefined], "TORCH_ARGUMENT", /index 0 \(undefined\) is not a number, slice/],
     ["a string", ["1:2"], "TORCH_ARGUMENT", /index 0 \(1:2\)/],
     ["an array", [[0, 1]], "TORCH_ARGUMENT", /index 0 \(0,1\)/],
     ["a tensor of floats", [torch.tensor([0.5])], "TORCH_INDEX", /tensors used as indices must be/],

@@ -20,7 +20,7 @@ const compute = `
   import * as torch from ${url("../../lib/torch/index.ts")};
   console.log(String(torch.ones([3]).sum().item()));`;
 const thread = `
-  import { startThread } from ${url("../../lib/torch/start-thread.ts")};
+  import { startThread } from ${url("../../lib/worker/start-thread.ts")};
   startThread("computes", ${url("./children/main.ts")});`;
 
 describe.runIf(process.platform === "linux")("OpenMP", () => {

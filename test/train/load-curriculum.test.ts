@@ -95,8 +95,8 @@ export default ({ seed }: { seed: number }) => [{ ...ar, name: "seed " + seed },
       },
       ["empty.ts", "without.ts", "wrong.ts", "broken.ts", "throws.ts", "plan.txt", "missing.ts"],
     );
-    expect(empty.error).toMatch(/empty\.ts exports no curriculum: write export const curriculum/);
-    expect(without.error).toMatch(/exports no model: write export const model/);
+    expect(empty.error).toMatch(/empty\.ts does not export a curriculum: write export const curriculum/);
+    expect(without.error).toMatch(/does not export a model: write export const model/);
     expect(wrong.error).toMatch(/keepLatest: expected number, got "all"/);
     expect(broken.error).toMatch(/broken\.ts/);
     expect(throws.error).toBe("of its own");
@@ -176,7 +176,7 @@ stages: [{ type: autoregressive, name: a, steps: 1, lr: 1, data: { paths: [x], s
     const env = { ...launched, MASTER_PORT: String(await freePort()) };
     const [alone] = load({ "recipe.yaml": yaml }, undefined, env);
     expect(alone.code).toBe("DISTRIBUTED_TIMEOUT");
-    expect(alone.error).toMatch(/rank 1 of 2 did not come within 1 s/);
+    expect(alone.error).toMatch(/rank 1 of 2 did not arrive within 1 s/);
   });
 
   it("with a model that is neither folder nor preset says so", async () => {

@@ -46,7 +46,7 @@ const objectives: Record<string, [gives: (right: ReturnType<Objective>) => unkno
   ],
   "a built-in metric": [
     (right) => ({ ...right, metrics: { loss: 1 } }),
-    /metric 'loss' has the name of one that is always/,
+    /metric 'loss' has the name of a built-in metric/,
   ],
 };
 const thrown: [string, unknown, RegExp][] = [
@@ -111,14 +111,18 @@ describe("data that gives", () => {
   it.each<[string, unknown, RegExp]>([
     ["null", null, /sample \d+ is null/],
     ["a promise", Promise.resolve({ tokens: tokens(9) }), /sample \d+ is a promise/],
-    ["no tokens", {}, /has tokens that are undefined/],
+    ["no tokens", {}, /has tokens of type undefined/],
     ["too few", { tokens: new Int32Array(3) }, /sample \d+ has 3 tokens/],
-    ["fractions", { tokens: new Float32Array(16).fill(9.5) }, /has the token 9\.5 at 0/],
-    ["words of 64 bits", { tokens: new BigInt64Array(16) }, /has the token 0 at 0/],
+    ["fractions", { tokens: new Float32Array(16).fill(9.5) }, /has the token 9\.5 at position 0/],
+    ["words of 64 bits", { tokens: new BigInt64Array(16) }, /has the token 0 at position 0/],
     ["a short loss mask", { tokens: tokens(9), lossMask: new Uint8Array(2) }, /lossMask of 2 entries/],
     ["odd starts", { tokens: tokens(9), starts: [0, 99] }, /has starts \[0,99\]/],
-    ["an id outside the vocabulary", { tokens: tokens(48) }, /sample \d+ has the token id 48 at 0, .*ends at 47/],
-    ["a negative id", { tokens: tokens(-100) }, /sample \d+ has the token id -100 at 0/],
+    [
+      "an id outside the vocabulary",
+      { tokens: tokens(48) },
+      /sample \d+ has the token id 48 at position 0, .*largest id is 47/,
+    ],
+    ["a negative id", { tokens: tokens(-100) }, /sample \d+ has the token id -100 at position 0/],
   ])("%s", async (_, sample, message) => {
     const dataset: Dataset = { seqLen: 16, numSamples: 5, sample: () => sample as Sample };
     await expectFailure(odd(fine, dataset), "TRAIN_DATA", message);
@@ -141,7 +145,7 @@ describe("sizes that are absurd", () => {
         new Curriculum([
           autoregressive({ ...tiny, data: { seqLen: 1e9, numSamples: 1, sample: () => null as never } }),
         ]),
-      /1000000000 tokens a sequence.*16777216/,
+      /1000000000 tokens per sequence.*16777216/,
     ],
     [
       "warmup and decay",
@@ -196,7 +200,7 @@ describe("a stage that is odd trains, with a warning:", () => {
     const sample = () => ({ tokens: new Int32Array(16).fill(5), lossMask: new Uint8Array(16) });
     const events = await collect([{ ...good, data: { seqLen: 16, numSamples: 4, sample } }], { model });
     const messages = events.flatMap((event) => (event.type === "warning" ? [event.message] : []));
-    expect(messages[0]).toMatch(/sample \d has|sample \d of the data has the mask token 5/);
+    expect(messages[0]).toMatch(/sample \d has|sample \d of the data contains the mask token 5/);
     expect(messages[1]).toMatch(/no token of the batch is a target/);
     expect(stepsOf(events)).toHaveLength(3);
   });

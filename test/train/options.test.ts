@@ -136,7 +136,7 @@ describe("a curriculum", () => {
     ["with a checkpoint twice", make([{}, { checkpoint: "pre-anneal" }]), /'pre-anneal' is taken/],
     ["without a rate at first", make([{ schedule: undefined }]), /first stage needs a learning rate/],
     ["with micro-batches that do not fit", make([{ gradientAccumulationSteps: 3 }]), /4 cannot be cut into 3/],
-    ["with a schedule that is no number", make([{ schedule: () => Number.NaN }]), /gives NaN at step 0/],
+    ["with a schedule that is no number", make([{ schedule: () => Number.NaN }]), /returns NaN at step 0/],
   ])("refuses one %s", (_, run, message) => {
     expect(messageOf(run)).toMatch(message);
   });
@@ -150,7 +150,7 @@ describe("a curriculum", () => {
     });
     const after = autoregressive({ name: "more", data, steps: 2 });
     expect(messageOf(() => new Curriculum([anneal, after]))).toMatch(
-      /'more': it has no lr, and the stage before ends with 0.000010/,
+      /'more': it has no lr, and the previous stage ends with 0.000010/,
     );
     new Curriculum([anneal, supervised({ name: "sft", data, steps: 2 })]); // has a rate of its own
   });
@@ -159,7 +159,7 @@ describe("a curriculum", () => {
     using model = tinyModel();
     const long = autoregressive({ name: "a", data: new Counting(5, 128), steps: 1, lr: 1e-3 });
     const run = new Curriculum([long]).run({ model });
-    await expect(run.next()).rejects.toThrow("128 tokens a sequence, the model takes 64");
+    await expect(run.next()).rejects.toThrow("128 tokens per sequence, but the model takes at most 64");
   });
 
   it("refuses wrong run options", async () => {
@@ -224,7 +224,7 @@ stages:
       "a key twice",
       "outputDir: runs/x",
       "outputDir: runs/x\noutputDir: runs/y",
-      /not valid YAML: the key outputDir stands twice in one mapping, at line 5, column 1/,
+      /not valid YAML: the key outputDir is repeated in a mapping, at line 5, column 1/,
     ],
   ])("refuses %s", (_, from, to, message) => {
     expect(recipe(good.replace(from, to))).toMatch(message);

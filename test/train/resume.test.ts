@@ -10,6 +10,7 @@ import {
   autoregressive,
   Curriculum,
   interruptSignal,
+  muon,
   type Stage,
   sgd,
   type TrainEvent,
@@ -118,6 +119,23 @@ describe("train 2N equals train N, stop, resume N", () => {
     ];
     const whole = await wholeRun(stages());
     for (const at of [5, 7]) {
+      const { after, weights, optimizer } = await interrupted(at, "break", stages);
+      expect(stepsOf(after).map(repeatable)).toEqual(whole.steps.slice(at));
+      expect(weights).toBe(whole.weights);
+      expect(optimizer).toBe(whole.optimizer);
+    }
+  });
+
+  it("with Muon for the matrices and AdamW for the rest, in two stages", async () => {
+    const data = new Counting();
+    const common = { data, steps: 4, globalBatchSize: 2, precision: "float32", lr: 1e-2 } as const;
+    const stages = () => [
+      autoregressive({ ...common, name: "one", optimizer: muon({ nsDtype: "float32", adamw: { lrScale: 0.5 } }) }),
+      autoregressive({ ...common, name: "two" }),
+    ];
+    const whole = await wholeRun(stages());
+    expect(whole.steps[7].numbers.loss).toBeLessThan(whole.steps[0].numbers.loss as number);
+    for (const at of [2, 6]) {
       const { after, weights, optimizer } = await interrupted(at, "break", stages);
       expect(stepsOf(after).map(repeatable)).toEqual(whole.steps.slice(at));
       expect(weights).toBe(whole.weights);

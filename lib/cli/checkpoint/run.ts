@@ -14,19 +14,19 @@ import { interruptible, shownCommand, shownPath } from "../terminal.js";
 export interface ListedCheckpoint {
   name: string;
   path: string;
-  /** Optimiser steps of the run; null if it cannot be read, as all that follow. */
+  /** Optimizer steps of the run. This and the following fields are null if the checkpoint cannot be read. */
   globalStep: number | null;
-  /** The stage at hand, and the steps done in it. */
+  /** The current stage, and the steps done in it. */
   stage: string | null;
   step: number | null;
   savedAt: string | null;
   worldSize: number | null;
   bytes: number;
-  /** What is missing or cut short; null if nothing is. */
+  /** The first missing or truncated file; null if there is none. */
   problem: string | null;
 }
 
-/** Shows a run's checkpoints. */
+/** Lists a run's checkpoints. */
 export function list(run: string, { json }: CheckpointListOptions): void {
   const folder = checkpointsFolder(run);
   const { readable, unreadable } = listCheckpoints(folder);
@@ -78,7 +78,7 @@ function table(rows: readonly ListedCheckpoint[]): string {
   return `${[colors.dim(line(head)), ...shown].join("\n")}\n`;
 }
 
-/** Compares checkpoints with their manifests, and says what it found. */
+/** Compares checkpoints with their manifests and prints the result. */
 export async function verify(folder: string, { all }: CheckpointVerifyOptions): Promise<void> {
   for (const path of wanted(folder, all)) {
     const found: string[] = [];
@@ -96,7 +96,7 @@ export async function verify(folder: string, { all }: CheckpointVerifyOptions): 
   }
 }
 
-/** The folders to look at. */
+/** The folders of the checkpoints to verify. */
 function wanted(folder: string, all = false): string[] {
   if (isCheckpoint(folder)) {
     if (all) throw new CliError(`${folder} is one checkpoint; --all goes with a run's folder`);
@@ -134,7 +134,7 @@ export async function exportModel(folder: string, { out, dtype, maxShard }: Chec
   });
 }
 
-/** The folder is replaced as a whole, so it must be one whose loss nobody minds. */
+/** The folder is replaced as a whole, so it must be empty or a model. */
 function checkTarget(from: string, to: string): void {
   const below = relative(to, from);
   if (!below.startsWith("..")) throw new CliError(`--out ${shownPath(to)} would replace the checkpoint itself`);
@@ -146,7 +146,7 @@ function checkTarget(from: string, to: string): void {
   throw new CliError(`--out ${shownPath(to)} is not empty and is not a model: it would be replaced`);
 }
 
-/** The folder with a run's checkpoints: given as the run, or itself. */
+/** The folder with a run's checkpoints, from the run's folder or the folder itself. */
 export function checkpointsFolder(run: string): string {
   if (!existsSync(run) || !statSync(run).isDirectory()) throw new CliError(`${run} is not a folder`);
   const inside = join(run, "checkpoints");
@@ -161,13 +161,15 @@ export function isCheckpoint(folder: string): boolean {
   return ["manifest.json", "trainer.json", "config.json"].some((name) => existsSync(join(folder, name)));
 }
 
-/** The folder of one checkpoint. A run's folder is a likely mistake, and then the message lists what is in there. */
+/**
+ * The folder of one checkpoint. If it is the folder of a run, a likely mistake, the error lists the checkpoints in it.
+ */
 export function oneCheckpoint(folder: string): string {
   if (!existsSync(folder) || !statSync(folder).isDirectory()) throw new CliError(`${folder} is not a folder`);
   if (isCheckpoint(folder)) return folder;
   const inside = existsSync(join(folder, "checkpoints")) ? join(folder, "checkpoints") : folder;
   const names = listCheckpoints(inside).readable.map(({ path }) => shownPath(path));
-  const hint = names.length > 0 ? `; a run, perhaps. Its checkpoints:\n  ${names.join("\n  ")}` : "";
+  const hint = names.length > 0 ? `. It may be a run; its checkpoints are:\n  ${names.join("\n  ")}` : "";
   throw new CliError(`${folder} is not a checkpoint${hint}`);
 }
 
@@ -178,7 +180,7 @@ export function sizeOf(folder: string): number {
     .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
 }
 
-/** A bar on standard error for work measured in bytes; nothing where that is not a terminal. */
+/** A progress bar on standard error for work measured in bytes; nothing if it is not a terminal. */
 export class BytesBar implements Disposable {
   readonly #bar: SingleBar | undefined;
 

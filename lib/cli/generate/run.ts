@@ -7,7 +7,7 @@ import { type Completion, type CompletionOptions, complete, type Screen } from "
 import { CliError } from "../errors.js";
 import { interruptible } from "../terminal.js";
 
-/** Completes a prompt and shows it. */
+/** Completes a prompt and shows the result. */
 export async function generate(
   path: string,
   given: string | undefined,
@@ -40,7 +40,7 @@ async function promptText(given: string | undefined, { file }: GenerateCommandOp
   if (file !== undefined && given !== undefined) throw new CliError("give a prompt or --file, not both");
   if (given !== undefined) return given;
   if (file !== undefined) return readPrompt(file);
-  if (process.stdin.isTTY) throw new CliError("no prompt: give one, or --file PATH, or pipe it in");
+  if (process.stdin.isTTY) throw new CliError("no prompt: give one as an argument, with --file PATH or through a pipe");
   return readAll(process.stdin);
 }
 
@@ -48,9 +48,12 @@ function readPrompt(file: string): string {
   try {
     return readTextFile(file);
   } catch (cause) {
-    throw new CliError(`--file ${file}: ${(cause as Error).message}. A pipe goes to standard input, without --file`, {
-      cause,
-    });
+    throw new CliError(
+      `--file ${file}: ${(cause as Error).message}. To read a pipe, use standard input without --file`,
+      {
+        cause,
+      },
+    );
   }
 }
 

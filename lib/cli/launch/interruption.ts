@@ -1,18 +1,18 @@
 import { type ChildProcess, spawn } from "node:child_process";
 
-/** Two signals so close together are one: a terminal sends Ctrl-C to npx and to us, and npx passes it on. */
+/** Signals within this time count as one: a terminal sends Ctrl-C to npx and to this process, and npx forwards it. */
 const ONE_SIGNAL_MS = 250;
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
- * Signals to the launcher: SIGINT, SIGTERM and SIGHUP. The first one makes the ranks end, which save; a second
- * one ends them at once. A terminal that closes may say SIGHUP more than once, so that is never a second.
+ * Signals to the launcher: SIGINT, SIGTERM and SIGHUP. The first one makes the ranks save and end; a second one ends
+ * them immediately. A closing terminal may send SIGHUP more than once, so SIGHUP never counts as the second.
  */
 export class Interruption implements Disposable {
-  /** The first signal, once there was one. */
+  /** The first signal, once it has arrived. */
   name: NodeJS.Signals | undefined;
-  /** The second one. */
+  /** The second signal. */
   again: NodeJS.Signals | undefined;
   #at = 0;
   #listener: (() => void) | undefined;
@@ -20,7 +20,7 @@ export class Interruption implements Disposable {
 
   constructor(env: NodeJS.ProcessEnv) {
     for (const name of SIGNALS) process.on(name, this.raise);
-    // At SIGTERM npx ends its shell and itself, and sends us nothing.
+    // On SIGTERM npx ends its shell and itself without forwarding the signal.
     const parent = process.ppid;
     if (env.npm_command !== "exec" || parent <= 1) return;
     this.#watch = setInterval(() => {
@@ -28,7 +28,7 @@ export class Interruption implements Disposable {
     }, 500).unref();
   }
 
-  /** Acts as if the signal had come. */
+  /** Acts as if the signal had arrived. */
   raise = (name: NodeJS.Signals): void => {
     if (this.name === undefined) {
       this.name = name;
@@ -41,7 +41,7 @@ export class Interruption implements Disposable {
     this.#listener?.();
   };
 
-  /** Calls the function at the first and at the second signal; it takes the place of the one before. */
+  /** Calls the function at the first and at the second signal; it replaces the previous listener. */
   listen(listener: (() => void) | undefined): void {
     this.#listener = listener;
   }
@@ -53,10 +53,10 @@ export class Interruption implements Disposable {
 }
 
 /**
- * Outlives the launcher by the time it takes to end the ranks. It reads "+ GROUP" and "- GROUP" from a pipe that only the
- * launcher holds open; at its end, which the kernel brings about however the launcher dies, the groups that are left get
- * SIGTERM, and SIGKILL after the grace. A shell, since it must be small and start before anything can go wrong. $1: tenths of
- * a second to wait.
+ * A guard process that outlives the launcher to end the ranks. It reads "+ GROUP" and "- GROUP" from a pipe that only
+ * the launcher holds open. The kernel closes the pipe however the launcher dies; the remaining groups then get SIGTERM,
+ * and SIGKILL after the grace period. It is a shell script, because it must be small and start quickly. $1: tenths of a
+ * second to wait.
  */
 const SCRIPT = `
 trap '' HUP INT TERM PIPE
@@ -80,7 +80,7 @@ for group in $groups; do kill -s KILL -- "-$group"; done 2>/dev/null
 exit 0
 `;
 
-/** Ends process groups if this process does not live to do it itself. One that is killed is replaced. */
+/** Ends process groups if this process dies before it can. A guard that is killed is replaced. */
 export class Guard {
   readonly #graceSeconds: number;
   readonly #groups = new Set<number>();
@@ -102,7 +102,7 @@ export class Guard {
     if (this.#groups.delete(group)) this.#write(`- ${group}\n`);
   }
 
-  /** Lets it go. What was not removed is ended by it. */
+  /** Closes the pipe. The guard ends the groups that were not removed. */
   async close(): Promise<void> {
     this.#closing = true;
     this.#process?.stdin?.end();
@@ -111,17 +111,17 @@ export class Guard {
 
   #start(): void {
     const tenths = String(Math.round(this.#graceSeconds * 10));
-    // A session of its own: neither Ctrl-C nor a closed terminal reaches it.
+    // A separate session, which neither Ctrl-C nor a closed terminal reaches.
     const guard = spawn("/bin/sh", ["-c", SCRIPT, "diffcoder-launch-guard", tenths], {
       detached: true,
       cwd: "/",
       stdio: ["pipe", "ignore", "ignore"],
     });
     this.#process = guard;
-    guard.stdin.on("error", () => {}); // its end is what counts
+    guard.stdin.on("error", () => {}); // write errors are ignored, because the end of the process is handled
     this.#ended = new Promise((resolve) => {
       guard.on("error", (error) => {
-        process.stderr.write(`warning: nothing ends the processes if this launcher is killed: ${error.message}\n`);
+        process.stderr.write(`warning: the processes will not be ended if this launcher is killed: ${error.message}\n`);
         this.#process = undefined;
         resolve();
       });

@@ -7,11 +7,11 @@ import { shownPath } from "../terminal.js";
 
 const [, file] = process.argv;
 const program = (await import(pathToFileURL(file).href)) as Record<string, unknown>;
-// A file for `diffcoder train` runs nothing by itself, and that would look like success.
+// A file for `diffcoder train` does nothing by itself, which would look like success.
 if (program.curriculum !== undefined && process.env.RANK === "0") {
   const shown = shownPath(file);
   process.stderr.write(
-    `warning: ${shown} exports a curriculum, which only this trains: diffcoder launch ... -- npx diffcoder train ${shown}\n`,
+    `warning: ${shown} only exports a curriculum. To train it: diffcoder launch ... -- npx diffcoder train ${shown}\n`,
   );
 }
 await new Promise(() => {});

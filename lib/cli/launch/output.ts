@@ -1,20 +1,20 @@
 import type { Writable } from "node:stream";
 import { createColors } from "picocolors";
 
-/** Where it is printed: process.stdout and process.stderr, or what stands for them. */
+/** An output stream: process.stdout, process.stderr or a substitute. */
 export type Screen = Writable & { isTTY?: boolean; columns?: number };
 
-/** How often a progress bar is printed where it cannot be drawn in place, and how often it is drawn where it can. */
+/** Interval of printing a progress bar that cannot be drawn in place, and interval of drawing it in place. */
 const FRAME_SECONDS = 5;
 const REDRAW_MS = 80;
 
 const PAINTS = ["cyan", "yellow", "green", "magenta", "blue", "red"] as const;
 const COLOUR = String.raw`\x1b\[[\d;]*m`;
 const COLOURS = new RegExp(COLOUR, "g");
-/** Sequences that move the cursor or erase would tear what other processes wrote. Colours stay. */
+/** Escape sequences that move the cursor or erase would corrupt the output of other processes. Colors are kept. */
 const CONTROLS = new RegExp(
   [
-    String.raw`\x1b\[[0-?]*[ -/]*[@-ln-~]`, // of the cursor
+    String.raw`\x1b\[[0-?]*[ -/]*[@-ln-~]`, // cursor movements
     String.raw`\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)`, // titles and links
     String.raw`(?!${COLOUR})\x1b`,
     String.raw`[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]`,
@@ -23,13 +23,13 @@ const CONTROLS = new RegExp(
 );
 
 /**
- * Prints what several processes print, line by line, each line whole and with its process's number in front. On a terminal
- * the progress bar of the first process that draws one stays in the last row, below the lines of all.
+ * Merges the output of several processes, in whole lines with the rank of the process in front. On a terminal the
+ * progress bar of the first process that draws one stays in the last row, below all lines.
  */
 export class RankOutput {
   readonly #screens: { stdout: Screen; stderr: Screen };
   readonly #hasPrefix: boolean;
-  /** The terminal that has the row of the bar, if one is there. */
+  /** The terminal with the row of the bar, if there is one. */
   readonly #terminal: Screen | undefined;
   /** Progress bars by process. */
   readonly #frames = new Map<number, string>();
@@ -76,17 +76,17 @@ export class RankOutput {
     };
   }
 
-  /** The launcher's own words, on standard error. */
+  /** Prints a message of the launcher on standard error. */
   say(text: string): void {
     this.#print(this.#screens.stderr, Buffer.from(`${text}\n`).toString("latin1"));
   }
 
-  /** Prints no more there: nobody reads it. */
+  /** Stops printing to a screen that has no reader any more. */
   mute(screen: Screen): void {
     this.#muted.add(screen);
   }
 
-  /** Takes the bar away. */
+  /** Removes the bar. */
   close(): void {
     this.#frames.clear();
     this.#draw();
@@ -94,7 +94,8 @@ export class RankOutput {
 
   #line(rank: number, text: string, screen: Screen): string {
     const shown = screen.isTTY ? text.replace(CONTROLS, "") : text;
-    const end = screen.isTTY && shown.includes("\x1b") ? "\x1b[0m\n" : "\n"; // a colour must not run into the next line
+    // a color must not extend into the next line
+    const end = screen.isTTY && shown.includes("\x1b") ? "\x1b[0m\n" : "\n";
     return `${this.#prefix(rank, screen)}${shown}${end}`;
   }
 
@@ -104,7 +105,7 @@ export class RankOutput {
     return colors[PAINTS[rank % PAINTS.length]](`[${rank}] `);
   }
 
-  /** @returns false if the screen takes no more for now */
+  /** @returns false if the screen's buffer is full */
   #print(screen: Screen, text: string): boolean {
     if (this.#muted.has(screen)) return true;
     if (text === "" || !screen.isTTY || this.#terminal === undefined) {
@@ -149,35 +150,35 @@ export class RankOutput {
 }
 
 export interface RankStream {
-  /** Where its lines go. */
+  /** The screen of its lines. */
   screen: Screen;
-  /** @returns false if the screen takes no more for now: wait for its "drain" */
+  /** @returns false if the screen's buffer is full: wait for its "drain" */
   write(chunk: Buffer): boolean;
   end(): void;
 }
 
-/** As the rest of the command line decides: NO_COLOR, then FORCE_COLOR, then whether a terminal is there. */
+/** The rule of the other commands: NO_COLOR, then FORCE_COLOR, then whether the stream is a terminal. */
 function isColoured(screen: Screen): boolean {
   if (process.env.NO_COLOR) return false;
   return Boolean(process.env.FORCE_COLOR) || (Boolean(screen.isTTY) && process.env.TERM !== "dumb");
 }
 
-/** A line that is longer is cut: memory must not grow with what a program prints. */
+/** Maximum length of a line. Longer lines are split, so that memory use is bounded. */
 const LONGEST = 64 * 1024;
 
-/** What a stream shows. A frame is a line that the next one replaces, such as a progress bar. */
+/** A piece of output. A frame is a line that the next frame replaces, such as a progress bar. */
 export interface Piece {
   text: string;
   isFrame: boolean;
 }
 
 /**
- * Cuts a stream into lines. A carriage return ends a frame, a line feed a line; "\r\n" is a line feed. Bytes are kept as
- * they are, one character each (latin1): they may be UTF-8, cut anywhere, or no text at all.
+ * Splits a stream into lines. A carriage return ends a frame, a line feed a line; "\r " is a line feed. Bytes are kept
+ * unchanged, one character each (latin1): they may be partial UTF-8 or not text at all.
  */
 export class LineSplitter {
   #text = "";
-  /** The frame that stands there now, which a line feed makes a line. */
+  /** The current frame, which a line feed turns into a line. */
   #frame = "";
 
   push(chunk: Buffer): Piece[] {
@@ -200,7 +201,7 @@ export class LineSplitter {
     return pieces;
   }
 
-  /** What is left when the stream ends. */
+  /** The remaining pieces at the end of the stream. */
   end(): Piece[] {
     const text = this.#text === "" ? this.#frame : this.#text;
     this.#text = "";

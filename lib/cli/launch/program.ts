@@ -3,7 +3,7 @@ import { extname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CliError } from "../errors.js";
 
-/** What each process runs. */
+/** The program that each process runs. */
 export interface Program {
   command: string;
   args: string[];
@@ -13,10 +13,10 @@ const SCRIPTS = [".ts", ".mts", ".cts", ".js", ".mjs", ".cjs"];
 const CURRICULA = [".yaml", ".yml"];
 
 /**
- * What the words after the options ask for.
+ * Parses the words after the options.
  *
- * @param isCommand they came after "--": any program, found as a shell would
- * @throws CliError if there is no such file, or nothing is known of its kind
+ * @param isCommand whether they came after "--": any program, searched for as in a shell
+ * @throws CliError if the file does not exist or has an unsupported extension
  */
 export function readProgram([first, ...rest]: readonly string[], isCommand: boolean): Program {
   if (isCommand) return ownCommand([first, ...rest]) ?? { command: first, args: rest };
@@ -24,7 +24,7 @@ export function readProgram([first, ...rest]: readonly string[], isCommand: bool
   const isCurriculum = CURRICULA.includes(kind);
   if (!isCurriculum && !SCRIPTS.includes(kind)) {
     throw new CliError(
-      `${first}: expected a .ts, .js or .yaml file. Another program comes after --: diffcoder launch ... -- ${first} ...`,
+      `${first}: expected a .ts, .js or .yaml file. For another program use --: diffcoder launch ... -- ${first} ...`,
     );
   }
   const file = resolve(first);
@@ -34,8 +34,8 @@ export function readProgram([first, ...rest]: readonly string[], isCommand: bool
 }
 
 /**
- * `npx diffcoder ...` is this very command line, so it is called without npx. npx would cost each process half a second,
- * and it ends at SIGTERM while the program under it still saves.
+ * Runs `npx diffcoder ...` without npx, because it is this command line itself. npx would cost each process half a
+ * second, and it ends on SIGTERM while its program is still saving.
  */
 function ownCommand(words: readonly string[]): Program | undefined {
   const [first, second, ...rest] = words;
@@ -43,7 +43,7 @@ function ownCommand(words: readonly string[]): Program | undefined {
   return first === "diffcoder" ? own("../main", words.slice(1)) : undefined;
 }
 
-/** Runs a module of this folder, compiled or from source, with the Node that runs now. */
+/** Runs a module of this folder, compiled or from source, with the current Node. */
 function own(module: string, args: readonly string[]): Program {
   const isSource = import.meta.url.endsWith(".ts");
   const file = fileURLToPath(new URL(`${module}.${isSource ? "ts" : "js"}`, import.meta.url));

@@ -4,41 +4,41 @@ import type { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Program } from "./program.js";
 
-/** How a process came to its end. */
+/** How a process ended. */
 export interface Ending {
   rank: number;
   code: number | null;
   signal: NodeJS.Signals | null;
-  /** Of a program that could not be started at all. */
+  /** Set if the program could not be started. */
   error?: Error;
 }
 
-/** As a shell counts: a signal is 128 and its number, a program that is not there 127. */
+/** The exit code by the shell's convention: 128 plus the number of a signal, 127 for a missing program. */
 export function exitCodeOf({ code, signal, error }: Ending): number {
   if (error) return (error as NodeJS.ErrnoException).code === "ENOENT" ? 127 : 126;
   return signal === null ? (code ?? 1) : 128 + constants.signals[signal];
 }
 
-/** Takes what a process prints. */
+/** Consumer of a process's output. */
 export interface OutputTaker {
-  /** @returns what has no room for more: the process waits until that drains, or fails */
+  /** @returns the stream whose buffer is full, if any: the process is paused until it drains or fails */
   data(chunk: Buffer): Writable | undefined;
   end(): void;
 }
 
 /**
- * One process and all that it starts, in a process group and a session of their own: no signal of the terminal reaches
- * them but through this object.
+ * A process and its descendants, in a separate process group and session: signals of the terminal reach them only
+ * through this object.
  */
 export class RankProcess {
   readonly rank: number;
-  /** When the process itself has ended; what it started may go on. */
+  /** Resolves when the process itself has ended; its descendants may still be running. */
   readonly ending: Promise<Ending>;
-  /** The number of the process and of its group; undefined if it could not be started. */
+  /** The id of the process and of its group; undefined if it could not be started. */
   readonly pid: number | undefined;
   readonly #child: ChildProcess | undefined;
   readonly #ends: Promise<void>[] = [];
-  /** From then on its number may be another's. */
+  /** Set when the group is gone, because its id may then be reused. */
   #isGone = false;
 
   constructor(rank: number, { command, args }: Program, env: NodeJS.ProcessEnv) {
@@ -51,7 +51,7 @@ export class RankProcess {
         child.once("exit", (code, signal) => resolve({ rank, code, signal }));
       });
     } catch (error) {
-      // Some mistakes come as an event, others so: arguments too long, a null byte.
+      // Some errors are emitted as an event, others are thrown: arguments that are too long, a null byte.
       this.ending = Promise.resolve({ rank, code: null, signal: null, error: error as Error });
     }
     this.pid = this.#child?.pid;
@@ -79,23 +79,24 @@ export class RankProcess {
     this.#ends.push(ended);
   }
 
-  /** Whether anything of the group is left. */
+  /** Whether any process of the group is running. */
   get isAlive(): boolean {
     return this.signal(0);
   }
 
-  /** Sends a signal to the whole group, as a terminal would; false if nobody is left in it. */
+  /** Sends a signal to the whole group, as a terminal would; false if the group is empty. */
   signal(name: NodeJS.Signals | 0): boolean {
     if (this.pid === undefined || this.#isGone) return false;
     try {
       process.kill(-this.pid, name);
     } catch (error) {
-      this.#isGone = (error as NodeJS.ErrnoException).code === "ESRCH"; // not EPERM: there, but another user's by now
+      // not EPERM, which means that another user's process has the id now
+      this.#isGone = (error as NodeJS.ErrnoException).code === "ESRCH";
     }
     return !this.#isGone;
   }
 
-  /** Waits until nobody of the group is left, at most so long. */
+  /** Waits until the group is empty, at most this long. */
   async gone(seconds: number): Promise<boolean> {
     const end = performance.now() + seconds * 1000;
     for (let pause = 2; this.isAlive; pause = Math.min(50, pause * 2)) {
@@ -106,7 +107,7 @@ export class RankProcess {
     return true;
   }
 
-  /** Waits for the end of its output. A process that left the group may hold it open: nothing is awaited from that. */
+  /** Waits for the end of its output, but not for a process that left the group and holds the pipe open. */
   async outputEnded(): Promise<void> {
     const timer = setInterval(() => {
       for (const source of [this.#child?.stdout, this.#child?.stderr]) {

@@ -13,9 +13,9 @@ import { supervise } from "./supervisor.js";
 import { type Job, readTopology, type Topology, threadsPerRank } from "./topology.js";
 
 /**
- * Starts a program once for each rank of this machine, and stays until they have ended.
+ * Starts a program once for each rank of this machine and waits until all have ended.
  *
- * @param words the program's file or, after "--", command, and its arguments
+ * @param words the program's file or, after "--", its command, followed by its arguments
  * @returns the exit code
  */
 export async function launch(words: readonly string[], isCommand: boolean, options: LaunchOptions): Promise<number> {
@@ -27,13 +27,14 @@ export async function launch(words: readonly string[], isCommand: boolean, optio
   const openLog = logs(options.logDir, output);
   using interruption = new Interruption(env);
   for (const screen of [stdout, stderr]) {
-    screen.setMaxListeners(2 * topology.nproc + 10); // each stream may wait for room
+    screen.setMaxListeners(2 * topology.nproc + 10); // each stream may wait for "drain"
     screen.removeAllListeners("error");
     screen.on("error", (error: NodeJS.ErrnoException) => {
       output.mute(screen);
-      // A reader that has enough ends a pipeline. A terminal that is gone says SIGHUP, too, unless that was not wanted.
+      // A closed pipe ends the launcher's output. A closed terminal also sends SIGHUP, unless that is ignored.
       if (error.code === "EPIPE") interruption.raise("SIGTERM");
-      // Node aborts at exit if it cannot restore the settings of a closed terminal: exit by SIGHUP, as other programs do.
+      // Node aborts at exit if it cannot restore the settings of a closed terminal: exit by SIGHUP, as other programs
+      // do.
       else if (error.code === "EIO") process.once("exit", () => process.kill(process.pid, "SIGHUP"));
     });
   }
@@ -44,7 +45,7 @@ export async function launch(words: readonly string[], isCommand: boolean, optio
     threads.OMP_NUM_THREADS = String(count);
     output.say(
       `OMP_NUM_THREADS=${count} in each of ${topology.nproc} processes, which share ${availableParallelism()} cores; ` +
-        "set it to choose otherwise",
+        "set it to override",
     );
   }
   const job: Job = { topology, runId: runId(topology, env), maxRestarts: options.maxRestarts };
@@ -60,12 +61,15 @@ export async function launch(words: readonly string[], isCommand: boolean, optio
   }
 }
 
-/** The same for all machines that take part. */
+/** An id that is equal on all machines of the job. */
 function runId({ nnodes, masterAddr, masterPort }: Topology, env: NodeJS.ProcessEnv): string {
   return env.PET_RDZV_ID || (nnodes === 1 ? randomUUID() : `${masterAddr}:${masterPort}`);
 }
 
-/** Gives the log of a rank, the same one after a restart. One that cannot be written is said once, and ends no training. */
+/**
+ * Returns a function that opens the log of a rank, which is kept over restarts. A log that cannot be written is
+ * reported once and does not end the run.
+ */
 function logs(
   folder: string | undefined,
   output: RankOutput,

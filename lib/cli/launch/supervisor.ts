@@ -8,31 +8,31 @@ import type { Program } from "./program.js";
 import { type Ending, exitCodeOf, type OutputTaker, RankProcess } from "./rank-process.js";
 import { freePort, globalRank, type Job, rankEnvironment } from "./topology.js";
 
-/** Lines of standard error that are shown again of the process that failed first. */
+/** Number of lines of standard error that are repeated for the process that failed first. */
 const TAIL_LINES = 20;
 
-/** Exit code where all ended well before all was done: EX_TEMPFAIL of sysexits.h, try again. */
+/** Exit code if all processes succeeded but the expected file does not exist: EX_TEMPFAIL of sysexits.h (try again). */
 const UNFINISHED = 75;
 
 export interface Supervision {
   job: Job;
   program: Program;
-  /** Of the ranks, without what names each of them. */
+  /** Environment of the ranks, without the variables specific to one rank. */
   env: NodeJS.ProcessEnv;
   graceSeconds: number;
-  /** What is there once the program has done all it has to do. */
+  /** A file that exists once the program has completed all its work. */
   expected: string | undefined;
   output: RankOutput;
   interruption: Interruption;
-  /** Where all that a process prints goes, too. */
+  /** An additional destination for the output of a process. */
   log(rank: number, restartCount: number): Writable | undefined;
 }
 
 /**
- * Runs the ranks of this machine until all have ended well, or one has failed and no restart is left. When it returns, no
- * process of theirs is left.
+ * Runs the ranks of this machine until all have succeeded, or one has failed and no restart is left. When it returns,
+ * all their processes have ended.
  *
- * @returns the exit code: 0, or that of the process that failed first
+ * @returns the exit code: 0, or that of the first process that failed
  */
 export async function supervise(supervision: Supervision): Promise<number> {
   const { job, output, interruption, graceSeconds } = supervision;
@@ -40,22 +40,23 @@ export async function supervise(supervision: Supervision): Promise<number> {
   try {
     for (let restart = 0; ; restart++) {
       const outcome = await new Start(supervision, guard, restart).run();
-      if (outcome.endings.length === 0) return 128 + constants.signals[interruption.name ?? "SIGTERM"]; // none was begun
+      // none was started
+      if (outcome.endings.length === 0) return 128 + constants.signals[interruption.name ?? "SIGTERM"];
       if (interruption.again !== undefined) return 128 + constants.signals[interruption.again];
       const { failure } = outcome;
       if (failure !== undefined) output.say(describe(failure, outcome, interruption.name));
       else if (await isDone(supervision)) return 0;
-      else output.say(`all ended well, but ${supervision.expected} is not there: there is more to do`);
+      else output.say(`all processes succeeded, but ${supervision.expected} does not exist: the work is not complete`);
       if (interruption.name !== undefined || restart === job.maxRestarts)
         return failure ? exitCodeOf(failure) : UNFINISHED;
-      output.say(`starting all again (${restart + 1} of ${job.maxRestarts})`);
+      output.say(`restarting all processes (${restart + 1} of ${job.maxRestarts})`);
     }
   } finally {
     await guard.close();
   }
 }
 
-/** Whether what is expected is there. Another machine may have written it: its file system takes a while to show that. */
+/** Whether the expected file exists. If another machine wrote it, the file system may show it with a delay. */
 async function isDone({ expected, interruption, job }: Supervision): Promise<boolean> {
   if (expected === undefined) return true;
   const patience = job.topology.nnodes > 1 ? 30 : 0;
@@ -68,15 +69,15 @@ async function isDone({ expected, interruption, job }: Supervision): Promise<boo
 
 interface Outcome {
   failure: Ending | undefined;
-  /** All endings, in their order. */
+  /** All endings, in chronological order. */
   endings: Ending[];
   seconds: number;
-  /** The last lines on standard error of the process that failed. */
+  /** The last lines of standard error of the process that failed. */
   tail: string[];
   killed: Set<number>;
 }
 
-/** One start of all ranks of this machine, to the end of the last. */
+/** One attempt: all ranks of this machine, from their start to the end of the last. */
 class Start {
   readonly #supervision: Supervision;
   readonly #guard: Guard;
@@ -85,7 +86,7 @@ class Start {
   readonly #tails = new Map<number, Tail>();
   readonly #endings: Ending[] = [];
   readonly #killed = new Set<number>();
-  /** The ranks that are being ended, which is begun once. */
+  /** The ranks that are being ended; ending is started once per rank. */
   readonly #ends = new Map<RankProcess, Promise<void>>();
   #failure: Ending | undefined;
   #seconds = 0;
@@ -138,7 +139,7 @@ class Start {
     rank.onOutput("stderr", pump(output.stream(number, "stderr"), file, tail));
   }
 
-  /** Ends what is left of a rank: asks, waits, kills. */
+  /** Ends a rank: SIGTERM, wait, SIGKILL. */
   #end(rank: RankProcess): Promise<void> {
     const begun = this.#ends.get(rank) ?? this.#askAndKill(rank);
     this.#ends.set(rank, begun);
@@ -148,32 +149,33 @@ class Start {
   async #askAndKill(rank: RankProcess): Promise<void> {
     const { interruption, graceSeconds } = this.#supervision;
     if (!rank.isAlive) return;
-    // A rank that got the signal from outside does not get it again, which would end it immediately.
+    // A rank that already received the signal from outside does not get it again, because that would end it
+    // immediately.
     if (interruption.name === undefined) rank.signal("SIGTERM");
     if (await rank.gone(graceSeconds)) return;
     if (rank.signal("SIGKILL")) this.#killed.add(rank.rank);
-    await rank.gone(2); // a zombie that its parent does not fetch stays
+    await rank.gone(2); // a zombie that its parent does not reap stays
   }
 
   #interrupted(): void {
     const { interruption, output } = this.#supervision;
     const { name, again } = interruption;
     if (again !== undefined) {
-      output.say(`${again} again: killing all`);
+      output.say(`${again} again: killing all processes`);
       for (const rank of this.#ranks) rank.signal("SIGKILL");
     } else if (name !== undefined && this.#failure === undefined) {
-      output.say(`${name}: waiting for the processes to end. Once more kills them.`);
+      output.say(`${name}: waiting for the processes to end. Press Ctrl-C again to kill them.`);
       for (const rank of this.#ranks) rank.signal(name);
     }
   }
 }
 
-/** Takes what a process prints to the screen, to its log and to its tail. */
+/** Sends the output of a process to the screen, to its log and to its tail. */
 function pump(stream: RankStream, file: Writable | undefined, tail?: Tail): OutputTaker {
   return {
     data(chunk: Buffer): Writable | undefined {
       tail?.push(chunk);
-      const fileHasRoom = !file?.writable || file.write(chunk); // one that failed takes nothing
+      const fileHasRoom = !file?.writable || file.write(chunk); // a failed log is skipped
       if (!stream.write(chunk)) return stream.screen;
       return fileHasRoom ? undefined : file;
     },
@@ -181,7 +183,7 @@ function pump(stream: RankStream, file: Writable | undefined, tail?: Tail): Outp
   };
 }
 
-/** The last lines of a stream. */
+/** Keeps the last lines of a stream. */
 class Tail {
   readonly #splitter = new LineSplitter();
   #lines: string[] = [];
@@ -202,7 +204,7 @@ class Tail {
   }
 }
 
-/** What went wrong, for people: who was first, and how the others ended. */
+/** Describes a failure: the first rank that failed, and how the others ended. */
 function describe(
   failure: Ending,
   { endings, seconds, tail, killed }: Outcome,
@@ -210,7 +212,7 @@ function describe(
 ): string {
   const how = shown(failure);
   if (interruption !== undefined && exitCodeOf(failure) === 128 + constants.signals[interruption]) {
-    return `rank ${failure.rank} ended with ${how} at ${interruption}`; // it was asked to
+    return `rank ${failure.rank} ended with ${how} at ${interruption}`; // it was stopped on request
   }
   const others = endings.filter((ending) => ending !== failure);
   const after = others.map(

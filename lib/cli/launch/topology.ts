@@ -6,20 +6,20 @@ import { DEFAULT_MASTER_PORT, readLaunchEnvironment } from "../../distributed/la
 import type { LaunchOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
 
-/** How many processes there are, which of them this launcher starts, and where they meet. */
+/** The number of processes, those that this launcher starts, and the rendezvous address. */
 export interface Topology {
   nproc: number;
   nnodes: number;
   nodeRank: number;
   masterAddr: string;
-  /** undefined: a free one, another at each start */
+  /** undefined: a free port, which is chosen at each start */
   masterPort: number | undefined;
 }
 
 /**
- * Puts together options, the PET_ variables that stand for them as in torchrun, and defaults.
+ * Combines options, torchrun's PET_ variables and defaults.
  *
- * @throws CliError for what is missing or contradicts itself
+ * @throws CliError for missing or contradictory options
  */
 export function readTopology(options: LaunchOptions, env: NodeJS.ProcessEnv): Topology {
   const nnodes = options.nnodes ?? petNodes(env) ?? 1;
@@ -31,27 +31,32 @@ export function readTopology(options: LaunchOptions, env: NodeJS.ProcessEnv): To
     return { nproc, nnodes, nodeRank: 0, masterAddr: given ?? "127.0.0.1", masterPort };
   }
   const nodeRank = options.nodeRank ?? petInteger(env, "PET_NODE_RANK", 0);
-  if (nodeRank === undefined) throw new CliError(`${nnodes} machines: --node-rank must say which of them this is`);
-  if (nodeRank >= nnodes) throw new CliError(`--node-rank ${nodeRank}: ${nnodes} machines are 0 to ${nnodes - 1}`);
-  if (given === undefined) throw new CliError(`${nnodes} machines: --master-addr must name the one with number 0`);
+  if (nodeRank === undefined) throw new CliError(`${nnodes} machines: set --node-rank to the rank of this one`);
+  if (nodeRank >= nnodes)
+    throw new CliError(`--node-rank ${nodeRank}: expected 0 to ${nnodes - 1} for ${nnodes} machines`);
+  if (given === undefined)
+    throw new CliError(`${nnodes} machines: set --master-addr to the address of the one with rank 0`);
   return { nproc, nnodes, nodeRank, masterAddr: given, masterPort: masterPort ?? DEFAULT_MASTER_PORT };
 }
 
-/** A launcher of its own in each task of `srun` or torchrun would train as many models. --nnodes says that it is meant. */
+/**
+ * Rejects a launcher inside each task of `srun` or torchrun, which would train that many separate models. --nnodes
+ * confirms that it is intended.
+ */
 function refuseInnerLauncher(env: NodeJS.ProcessEnv): void {
   let outer: ReturnType<typeof readLaunchEnvironment>;
   try {
     outer = readLaunchEnvironment(env);
   } catch (error) {
-    if (error instanceof DistributedError) return; // the ranks get variables that are right
+    if (error instanceof DistributedError) return; // the ranks get their own variables
     throw error;
   }
   if (outer === undefined || outer.worldSize === 1) return;
   const { launcher, rank, worldSize } = outer;
   const by = { slurm: "srun", kubernetes: "the Job", env: "RANK and WORLD_SIZE" }[launcher as string] ?? launcher;
   throw new CliError(
-    `this is one of ${worldSize} processes already (rank ${rank}, by ${by}): start the program without \`diffcoder launch\`, ` +
-      "or give --nnodes and --node-rank for a launcher on each machine (--nnodes 1: each by itself)",
+    `this is already one of ${worldSize} processes (rank ${rank}, by ${by}): start the program without \`diffcoder launch\`, ` +
+      "or give --nnodes and --node-rank for a launcher on each machine (--nnodes 1: independent runs)",
   );
 }
 
@@ -59,7 +64,7 @@ function petNodes(env: NodeJS.ProcessEnv): number | undefined {
   const [least, most = least, ...rest] = (env.PET_NNODES || "").split(":");
   if (least === "") return undefined;
   if (least === most && rest.length === 0) return petInteger({ PET_NNODES: least }, "PET_NNODES", 1);
-  throw new CliError(`PET_NNODES=${env.PET_NNODES}: a number of machines that changes is not supported`);
+  throw new CliError(`PET_NNODES=${env.PET_NNODES}: a variable number of machines is not supported`);
 }
 
 function petCount(env: NodeJS.ProcessEnv): string | undefined {
@@ -80,23 +85,26 @@ function processCount(wanted: string, env: NodeJS.ProcessEnv): number {
   if (wanted !== "auto" && wanted !== "gpu" && wanted !== "cpu") return Number(wanted);
   const gpus = wanted === "cpu" ? 0 : gpuCount(env);
   if (wanted === "gpu" && gpus === 0)
-    throw new CliError("--nproc gpu: neither CUDA_VISIBLE_DEVICES nor nvidia-smi names one");
+    throw new CliError("--nproc gpu: no GPU found in CUDA_VISIBLE_DEVICES or with nvidia-smi");
   return gpus || availableParallelism();
 }
 
-/** CUDA devices that a process would see; found without CUDA, so that the launcher holds none of them. */
+/**
+ * Number of CUDA devices that a process would see, determined without CUDA, so that the launcher does not use any of
+ * them.
+ */
 function gpuCount(env: NodeJS.ProcessEnv): number {
   const visible = env.CUDA_VISIBLE_DEVICES;
   if (visible !== undefined) {
     const names = visible.split(",").map((name) => name.trim());
-    const end = names.findIndex((name) => name === "" || name.startsWith("-")); // CUDA reads no further
+    const end = names.findIndex((name) => name === "" || name.startsWith("-")); // CUDA ignores the rest
     return end < 0 ? names.length : end;
   }
   const listed = spawnSync("nvidia-smi", ["-L"], { encoding: "utf8", env, timeout: 20_000 });
   return listed.status === 0 ? (listed.stdout.match(/^GPU \d+:/gm)?.length ?? 0) : 0;
 }
 
-/** A TCP port that nobody uses at this moment. */
+/** A TCP port that is currently free. */
 export function freePort(host: string): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();
@@ -108,22 +116,22 @@ export function freePort(host: string): Promise<number> {
   });
 }
 
-/** A job as its processes see it: the same for all of them, also after a restart. */
+/** A job: equal for all of its processes, also after a restart. */
 export interface Job {
   runId: string;
   maxRestarts: number;
   topology: Topology;
 }
 
-/** Number among all processes of the one with number `localRank` here. */
+/** Global rank of the process with `localRank` on this machine. */
 export function globalRank({ nodeRank, nproc }: Topology, localRank: number): number {
   return nodeRank * nproc + localRank;
 }
 
 /**
- * The variables of one process: torchrun's names and meanings, as PyTorch's `env://` reads them.
+ * The environment variables of one process, with torchrun's names and meanings (PyTorch's `env://`).
  *
- * @param restartCount starts before this one
+ * @param restartCount number of earlier starts
  */
 export function rankEnvironment(job: Job, localRank: number, port: number, restartCount: number) {
   const { topology, runId, maxRestarts } = job;
@@ -140,12 +148,12 @@ export function rankEnvironment(job: Job, localRank: number, port: number, resta
     TORCHELASTIC_RESTART_COUNT: String(restartCount),
     TORCHELASTIC_MAX_RESTARTS: String(maxRestarts),
     TORCHELASTIC_RUN_ID: runId,
-    TORCHELASTIC_USE_AGENT_STORE: "False", // rank 0 opens the store; a torchrun around us may have said otherwise
+    TORCHELASTIC_USE_AGENT_STORE: "False", // rank 0 opens the store; an outer torchrun may have set another value
     DIFFCODER_LAUNCHER: "diffcoder",
   };
 }
 
-/** Threads of each process, so that they share the cores and do not spin against each other. */
+/** Threads per process, so that the processes share the cores without oversubscription. */
 export function threadsPerRank({ nproc }: Topology): number {
   return Math.max(1, Math.floor(availableParallelism() / nproc));
 }

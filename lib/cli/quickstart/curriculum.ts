@@ -3,7 +3,7 @@ import { clippedLinear } from "../../diffusion/index.js";
 import { decayTo, warmupStable } from "../../nn/index.js";
 import { autoregressive, blockDiffusion, type Stage } from "../../train/index.js";
 
-/** Optimiser steps of the quickstart's three stages. */
+/** Optimizer steps of the quickstart's three stages. */
 export interface QuickstartSteps {
   compress: number;
   cpt: number;
@@ -13,11 +13,11 @@ export interface QuickstartSteps {
 export const BLOCK_SIZE = 4;
 export const BATCH_SIZE = 8;
 
-/** How the training time is shared out: half for compressing knowledge by AR (section 3.1), half for diffusion. */
+/** Shares of the training time: half for compressing knowledge by AR (section 3.1), half for diffusion. */
 const SHARE = { compress: 0.5, cpt: 0.3, anneal: 0.2 };
 
 /**
- * The paper's curriculum in small (section 3, Fig. 3): AR on clean contexts, its checkpoint from before annealing, then
+ * The paper's curriculum at small scale (section 3, Fig. 3): AR on clean contexts, its pre-anneal checkpoint, then
  * continual pre-training by block diffusion with B = 4, the mask-ratio warmup and the clipped noise, then the anneal.
  */
 export function quickstartStages(data: PreparedData, steps: QuickstartSteps, hooks: Partial<Stage> = {}): Stage[] {
@@ -42,7 +42,7 @@ export function quickstartStages(data: PreparedData, steps: QuickstartSteps, hoo
   ];
 }
 
-/** Steps that fill a training time, from the measured seconds of one AR and one diffusion step. */
+/** The numbers of steps for a training time, from the measured seconds of one AR and one diffusion step. */
 export function stepsFor(seconds: number, step: { ar: number; diffusion: number }): QuickstartSteps {
   const fill = (share: number, cost: number) => Math.max(4, Math.floor((seconds * share) / cost));
   return {

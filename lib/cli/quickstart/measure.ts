@@ -6,17 +6,17 @@ import type { Tokenizer } from "../../tokenizer/index.js";
 import { Curriculum, resolvePrecision } from "../../train/index.js";
 import { BLOCK_SIZE, quickstartStages } from "./curriculum.js";
 
-/** Held-out text that models and gzip are measured on. */
+/** Held-out text on which models and gzip are evaluated. */
 export interface HeldOutText {
   batches: Batch[];
   text: string;
   bytes: number;
 }
 
-/** Consecutive rows of a passage, which are evaluated as one batch. */
+/** Number of consecutive rows of a passage, which form one batch. */
 const ROWS = 8;
 
-/** Passages spread over the held-out text, so that every language has its share, of `maxTokens` tokens at most. */
+/** Passages spread over the held-out text, so that every language is represented, with at most `maxTokens` tokens. */
 export function heldOutText(data: PreparedData, tokenizer: Tokenizer, maxTokens: number): HeldOutText {
   const heldOut = data.heldOut as PackedDataset;
   const available = Math.ceil(heldOut.numSamples / ROWS);
@@ -51,7 +51,7 @@ function likelihoodOptions(coder: StableDiffCoder, { signal }: Options) {
   };
 }
 
-/** Exact bits per byte of a model read left to right. */
+/** Exact bits per byte of a model as an autoregressive one. */
 export function autoregressive(
   coder: StableDiffCoder,
   { batches }: HeldOutText,
@@ -73,8 +73,8 @@ const WARM = 2; // the first steps also allocate and, in bfloat16, pack weights
 const TIMED = 4;
 
 /**
- * Seconds of one AR and one diffusion step on this machine, on a model that is thrown away. The number of steps then
- * follows, so that schedules know their end and a run can be repeated with the steps it printed.
+ * Measures the seconds of one AR and one diffusion step on this machine, with a temporary model. The numbers of steps
+ * are derived from them, so that schedules have a fixed end and a run can be repeated with the printed steps.
  */
 export async function calibrate(
   data: PreparedData,
@@ -108,7 +108,10 @@ export interface Prompt {
 const MIN_TOKENS = 40;
 const MAX_TOKENS = 96;
 
-/** Beginnings of `count` held-out documents from as many equal parts of the held-out text, each cut after a line. */
+/**
+ * The beginnings of `count` documents, one from each of `count` equal parts of the held-out text, each ending after a
+ * line.
+ */
 export function heldOutPrompts(data: PreparedData, tokenizer: Tokenizer, count: number): Prompt[] {
   const { heldOut } = data.store;
   const prompts: Prompt[] = [];

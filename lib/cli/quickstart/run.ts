@@ -23,10 +23,10 @@ import {
 
 const LENGTH = 256;
 const NEW_TOKENS = 64;
-/** Shares of the time that are not training: preparing, measuring, writing. */
+/** Share of the time that is not training: preparation, evaluation, output. */
 const OVERHEAD = { share: 0.12, seconds: 20 };
 
-/** Trains, measures and tries a small model. */
+/** Trains, evaluates and tries a small model. */
 export async function quickstart(options: QuickstartOptions): Promise<void> {
   const message = "Stopping and saving. Press Ctrl-C again to exit immediately.";
   await interruptible(message, (signal) => runQuickstart(options, signal));
@@ -36,7 +36,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   const began = performance.now();
   const outputDir = resolve(options.outputDir);
   const { device } = options;
-  await checkRunFolder(outputDir); // now, not after the data is read
+  await checkRunFolder(outputDir); // checked before the data is read
 
   heading("Data");
   const tokenizer = Tokenizer.fromPretrained(CODE_TOKENIZER);
@@ -47,7 +47,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   );
   say(shownSummary(formatSummary(data.summary)));
   if (data.heldOut === undefined) {
-    throw new CliError("nothing could be held out of this text to measure on: give more files with --data");
+    throw new CliError("the text is too small for a held-out part: give more files with --data");
   }
 
   heading("Training");
@@ -115,7 +115,7 @@ async function runQuickstart(options: QuickstartOptions, signal: AbortSignal): P
   sayWhatNext(outputDir, began);
 }
 
-/** Surest first, and all that are sure enough: the sampler that needs fewer forwards than tokens. */
+/** Completes with the confidence rule, which needs fewer forward passes than tokens. */
 function completeSurely(
   coder: StableDiffCoder,
   prompt: Prompt,
@@ -137,7 +137,7 @@ async function asSample(coder: StableDiffCoder, prompt: Prompt, signal: AbortSig
 }
 
 function sayStopped(checkpoint: string): void {
-  say("The model so far can be tried, and npm start starts over:");
+  say("You can try the model trained so far; npm start starts over:");
   say(`  ${shownCommand("npx", "diffcoder", "generate", shownPath(checkpoint), "def main(")}`);
 }
 
@@ -170,15 +170,15 @@ function row(name: string, value: string): void {
 }
 
 /**
- * Makes sure that a run may go into a folder: it is not there, empty, or holds an earlier run, as does the place for that one.
+ * Checks that a folder can be used for a run: it and FOLDER.previous do not exist, are empty or hold an earlier run.
  *
- * @throws CliError naming the folder that holds something else, TrainError TRAIN_RUN_LOCKED for a run that is not over
+ * @throws CliError naming the folder that holds something else, TrainError TRAIN_RUN_LOCKED for a run in progress
  */
 export async function checkRunFolder(folder: string): Promise<void> {
   for (const path of [folder, previousOf(folder)]) {
     if (existsSync(path) && !isRun(path)) {
       throw new CliError(
-        `${shownPath(path)} holds no earlier run and is left alone: choose another folder with --output-dir`,
+        `${shownPath(path)} is not an earlier run and will not be replaced: choose another folder with --output-dir`,
       );
     }
   }
@@ -186,10 +186,10 @@ export async function checkRunFolder(folder: string): Promise<void> {
 }
 
 /**
- * Makes room for a new run. A run that is there is moved aside to `FOLDER.previous`, where one is kept.
+ * Moves an existing run to `FOLDER.previous`, of which one is kept.
  *
- * @returns where the old run is now
- * @throws as {@link checkRunFolder}
+ * @returns the new folder of the old run
+ * @throws see {@link checkRunFolder}
  */
 export async function moveAside(folder: string): Promise<string | undefined> {
   await checkRunFolder(folder);

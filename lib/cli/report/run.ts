@@ -7,11 +7,11 @@ import { CliError } from "../errors.js";
 import { shownPath } from "../terminal.js";
 import { WatchedRun } from "../watch/watched-run.js";
 
-/** A page with so many rows of curves is still quick to open. */
+/** Maximum number of rows of all curves, so that the page still opens quickly. */
 const MAX_ROWS = 12_000;
 const MOST_ROWS = 3000;
 
-/** Writes one run's page, or the page that compares several. */
+/** Writes the page of one run, or the page that compares several. */
 export async function writeReport(paths: readonly string[], { out, title }: ReportOptions): Promise<void> {
   const runs: ReadRun[] = [];
   for (const path of paths) runs.push(await readRun(path));
@@ -34,7 +34,7 @@ function pageOf(runs: readonly ReadRun[], title: string | undefined): string {
   });
 }
 
-/** Each path's last part; with the part before it where that is needed to tell runs apart. */
+/** The last component of each path, with preceding ones if needed to distinguish runs. */
 export function uniqueNames(paths: readonly string[]): string[] {
   const parts = paths.map((path) =>
     resolve(path)
@@ -57,10 +57,10 @@ export interface ReadRun {
 }
 
 /**
- * A run as its log holds it, or else its page.
+ * Reads a run from its log, or else from its page.
  *
  * @param path the run's folder, its metrics.jsonl or its report.html
- * @throws CliError where there is neither, or nothing in it
+ * @throws CliError if neither exists or it has no run
  */
 export async function readRun(path: string): Promise<ReadRun> {
   if (!existsSync(path)) throw new CliError(`${shownPath(path)} does not exist`);

@@ -6,8 +6,8 @@ import type { ServeOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
 
 /**
- * Serves until SIGTERM or SIGINT, then lets running requests end. The listener is open before the model is loaded, so
- * that probes see a process that starts.
+ * Serves until SIGTERM or SIGINT, then waits for running requests. The server listens before the model is loaded, so
+ * that probes can reach a starting process.
  */
 export async function serve(folder: string, options: ServeOptions): Promise<void> {
   ignoreLostReaders();
@@ -23,7 +23,7 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
     const created = Engine.create({ model: folder, ...options.engine });
     const first = await Promise.race([created, signals.first]);
     if (typeof first === "string") {
-      // The signal came before the model was loaded.
+      // The signal arrived before the model was loaded.
       void created.then((late) => late.close()).catch(() => {});
       return;
     }
@@ -43,7 +43,10 @@ export async function serve(folder: string, options: ServeOptions): Promise<void
   }
 }
 
-/** Neither log nor terminal may stop the server: a closed pipe is not an error, and nothing waits for a reader. */
+/**
+ * The server must not depend on its log or terminal: a closed pipe is not an error, and writes do not wait for a
+ * reader.
+ */
 function ignoreLostReaders(): void {
   for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners("error").on("error", () => {});
 }
@@ -80,8 +83,8 @@ function describe(server: Server, url: string, model: ModelInfo): string {
 }
 
 /**
- * Waits for SIGTERM or SIGINT, and reports the ones after it. Only a command may do this: a library that handles signals
- * takes them away from the program around it.
+ * Waits for SIGTERM or SIGINT, and reports later signals. Only a command may do this: a library that handles signals
+ * would prevent the program from doing so.
  */
 export class StopSignals {
   readonly first: Promise<NodeJS.Signals>;

@@ -23,14 +23,14 @@ import { interruptible, progressLine, shownCommand, shownPath, shownSummary } fr
 export async function train(file: string, options: TrainOptions): Promise<void> {
   if (options.run.resume && options.run.overwrite) throw new CliError("give --resume or --overwrite, not both");
   const isMain = (readLaunchEnvironment()?.rank ?? 0) === 0;
-  if (!isMain) options.quiet = true; // one process speaks for all
-  process.setSourceMapsEnabled(true); // an error in the user's file is to name its line
+  if (!isMain) options.quiet = true; // only rank 0 prints
+  process.setSourceMapsEnabled(true); // so that errors in the user's file have the right line
   await interruptible(
     "Stopping after this step and saving. Press Ctrl-C again to exit immediately.",
     async (signal) => {
       const { model } = options;
       const { device, seed } = options.run;
-      const chosen = chosenSinks(options); // before anything is read: what they need may be missing
+      const chosen = chosenSinks(options); // before anything is read, because their packages may be missing
       if (!options.quiet) process.stderr.write(`reading ${file}\n`);
       if (options.cacheDir !== undefined) process.env.DIFFCODER_CACHE = resolve(options.cacheDir);
       const job = await loadCurriculum(file, {
@@ -84,7 +84,7 @@ async function run(
   }
 }
 
-/** What --quiet leaves of the terminal: whatever else is wrong is nowhere to be seen until it is too late. */
+/** The sink with --quiet, which prints only warnings: otherwise problems would go unnoticed. */
 function warnings(): Sink {
   return {
     name: "standard error",
@@ -94,7 +94,7 @@ function warnings(): Sink {
   };
 }
 
-/** Those that flags ask for. */
+/** The sinks selected by flags. */
 function chosenSinks(options: TrainOptions): Sink[] {
   const { tensorboardDir: folder, wandb: project, quiet } = options;
   const onUrl = quiet ? undefined : (url: string) => process.stderr.write(`Weights & Biases: ${url}\n`);
@@ -107,17 +107,17 @@ function chosenSinks(options: TrainOptions): Sink[] {
   ];
 }
 
-/** The run's folder: the command's, the file's, or one named after the file. */
+/** The folder of the run: from the command line, from the file, or named after the file. */
 function outputDirOf(file: string, options: TrainOptions, ofFile: string | undefined): string {
   return resolve(options.run.outputDir ?? ofFile ?? join("runs", basename(file, extname(file))));
 }
 
-/** Before data is prepared, which may take hours. The run looks again when it begins. */
+/** Rejects an existing run before data is prepared, which may take hours. The run checks again when it starts. */
 function refuseExistingRun(outputDir: string, { run }: TrainOptions): void {
   if (!run.resume && !run.overwrite && holdsRun(outputDir)) throw runExists(outputDir);
 }
 
-/** The library names its own options; here they are flags. */
+/** Converts the library's option names in an error to flags. */
 function inWordsOfTheCommand(error: unknown, outputDir: string): unknown {
   if (!(error instanceof TrainError) || error.code !== "TRAIN_RUN_EXISTS") return error;
   return runExists(outputDir, error);
@@ -128,7 +128,7 @@ function runExists(outputDir: string, cause?: unknown): CliError {
   return new CliError(`${shownPath(outputDir)} already holds a run: ${hint}`, { cause });
 }
 
-/** All processes go together: the store is rank 0's. */
+/** All processes leave together, because rank 0 serves the store. */
 async function leave(): Promise<void> {
   await world()?.control.barrier();
   await destroyProcessGroup();
@@ -156,20 +156,20 @@ function say(label: string, text: string): void {
   process.stdout.write(`${colors.bold(label.padEnd(11))} ${text}\n`);
 }
 
-/** What the data of a curriculum is made of and what of it was skipped, each source once; nothing of data of other kinds. */
+/** Summaries of a curriculum's data and of skipped files, once per source. Data without a summary is left out. */
 export function dataSummaries(stages: readonly Stage[]): string[] {
   const summaries = new Map<unknown, string>();
   for (const { name, data } of stages) {
     const summary = summaryOf(data);
     if (summary === undefined || summaries.has(summary)) continue;
     const text = "rows" in summary ? formatSftSummary(summary) : shownSummary(formatSummary(summary));
-    summaries.set(summary, `data from stage '${name}' on: ${text.replaceAll("\n", "\n  ")}`);
+    summaries.set(summary, `data, starting with stage '${name}': ${text.replaceAll("\n", "\n  ")}`);
   }
   const texts = [...summaries.values()];
-  return texts.length === 1 ? texts.map((text) => text.replace(/^data from stage '.*?' on: /, "data: ")) : texts;
+  return texts.length === 1 ? texts.map((text) => text.replace(/^data, starting with stage '.*?': /, "data: ")) : texts;
 }
 
-/** A stage's data may be a dataset, its loader, or what prepared both. */
+/** The summary of a stage's data, which may be a dataset, a loader or the result of prepareData. */
 function summaryOf(data: unknown): CorpusSummary | SftSummary | undefined {
   const { summary, dataset, loader } = data as { summary?: object; dataset?: unknown; loader?: unknown };
   if (summary !== undefined && ("documents" in summary || "rows" in summary)) return summary as CorpusSummary;
@@ -183,7 +183,7 @@ function formatSftSummary(summary: SftSummary): string {
   const lines = [
     `${count(samples)} samples in ${count(rows)} rows, ${count(answerTokens)} of ${count(tokens)} tokens are answers`,
   ];
-  if (truncated > 0) lines.push(`cut off at the end of a row: ${count(truncated)}`);
+  if (truncated > 0) lines.push(`truncated at the end of a row: ${count(truncated)}`);
   const fields = Object.entries(unread).map(([field, number]) => `${field} (${count(number)})`);
   if (fields.length > 0) lines.push(`in no sample: the fields ${fields.join(", ")}`);
   const reasons = Object.entries(skipped).map(

@@ -10,7 +10,7 @@ export interface ChartPoint {
 
 export interface ChartOptions {
   columns: number;
-  /** With the line of the x axis. */
+  /** Number of rows, including the x axis. */
   rows: number;
   log: boolean;
   style: (group: number) => Style;
@@ -18,7 +18,7 @@ export interface ChartOptions {
   formatY: (value: number) => string;
 }
 
-/** Each character holds two by four dots; bits of the dots in a column, from the top. */
+/** Each character has two columns of four dots; the bits of the dots of each column, from the top. */
 const BRAILLE = 0x2800;
 const DOTS = [
   [0x01, 0x02, 0x04, 0x40],
@@ -26,8 +26,9 @@ const DOTS = [
 ];
 
 /**
- * A curve in braille characters, with axes. Of `behind` (say the unsmoothed values) the range is drawn in grey, first.
- * The few highest and lowest values of `behind` may leave the chart, so that one wild step does not flatten the rest.
+ * Draws a curve in braille characters, with axes. The range of `behind` (such as the unsmoothed values) is drawn first,
+ * in gray. A few of the highest and lowest values of `behind` may be outside the chart, so that single outliers do not
+ * flatten the rest.
  */
 export function drawChart(curve: readonly ChartPoint[], behind: readonly ChartPoint[], options: ChartOptions): Line[] {
   const { columns, rows, log, style, formatX, formatY } = options;
@@ -91,13 +92,13 @@ function rangeOf(
   return [low - room, high + room];
 }
 
-/** Rows with a label: the first, the last, and some between. */
+/** Rows with a label: the first, the last, and some in between. */
 function labelRows(height: number): number[] {
   const count = Math.max(2, Math.min(5, Math.floor(height / 3)));
   return Array.from({ length: count }, (_, i) => Math.round((i * (height - 1)) / (count - 1)));
 }
 
-/** A canvas of dots; a character has the style that was drawn into it last. */
+/** A canvas of dots; a character has the style of the last dot drawn in it. */
 class Braille {
   readonly width: number;
   readonly height: number;
@@ -148,7 +149,7 @@ class Braille {
 
 const BARS = "▁▂▃▄▅▆▇█";
 
-/** The last values as a row of bars, from the lowest to the highest of them. */
+/** The last values as a row of bars, scaled from their minimum to their maximum. */
 export function sparkline(values: readonly number[], columns: number): string {
   const shown = values.slice(-columns);
   const [low, high] = [Math.min(...shown), Math.max(...shown)];
@@ -166,7 +167,7 @@ export type Line = readonly Piece[];
 
 export const plain: Style = (text) => text;
 
-/** Stages in the order of the curriculum; the HTML report has the like. */
+/** Colors of the stages, in order; similar to those of the HTML report. */
 const STAGES: readonly Style[] = [colors.cyan, colors.yellow, colors.green, colors.magenta, colors.blue, colors.red];
 
 export function stageStyle(stage: number): Style {
@@ -177,7 +178,7 @@ export function lineWidth(line: Line): number {
   return line.reduce((sum, [text]) => sum + width(text), 0);
 }
 
-/** A line with exactly so many columns: what does not fit is left out, what is missing is white space. */
+/** Truncates or pads a line to exactly `columns` columns. */
 export function fitLine(line: Line, columns: number): Piece[] {
   const fitted: Piece[] = [];
   let left = columns;
@@ -196,7 +197,7 @@ export function fitLine(line: Line, columns: number): Piece[] {
   return fitted;
 }
 
-/** The beginning of a text, with an ellipsis where something is left out. */
+/** Truncates a text, with an ellipsis if something is left out. */
 export function cutText(text: string, columns: number): string {
   if (width(text) <= columns) return text;
   if (columns < 1) return "";
@@ -210,13 +211,13 @@ export function cutText(text: string, columns: number): string {
   return `${kept}…`;
 }
 
-/** One line at the left and one at the right end. The right one goes first where both do not fit. */
+/** Combines a left-aligned and a right-aligned line. If both do not fit, the right one is truncated first. */
 export function spread(left: Line, right: Line, columns: number): Line {
   const room = columns - lineWidth(right) - 1;
   return room < 12 ? fitLine(left, columns) : [...fitLine(left, room), [" "], ...right];
 }
 
-/** The characters that a terminal gets. */
+/** Converts a line to the characters for a terminal. */
 export function paintLine(line: Line): string {
   return line.map(([text, style = plain]) => (text === "" ? "" : style(text))).join("");
 }

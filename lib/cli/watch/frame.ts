@@ -20,7 +20,7 @@ import {
 import { bytes, formatMetric, metricNames, pointsOf, SMOOTHING, seconds, smoothed } from "./metric-view.js";
 import type { WatchedRun } from "./watched-run.js";
 
-/** What the keys choose. */
+/** Settings that the keys change. */
 export interface View {
   metric: string;
   /** Index in {@link SMOOTHING}. */
@@ -34,13 +34,13 @@ export interface FrameOptions {
   view: View;
   /** Milliseconds since 1970. */
   now: number;
-  /** Which of how many runs, from 1; shown where there are several. */
+  /** Number of this run, from 1, and the total; shown if there are several. */
   place: { index: number; of: number };
-  /** Without keys there is no line that explains them. */
+  /** Whether keys are available; the line that explains them is shown only then. */
   keys: boolean;
 }
 
-/** The dashboard: exactly `rows` lines of `columns` columns, with their colours. */
+/** The dashboard: exactly `rows` lines of `columns` columns, including colors. */
 export function drawFrame(run: WatchedRun, options: FrameOptions): string[] {
   const { columns, rows, keys } = options;
   const top = [...header(run, options), ...progress(run, columns), ...numbers(run, columns, rows)];
@@ -48,7 +48,7 @@ export function drawFrame(run: WatchedRun, options: FrameOptions): string[] {
   const room = rows - top.length - bottom.length;
   const middle = room >= 3 ? body(run, options, room) : [];
   const lines = [...top, ...middle, ...bottom];
-  // A very small screen: the beginning says most.
+  // On a very small screen, show the beginning.
   while (lines.length < rows) lines.push([]);
   return lines.slice(0, rows).map((line) => paintLine(fitLine(line, columns)));
 }
@@ -61,7 +61,7 @@ const STATES: Record<string, readonly [text: string, style: Style]> = {
   failed: ["✖ failed", colors.red],
 };
 
-/** A rank that wrote nothing for this long, or for twenty steps, may be gone. */
+/** Without an event for this long, or for twenty steps, a run may be dead. */
 const QUIET_SECONDS = 60;
 
 function header(run: WatchedRun, { columns, now, place }: FrameOptions): Line[] {
@@ -90,12 +90,12 @@ function factsOf({ report, waiting }: WatchedRun): string {
     run.parameters === undefined ? undefined : `${compact(run.parameters)} parameters`,
     run.device,
     run.parallel && meshText(run.parallel),
-    run.model, // last, for a narrow screen cuts it
+    run.model, // last, because a narrow screen truncates it
   ];
   return printable(parts.filter((part) => part !== undefined).join(" · "));
 }
 
-/** The stages in a row, and below it how far the one at hand is. */
+/** The stages in one row, and below it the progress of the current one. */
 function progress(run: WatchedRun, columns: number): Line[] {
   const { stage, stages, report } = run;
   if (stages.length === 0) return [];
@@ -122,7 +122,7 @@ function progress(run: WatchedRun, columns: number): Line[] {
   return [first, [["━".repeat(done), stageStyle(index)], ["─".repeat(size - done), colors.gray], [text]]];
 }
 
-/** The most wanted first: a small screen shows the beginning of the list. */
+/** The most important come first, because a small screen shows only the beginning of the list. */
 const NUMBERS = [
   "loss",
   "tokens_per_second",
@@ -152,7 +152,7 @@ const SHORT: Record<string, string> = {
 const CELL = 26;
 const LABEL = 9;
 
-/** The latest values, each with its recent course. */
+/** The latest values, each with a sparkline. */
 function numbers({ step, report }: WatchedRun, columns: number, rows: number): Line[] {
   if (!step) return [];
   const shown = NUMBERS.filter((name) => step.metrics[name] !== undefined);
@@ -177,7 +177,7 @@ function numbers({ step, report }: WatchedRun, columns: number, rows: number): L
   return lines;
 }
 
-/** Means of neighbours, so many that the whole course fits. */
+/** Means of adjacent values, so that the whole curve fits. */
 function bucketed(values: readonly number[], count: number): number[] {
   if (values.length <= count) return [...values];
   return Array.from({ length: count }, (_, i) => {
@@ -233,7 +233,7 @@ function chart({ report }: WatchedRun, { view }: FrameOptions, columns: number, 
   return [spread(left, [[details.join(" · "), colors.gray]], columns), ...chartLines];
 }
 
-/** Checkpoint, skipped steps, the latest warning. */
+/** Lines with the last checkpoint, the skipped steps and the latest warning. */
 function notes(run: WatchedRun, { columns, now }: FrameOptions): Line[] {
   const lines: Line[] = [];
   const { checkpoint, skipped, report } = run;
@@ -256,7 +256,7 @@ function notes(run: WatchedRun, { columns, now }: FrameOptions): Line[] {
   return lines;
 }
 
-/** The beginning of the latest sample: as many lines as a screen of this size can spare. */
+/** The beginning of the latest sample, with the number of lines that fit on the screen. */
 function sample({ sample: event }: WatchedRun, columns: number, rows: number): Line[] {
   const first = event?.samples[0];
   if (!event || !first) return [];
@@ -264,7 +264,7 @@ function sample({ sample: event }: WatchedRun, columns: number, rows: number): L
   const note = first.note === undefined ? "" : ` · ${first.note}`;
   const title = printable(`sample at step ${event.globalStep}${note}`);
   const prompt = textLines(first.prompt ?? "");
-  const text = textLines(first.text.replace(/\n\s*\n/g, "\n")); // there is no room for empty lines
+  const text = textLines(first.text.replace(/\n\s*\n/g, "\n")); // empty lines are removed to save space
   // The text's first line continues the prompt's last one.
   const lines: Piece[][] = prompt.map((line): Piece[] => [[line, colors.gray]]);
   const joint = lines.pop() ?? [];
@@ -277,7 +277,7 @@ function textLines(text: string): string[] {
   return text.split("\n").map((line) => printable(line.replaceAll("\t", "    ")));
 }
 
-/** The first line of a message, without anything that a terminal would act on. */
+/** The first line of a message, without control characters. */
 export function firstLine(text: string): string {
   return printable(text.split("\n", 1)[0]);
 }
@@ -298,12 +298,12 @@ function help({ columns, place }: FrameOptions): Line {
   return lineWidth(line) <= columns ? line : fitLine(line, columns);
 }
 
-/** Behind the median by so much, a rank is one that the others wait for. */
+/** A rank that is slower than the median by this share is a straggler. */
 const BEHIND = 0.1;
 
 /**
- * What each rank reports about the latest step: its time with a bar, its wait for data, its memory. Where not all fit, the
- * slowest are shown.
+ * What each rank reports about the latest step: its time with a bar, its wait for data, and its memory. If not all fit,
+ * the slowest are shown.
  */
 export function rankTable(perRank: readonly RankStats[], columns: number, rows: number): Line[] {
   const bySpeed = [...perRank].sort((a, b) => b.seconds - a.seconds);

@@ -4,8 +4,8 @@ const ENTER = "\x1b[?1049h\x1b[?25l"; // the alternate screen; no cursor
 const LEAVE = "\x1b[?25h\x1b[?1049l";
 
 /**
- * A terminal's whole screen. Every way of ending gives it back: dispose, the end of the process, an error that nobody
- * catches, and the signals that stop us.
+ * Takes over the whole screen of a terminal. It is restored on dispose, at the end of the process, on an uncaught
+ * error, and on signals that end the process.
  */
 export class FullScreen implements Disposable {
   readonly #out: WriteStream;
@@ -13,7 +13,7 @@ export class FullScreen implements Disposable {
   #isOn = false;
   #onKeys: ((data: Buffer) => void) | undefined;
 
-  /** @param input where keys come from; without one there are none */
+  /** @param input stream of key presses; default: no keys */
   constructor(out: WriteStream, input?: ReadStream) {
     this.#out = out;
     this.#in = input;
@@ -22,10 +22,10 @@ export class FullScreen implements Disposable {
     this.#on();
   }
 
-  /** Replaces what is seen, in one write. */
+  /** Replaces the contents of the screen with one write. */
   draw(lines: readonly string[]): void {
     if (!this.#isOn) return;
-    // Terminals that know 2026 show all of it at once; others ignore it.
+    // Terminals with mode 2026 update the screen atomically; others ignore it.
     this.#out.write(`\x1b[?2026h\x1b[H${lines.map((line) => `${line}\x1b[K`).join("\r\n")}\x1b[J\x1b[?2026l`);
   }
 
@@ -34,7 +34,7 @@ export class FullScreen implements Disposable {
     this.#in?.on("data", listener);
   }
 
-  /** Ctrl-Z: the shell comes back, and after `fg` so do we. */
+  /** Handles Ctrl-Z: restores the shell's screen, and takes it over again after `fg`. */
   suspend(after: () => void): void {
     this.#off();
     process.once("SIGCONT", () => {
@@ -97,9 +97,9 @@ const KEYS: Record<string, Key> = {
   "\x1b[Z": "previous-run",
 };
 
-/** The keys that were typed; those without a meaning are left out. */
+/** Parses key presses; unknown keys are ignored. */
 export function readKeys(data: string): Key[] {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is how keys are sent
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: terminals send keys as control characters
   const typed = data.match(/\x1b[[O][0-9;]*[A-Za-z~]|[\s\S]/g) ?? [];
   return typed.flatMap((text) => KEYS[text] ?? []);
 }

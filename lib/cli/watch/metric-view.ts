@@ -3,7 +3,7 @@ import { METRICS, metricInfo } from "../../train/metrics.js";
 import type { ReportState } from "../../train/sinks/report-data.js";
 import type { ChartPoint } from "./chart.js";
 
-/** How much of a stage a smoothed value remembers; the keys choose one. */
+/** Windows of smoothing, as shares of a stage; the keys select one. */
 export const SMOOTHING = [0, 0.025, 0.1] as const;
 
 /** Names of all metrics that a run has, in the order of the docs; evaluations last, as "evaluation/NAME". */

@@ -7,7 +7,7 @@ import { FullScreen, type Key, readKeys } from "./full-screen.js";
 import { metricNames, SMOOTHING } from "./metric-view.js";
 import { WatchedRun } from "./watched-run.js";
 
-/** Shows runs until a key stops it; without a terminal, until they have ended. */
+/** Shows runs until a key stops the display; without a terminal, until all runs have ended. */
 export async function watch(paths: readonly string[], options: WatchOptions): Promise<void> {
   const runs = paths.map((path) => new WatchedRun(path));
   if (options.once) await printOnce(runs);
@@ -35,7 +35,7 @@ async function printOnce(runs: readonly WatchedRun[]): Promise<void> {
   });
 }
 
-/** A line now and then for each run that has something new to say. */
+/** Prints a line for each run with new events, periodically. */
 async function printLines(runs: readonly WatchedRun[], interval: number): Promise<void> {
   const said = new Map<WatchedRun, string>();
   for (;;) {
@@ -62,7 +62,7 @@ function statusLine(run: WatchedRun): string {
   if (run.isOver) {
     return `${name}  ${ends[report.state]}, ${report.steps} steps, ${compact(report.tokens)} tokens, ${duration(report.elapsed)}`;
   }
-  if (!step) return `${name}  begun`;
+  if (!step) return `${name}  started`;
   const { loss, lr, grad_norm: norm, communication_share: share } = step.metrics;
   const parts = [
     `${step.name} ${step.step}/${step.steps}`,
@@ -81,7 +81,7 @@ function firstView(): View {
   return { metric: "loss", smoothing: 1, log: false };
 }
 
-/** The screen, the keys, and the beat. */
+/** The dashboard: screen, keys and refresh timer. */
 class Dashboard {
   readonly #runs: readonly WatchedRun[];
   readonly #interval: number;
@@ -94,7 +94,7 @@ class Dashboard {
     this.#interval = interval;
   }
 
-  /** Until a key or a signal ends it. */
+  /** Runs until a key or a signal ends it. */
   async show(): Promise<void> {
     const { stdin, stdout } = process;
     using screen = new FullScreen(stdout, stdin.isTTY ? stdin : undefined);
@@ -125,7 +125,7 @@ class Dashboard {
     }
   }
 
-  /** Reads and draws, again and again. A long log is drawn while it is being read. */
+  /** Reads and draws repeatedly. A long log is drawn while it is being read. */
   async #follow(draw: () => void, signal: AbortSignal): Promise<never> {
     for (;;) {
       const more = await Promise.all(this.#runs.map((run) => run.read()));

@@ -8,22 +8,25 @@ import { Pace } from "../../train/sinks/summary.js";
 import { CliError } from "../errors.js";
 import { shownPath } from "../terminal.js";
 
-/** A run, as read from its log. */
+/** The state of a run, read from its log. */
 export class WatchedRun {
   readonly name: string;
   readonly #follower: LogFollower;
   #report: ReportState;
   #pace = new Pace();
-  /** There is no log yet. */
+  /** Whether the log does not exist yet. */
   waiting = true;
-  /** The stage at hand and how far it is; `steps` is undefined where a stage ends by the clock and has just begun. */
+  /**
+   * The current stage and its progress; `steps` is undefined at the start of a stage that ends after a number of
+   * minutes.
+   */
   stage: { index: number; name: string; step: number; steps: number | undefined } | undefined;
   step: StepEvent | undefined;
   sample: SampleEvent | undefined;
   checkpoint: { name: string; step: number; at: number } | undefined;
-  /** Steps that changed nothing. */
+  /** Skipped steps. */
   skipped: { step: number; cause: string }[] = [];
-  /** When the newest event was written, in milliseconds since 1970. */
+  /** Time of the newest event, in milliseconds since 1970. */
   at: number | undefined;
 
   /** @param path the run's folder, or its metrics.jsonl */
@@ -34,7 +37,7 @@ export class WatchedRun {
     this.#report = newReport(basename(dirname(resolve(file))));
   }
 
-  /** Curves, stages, warnings: what the HTML report holds. */
+  /** Curves, stages and warnings, as in the HTML report. */
   get report(): ReportState {
     return this.#report;
   }
@@ -47,17 +50,17 @@ export class WatchedRun {
     return !this.waiting && this.#report.state !== "running";
   }
 
-  /** Clean tokens a second, smoothed; undefined before the first step. */
+  /** Clean tokens per second, smoothed; undefined before the first step. */
   get tokensPerSecond(): number | undefined {
     return this.step && this.#pace.tokensPerSecond;
   }
 
-  /** Of the whole run; undefined before the first step. */
+  /** Seconds left in the whole run; undefined before the first step. */
   get secondsLeft(): number | undefined {
     return this.step && this.#pace.secondsLeft(this.step, this.stages);
   }
 
-  /** Reads what is new. @returns whether there is more to read at once */
+  /** Reads new events. @returns whether more can be read immediately */
   async read(): Promise<boolean> {
     const news = await this.#follower.poll();
     if (!news) return false;
@@ -85,7 +88,7 @@ export class WatchedRun {
       addToReport(this.#report, event, Number.isNaN(at) ? undefined : new Date(at));
       this.#follow(event, at);
     } catch {
-      // Another version's event, which lacks what ours have.
+      // An event of another version, without the required fields.
     }
   }
 
@@ -116,7 +119,7 @@ export class WatchedRun {
   }
 }
 
-/** An event of metrics.jsonl as it stands there. Only `type` and `globalStep` are sure. */
+/** An event as logged in metrics.jsonl. Only `type` and `globalStep` are guaranteed. */
 export interface LoggedEvent {
   type: string;
   globalStep: number;
@@ -125,18 +128,18 @@ export interface LoggedEvent {
 }
 
 export interface LogNews {
-  /** Reading starts over: the file was replaced or truncated. */
+  /** Whether reading started over, because the file was replaced or truncated. */
   restarted: boolean;
   events: LoggedEvent[];
-  /** More is there already. */
+  /** Whether more can be read immediately. */
   more: boolean;
 }
 
 const CHUNK = 4 << 20;
 
 /**
- * Reads what is appended to a metrics.jsonl. The file may not be there yet, may be replaced by another (a run that goes on
- * does so) or be cut; a line that is still being written is read when it is whole.
+ * Follows a metrics.jsonl. The file may not exist yet, and may be replaced (by a resumed run) or truncated; a line that
+ * is still being written is read when it is complete.
  */
 export class LogFollower {
   readonly path: string;
@@ -149,9 +152,9 @@ export class LogFollower {
   }
 
   /**
-   * What is new; undefined while there is no file. Reads a few megabytes at most.
+   * Reads new events, at most a few megabytes; undefined while the file does not exist.
    *
-   * @throws CliError where something is there that cannot be read
+   * @throws CliError if the file cannot be read
    */
   async poll(): Promise<LogNews | undefined> {
     try {
@@ -193,7 +196,7 @@ function parse(text: string): LoggedEvent[] {
       const value = JSON.parse(line) as Partial<LoggedEvent> | null;
       return typeof value?.type === "string" && typeof value.globalStep === "number" ? [value as LoggedEvent] : [];
     } catch {
-      return []; // an empty line, or one that a crash tore
+      return []; // an empty line, or one that a crash left incomplete
     }
   });
 }

@@ -12,45 +12,51 @@ type Tensor = torch.Tensor;
 type Segment = Module & { forward(...args: never[]): unknown };
 
 export interface DataParallelOptions {
-  /** Parameters, gradients and optimiser state are sharded over this group; null: whole everywhere. */
+  /** Parameters, gradients and optimizer state are sharded over this group; null: not sharded. */
   shard: ProcessGroup | null;
-  /** Gradients are summed over this group; with `shard` that is hybrid sharding. */
+  /** Gradients are summed over this group; together with `shard` this is hybrid sharding. */
   replicate: ProcessGroup | null;
-  /** Sharded parameters are gathered, and computed with, in this dtype. Gradients are reduced in float32 at least. */
+  /** Dtype in which sharded parameters are gathered and computed. Gradients are reduced in float32 or higher. */
   gatherDtype?: torch.DType;
-  /** false: gathered parameters stay from forward to backward: more memory, a third less communication. Default true. */
+  /**
+   * false: gathered parameters are kept from forward to backward, for more memory and a third less communication.
+   * Default true.
+   */
   reshardAfterForward?: boolean;
   /**
-   * Bytes of gradients that replicas send together. Default 25 MiB, as in PyTorch, but no more than a sixth of the model:
-   * gradients that all go at once go when backward is over.
+   * Size in bytes of the gradient buckets of replicas. Default 25 MiB, as in PyTorch, but at most a sixth of the model,
+   * because a single bucket would be sent only after the backward pass.
    */
   bucketBytes?: number;
 }
 
 /**
- * Data-parallel training of a model that is a list of segments: torch's replicate (DDP), fully_shard (FSDP2) and both
- * together. Around each segment's forward and backward its {@link Unit} gathers parameters and sends gradients away, so
- * that both overlap with the computation of its neighbours. What belongs to no segment (embedding, last norm, head) is one
- * unit that stays whole from its first use until {@link finish}.
+ * Data-parallel training of a model that consists of segments: torch's replicate (DDP), fully_shard (FSDP2) and both
+ * together. Around the forward and backward pass of each segment, its {@link Unit} gathers parameters and sends
+ * gradients, overlapped with the computation of adjacent segments. Parameters outside all segments (embedding, last
+ * norm, head) form one unit that stays gathered from its first use until {@link finish}.
  *
- * A step is: `backward` of every micro-batch's loss, the last with `isLast`, then `finish`.
+ * A step is `backward` of the loss of every micro-batch, the last one with `isLast`, followed by `finish`.
  */
 export class DataParallel {
   readonly #units: Unit[];
   readonly #root: Unit;
   readonly #unwrap: (() => void)[] = [];
   #isLast = true;
-  /** Units whose gradients of the micro-batch at hand are on their way. */
+  /** Units whose gradients of the current micro-batch are being communicated. */
   readonly #done = new Set<Unit>();
-  /** Forward passes of each segment whose backward is to come: one may be called more than once in a micro-batch. */
+  /**
+   * Number of forward passes of each segment without a backward pass yet: a segment may be called several times per
+   * micro-batch.
+   */
   readonly #calls: number[];
-  /** Segments with an output that needs a gradient, which has not come yet. */
+  /** Segments with an output whose gradient has not arrived yet. */
   readonly #expected = new Set<number>();
 
   /**
-   * @param segments in the order of their forward
-   * @throws DistributedError DISTRIBUTED_ARGUMENT for a segment that is given twice or is not part of the model, and with
-   *   `shard` for one whose parameters differ in dtype or are scalars; the model is then as before
+   * @param segments segments in the order of their forward passes
+   * @throws DistributedError DISTRIBUTED_ARGUMENT for a segment that is listed twice or is not part of the model, and
+   *   with `shard` for one whose parameters differ in dtype or are scalars; the model is then unchanged
    */
   constructor(model: Segment, segments: readonly Segment[], options: DataParallelOptions) {
     checkSegments(model, segments);
@@ -66,7 +72,7 @@ export class DataParallel {
     }
   }
 
-  /** The whole model: what belongs to no segment is there from now on. */
+  /** Wraps the whole model: gathers the parameters outside all segments. */
   #aroundModel(forward: Segment["forward"]): Segment["forward"] {
     return (...args) => {
       this.#root.beforeForward();
@@ -75,7 +81,7 @@ export class DataParallel {
     };
   }
 
-  /** One segment, with its unit's four moments. */
+  /** Wraps one segment with the four hooks of its unit. */
   #around(index: number, forward: Segment["forward"]): Segment["forward"] {
     const unit = this.#units[index];
     return (...args) => {
@@ -115,8 +121,8 @@ export class DataParallel {
   }
 
   /**
-   * Backward of one micro-batch. A loss that depends on no parameter, or not on all segments (a micro-batch without
-   * targets), still takes part in what the other ranks do; its forward must be theirs.
+   * Backward pass of one micro-batch. If the loss does not depend on all segments (a micro-batch without targets), this
+   * rank still takes part in the collectives of the other ranks; its forward pass must be the same as theirs.
    */
   backward(loss: Tensor, { isLast }: { isLast: boolean }): void {
     this.#isLast = isLast;
@@ -131,14 +137,14 @@ export class DataParallel {
     this.#forget();
   }
 
-  /** Waits for all gradients: they are then on this rank's parameters, summed over all ranks and micro-batches. */
+  /** Waits for all gradients, which are then in this rank's parameters, summed over all ranks and micro-batches. */
   finish(): void {
     for (let index = this.#units.length - 1; index >= 0; index--) this.#units[index].finish();
     this.#root.finish();
     this.release();
   }
 
-  /** Gives the memory of gathered parameters back, after a forward without a backward. */
+  /** Frees gathered parameters after a forward pass without a backward pass. */
   release(): void {
     this.#forget();
     for (const unit of this.#units) unit.release();
@@ -150,12 +156,12 @@ export class DataParallel {
     this.#expected.clear();
   }
 
-  /** This rank's part of every parameter. The tensors are those that the optimiser updates. */
+  /** This rank's part of every parameter. These are the tensors that the optimizer updates. */
   local(): LocalTensor[] {
     return [this.#root, ...this.#units].flatMap((unit) => unit.local());
   }
 
-  /** Takes the wraps off. The model keeps this rank's parts as its parameters. */
+  /** Removes the wrappers. The model keeps this rank's parts as its parameters. */
   dispose(): void {
     for (const unwrap of this.#unwrap.reverse()) unwrap();
     for (const unit of [this.#root, ...this.#units]) unit[Symbol.dispose]();
@@ -185,11 +191,15 @@ function checkSegments(model: Module, segments: readonly Module[]): void {
   const wrong = (message: string) => new DistributedError("DISTRIBUTED_ARGUMENT", `DataParallel: ${message}`);
   for (const [i, segment] of segments.entries()) {
     if (segment === model || !parts.has(segment)) throw wrong(`segment ${i} is not part of the model`);
-    if (segments.indexOf(segment) !== i) throw wrong(`segment ${i} is segment ${segments.indexOf(segment)} again`);
+    if (segments.indexOf(segment) !== i)
+      throw wrong(`segment ${i} is the same as segment ${segments.indexOf(segment)}`);
   }
 }
 
-/** Passes tensors through, and calls back when all their gradients are there, before these go on. */
+/**
+ * Passes tensors through and calls `callback` when all their gradients have arrived, before they are propagated
+ * further.
+ */
 function onBackward(callback: () => void): (tensors: readonly Tensor[]) => Tensor[] {
   const pass = torch.defineFunction<Tensor[], Tensor[]>({
     forward: (_, ...tensors) => tensors,

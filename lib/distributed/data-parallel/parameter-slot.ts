@@ -4,45 +4,57 @@ import { Tensor } from "../../torch/index.js";
 import type { LocalTensor } from "../tensor-slice.js";
 
 /**
- * Parameters whose gradients travel together: one segment of a model, such as a decoder layer. The four moments are those
- * of FSDP2's hooks; what a unit does in them is the difference between replicated and sharded training.
+ * Parameters whose gradients are communicated together: those of one segment of a model, such as a decoder layer. The
+ * four hooks are those of FSDP2; replicated and sharded training implement them differently.
  */
 export interface Unit extends Disposable {
-  /** Its parameters are about to be used. */
+  /** Called before its parameters are used. */
   beforeForward(): void;
   afterForward(): void;
-  /** The gradient of its outputs is there. */
+  /** Called when the gradient of its outputs has arrived. */
   beforeBackward(): void;
-  /** The gradients of all its parameters are there. `isLast`: of the step's micro-batches. */
+  /**
+   * Called when the gradients of all its parameters are computed. `isLast`: whether this is the last micro-batch of the
+   * step.
+   */
   afterBackward(isLast: boolean): void;
-  /** Begins what may be begun early, before the unit's own turn. */
+  /** Starts communication early, before the unit's turn. */
   prefetch(): void;
-  /** Takes in a reduction that {@link afterBackward} began. The unit before this one calls it when its own has begun. */
+  /**
+   * Completes the reduction that {@link afterBackward} started. It is called after the preceding unit has started its
+   * own reduction.
+   */
   settle(): void;
-  /** Waits for whatever is under way; the gradients are then on the parameters, summed over all ranks. */
+  /** Waits for all communication; the gradients are then in the parameters, summed over all ranks. */
   finish(): void;
-  /** Parameters are as between steps afterwards. */
+  /** Returns the parameters to their state between steps. */
   release(): void;
   /** This rank's part of each parameter. */
   local(): LocalTensor[];
 }
 
-/** What a parameter's gradients are summed over ranks in: sums of many in a smaller dtype lose what distinguishes them. */
+/** Dtype in which a parameter's gradients are summed over ranks: sums in bfloat16 or float16 would lose precision. */
 export function reduceDtype({ dtype }: torch.Tensor): torch.DType {
   return dtype === "float64" ? "float64" : "float32";
 }
 
-/** Gradients, with zeros for those that this rank's data did not need: all ranks must send the same. */
+/**
+ * The gradients of parameters, with zeros for parameters that this rank did not use: all ranks must send the same
+ * tensors.
+ */
 export function gradientsOf(parameters: readonly torch.Tensor[]): torch.Tensor[] {
-  // Not of the values: there may be none, as of a sharded parameter that is not gathered.
+  // Not zeros_like of the values, which may have no memory, such as a sharded parameter that is not gathered.
   return parameters.map(({ grad, shape, dtype, device }) => grad ?? torch.zeros(shape, { dtype, device }));
 }
 
-/** Where a module holds a parameter: what FSDP calls module and param_name. A tied one has several places. */
+/**
+ * A parameter with the places in which modules hold it (FSDP's module and param_name). A tied parameter has several
+ * places.
+ */
 export interface ParameterSlot {
   name: string;
   tensor: Tensor;
-  /** Puts another tensor there. */
+  /** Replaces the tensor in all places. */
   set(tensor: Tensor): void;
 }
 
@@ -52,13 +64,14 @@ interface Place {
   set(tensor: Tensor): void;
 }
 
-/** The parameters of a module and its parts, each once. */
+/** The parameters of a module and its submodules, each once. */
 export function parameterSlots(root: Module): ParameterSlot[] {
   return slotsOf(root, placesOf(root));
 }
 
 /**
- * The parameters of a model by its segments. Those in no segment, and tied ones that are not all in one, are the root's.
+ * The parameters of a model by segment. Parameters outside all segments, and tied ones in several segments, belong to
+ * the root.
  */
 export function unitSlots(
   model: Module,
@@ -91,7 +104,7 @@ function slotsOf(root: Module, places: readonly Place[]): ParameterSlot[] {
   }));
 }
 
-/** Every place in which a module or a part of it holds a parameter: a property, or an element of an array in one. */
+/** Every place in which a module or submodule holds a parameter: a property, or an element of an array. */
 function placesOf(root: Module): Place[] {
   const places: Place[] = [];
   const add = (module: Module, holder: Record<string, unknown>) => {

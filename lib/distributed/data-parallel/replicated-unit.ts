@@ -8,8 +8,8 @@ import { gradientsOf, type ParameterSlot, reduceDtype, type Unit } from "./param
 type Tensor = torch.Tensor;
 
 /**
- * Gradients on their way to all ranks, several units' together: many small messages cost more than one large one
- * (torch.nn.parallel.DistributedDataParallel's bucket_cap_mb).
+ * Buckets of gradients that are summed over ranks together, because many small messages cost more than one large one
+ * (bucket_cap_mb of torch.nn.parallel.DistributedDataParallel).
  */
 export class Buckets {
   readonly #group: ProcessGroup | null;
@@ -17,10 +17,13 @@ export class Buckets {
   #waiting: Tensor[] = [];
   #bytes = 0;
   #works: Work[] = [];
-  /** Every gradient whose sum is under way, and the memory in which it is summed: its own where its dtype allows. */
+  /**
+   * Gradients that are being summed, and the tensors in which they are summed: the gradients themselves if their dtype
+   * allows it.
+   */
   #sums: { gradient: Tensor; sum: Tensor }[] = [];
 
-  /** @param group null for a rank without replicas: gradients stay where they are */
+  /** @param group null for a rank without replicas, which has nothing to communicate */
   constructor(group: ProcessGroup | null, bytes: number) {
     this.#group = group;
     this.#limit = bytes;
@@ -62,14 +65,16 @@ export class Buckets {
   }
 }
 
-/** Whole parameters on every rank; gradients are summed while the backward of earlier units goes on. */
+/**
+ * A unit with whole parameters on every rank. Gradients are summed while the backward pass of earlier units continues.
+ */
 export class ReplicatedUnit implements Unit {
   readonly #slots: readonly ParameterSlot[];
   readonly #trainable: Tensor[];
   readonly #buckets: Buckets;
   readonly #isOwner: boolean;
 
-  /** @param isOwner whether this rank is the one of its replicas that writes checkpoints */
+  /** @param isOwner whether this rank is the one among its replicas that writes checkpoints */
   constructor(slots: readonly ParameterSlot[], buckets: Buckets, isOwner: boolean) {
     this.#slots = slots;
     this.#trainable = slots.map(({ tensor }) => tensor).filter((tensor) => tensor.requiresGrad);

@@ -12,11 +12,11 @@ type Tensor = torch.Tensor;
 
 export interface ShardedUnitOptions {
   shard: ProcessGroup;
-  /** Gradients are summed over this group, too: hybrid sharding. */
+  /** Gradients are also summed over this group (hybrid sharding). */
   replicate: ProcessGroup | null;
-  /** Parameters are gathered, and computed with, in this dtype; default their own. */
+  /** Dtype in which parameters are gathered and computed; default: their own. */
   gatherDtype?: torch.DType;
-  /** false: full parameters stay between forward and backward. */
+  /** false: full parameters are kept between forward and backward. */
   reshardAfterForward: boolean;
 }
 
@@ -29,11 +29,11 @@ interface UnderWay {
 /** One parameter: sharded on dimension 0 between steps, whole while its unit computes. */
 interface ShardedParameter {
   slot: ParameterSlot;
-  /** [rows of this rank, ...]: a view of the unit's flat shard, the leaf that the optimiser updates. */
+  /** [rows of this rank, ...]: a view of the unit's flat shard, and the leaf that the optimizer updates. */
   shard: Tensor;
-  /** [rows, ...]: the leaf that the model computes with. Its memory is there only while the unit is gathered. */
+  /** [rows, ...]: the leaf that the model computes with. It has memory only while the unit is gathered. */
   full: Tensor;
-  /** The memory of `full`, with rows behind that make it a multiple of the ranks; [ranks, elements of a shard]. */
+  /** The memory of `full`, padded to a multiple of the ranks; [ranks, elements of a shard]. */
   memory: Tensor;
   bytes: number;
   firstRow: number;
@@ -41,7 +41,7 @@ interface ShardedParameter {
 }
 
 /**
- * Whether parameters can be one {@link ShardedUnit}.
+ * Checks that parameters can form a {@link ShardedUnit}.
  *
  * @throws DistributedError DISTRIBUTED_ARGUMENT
  */
@@ -56,21 +56,24 @@ export function checkShardable(slots: readonly ParameterSlot[]): void {
 }
 
 /**
- * Parameters, gradients and optimiser state sharded over a group: ZeRO-3, torch.distributed.fsdp.fully_shard. All ranks'
- * shards are gathered before the unit's forward and again before its backward, and freed after; gradients are summed and
- * scattered behind the backward of the units before.
+ * A unit whose parameters, gradients and optimizer state are sharded over a group: ZeRO-3,
+ * torch.distributed.fsdp.fully_shard. The shards are gathered before the unit's forward pass and before its backward
+ * pass, and freed afterwards. Gradients are reduce-scattered, overlapped with the backward pass of the preceding units.
  */
 export class ShardedUnit implements Unit {
   readonly #options: ShardedUnitOptions;
   readonly #parameters: ShardedParameter[];
   readonly #trainable: ShardedParameter[];
-  /** All shards of this rank, one behind the other, each padded to the same size on all ranks. */
+  /** The concatenated shards of this rank, each padded to the same size on all ranks. */
   readonly #flat: Tensor;
   readonly #sizes: number[];
   #gathering: UnderWay | undefined;
   #isFull = false;
   #reducing: (UnderWay & { isLast: boolean }) | undefined;
-  /** Sum of the step's gradients, in float32 or the parameters' float64, laid out as the trainable part of the flat shard. */
+  /**
+   * Sum of the step's gradients, in float32 (float64 for float64 parameters), with the layout of the trainable part of
+   * the flat shard.
+   */
   #gradient: Tensor | undefined;
   #replicating: Work | undefined;
 
@@ -79,7 +82,7 @@ export class ShardedUnit implements Unit {
     this.#options = options;
     const { shard: group, gatherDtype } = options;
     const { dtype, device } = slots[0].tensor;
-    // Trainable ones first: their gradients are then a prefix.
+    // Trainable parameters come first, so that their gradients are a prefix.
     const ordered = [...slots].sort((a, b) => Number(b.tensor.requiresGrad) - Number(a.tensor.requiresGrad));
     const rows = ordered.map(({ tensor }) => Math.ceil(tensor.size(0) / group.size));
     this.#sizes = ordered.map(({ tensor }, i) => (rows[i] * tensor.numel()) / Math.max(1, tensor.size(0)));
@@ -106,7 +109,8 @@ export class ShardedUnit implements Unit {
         const shard = this.#flat.narrow(0, offset, numRows * row).view([numRows, ...rest]);
         shard.copy_(whole.narrow(0, firstRow, numRows));
         const padded = torch.empty([group.size * chunk, ...rest], { dtype, device: whole.device });
-        // Weights are gathered into an alias of `full`, so that its version counter, which autograd checks, is not bumped.
+        // Weights are gathered into an alias of `full`, so that its version counter, which autograd checks, is not
+        // bumped.
         const memory = torch.ops.aten.data(padded) as Tensor;
         return { shard, full: padded.narrow(0, 0, count), memory: memory.view([group.size, chunk * row]) };
       }),
@@ -198,7 +202,7 @@ export class ShardedUnit implements Unit {
     } else {
       this.#gradient = output;
     }
-    // The sum over replicas follows when the step's gradients are complete.
+    // The sum over replicas starts after the last micro-batch of the step.
     if (isLast && this.#options.replicate) this.#replicating = this.#options.replicate.allReduce(this.#gradient);
   }
 
@@ -224,7 +228,7 @@ export class ShardedUnit implements Unit {
   }
 
   release(): void {
-    // What was gathered early and then not used: after the next update it would be out of date.
+    // Parameters that were prefetched but not used would be outdated after the next update.
     if (this.#gathering) freeAfter(this.#gathering, this.#flat);
     this.#gathering = undefined;
     if (!this.#isFull) return;
@@ -251,7 +255,7 @@ export class ShardedUnit implements Unit {
       this.#replicating?.wait();
       this.release();
     } catch {
-      // Others are gone: what they still read or write is kept by the works.
+      // After a failure: the pending works keep the tensors that they read or write.
     }
     this.#flat.dispose();
     this.#gradient?.dispose();
@@ -262,7 +266,7 @@ export class ShardedUnit implements Unit {
   }
 }
 
-/** Frees what a collective used, once it is done, but for `kept`. */
+/** Frees the tensors of a completed collective, except `kept`. */
 function freeAfter({ work, output, input }: UnderWay, kept: Tensor): void {
   try {
     work.wait();

@@ -1,25 +1,25 @@
 import { type LaunchInfo, type Variables, wrongEnvironment } from "./variables.js";
 
-// What `srun` sets, and what follows from it.
+// Reads the variables of `srun` and derives the others from them.
 
-/** A job step, as one of its tasks sees it. */
+/** A SLURM job step, from the environment of one of its tasks. */
 export interface SlurmStep {
   task: number;
   numTasks: number;
   numTasksName: string;
   localTask: number;
   localTasks: number;
-  /** undefined: not said */
+  /** undefined if unknown */
   numNodes: number | undefined;
 }
 
 /**
- * What `srun` says, if it started this process as one of several tasks. In a batch script itself, or in the shell that
- * `salloc` gives, the job's variables are there, but there is no step: what runs there runs alone.
+ * The job step, if `srun` started this process as one of several tasks. A batch script, or a shell of `salloc`, has the
+ * job's variables but no step: its programs are single processes.
  */
 export function slurmStep(variables: Variables): SlurmStep | undefined {
   if (!variables.has("SLURM_STEP_ID") && !variables.has("SLURM_STEPID")) return undefined;
-  // The step's own count comes first: the job's may be of the allocation around it.
+  // The step's own count takes precedence: the job's may be that of the surrounding allocation.
   const numTasksName = variables.has("SLURM_STEP_NUM_TASKS") ? "SLURM_STEP_NUM_TASKS" : "SLURM_NTASKS";
   const numTasks = variables.integer(numTasksName, { fallback: 1 });
   if (numTasks < 2) return undefined;
@@ -33,7 +33,7 @@ export function slurmStep(variables: Variables): SlurmStep | undefined {
   return { task, numTasks, numTasksName, localTask, localTasks, numNodes };
 }
 
-/** Tasks of this node in a list such as "8(x3),4": three nodes with 8 and one with 4. */
+/** Number of tasks on this node from a list such as "8(x3),4": three nodes with 8 and one with 4. */
 function tasksHere(variables: Variables, name: string): number | undefined {
   const text = variables.text(name);
   if (text === undefined) return undefined;
@@ -58,15 +58,15 @@ function slurmHost(variables: Variables, { numNodes, numTasksName }: SlurmStep):
       throw wrongEnvironment(`${variables.shown(name)} is not a list of hosts such as "gpu[01-04],login"`);
     return host;
   }
-  // Where srun was called: the first node in a batch job, but a login node for an interactive one.
+  // The host where srun was called: the first node in a batch job, but a login node for an interactive one.
   if (variables.has("SLURM_LAUNCH_NODE_IPADDR")) return variables.host("SLURM_LAUNCH_NODE_IPADDR");
   throw wrongEnvironment(`${variables.shown(numTasksName)}, but SLURM_JOB_NODELIST is not set`);
 }
 
 /**
- * The first host of a SLURM node list, in which brackets hold numbers: "gpu[003-005,9],login" begins with gpu003.
+ * The first host of a SLURM node list: gpu003 for "gpu[003-005,9],login".
  *
- * @returns undefined if it is not such a list
+ * @returns undefined if the list is malformed
  */
 export function firstHost(list: string): string | undefined {
   const brackets = String.raw`\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\]`;
@@ -76,14 +76,14 @@ export function firstHost(list: string): string | undefined {
   return first.replace(/\[(\d+)[^\]]*\]/g, "$1");
 }
 
-/** A port for each step of each job, below those that the kernel gives to outgoing connections. */
+/** A port for each step of each job, below the kernel's range for outgoing connections. */
 function slurmPort(variables: Variables): number {
   const job = variables.integer("SLURM_JOB_ID", { because: "SLURM_PROCID" });
   const step = variables.integer(variables.has("SLURM_STEP_ID") ? "SLURM_STEP_ID" : "SLURM_STEPID");
   return 12_000 + ((job * 7 + step) % 16_000);
 }
 
-/** The facts of a process that is one task of a step. */
+/** Launch information of a process that is one task of a step. */
 export function fromSlurm(variables: Variables, step: SlurmStep): LaunchInfo {
   if (variables.integer("WORLD_SIZE", { fallback: step.numTasks }) !== step.numTasks) {
     throw variables.contradiction("WORLD_SIZE", step.numTasksName);

@@ -1,32 +1,32 @@
 import { DistributedError } from "../errors.js";
 
-/** What a launcher says of this process: who it is among how many, and where they meet. */
+/** The launcher's description of this process: its rank, the world size, and the address of the store. */
 export interface LaunchEnvironment {
-  /** Number of this process among all, from 0. */
+  /** Rank of this process among all, from 0. */
   rank: number;
-  /** How many processes there are. */
+  /** Number of processes. */
   worldSize: number;
-  /** Number of this process on its machine, from 0: which device it takes. */
+  /** Rank of this process on its machine, from 0; the index of its device. */
   localRank: number;
-  /** How many processes this machine runs. */
+  /** Number of processes on this machine. */
   localWorldSize: number;
-  /** Host of rank 0, and the port of the store there through which all processes meet. */
+  /** Host of rank 0, and the port of the rendezvous store on it. */
   masterAddr: string;
   masterPort: number;
-  /** How often the launcher has started this job again, and how often it may. */
+  /** How often the launcher has restarted this job, and the maximum. */
   restartCount: number;
   maxRestarts: number;
   launcher: "torchrun" | "slurm" | "kubernetes" | "diffcoder" | "env";
-  /** The launcher holds the store itself: rank 0 must not open one there. */
+  /** Whether the launcher serves the store: rank 0 then must not open one. */
   storeIsHosted: boolean;
 }
 
-/** What each launcher says in its own way. */
+/** The part of the environment that differs between launchers. */
 export type LaunchInfo = Omit<LaunchEnvironment, "restartCount" | "maxRestarts" | "storeIsHosted"> & {
   restarts?: number;
 };
 
-/** Variables, read strictly. It remembers which were asked for, to name them. */
+/** Environment variables with strict parsing. Records the variables that were read, for error messages. */
 export class Variables {
   readonly #env: NodeJS.ProcessEnv;
   readonly #asked = new Set<string>();
@@ -50,7 +50,7 @@ export class Variables {
     return `${name}=${this.text(name) ?? ""}`;
   }
 
-  /** The numbers that were read. */
+  /** The variables that were read as numbers, as "NAME=VALUE". */
   asked(): string[] {
     return [...this.#asked].map((name) => this.shown(name));
   }
@@ -59,12 +59,12 @@ export class Variables {
     return wrongEnvironment(`${this.shown(one)} contradicts ${this.shown(other)}`);
   }
 
-  /** @param because the variable that makes this one necessary */
+  /** @param because the variable that requires this one */
   integer(name: string, { fallback, because }: { fallback?: number; because?: string } = {}): number {
     const text = this.text(name);
     if (text === undefined && fallback !== undefined) return fallback;
     const value = this.#needed(name, because);
-    if (!/^\d{1,15}$/.test(value)) throw wrongEnvironment(`${this.shown(name)} is not an integer from 0`);
+    if (!/^\d{1,15}$/.test(value)) throw wrongEnvironment(`${this.shown(name)} is not a non-negative integer`);
     this.#asked.add(name);
     return Number(value);
   }
@@ -78,7 +78,7 @@ export class Variables {
 
   host(name: string, { because }: { because?: string } = {}): string {
     const value = this.#needed(name, because);
-    // Addresses and scheme://... are what people write here by mistake; IPv6 has several colons.
+    // Common mistakes are HOST:PORT and scheme://...; an IPv6 address has several colons.
     if (!/^[\w.:%-]+$/.test(value) || /^[^:]*:[^:]*$/.test(value)) {
       throw wrongEnvironment(`${this.shown(name)} is not a host: expected a name or an IP address, without a port`);
     }
@@ -95,5 +95,5 @@ export class Variables {
 }
 
 export function wrongEnvironment(message: string): DistributedError {
-  return new DistributedError("DISTRIBUTED_ENVIRONMENT", `what the launcher set is wrong: ${message}`);
+  return new DistributedError("DISTRIBUTED_ENVIRONMENT", `invalid launcher environment: ${message}`);
 }

@@ -7,33 +7,33 @@ export interface Share {
   dim: number;
   offset: number;
   size: number;
-  /** How many ranks hold this very part. Default 1. */
+  /** Number of ranks with the same part. Default 1. */
   copies?: number;
-  /** false where another of them owns it. Default true. */
+  /** false if another of these ranks owns it. Default true. */
   owned?: boolean;
 }
 
-/** What a style may ask of {@link parallelizeModule}. */
+/** Context that {@link parallelizeModule} passes to styles. */
 export interface StyleContext {
   readonly path: string;
   readonly group: ProcessGroup;
-  /** Whether a module around this one sums its input's gradient over the group already: see `sharedInput`. */
+  /** Whether an enclosing module already sums its input's gradient over the group, see `sharedInput`. */
   readonly isInputShared: boolean;
   /**
-   * Has a parameter replaced by this rank's part of it once every style has agreed. Tied parameters are replaced in all
-   * places at once.
+   * Registers a parameter to be replaced by this rank's part after all styles have succeeded. Tied parameters are
+   * replaced in all places at once.
    */
   split(parameter: Tensor, share: Share): void;
 }
 
-/** How a module is laid over a group: torch.distributed.tensor.parallel.ParallelStyle. */
+/** How a module is parallelized over a group: torch.distributed.tensor.parallel.ParallelStyle. */
 export interface ParallelStyle {
-  /** Set by styles under which the parts of a module need not care for the gradient of their input. */
+  /** Set by styles that sum the gradient of the module's input, so that its submodules do not have to. */
   readonly sharesInput?: boolean;
   /**
-   * Checks the module and asks for its parameters to be split, without changing anything yet.
+   * Checks the module and registers its parameters for splitting, without changing anything yet.
    *
-   * @returns wraps the module's forward, after the parameters were split
+   * @returns a function that wraps the module's forward, called after the parameters were split
    * @throws DistributedError DISTRIBUTED_ARGUMENT
    */
   prepare(module: Module, context: StyleContext): () => void;

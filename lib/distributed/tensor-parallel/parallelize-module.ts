@@ -8,18 +8,18 @@ import type { ParallelStyle, Share } from "./parallel-style.js";
 
 type Tensor = torch.Tensor;
 
-/** Styles by the path of their modules; `*` stands for one part of a path: `layers.*.mlp.downProj`. */
+/** Styles by the path of their modules; `*` matches one component of a path: `layers.*.mlp.downProj`. */
 export type ParallelPlan = Readonly<Record<string, ParallelStyle>>;
 
 /**
- * Lays a module over a group, so that its ranks compute one forward together:
+ * Parallelizes a module over a group, so that its ranks compute one forward pass together:
  * torch.distributed.tensor.parallel.parallelize_module. Parameters are replaced by this rank's parts and the whole ones
- * freed, so make optimisers afterwards; forwards are wrapped where ranks must communicate. All ranks begin with the same
- * module and call it with the same inputs. Nothing is changed when something does not fit.
+ * are freed, so create optimizers afterwards. Forward methods are wrapped where ranks must communicate. All ranks must
+ * start with the same module and call it with the same inputs. If an error is thrown, nothing has changed.
  *
- * @returns where every parameter is, also those that the plan leaves whole
- * @throws DistributedError DISTRIBUTED_ARGUMENT naming the path that no module has, the size that does not divide, or the
- *   module with parameters of which the plan says nothing though each rank would see a part of their gradient
+ * @returns the placement of every parameter, including those that the plan does not split
+ * @throws DistributedError DISTRIBUTED_ARGUMENT naming the path that matches no module, the size that is not divisible,
+ *   or a module that the plan omits although each rank would compute only a part of its parameters' gradient
  */
 export function parallelizeModule(module: Module, group: ProcessGroup, plan: ParallelPlan): ParameterPlacements {
   const matches = Object.entries(plan).flatMap(([pattern, style]) => {
@@ -32,7 +32,7 @@ export function parallelizeModule(module: Module, group: ProcessGroup, plan: Par
   const wraps = matches.map(({ path, part, style }) => {
     const around = sharing.find((outer) => isInside(path, outer));
     if (style.sharesInput && around !== undefined) {
-      throw wrong(`'${path}' lies in '${around}', which shares its input already`);
+      throw wrong(`'${path}' is inside '${around}', which already shares its input`);
     }
     const split = (tensor: Tensor, share: Share) => {
       const known = splits.get(tensor);
@@ -54,14 +54,14 @@ export function parallelizeModule(module: Module, group: ProcessGroup, plan: Par
 }
 
 /**
- * In a block whose input is shared ranks compute parts, so a module there that no style knows would be trained on another
- * gradient on each rank, without a word.
+ * Checks that every module with parameters in a block with a shared input has a style. The ranks compute parts of such
+ * a block, so a module without a style would silently get a different gradient on each rank.
  */
 function requireStyles(module: Module, sharing: readonly string[], known: ReadonlySet<string>): void {
   for (const [path, part] of module.namedModules()) {
     const around = sharing.find((outer) => isInside(path, outer));
     if (around === undefined || known.has(path) || !hasOwnParameters(part)) continue;
-    throw wrong(`ranks compute parts of '${around}', and the plan does not say which part of '${path}' they see`);
+    throw wrong(`ranks compute parts of '${around}', but the plan has no style for '${path}' in it: add one`);
   }
 }
 
@@ -71,7 +71,7 @@ function hasOwnParameters(module: Module): boolean {
     .some((value) => value instanceof torch.Tensor);
 }
 
-/** Puts this rank's parts in the place of whole parameters, and frees those. */
+/** Replaces whole parameters by this rank's parts and frees the whole ones. */
 function splitParameters(module: Module, splits: ReadonlyMap<Tensor, Share>): Map<Tensor, ParameterPlacement> {
   const parts = new Map<Tensor, ParameterPlacement>();
   for (const { tensor, set } of parameterSlots(module)) {
@@ -101,22 +101,22 @@ function wrong(message: string): DistributedError {
   return new DistributedError("DISTRIBUTED_ARGUMENT", `parallelizeModule: ${message}`);
 }
 
-/** Where a parameter is, of a model whose tensors are split over the ranks of a group. */
+/** Placement of a parameter of a model that is split over the ranks of a group. */
 export interface ParameterPlacement {
-  /** What part of the whole parameter this rank holds. */
+  /** The part of the whole parameter that this rank holds. */
   slice: TensorSlice;
-  /** "sharded": ranks hold parts. "replicated": all hold the whole, with the same gradient, bit for bit. */
+  /** "sharded": ranks hold parts. "replicated": all ranks hold the whole parameter, with bit-identical gradients. */
   placement: "sharded" | "replicated";
-  /** How many ranks hold this very slice: each may count 1 / copies of it in a sum over all. */
+  /** Number of ranks with the same slice: in a sum over all ranks, each counts 1 / copies of it. */
   copies: number;
-  /** Of those ranks one owns it: the one that writes it to checkpoints. */
+  /** Whether this rank owns the slice: one of those ranks does, and writes it to checkpoints. */
   owned: boolean;
 }
 
 /** Placements by parameter name, in the order of the module's parameters. */
 export type ParameterPlacements = Map<string, ParameterPlacement>;
 
-/** The modules whose dotted path matches; `*` and `?` stand for characters of one part of it, as in file names. */
+/** The modules whose dotted path matches; `*` and `?` match characters within one component, as in file names. */
 export function modulesMatching(root: Module, pattern: string): [path: string, module: Module][] {
   const parts = pattern.split(".").map((part) => {
     const literal = part.replace(/[\\^$+.()|[\]{}]/g, "\\$&");
@@ -129,14 +129,14 @@ export function modulesMatching(root: Module, pattern: string): [path: string, m
 /**
  * A slice of a slice, relative to the global tensor.
  *
- * @param outer which part of the global tensor is cut again
- * @param inner which part of that: its `shape` is the outer one's `size`
+ * @param outer the part of the global tensor that is split again
+ * @param inner a part of `outer`; its `shape` must be the outer `size`
  * @throws DistributedError DISTRIBUTED_ARGUMENT
  */
 export function composeSlices(outer: TensorSlice, inner: TensorSlice): TensorSlice {
   const fits = inner.shape.length === outer.size.length && inner.shape.every((length, d) => length === outer.size[d]);
   if (!fits) {
-    const message = `a slice of a tensor of shape [${inner.shape}] is none of a slice of size [${outer.size}]`;
+    const message = `a slice of a tensor of shape [${inner.shape}] does not match a slice of size [${outer.size}]`;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
   }
   return { shape: outer.shape, offset: outer.offset.map((begin, d) => begin + inner.offset[d]), size: inner.size };

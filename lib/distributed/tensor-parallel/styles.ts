@@ -7,20 +7,21 @@ import type { ParallelStyle, Share } from "./parallel-style.js";
 
 type Tensor = torch.Tensor;
 
-/** What a projection's features are made of, where they must not be cut anywhere. */
+/** Units of a projection's features that must not be split. */
 export interface FeatureUnits {
   /** Features that stay together, such as a head's. Default 1. */
   unit?: number;
-  /** What a unit is, for messages. Default "features". */
+  /** Name of the units, for messages. Default "features". */
   unitName?: string;
 }
 
 /**
- * A Linear whose outputs are divided among the ranks: each has rows of the weight and of the bias, and gives its part of
- * the output (ColwiseParallel in PyTorch, Megatron-LM's ColumnParallelLinear). The input is the same on all ranks; its
- * gradient is summed over them, here or by a {@link sharedInput} around.
+ * A Linear whose outputs are split over the ranks: each rank has rows of the weight and of the bias and returns its
+ * part of the output (ColwiseParallel in PyTorch, Megatron-LM's ColumnParallelLinear). The input is the same on all
+ * ranks; its gradient is summed over them, here or by an enclosing {@link sharedInput}.
  *
- * @param replicate where there are fewer units than ranks, several ranks share a unit, and its gradient is their sum
+ * @param replicate if there are fewer units than ranks, several ranks share a unit, and its gradient is summed over
+ *   them
  */
 export function columnwise(options: FeatureUnits & { replicate?: boolean } = {}): ParallelStyle {
   const { unit = 1, unitName = "features", replicate = false } = options;
@@ -31,7 +32,7 @@ export function columnwise(options: FeatureUnits & { replicate?: boolean } = {})
       const units = outFeatures / unit;
       const sharers = replicate && units < group.size ? group.size / units : 1;
       if (!Number.isInteger(sharers)) {
-        throw wrong(`'${path}': ${units} ${unitName} neither divide ${group.size} ranks nor are divided by them`);
+        throw wrong(`'${path}': ${units} ${unitName} and ${group.size} ranks do not divide each other`);
       }
       const first = group.rank - (group.rank % sharers);
       const size = sharers > 1 ? unit : dividedBy(group, units, path, unitName) * unit;
@@ -56,9 +57,9 @@ export function columnwise(options: FeatureUnits & { replicate?: boolean } = {})
 }
 
 /**
- * A Linear whose inputs are divided among the ranks, as {@link columnwise} gives them: each has columns of the weight; the
- * outputs are summed over the ranks, and the bias, which all have, is added once (RowwiseParallel in PyTorch, Megatron-LM's
- * RowParallelLinear).
+ * A Linear whose inputs are split over the ranks, as {@link columnwise} returns them: each rank has columns of the
+ * weight. The outputs are summed over the ranks, and the replicated bias is added once (RowwiseParallel in PyTorch,
+ * Megatron-LM's RowParallelLinear).
  */
 export function rowwise({ unit = 1, unitName = "features" }: FeatureUnits = {}): ParallelStyle {
   return {
@@ -77,8 +78,8 @@ export function rowwise({ unit = 1, unitName = "features" }: FeatureUnits = {}):
 }
 
 /**
- * A block whose first argument all ranks hold alike, and of which each computes a part: the argument's gradient is summed
- * over the ranks once, instead of in every {@link columnwise} projection inside (PrepareModuleInput in PyTorch).
+ * A block with a replicated first argument of which each rank computes a part. The argument's gradient is summed over
+ * the ranks once, instead of in every {@link columnwise} projection inside (PrepareModuleInput in PyTorch).
  */
 export function sharedInput(): ParallelStyle {
   return {
@@ -98,15 +99,15 @@ export function sharedInput(): ParallelStyle {
 }
 
 /**
- * An RMSNorm that all ranks hold whole, and each applies to its own part of the activations, such as its heads. A rank sees
- * only that part of the weight's gradient: backward sums it over the group, so that all ranks have the whole one, bit for
- * bit, as they have of other norms ("replicated_with_grad_allreduce" in transformers' plans).
+ * A replicated RMSNorm that each rank applies to its own part of the activations, such as its heads. A rank computes
+ * only its part of the weight's gradient, so the backward pass sums it over the group. All ranks then have
+ * bit-identical gradients, as for other norms ("replicated_with_grad_allreduce" in transformers' plans).
  */
 export function partialGradient(): ParallelStyle {
   return {
     prepare(module, { path, group }) {
       if (!(module instanceof RMSNorm)) {
-        throw wrong(`'${path}' is a ${module.constructor.name}, and partialGradient() needs an RMSNorm`);
+        throw wrong(`'${path}' is a ${module.constructor.name}, but partialGradient() needs an RMSNorm`);
       }
       return () => {
         wrapForward(module, () => (x) => functional.rmsNorm(x, copyToGroup(module.weight, group), module.eps));
@@ -115,7 +116,10 @@ export function partialGradient(): ParallelStyle {
   };
 }
 
-/** The tensor itself; backward sums its gradient over `count` ranks from `first` on, in the same order on all of them. */
+/**
+ * Identity in the forward pass; the backward pass sums the gradient over `count` ranks starting at `first`, in the same
+ * order on all of them.
+ */
 function sumGradientOver(x: Tensor, group: ProcessGroup, first: number, count: number): Tensor {
   const apply = torch.defineFunction<[Tensor], Tensor>({
     forward: (_, input) => input,
@@ -141,7 +145,7 @@ function dividedBy(group: ProcessGroup, count: number, path: string, unitName: s
 
 function linearAt(path: string, module: Module, style: string): Linear {
   if (module instanceof Linear) return module;
-  throw wrong(`'${path}' is a ${module.constructor.name}, and ${style}() needs a Linear`);
+  throw wrong(`'${path}' is a ${module.constructor.name}, but ${style}() needs a Linear`);
 }
 
 function wrong(message: string): DistributedError {

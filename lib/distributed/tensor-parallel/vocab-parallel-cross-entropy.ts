@@ -7,24 +7,25 @@ type Tensor = torch.Tensor;
 
 /** Options of {@link vocabParallelCrossEntropy}. */
 export interface VocabParallelCrossEntropyOptions extends VocabularyPart {
-  /** float32 [n], factors of the rows; default 1. */
+  /** float32 [n], weights of the rows; default 1. */
   rowWeights?: Tensor;
-  /** Rows whose logits exist at once; default 1024. */
+  /** Number of rows whose logits are computed at a time; default 1024. */
   chunkSize?: number;
 }
 
 /**
- * functional.linearCrossEntropy of a head whose rows are divided among ranks: logits of `chunkSize` rows and this rank's
- * part of the vocabulary exist at once, and never leave it. Per chunk the ranks agree on each row's largest logit and, in
- * one message, on the sum of exponentials and the target's logit (Megatron-LM's vocab_parallel_cross_entropy).
+ * functional.linearCrossEntropy for a head whose rows are split over ranks. Each rank computes the logits of
+ * `chunkSize` rows and its part of the vocabulary at a time; logits are not communicated. Per chunk the ranks reduce
+ * the largest logit of each row and, in one message, the sum of exponentials and the target's logit (Megatron-LM's
+ * vocab_parallel_cross_entropy).
  *
- * As in the native operator, gradients are made in the forward, where the logits are at hand, and products run in the
- * dtype of autocast, with statistics and the weight's gradient in float32 (float64 for float64).
+ * As in the native operator, gradients are computed in the forward pass, where the logits are available. Products run
+ * in the dtype of autocast; statistics and the weight's gradient are in float32 (float64 for float64).
  *
- * @param hidden [n, d], the same on all ranks; its gradient is summed over them
+ * @param hidden [n, d], equal on all ranks; its gradient is summed over them
  * @param weight [rows of this rank, d]
- * @param targets int64 [n], ids of the whole vocabulary, the same on all ranks
- * @returns on all ranks alike: loss = sum(rowWeights * nll), a scalar that can be differentiated, and nll [n], detached
+ * @param targets int64 [n], ids of the whole vocabulary, equal on all ranks
+ * @returns equal on all ranks: loss = sum(rowWeights * nll), a differentiable scalar, and nll [n], detached
  * @throws DistributedError DISTRIBUTED_ARGUMENT
  */
 export function vocabParallelCrossEntropy(
@@ -66,7 +67,7 @@ export function vocabParallelCrossEntropy(
 interface Made {
   loss: Tensor;
   nll: Tensor;
-  /** For an incoming gradient of 1, of this rank's part of the vocabulary; null unless wanted. */
+  /** Gradient for an incoming gradient of 1, from this rank's part of the vocabulary; null if not needed. */
   dHidden: Tensor | null;
   dWeight: Tensor | null;
 }
@@ -104,7 +105,7 @@ function run(
   return { loss: rowWeight ? nll.mul(rowWeight).sum() : nll.sum(), nll, dHidden, dWeight };
 }
 
-/** A chunk's logits as exp(z - max) over this rank's part of the vocabulary, and what all ranks together know of it. */
+/** A chunk's logits as exp(z - max) over this rank's part of the vocabulary, and the statistics over all ranks. */
 function softmaxParts(hidden: Tensor, weight: Tensor, targets: Tensor, exact: torch.DType, part: VocabularyPart) {
   const { group } = part;
   const logits = hidden.mm(weight.t()).to({ dtype: exact });
@@ -120,7 +121,10 @@ function softmaxParts(hidden: Tensor, weight: Tensor, targets: Tensor, exact: to
   return { exponentials, sums, target, losses: sums.log().sub(picked) };
 }
 
-/** sum += a b. CUDA's products can write float32; the CPU's round to the operands' dtype, and are then added up. */
+/**
+ * sum += a b. Products on CUDA can have a float32 result; on the CPU they are rounded to the operands' dtype before
+ * they are added.
+ */
 function addProduct(sum: Tensor, a: Tensor, b: Tensor): void {
   if (a.dtype === sum.dtype) sum.addmm_(a, b);
   else if (a.isCuda) sum.add_(torch.ops.aten.mm(a, b, sum.dtype) as Tensor);
@@ -136,13 +140,13 @@ function check(hidden: Tensor, weight: Tensor, targets: Tensor, options: VocabPa
   }
   const n = hidden.size(0);
   if (targets.dtype !== "int64" || targets.ndim !== 1 || targets.size(0) !== n) {
-    throw wrong(`targets must be int64 [${n}], got ${targets.dtype} [${targets.shape}]`);
+    throw wrong(`targets must be an int64 tensor of shape [${n}], got ${targets.dtype} [${targets.shape}]`);
   }
   if (rowWeights && (rowWeights.ndim !== 1 || rowWeights.size(0) !== n || rowWeights.requiresGrad)) {
-    throw wrong(`rowWeights must be [${n}] and without gradient, got [${rowWeights.shape}]`);
+    throw wrong(`rowWeights must have shape [${n}] and no gradient, got [${rowWeights.shape}]`);
   }
   if (!Number.isInteger(chunkSize) || chunkSize < 1) throw wrong(`chunkSize must be at least 1, got ${chunkSize}`);
   if (vocabStart < 0 || vocabStart + weight.size(0) > vocabSize) {
-    throw wrong(`rows ${vocabStart} to ${vocabStart + weight.size(0)} do not lie in a vocabulary of ${vocabSize}`);
+    throw wrong(`rows ${vocabStart} to ${vocabStart + weight.size(0)} are outside a vocabulary of ${vocabSize}`);
   }
 }

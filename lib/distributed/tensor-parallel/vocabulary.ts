@@ -7,34 +7,34 @@ import type { ParallelStyle } from "./parallel-style.js";
 
 type Tensor = torch.Tensor;
 
-/** Which rows of a vocabulary's table a rank holds. */
+/** The rows of a vocabulary's table that a rank holds. */
 export interface VocabularyPart {
   group: ProcessGroup;
-  /** The table's rows on all ranks together. */
+  /** Number of rows of the table over all ranks. */
   vocabSize: number;
-  /** The first row that this rank holds. */
+  /** Index of the first row on this rank. */
   vocabStart: number;
 }
 
-/** The part that {@link vocabularywise} gives to this rank. */
+/** This rank's part under {@link vocabularywise}. */
 export function vocabularyPart(vocabSize: number, group: ProcessGroup): VocabularyPart {
   return { group, vocabSize, vocabStart: chunkOf(vocabSize, group.rank, group.size).offset };
 }
 
 /**
- * An Embedding, or a Linear that gives logits, whose rows are divided among the ranks, the last with fewer where they do
- * not divide (Megatron-LM's VocabParallelEmbedding). Forwards give what the whole module gives, on all ranks.
+ * An Embedding, or a Linear that computes logits, whose rows are split over the ranks; the last rank may have fewer
+ * (Megatron-LM's VocabParallelEmbedding). The forward pass returns the full result on all ranks.
  */
 export function vocabularywise(): ParallelStyle {
   return {
     prepare(module, { path, group, isInputShared, split }) {
       if (!(module instanceof Embedding || module instanceof Linear)) {
-        const message = `'${path}' is a ${module.constructor.name}, and vocabularywise() needs an Embedding or a Linear`;
+        const message = `'${path}' is a ${module.constructor.name}, but vocabularywise() needs an Embedding or a Linear`;
         throw new DistributedError("DISTRIBUTED_ARGUMENT", `parallelizeModule: ${message}`);
       }
       const vocabSize = module.weight.size(0);
       if (chunkOf(vocabSize, group.size - 1, group.size).size === 0) {
-        const message = `'${path}': a vocabulary of ${vocabSize} leaves ranks of ${group.size} without a row`;
+        const message = `'${path}': a vocabulary of ${vocabSize} is too small: some of ${group.size} ranks would have no row`;
         throw new DistributedError("DISTRIBUTED_ARGUMENT", `parallelizeModule: ${message}`);
       }
       const share = { dim: 0, ...chunkOf(vocabSize, group.rank, group.size) };
@@ -56,21 +56,21 @@ export function vocabularywise(): ParallelStyle {
   };
 }
 
-/** What of a batch of ids another rank holds, and the ids among this rank's rows, 0 where there is none. */
+/** A mask of the ids that other ranks hold, and the ids relative to this rank's rows (0 for ids of other ranks). */
 export function localIds(ids: Tensor, rows: number, { vocabSize, vocabStart }: VocabularyPart) {
   const local = ids.sub(vocabStart);
-  // Ids outside the vocabulary are nobody's: they stay, and fail as they do with a whole table, on all ranks alike.
+  // Ids outside the vocabulary are unchanged, so that they fail on all ranks as with a whole table.
   const isKnown = ids.ge(0).logicalAnd(ids.lt(vocabSize));
   const isElsewhere = local.lt(0).logicalOr(local.ge(rows)).logicalAnd(isKnown);
   return { local: local.maskedFill(isElsewhere, 0), isElsewhere };
 }
 
 /**
- * functional.embedding of a table whose rows are divided among ranks. The sum over ranks adds zeros to the one row that
- * there is: the result is exact.
+ * functional.embedding of a table whose rows are split over ranks. The sum over ranks adds only zeros to the single
+ * non-zero row, so the result is exact.
  *
  * @param weight [rows of this rank, d]
- * @param ids int64, any shape, the same on all ranks
+ * @param ids int64, any shape, equal on all ranks
  */
 export function vocabParallelEmbedding(weight: Tensor, ids: Tensor, part: VocabularyPart): Tensor {
   const { local, isElsewhere } = localIds(ids, weight.size(0), part);
@@ -79,7 +79,7 @@ export function vocabParallelEmbedding(weight: Tensor, ids: Tensor, part: Vocabu
 }
 
 /**
- * Logits [..., vocabSize], on all ranks, of hidden states [..., d] that all ranks hold alike.
+ * Logits [..., vocabSize], on all ranks, of replicated hidden states [..., d].
  *
  * @param weight [rows of this rank, d]
  */

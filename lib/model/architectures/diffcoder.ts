@@ -2,8 +2,8 @@ import type { ArchitectureSpec } from "./architecture.js";
 import { llama } from "./llama.js";
 
 /**
- * Stable-DiffCoder, under its present and its former name: Llama, decoded by block diffusion. The published config.json
- * does not name the mask token `<[MASK_TOKEN]>`, and its `model_type` is the checkpoint's own affair: remote code reads it.
+ * Stable-DiffCoder, under its current and its former name: Llama, decoded by block diffusion. The published config.json
+ * does not contain the mask token `<[MASK_TOKEN]>`. Its `model_type` varies and is kept, because remote code reads it.
  */
 export const diffcoder: ArchitectureSpec = {
   ...llama,

@@ -5,7 +5,7 @@ import { mistral } from "./mistral.js";
 import { qwen2 } from "./qwen2.js";
 import { qwen3 } from "./qwen3.js";
 
-/** All architectures that the decoder runs, by the name they have in `architectures` of config.json. */
+/** All supported architectures, by their name in `architectures` of config.json. */
 const table = {
   LlamaForCausalLM: llama,
   Qwen2ForCausalLM: qwen2,
@@ -15,18 +15,18 @@ const table = {
   SeedDiffcoderForCausalLM: diffcoder,
 } satisfies Record<string, ArchitectureSpec>;
 
-/** The name of an architecture, as config.json has it. */
+/** The name of an architecture in config.json. */
 export type Architecture = keyof typeof table;
 
 /** The names of all architectures. */
 export const ARCHITECTURES = Object.keys(table) as [Architecture, ...Architecture[]];
 
-/** What an architecture is. */
+/** The specification of an architecture. */
 export function architectureSpec(name: Architecture): ArchitectureSpec {
   return table[name];
 }
 
-/** The first architecture of a `model_type`, for a config.json that names none. */
+/** The first architecture with a `model_type`, for a config.json without `architectures`. */
 export function architectureOfType(modelType: unknown): Architecture | undefined {
   return ARCHITECTURES.find((name) => table[name].modelType === modelType);
 }

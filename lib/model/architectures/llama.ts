@@ -2,8 +2,8 @@ import type { ArchitectureSpec } from "./architecture.js";
 import { booleanOf } from "./architecture.js";
 
 /**
- * Llama 2 and 3, Seed-Coder, DeepSeek-Coder (transformers' LlamaForCausalLM): grouped-query attention and SwiGLU behind
- * RMS norms, with rotary positions. The other architectures are told by how they differ from it.
+ * Llama 2 and 3, Seed-Coder, DeepSeek-Coder (transformers' LlamaForCausalLM): grouped-query attention and SwiGLU with
+ * pre-norm RMSNorm and rotary positions. The other architectures are defined by their differences from it.
  */
 export const llama: ArchitectureSpec = {
   modelType: "llama",
@@ -14,7 +14,7 @@ export const llama: ArchitectureSpec = {
     {
       key: "sliding_window",
       allowed: "null",
-      // With `use_sliding_window` that key is refused, and says enough.
+      // With `use_sliding_window` that key is rejected already.
       accepts: (_, source) => Boolean(source.use_sliding_window),
     },
   ],

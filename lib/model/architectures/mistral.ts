@@ -3,8 +3,8 @@ import { brief } from "./architecture.js";
 import { llama } from "./llama.js";
 
 /**
- * Mistral (transformers' MistralForCausalLM): Llama without biases, where attention may see only the last
- * `sliding_window` positions. A window that holds the whole context hides nothing; others are refused.
+ * Mistral (transformers' MistralForCausalLM): Llama without biases, whose attention may be limited to the last
+ * `sliding_window` positions. A window of at least the whole context has no effect; smaller windows are rejected.
  */
 export const mistral: ArchitectureSpec = {
   ...llama,
@@ -22,7 +22,7 @@ export const mistral: ArchitectureSpec = {
       key: "sliding_window",
       allowed: (source) => {
         const { sliding_window: window, max_position_embeddings: context } = source;
-        const allowed = `null, or max_position_embeddings (${brief(context)}) or more: attention here sees all positions`;
+        const allowed = `null, or max_position_embeddings (${brief(context)}) or more: sliding-window attention is not supported`;
         if (!isCount(window)) return allowed;
         return `${allowed}. To use the model within its window, set max_position_embeddings to ${window}`;
       },
@@ -32,7 +32,7 @@ export const mistral: ArchitectureSpec = {
   ],
   ownKeys: ["sliding_window"],
   readAttentionBias: () => "none",
-  // Written although it is null: transformers takes 4096 where it is missing.
+  // Written even if it is null, because transformers' default for a missing key is 4096.
   writeConfig: () => ({ sliding_window: null }),
 };
 

@@ -2,8 +2,8 @@ import type { ArchitectureSpec } from "./architecture.js";
 import { llama } from "./llama.js";
 
 /**
- * Qwen3 (transformers' Qwen3ForCausalLM): Llama with norms of q and k, whose weight all heads share, and heads of a size of
- * their own. `sliding_window` counts only with `use_sliding_window`, which is refused.
+ * Qwen3 (transformers' Qwen3ForCausalLM): Llama with norms of q and k, whose weight is shared by all heads, and with an
+ * independent head size. `sliding_window` has an effect only with `use_sliding_window`, which is rejected.
  */
 export const qwen3: ArchitectureSpec = {
   ...llama,

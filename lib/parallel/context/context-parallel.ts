@@ -10,34 +10,34 @@ import { type PieceOrder, SequenceSplit } from "./sequence-split.js";
 
 /** Options of {@link contextParallel}. */
 export interface ContextParallelOptions {
-  /** Default "head-tail", which costs all ranks the same. */
+  /** Default "head-tail", which balances the load of causal attention. */
   order?: PieceOrder;
 }
 
-/** What {@link contextParallel} did to a model. */
+/** Handle of a model with context parallelism. */
 export interface ContextParallel {
-  /** Gives the model its own methods back. Of several wraps around a model the last must go first. */
+  /** Restores the model's own methods. Remove several wrappers of a model in reverse order. */
   remove(): void;
 }
 
 /**
- * Spreads the positions of a model's sequences over a group, beside the model: its `forward` and `crossEntropy` are
- * replaced on the instance, and objectives run as they are. All ranks must call them together, with the same ids,
- * targets and plans.
+ * Splits the positions of a model's sequences over a group (context parallelism). The model's `forward` and
+ * `crossEntropy` are replaced on the instance, and objectives run unchanged. All ranks must call them together, with
+ * the same ids, targets and plans.
  *
- * - `forward(ids, plan)` takes the whole ids [b, s]. With a plan that has a `pattern` and wanted rows it computes this
- *   rank's positions, attention by {@link ringAttention}, and gives only those of the wanted rows that lie here (and
- *   some more, whose weight is zero).
+ * - `forward(ids, plan)` takes the whole ids [b, s]. For a plan with a `pattern` and selected rows it computes this
+ *   rank's positions, with {@link ringAttention}, and returns only the selected rows on this rank (plus padding rows,
+ *   whose weight is zero).
  * - `crossEntropy(hidden, targets, options)` takes all targets [n] and row weights. The loss is this rank's part of the
- *   sum, so losses and gradients are to be summed over the group; nll [n] is whole, on every rank.
+ *   sum, so losses and gradients must be summed over the group; nll [n] is complete on every rank.
  *
- * Any other plan (samplers, caches, attention of a user's own) runs unsplit on every rank, and its loss is divided by
- * the group's size.
+ * Any other plan (samplers, caches, custom attention) runs unsplit on every rank, and its loss is divided by the
+ * group's size.
  *
- * To be called last: what tensor and data parallelism have put around the model is then within, and gets this rank's
- * ids and plan.
+ * Call it last, so that the wrappers of tensor and data parallelism are inside and receive this rank's ids and plan.
  *
- * @throws DistributedError DISTRIBUTED_ARGUMENT, when called, for ids or targets that do not fit the plan
+ * @throws DistributedError DISTRIBUTED_ARGUMENT, from the wrapped methods, for ids or targets that do not match the
+ *   plan
  */
 export function contextParallel(
   model: Decoder,
@@ -70,7 +70,7 @@ export function contextParallel(
 
 function replaceCrossEntropy(model: Decoder, value: Decoder["crossEntropy"]): () => void {
   const before = Object.getOwnPropertyDescriptor(model, "crossEntropy");
-  // Not enumerable: a module's enumerable properties are its parts.
+  // Not enumerable, because a module's enumerable properties are its parameters and submodules.
   Object.defineProperty(model, "crossEntropy", { value, configurable: true });
   return () => {
     if (before) Object.defineProperty(model, "crossEntropy", before);
@@ -88,7 +88,7 @@ interface Selection {
   weights: Tensor;
 }
 
-/** The ids of this rank's positions, a plan for them, and which of the wanted hidden states come out. */
+/** The ids of this rank's positions, a plan for them, and the selection of the hidden states that it returns. */
 function localPass(
   ids: Tensor,
   plan: AttentionPlan,
@@ -102,7 +102,7 @@ function localPass(
   const asking = plan.lastLayer?.queries === length ? 1 : halves;
   const [batch, width] = ids.shape;
   if (width !== halves * length) {
-    const message = `ids have ${width} positions, a ${pattern.kind} plan of length ${length} has ${halves * length}`;
+    const message = `ids have ${width} positions, but a ${pattern.kind} plan of length ${length} has ${halves * length}`;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
   }
   const { rank, size } = group;
@@ -128,13 +128,16 @@ function localPass(
   };
 }
 
-/** The positions `index` ([s'] or [b, s']) of a tensor [s] or [b, s]. */
+/** Selects the positions `index` ([s'] or [b, s']) of a tensor [s] or [b, s]. */
 function pick(whole: Tensor, index: Tensor): Tensor {
   if (index.ndim === 1) return whole.indexSelect(-1, index);
   return whole.expand([index.size(0), whole.size(-1)]).gather(1, index);
 }
 
-/** Waits for the device: plans that know their rows on the host say so in `rowIndices`. */
+/**
+ * Reads row indices from the device, which synchronizes; plans whose rows are known on the host set `rowIndices`
+ * instead.
+ */
 function numbersOf(rows: Tensor): Int32Array {
   return Int32Array.from(rows.toTypedArray() as ArrayLike<number | bigint>, Number);
 }
@@ -149,7 +152,7 @@ function localCrossEntropy(
 ): { loss: Tensor; nll: Tensor } {
   if (targets.numel() !== total || (rowWeights && rowWeights.numel() !== total)) {
     const given = `${targets.numel()} targets${rowWeights ? ` and ${rowWeights.numel()} row weights` : ""}`;
-    throw new DistributedError("DISTRIBUTED_ARGUMENT", `crossEntropy: ${given} for ${total} wanted hidden states`);
+    throw new DistributedError("DISTRIBUTED_ARGUMENT", `crossEntropy: ${given} for ${total} selected hidden states`);
   }
   const here = { rowWeights: rowWeights ? rowWeights.indexSelect(0, wanted).mul(weights) : weights };
   const { loss, nll } = crossEntropy(hidden, targets.indexSelect(0, wanted), { ...options, ...here });
@@ -159,26 +162,26 @@ function localCrossEntropy(
   return { loss, nll: all };
 }
 
-/** Which of the wanted hidden states lie on a rank, on the host. */
+/** The selected hidden states that are on one rank, as host arrays. */
 export interface RowSelection {
-  /** Wanted in all. */
+  /** Number of selected rows on all ranks. */
   total: number;
-  /** Of them here. */
+  /** Number of selected rows on this rank. */
   count: number;
-  /** Places in the list of wanted rows, [padded]: those that are here, ascending, then zeros. */
+  /** Indices into the list of selected rows, [padded]: those on this rank, ascending, then zeros. */
   wanted: Int32Array;
-  /** Where they lie in this rank's flattened [b * queries] positions, [padded]; then zeros. */
+  /** Their indices in this rank's flattened [b * queries] positions, [padded], then zeros. */
   local: Int32Array;
-  /** 1 for rows that are here, 0 for those added, [padded]. */
+  /** 1 for rows on this rank, 0 for padding rows, [padded]. */
   weights: Float32Array;
 }
 
 /**
- * Finds the wanted rows that lie on a rank. Their number is rounded up, with rows that weigh nothing: other ranks have
- * other numbers, none at all perhaps, and all take part in the same backward pass.
+ * Finds the selected rows that are on a rank. Their number is rounded up with padding rows of weight zero: the number
+ * differs between ranks and may be zero, but all ranks must take part in the backward pass.
  *
  * @param rows indices into the flattened [b * queries] positions of the whole sequence
- * @param halves of the input that have queries: `queries` is halves * length
+ * @param halves number of halves of the input that have queries: `queries` is halves * length
  */
 export function selectRows(
   rows: Int32Array,

@@ -3,49 +3,49 @@ import type { Tensor } from "../../torch/index.js";
 import * as torch from "../../torch/index.js";
 import type { Rectangle, SequenceSplit } from "./sequence-split.js";
 
-/** A transfer or collective under way. */
+/** A transfer or collective in progress. */
 export interface Pending {
-  /** Until the tensors may be used; on a device that is an order to its stream. */
+  /** Waits until the tensors may be used; on a CUDA device the stream waits. */
   wait(): unknown;
 }
 
-/** What context parallelism needs of a process group. */
+/** The part of a process group that context parallelism uses. */
 export interface RingGroup {
   readonly rank: number;
   readonly size: number;
-  /** Must not wait for the other side. Messages of one pair of ranks arrive in the order sent. */
+  /** Must not block until the message is received. Messages between two ranks arrive in order. */
   send(tensor: Tensor, destination: number): Pending;
   recv(tensor: Tensor, source: number): Pending;
-  /** The sum over all ranks, in place. */
+  /** Sums over all ranks, in place. */
   allReduce(tensor: Tensor): Pending;
 }
 
 /** Options of {@link ringAttention}. */
 export interface RingAttentionOptions {
   group: RingGroup;
-  /** The whole sequence, split over the group. */
+  /** The split of the whole sequence over the group. */
   split: SequenceSplit;
-  /** B, for block diffusion over [x_t ; x_0]; its split must have the same. Absent: causal attention. */
+  /** B, for block diffusion over [x_t ; x_0]; must equal the split's. Absent: causal attention. */
   blockSize?: number;
   /** Default 1 / sqrt(d). */
   scale?: number;
 }
 
 /**
- * Attention over a sequence whose positions are spread over the ranks of a group: causal, or block diffusion (section
+ * Attention over a sequence whose positions are split over the ranks of a group: causal, or block diffusion (section
  * 3.1's mask). All ranks call it together, forward and backward.
  *
- * Each rank's queries see the keys of its own positions in one call; the other ranks' keys and values come around the
- * ring, the next ones while the current ones are worked on, and what the queries see of them is merged by log-sum-exp.
- * Noisy keys stay where they are: only their own block sees them. In the backward pass keys and values go around once
- * more, and their gradients with them until they are home (Ring Attention, arXiv 2310.01889).
+ * Each rank first attends to the keys of its own positions in one call. The keys and values of the other ranks are sent
+ * around the ring, overlapped with computation, and their partial results are merged by log-sum-exp. Noisy keys are not
+ * sent, because only their own block attends to them. In the backward pass keys and values are sent around again,
+ * together with their gradients, which end at the rank that owns them (Ring Attention, arXiv 2310.01889).
  *
- * Sums over ranks are made in float32, float64 for float64.
+ * Sums over ranks are in float32, or float64 for float64 inputs.
  *
- * @param q this rank's positions as {@link SequenceSplit} has them, l = split.length: [b, l, h, d] for causal attention,
- *   for block diffusion [b, 2l, h, d], noisy half first, or the noisy half's [b, l, h, d]
+ * @param q this rank's positions in the order of {@link SequenceSplit}, l = split.length: [b, l, h, d] for causal
+ *   attention; for block diffusion [b, 2l, h, d], noisy half first, or [b, l, h, d] for the noisy half only
  * @param k, v [b, l, hkv, d], for block diffusion [b, 2l, hkv, d]
- * @returns like q
+ * @returns a tensor of q's shape
  */
 export function ringAttention(q: Tensor, k: Tensor, v: Tensor, options: RingAttentionOptions): Tensor {
   const { split, blockSize, group } = options;
@@ -53,7 +53,7 @@ export function ringAttention(q: Tensor, k: Tensor, v: Tensor, options: RingAtte
   const [asking, held] = [q.size(1), k.size(1)];
   if (held !== halves * split.length || (asking !== held && asking !== split.length) || split.size !== group.size) {
     const expected = `${halves} * ${split.length} positions of a split over ${split.size} ranks`;
-    const message = `ringAttention in a group of ${group.size}: q has ${asking} positions and k ${held}, not ${expected}`;
+    const message = `ringAttention in a group of ${group.size}: q has ${asking} positions and k ${held}, expected ${expected}`;
     throw new DistributedError("DISTRIBUTED_ARGUMENT", message);
   }
   return attend(q, k, v, options);
@@ -68,7 +68,7 @@ const attend = torch.defineFunction({
   },
   backward(context, grad) {
     const [q, k, v, out, lse] = context.saved;
-    // Whether a gradient arrives depends on the graph, which all ranks have alike.
+    // Whether a gradient arrives depends on the graph, which is the same on all ranks.
     return grad ? backward(grad, { q, k, v, out, lse }, context.options as RingAttentionOptions) : [null, null, null];
   },
 });
@@ -105,7 +105,7 @@ function backward(grad: Tensor, { q, k, v, out, lse }: Merged, options: RingAtte
   if (group.size > 1) next = ringSendRecv(group, torch.stack([clean(k), clean(v)]));
   const [dqOwn, dk, dv] = own.backward(grad, q, k, v, out, lse);
   const dq = dqOwn.to(lse.dtype);
-  // Sums of a rank's gradients leave it for the next one with its keys; after a round they are home.
+  // The gradient sums travel with their keys to the next rank; after a full round they are back at their owner.
   let sums: Step | undefined;
   for (let step = 1; step < group.size; step++) {
     const keys = (next as Step).arrived();
@@ -142,14 +142,14 @@ function backward(grad: Tensor, { q, k, v, out, lse }: Merged, options: RingAtte
   return [dq.to(q.dtype), dk, dv];
 }
 
-/** out and lse become those of the keys of both parts: softmax is linear in the parts' shares of its sum. */
+/** Merges two partial results of attention into out and lse, in place, weighted by their log-sum-exp. */
 function merge_(out: Tensor, lse: Tensor, [more, moreLse]: [Tensor, Tensor]): void {
   const share = moreLse.sub(lse).sigmoid_().transpose(1, 2).unsqueeze(-1);
   out.lerp_(more.to(out.dtype), share);
   lse.copy_(lse.logaddexp(moreLse));
 }
 
-/** The operators of what a rank's queries see of its own keys, as of a sequence that has only these. */
+/** Attention operators for a rank's queries and its own keys, as for a separate sequence. */
 function ownPart({ group, split, blockSize, scale }: RingAttentionOptions) {
   const { diffcoder } = torch.ops;
   const name = blockSize === undefined ? "causal_attention" : "block_diffusion_attention";
@@ -161,29 +161,29 @@ function ownPart({ group, split, blockSize, scale }: RingAttentionOptions) {
   };
 }
 
-/** The part of keys (or their gradients) that travels, of tensors as long as `k`. */
+/** Selects the part of the keys (or their gradients) that is sent around, from tensors of k's shape. */
 function cleanHalf(k: Tensor, { blockSize }: RingAttentionOptions): (t: Tensor) => Tensor {
   if (blockSize === undefined) return (t) => t;
   const half = k.size(1) / 2;
   return (t) => t.narrow(1, half, half);
 }
 
-/** Views of the tensors that take part where some queries see some keys. */
+/** Views of the tensors for one pair of a query range and a key range. */
 interface Part {
-  /** Of [b, s, h, d] like q. */
+  /** View of a tensor [b, s, h, d] like q. */
   queries(t: Tensor): Tensor;
-  /** Of [b, h, s]. */
+  /** View of a tensor [b, h, s]. */
   lse(t: Tensor): Tensor;
-  /** Of [b, l, hkv, d]. */
+  /** View of a tensor [b, l, hkv, d]. */
   keys(t: Tensor): Tensor;
 }
 
-/** What this rank's queries see of the keys that have come `step` ranks far, for each half that asks. */
+/** The parts of this rank's queries and of the keys received after `step` steps, for each half with queries. */
 function partsFrom(step: number, q: Tensor, { group, split }: RingAttentionOptions): Part[] {
   const source = (group.rank + group.size - step) % group.size;
   const halves = q.size(1) / split.length;
   return split.rectangles(group.rank, source).flatMap((rectangle) => {
-    // Both halves see the same clean keys. All of them at once are one run of queries.
+    // Both halves attend to the same clean keys, so they form one range of queries.
     const whole = rectangle.queries === split.length;
     const runs = whole ? [0] : Array.from({ length: halves }, (_, half) => half * split.length);
     const queries = whole ? q.size(1) : rectangle.queries;
@@ -200,23 +200,23 @@ function partOf({ row, rows, key, keys }: Rectangle, query: number, queries: num
   };
 }
 
-/** One step around the ring, under way. */
+/** One step around the ring, in progress. */
 export interface Step {
-  /** What came from the rank before, of the same shape and dtype as what was sent, which is freed. */
+  /** Waits for the tensor of the previous rank, of the same shape and dtype as the sent one, and frees the sent one. */
   arrived(): Tensor;
 }
 
 /**
- * Sends a tensor to the next rank while the one of the rank before arrives. All ranks of the group must call it, in the
- * same order. The tensor is given away: it may be read until {@link Step.arrived}.
+ * Sends a tensor to the next rank while receiving the one of the previous rank. All ranks of the group must call it, in
+ * the same order. It takes ownership of the tensor, which may be read until {@link Step.arrived}.
  */
 export function ringSendRecv(group: RingGroup, tensor: Tensor): Step {
   const { rank, size } = group;
   const received = torch.emptyLike(tensor);
   const send = () => group.send(tensor, (rank + 1) % size);
   const receive = () => group.recv(received, (rank + size - 1) % size);
-  // NCCL runs the transfers of a pair of ranks in the order they were asked for, and a send waits for its receive: two
-  // neighbours that both began with the send would wait for ever.
+  // NCCL runs the transfers between two ranks in call order, and a send waits for its receive: two neighbors that both
+  // start with the send would deadlock.
   const pending = rank % 2 === 0 ? [send(), receive()] : [receive(), send()];
   return {
     arrived() {

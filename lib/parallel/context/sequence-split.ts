@@ -1,37 +1,37 @@
 import { DistributedError } from "../../distributed/errors.js";
 
 /**
- * How the pieces of a sequence go to the ranks. "head-tail": cut in 2N pieces, rank r gets pieces r and 2N - 1 - r, so
- * that causal attention costs all ranks the same. "contiguous": N pieces, rank r gets piece r.
+ * Distribution of a sequence's pieces over N ranks. "head-tail": 2N pieces, rank r gets pieces r and 2N - 1 - r, which
+ * balances causal attention. "contiguous": N pieces, rank r gets piece r.
  */
 export type PieceOrder = "head-tail" | "contiguous";
 
 /** Options of {@link SequenceSplit}. */
 export interface SequenceSplitOptions {
   batch: number;
-  /** Positions of a row. */
+  /** Positions per row. */
   length: number;
-  /** Ranks. */
+  /** Number of ranks. */
   size: number;
-  /** B: no block is cut. 1 for causal attention. Default 1. */
+  /** B: blocks of this size are not split. 1 for causal attention. Default 1. */
   blockSize?: number;
   /**
-   * Documents that do not see each other: flat cumulative starts over batch * length. Blocks count from their starts.
-   * Absent: each row is one document.
+   * Flat cumulative starts, over batch * length, of documents that do not attend to each other. Blocks count from the
+   * document starts. Absent: each row is one document.
    */
   documents?: readonly number[];
   /** Default "head-tail". */
   order?: PieceOrder;
 }
 
-/** Positions from `start` up to, not including, `end` of a row. */
+/** Positions [start, end) of a row. */
 export interface Piece {
   start: number;
   end: number;
 }
 
 /**
- * What some of a rank's queries see of another rank's keys: all of a run of them. `query` and `key` count local
+ * A range of a rank's queries that attends to a whole range of another rank's keys. `query` and `key` are local
  * positions.
  */
 export interface Rectangle {
@@ -43,38 +43,38 @@ export interface Rectangle {
   keys: number;
 }
 
-/** A piece and where it lies among the positions of its rank. */
+/** A piece and its offset within the local positions of its rank. */
 interface Placed extends Piece {
   offset: number;
 }
 
-/** One row: its documents' starts and the row's end; the pieces of each rank, ascending. */
+/** One row: its document starts followed by the row's end, and the pieces of each rank, ascending. */
 interface Row {
   starts: readonly number[];
   ranks: readonly (readonly Placed[])[];
 }
 
 /**
- * A batch of sequences split over ranks, in numbers alone. Each rank holds the same number of positions of every row:
- * its pieces in ascending order, and where they are too few, some that stand for nothing.
+ * The split of a batch of sequences over ranks, as index arithmetic without tensors. Each rank holds the same number of
+ * positions of every row: its pieces in ascending order, followed by padding.
  *
- * Pieces begin and end at a block's edge (which may differ from row to row with their documents), so a query sees the
- * keys of its own rank as if the rank's positions were a sequence of its own, see {@link documentsAt}, and of another
- * rank's keys those of its own document that lie before its piece: nothing but {@link Rectangle}s.
+ * Pieces start and end at block boundaries, which depend on the documents of each row. So within a rank, attention is
+ * that of a separate sequence, see {@link documentsAt}; between ranks, a query attends to the keys of its document
+ * before its piece, which form {@link Rectangle}s.
  */
 export class SequenceSplit {
   readonly batch: number;
   readonly size: number;
-  /** Local positions of a row, on every rank. */
+  /** Local positions per row, on every rank. */
   readonly length: number;
-  /** Whether all rows are split alike. */
+  /** Whether all rows have the same split. */
   readonly uniform: boolean;
   readonly #rows: Row[];
-  // Every layer asks for the same.
+  // Cached, because every layer needs the same rectangles.
   readonly #documents = new Map<number, number[] | null>();
   readonly #rectangles = new Map<string, Rectangle[]>();
 
-  /** @throws DistributedError DISTRIBUTED_ARGUMENT when the documents do not fit the rows */
+  /** @throws DistributedError DISTRIBUTED_ARGUMENT if the documents do not match the rows */
   constructor(options: SequenceSplitOptions) {
     const { batch, length, size, documents } = options;
     const starts = documents ? startsOfRows(documents, batch, length) : [[0, length]];
@@ -91,8 +91,8 @@ export class SequenceSplit {
   }
 
   /**
-   * The place in its row of each local position, row-major [batch, length], or [length] when the split is uniform. Where
-   * a position stands for nothing it is 0.
+   * The position in its row of each local position, row-major [batch, length], or [length] for a uniform split. It is 0
+   * for padding.
    */
   positions(rank: number): Int32Array {
     const positions = new Int32Array(this.#rows.length * this.length);
@@ -104,7 +104,7 @@ export class SequenceSplit {
     return positions;
   }
 
-  /** Where a position of a row lies among a rank's, or undefined if it is another rank's. */
+  /** The local index of a row's position on a rank, or undefined if another rank holds it. */
   locate(rank: number, row: number, position: number): number | undefined {
     for (const { start, end, offset } of this.#row(row).ranks[rank]) {
       if (position >= start && position < end) return offset + position - start;
@@ -113,8 +113,8 @@ export class SequenceSplit {
   }
 
   /**
-   * The documents among a rank's positions as flat cumulative starts over batch * {@link length}; null when every row is
-   * one. The positions that stand for nothing are a document of their own.
+   * The documents of a rank's positions as flat cumulative starts over batch * {@link length}; null if every row is one
+   * document. Padding is a separate document.
    */
   documentsAt(rank: number): readonly number[] | null {
     const known = this.#documents.get(rank);
@@ -144,7 +144,7 @@ export class SequenceSplit {
     return [...flat, this.batch * this.length];
   }
 
-  /** What a rank's queries see of the keys of another one; for block diffusion those are clean keys. */
+  /** The ranges in which a rank's queries attend to another rank's keys; for block diffusion the clean keys. */
   rectangles(rank: number, source: number): readonly Rectangle[] {
     const key = `${rank} ${source}`;
     const found = this.#rectangles.get(key) ?? this.#findRectangles(rank, source);
@@ -174,7 +174,7 @@ type Span = Omit<Rectangle, "row" | "rows">;
 function rectanglesOfRow(starts: readonly number[], own: readonly Placed[], theirs: readonly Placed[]): Span[] {
   const found: Span[] = [];
   for (const piece of own) {
-    // Only the document that the piece begins within has keys elsewhere that come before it.
+    // Only the document in which the piece starts has earlier keys on other ranks.
     const d = documentAt(starts, piece.start);
     const seen = theirs
       .map((other) => ({
@@ -184,7 +184,7 @@ function rectanglesOfRow(starts: readonly number[], own: readonly Placed[], thei
       }))
       .filter(({ start, end }) => start < end);
     if (seen.length === 0) continue;
-    // Ascending pieces with nothing left out between them: one run of local positions.
+    // Adjacent pieces form one range of local positions.
     const query = piece.offset;
     const queries = Math.min(piece.end, starts[d + 1]) - piece.start;
     const [key, keys] = [seen[0].offset, seen.reduce((sum, { start, end }) => sum + end - start, 0)];
@@ -199,7 +199,7 @@ function sameSpan(a: Span, b: Span): boolean {
   return a.query === b.query && a.queries === b.queries && a.key === b.key && a.keys === b.keys;
 }
 
-/** Cuts a row near equal parts, each cut moved to the nearest edge of a block, and deals the pieces out. */
+/** Splits a row into nearly equal pieces, at the block boundaries nearest to equal lengths, and distributes them. */
 function splitRow(starts: readonly number[], options: SequenceSplitOptions): Row {
   const { length, size, blockSize = 1, order = "head-tail" } = options;
   const parts = order === "head-tail" ? 2 * size : size;
@@ -224,7 +224,7 @@ function splitRow(starts: readonly number[], options: SequenceSplitOptions): Row
   return { starts, ranks };
 }
 
-/** The document that a position lies in, as an index into `starts`. */
+/** Index into `starts` of the document that contains a position. */
 function documentAt(starts: readonly number[], position: number): number {
   let low = 0;
   let high = starts.length - 1;
@@ -240,7 +240,7 @@ function heldBy(pieces: readonly Placed[]): number {
   return pieces.reduce((sum, { start, end }) => sum + end - start, 0);
 }
 
-/** Each row's own starts of documents, then its length. */
+/** The document starts of each row, followed by its length. */
 function startsOfRows(documents: readonly number[], batch: number, length: number): number[][] {
   const rows: number[][] = Array.from({ length: batch }, () => []);
   for (let i = 0; i + 1 < documents.length; i++) {
@@ -249,7 +249,7 @@ function startsOfRows(documents: readonly number[], batch: number, length: numbe
     if (!(start < end) || row >= batch || end > (row + 1) * length) {
       throw new DistributedError(
         "DISTRIBUTED_ARGUMENT",
-        `documents must rise and lie within rows of ${length} in a batch of ${batch}, got ${start}..${end}`,
+        `documents must be increasing and within rows of ${length} in a batch of ${batch}, got ${start}..${end}`,
       );
     }
     rows[row].push(start - row * length);

@@ -1,8 +1,7 @@
-import type { Worker } from "node:worker_threads";
 import { TokenizerError, type TokenizerErrorCode } from "../../tokenizer/index.js";
-import { startThread } from "../../torch/start-thread.js";
+import { type ResultOf, threadLink, WorkerClient, WorkerEnded } from "../../worker/index.js";
 import { ApiError } from "../errors.js";
-import type { PromptAnswer, PromptTask, PromptTokenizer } from "./prompt-thread.js";
+import type { PromptHandlers, PromptTokenizer } from "./prompt-thread.js";
 
 /** Threads at most. The first is always there, others come while all before them are busy. */
 const MAX_THREADS = 4;
@@ -20,15 +19,18 @@ const HEAP_MEGABYTES = 2048;
 /** Milliseconds after which a pool that nobody uses is closed. */
 const UNUSED = 2_000;
 
+type Client = WorkerClient<PromptHandlers>;
+
 interface Waiting {
-  task: PromptTask;
+  /** Sends the task to a thread. */
+  send(client: Client): Promise<unknown>;
   signal: AbortSignal | undefined;
-  resolve(answer: PromptAnswer): void;
+  resolve(result: unknown): void;
   reject(error: unknown): void;
 }
 
 interface Thread {
-  worker: Worker;
+  client: Client;
   isReady: boolean;
   job: Waiting | undefined;
   timer: NodeJS.Timeout | undefined;
@@ -73,19 +75,21 @@ export class PromptPool {
    *
    * @throws ApiError prompt_too_costly, queue_full, internal_error; TokenizerError; the signal's reason
    */
-  async run(task: PromptTask, signal?: AbortSignal): Promise<PromptAnswer> {
+  async run<K extends keyof PromptHandlers>(
+    kind: K,
+    task: Parameters<PromptHandlers[K]>[0],
+    signal?: AbortSignal,
+  ): Promise<ResultOf<PromptHandlers, K>> {
     signal?.throwIfAborted();
     if (this.#waiting.length >= MAX_WAITING) {
       throw new ApiError("queue_full", `${MAX_WAITING} prompts wait to be read; try again later`, { retryAfter: 1 });
     }
-    const answer = await new Promise<PromptAnswer>((resolve, reject) => {
-      this.#waiting.push({ task, signal, resolve, reject });
+    const result = await new Promise<unknown>((resolve, reject) => {
+      const send = (client: Client) => client.call(kind, task as never);
+      this.#waiting.push({ send, signal, resolve, reject });
       this.#next();
     });
-    if (!("error" in answer)) return answer;
-    const { code, message } = answer.error;
-    if (code === "internal") throw new Error(message);
-    throw new TokenizerError(code as TokenizerErrorCode, message);
+    return result as ResultOf<PromptHandlers, K>;
   }
 
   /** A pool that servers of the same tokenizer share, until each has given it back. */
@@ -144,49 +148,55 @@ export class PromptPool {
   #give(thread: Thread, job: Waiting): void {
     thread.job = job;
     clearTimeout(thread.timer);
-    thread.worker.ref();
-    const { task } = job;
     if (this.#timeout > 0) {
       thread.timer = setTimeout(() => {
         this.#lose(thread, `takes longer than ${this.#timeout} s`);
       }, this.#timeout * 1000);
     }
-    thread.worker.postMessage(task);
+    const settle = (report: () => void) => {
+      if (thread.job !== job) return; // the thread was lost, and the job with it
+      thread.job = undefined;
+      report();
+      this.#rest(thread);
+      this.#next();
+    };
+    job.send(thread.client).then(
+      (result) => settle(() => job.resolve(result)),
+      (error) => {
+        if (!thread.client.failure) settle(() => job.reject(error)); // otherwise #lose reports it
+      },
+    );
   }
 
   #start(): void {
     if (this.#isClosed) return;
-    const worker = startThread("prompt-thread", import.meta.url, {
+    const link = threadLink("prompt-thread", import.meta.url, {
       workerData: this.#tokenizer,
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MEGABYTES },
     });
-    worker.unref();
-    const thread: Thread = { worker, isReady: false, job: undefined, timer: undefined };
+    const client: Client = new WorkerClient(link, {
+      keepsProcess: true,
+      revive: ({ name, code, message }) =>
+        name === "TokenizerError" ? new TokenizerError(code as TokenizerErrorCode, message) : undefined,
+      onEnd: (error) => this.#lose(thread, whyItEnded(error)),
+    });
+    const thread: Thread = { client, isReady: false, job: undefined, timer: undefined };
     this.#threads.add(thread);
     thread.timer = setTimeout(() => this.#lose(thread, "the tokenizer was not loaded in time"), START).unref();
-    worker.on("message", (answer: PromptAnswer | "ready") => {
-      clearTimeout(thread.timer);
-      if (answer === "ready") {
+    client.ready.then(
+      () => {
         thread.isReady = true;
         this.#failures = 0;
-      } else {
-        const { job } = thread;
-        thread.job = undefined;
-        job?.resolve(answer);
-      }
-      this.#rest(thread);
-      this.#next();
-    });
-    worker.on("error", (error) => {
-      const isMemory = (error as NodeJS.ErrnoException).code === "ERR_WORKER_OUT_OF_MEMORY";
-      this.#lose(thread, isMemory ? "takes more memory than there is for it" : error.message);
-    });
-    worker.on("exit", () => this.#lose(thread, "ended its thread"));
+        this.#rest(thread);
+        this.#next();
+      },
+      () => {}, // #lose reports it
+    );
   }
 
-  /** With nothing to do a thread keeps no process alive, and one of several is ended after a while. */
+  /** One of several threads that has nothing to do is ended after a while. */
   #rest(thread: Thread): void {
-    thread.worker.unref();
+    clearTimeout(thread.timer);
     thread.timer = setTimeout(() => {
       if (this.#threads.size > 1 && !thread.job) this.#drop(thread);
     }, IDLE).unref();
@@ -216,6 +226,13 @@ export class PromptPool {
   #drop(thread: Thread): void {
     this.#threads.delete(thread);
     clearTimeout(thread.timer);
-    void thread.worker.terminate();
+    void thread.client.kill();
   }
+}
+
+function whyItEnded(error: Error): string {
+  if (!(error instanceof WorkerEnded)) return error.message;
+  const { code } = (error.cause ?? {}) as NodeJS.ErrnoException;
+  if (code === "ERR_WORKER_OUT_OF_MEMORY") return "takes more memory than there is for it";
+  return error.cause === undefined ? "ended its thread" : error.reason;
 }

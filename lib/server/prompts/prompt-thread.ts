@@ -1,34 +1,23 @@
-import { parentPort, workerData } from "node:worker_threads";
-import {
-  type ChatMessage,
-  type ChatRenderOptions,
-  Tokenizer,
-  TokenizerError,
-  type TokenizerOptions,
-} from "../../tokenizer/index.js";
+import { workerData } from "node:worker_threads";
+import { type ChatMessage, type ChatRenderOptions, Tokenizer, type TokenizerOptions } from "../../tokenizer/index.js";
+import { Transfer } from "../../worker/messages.js";
+import { serve } from "../../worker/serve.js";
 
-/** What a prompt thread is asked. */
-export type PromptTask =
-  | { kind: "encode"; text: string; addSpecialTokens: boolean; maxLength: number }
-  | {
-      kind: "chat";
-      messages: readonly ChatMessage[];
-      options: ChatRenderOptions;
-      addSpecialTokens: boolean;
-      maxLength: number;
-    }
-  | { kind: "decode"; ids: readonly number[] }
+/** Ids of a text; or, of a text that has more tokens than `maxLength`, seen by its length: nothing was spent on it. */
+export type EncodedPrompt = { ids: Int32Array } | { atLeast: number };
+
+export interface PromptHandlers {
+  encode(task: { text: string; addSpecialTokens: boolean; maxLength: number }): EncodedPrompt | Transfer<EncodedPrompt>;
+  chat(task: {
+    messages: readonly ChatMessage[];
+    options: ChatRenderOptions;
+    addSpecialTokens: boolean;
+    maxLength: number;
+  }): EncodedPrompt | Transfer<EncodedPrompt>;
+  decode(ids: readonly number[]): string;
   /** Each id by itself. */
-  | { kind: "names"; ids: readonly number[] };
-
-/** What it answers. */
-export type PromptAnswer =
-  | { ids: Int32Array }
-  /** A text that has more tokens than `maxLength`, seen by its length: nothing was spent on it. */
-  | { atLeast: number }
-  | { text: string }
-  | { names: string[] }
-  | { error: { code: string; message: string } };
+  names(ids: readonly number[]): string[];
+}
 
 /** The tokenizer it works with: read from a folder, and the same as another that was read there. */
 export interface PromptTokenizer {
@@ -39,50 +28,29 @@ export interface PromptTokenizer {
 
 // The thread in which the model's own template and tokenizer run. It can be ended at any moment.
 
-const { dir, hash, options } = workerData as PromptTokenizer;
-const tokenizer = Tokenizer.fromPretrained(dir, options);
-if (tokenizer.hash !== hash) throw new Error(`the tokenizer in ${dir} is not the one that was loaded at the start`);
+serve<PromptHandlers>(() => {
+  const { dir, hash, options } = workerData as PromptTokenizer;
+  const tokenizer = Tokenizer.fromPretrained(dir, options);
+  if (tokenizer.hash !== hash) throw new Error(`the tokenizer in ${dir} is not the one that was loaded at the start`);
+  const longestToken = longestTokenOf(tokenizer);
+
+  const encode: PromptHandlers["encode"] = ({ text, addSpecialTokens, maxLength }) => {
+    const atLeast = Math.ceil(text.length / longestToken);
+    if (atLeast > maxLength) return { atLeast };
+    const ids = tokenizer.encodeInt32(text, { addSpecialTokens });
+    return new Transfer<EncodedPrompt>({ ids }, [ids.buffer as ArrayBuffer]);
+  };
+  return {
+    encode,
+    chat: ({ messages, options, ...rest }) => encode({ text: tokenizer.renderChat(messages, options), ...rest }),
+    decode: (ids) => tokenizer.decode(ids),
+    names: (ids) => ids.map((id) => tokenizer.decode([id])),
+  };
+});
 
 /** Bytes of the longest token; a text has at least as many tokens as its characters fill such ones. */
-const longestToken = Math.max(
-  1,
-  ...Array.from({ length: Math.ceil(tokenizer.vocabSize / 4096) }, (_, part) => {
-    let longest = 0;
-    const end = Math.min(tokenizer.vocabSize, (part + 1) * 4096);
-    for (let id = part * 4096; id < end; id++) longest = Math.max(longest, tokenizer.rawBytesOf(id).length);
-    return longest;
-  }),
-);
-
-function encode(text: string, addSpecialTokens: boolean, maxLength: number): PromptAnswer {
-  const atLeast = Math.ceil(text.length / longestToken);
-  if (atLeast > maxLength) return { atLeast };
-  return { ids: tokenizer.encodeInt32(text, { addSpecialTokens }) };
+function longestTokenOf(tokenizer: Tokenizer): number {
+  let longest = 1;
+  for (let id = 0; id < tokenizer.vocabSize; id++) longest = Math.max(longest, tokenizer.rawBytesOf(id).length);
+  return longest;
 }
-
-function work(task: PromptTask): PromptAnswer {
-  switch (task.kind) {
-    case "encode":
-      return encode(task.text, task.addSpecialTokens, task.maxLength);
-    case "chat": {
-      const text = tokenizer.renderChat(task.messages, task.options);
-      return encode(text, task.addSpecialTokens, task.maxLength);
-    }
-    case "decode":
-      return { text: tokenizer.decode(task.ids) };
-    case "names":
-      return { names: task.ids.map((id) => tokenizer.decode([id])) };
-  }
-}
-
-parentPort?.on("message", (task: PromptTask) => {
-  let answer: PromptAnswer;
-  try {
-    answer = work(task);
-  } catch (error) {
-    const code = error instanceof TokenizerError ? error.code : "internal";
-    answer = { error: { code, message: error instanceof Error ? error.message : String(error) } };
-  }
-  parentPort?.postMessage(answer, "ids" in answer ? [answer.ids.buffer as ArrayBuffer] : []);
-});
-parentPort?.postMessage("ready");

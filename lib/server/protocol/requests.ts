@@ -7,22 +7,50 @@ import { messageSchema } from "./messages.js";
 /** The request's `dllm` object: how a text is denoised. */
 export const dllmRequestSchema = z
   .strictObject({
-    mode: z.enum(["diffusion", "autoregressive"]).nullish().describe("default diffusion"),
-    block_size: z.number().int().min(1).max(1024).nullish().describe("tokens denoised together; as trained"),
-    steps: z.number().int().min(1).max(1024).nullish().describe("passes per block; default: one token a pass"),
+    mode: z
+      .enum(["diffusion", "autoregressive"])
+      .nullish()
+      .describe("`diffusion` (the default), or `autoregressive`: the same weights, token by token"),
+    block_size: z
+      .number()
+      .int()
+      .min(1)
+      .max(1024)
+      .nullish()
+      .describe("number of tokens that are denoised together; default: the server's, as trained"),
+    steps: z
+      .number()
+      .int()
+      .min(1)
+      .max(1024)
+      .nullish()
+      .describe("number of passes per block; default: one token per pass"),
     threshold: z
       .number()
       .min(0)
       .max(1)
       .nullish()
       .describe("commit every token with a higher probability, at least one per pass"),
-    commit: commitConfigSchema.nullish().describe("which tokens a pass commits, in place of steps or threshold"),
-    remask: remaskSchema.nullish().describe("mask tokens again whose probability falls"),
-    canvas: z.enum(["growing", "fixed"]).nullish().describe("fixed: exactly max_tokens, no end token is chosen"),
+    commit: commitConfigSchema
+      .nullish()
+      .describe(
+        'which tokens a pass commits, instead of `steps` and `threshold`: `{ rule: "static", steps? }`, ' +
+          '`{ rule: "threshold", value }`, `{ rule: "hybrid", value, steps? }`, `{ rule: "factor", factor }` or ' +
+          '`{ rule: "entropy", bound }`',
+      ),
+    remask: remaskSchema
+      .nullish()
+      .describe("`{ below, rounds }`: mask a committed token again when its probability falls below this value"),
+    canvas: z
+      .enum(["growing", "fixed"])
+      .nullish()
+      .describe(
+        "`growing` (the default): add blocks until a stop; `fixed`: exactly `max_tokens`, end tokens are never chosen",
+      ),
     edit: z
       .strictObject({ start: z.number().int().min(0), end: z.number().int().min(1) })
       .nullish()
-      .describe("regenerate these tokens of the prompt in place"),
+      .describe("`{ start, end }`: regenerate these tokens of the prompt in place"),
     stream_steps: z.boolean().nullish().describe("report every denoising pass"),
   })
   .describe("how the text is denoised; an extension of OpenAI's API");

@@ -18,7 +18,7 @@ import {
   type Value,
 } from "./values.js";
 
-/** What every Python object has. */
+/** Attributes of every Python object. */
 const OBJECT = names(
   "class delattr dir doc eq format ge getattribute getstate gt hash init init_subclass le lt ne new reduce reduce_ex repr setattr sizeof str subclasshook",
 );
@@ -28,7 +28,7 @@ const NUMBER =
 const VIEW = "and contains iter len or rand reversed ror rsub rxor sub xor";
 const FUNCTION = "annotations builtins call closure code defaults dict get globals kwdefaults module name qualname";
 
-/** Attributes with underscores beyond OBJECT's, by type. The sandbox lets no template use them. */
+/** Additional attributes with underscores, by type. The sandbox forbids their use. */
 const SPECIAL: Readonly<Record<string, ReadonlySet<string>>> = {
   str: names(`${SEQUENCE} getnewargs mod rmod`),
   Markup: names(`${SEQUENCE} getnewargs mod rmod html html_format module radd slots`),
@@ -54,7 +54,7 @@ function names(list: string): ReadonlySet<string> {
   return new Set(list.split(" ").map((name) => `__${name}__`));
 }
 
-/** value.name as Jinja's sandbox reads it: the attribute, else the element of that key, else undefined. */
+/** value.name in Jinja's sandbox: the attribute, else the element with that key, else undefined. */
 export function getAttribute(value: Value, name: string): Value {
   step();
   if (value instanceof Undefined && !name.startsWith("_")) throw value.fail();
@@ -63,7 +63,10 @@ export function getAttribute(value: Value, name: string): Value {
   return lookUp(value, name, () => itemOf(value, name));
 }
 
-/** value[key] for what is not a slice: the element, else, for a str, the attribute of that name, else undefined. */
+/**
+ * value[key], for a key that is not a slice: the element, else, for a str key, the attribute of that name, else
+ * undefined.
+ */
 export function getItem(value: Value, key: Value): Value {
   step();
   return lookUp(
@@ -74,7 +77,7 @@ export function getItem(value: Value, key: Value): Value {
   );
 }
 
-/** What `find` gives; where it raises for want of the element, the other value, else an undefined one. */
+/** The result of `find`; if the element is missing, the result of `otherwise`, else an undefined value. */
 export function lookUp(value: Value, key: Value, find: () => Value, otherwise?: () => Value | undefined): Value {
   try {
     return find();
@@ -95,7 +98,7 @@ function objectType(value: Value): string {
   return value === null ? "None" : `${typeName(value)} object`;
 }
 
-/** An attribute that the sandbox lets be read, an undefined value for one that it does not, undefined for none. */
+/** An attribute that the sandbox allows, an undefined value for a forbidden one, or undefined if there is none. */
 export function attributeOf(value: Value, name: string): Value | undefined {
   const type = typeName(value);
   if (name.startsWith("_")) return hasSpecial(value, type, name) ? unsafe(type, name) : undefined;
@@ -144,7 +147,7 @@ function unsafe(type: string, name: string): Undefined {
   return new Undefined(() => `access to attribute '${name}' of '${type}' object is unsafe.`, "SecurityError");
 }
 
-/** Methods of str whose result, on text marked safe, is marked safe and whose arguments need no escaping. */
+/** Methods of str that, on text marked safe, return text marked safe and whose arguments need no escaping. */
 const KEEPS_MARKUP = new Set([
   "capitalize",
   "casefold",

@@ -58,7 +58,7 @@ export function compileTarget(compiler: ExpressionCompiler, target: Expr, frame:
   };
 }
 
-/** The items of a value that several names take, as Python unpacks it. */
+/** Unpacks a value to several names, as Python does. */
 function unpack(value: Value): Iterable<Value> {
   try {
     const iterator = iterate(value);

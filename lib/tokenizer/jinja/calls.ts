@@ -1,14 +1,14 @@
 import { typeError } from "./errors.js";
 import { asInt, Callable, type Kwargs, textOf, typeName, type Value } from "./values.js";
 
-/** Arguments by position, undefined where none was given. */
+/** Arguments by position; undefined if not given. */
 export type Bound = (Value | undefined)[];
 
 /**
- * How a function takes its arguments: `"old new count?"` are two that are needed and one that is not, by position or
- * name; a leading `"/ "` takes them by position alone.
+ * Parses a signature: `"old new count?"` has two required arguments and an optional one, by position or name; with a
+ * leading `"/ "` all are positional-only.
  *
- * @throws PyError TypeError from the returned function when arguments do not fit
+ * @throws PyError TypeError from the returned function if the arguments do not match
  */
 export function signature(name: string, parameters: string): (args: readonly Value[], kwargs: Kwargs) => Bound {
   const byPosition = parameters.startsWith("/");
@@ -40,7 +40,7 @@ export function method(name: string, parameters: string, body: (...args: Bound) 
   return new Callable("builtin_function_or_method", name, (args, kwargs) => body(...bind(args, kwargs)));
 }
 
-/** An argument that has to be an int, or a default. */
+/** An int argument, or a default. */
 export function intOf(value: Value | undefined, otherwise: bigint): bigint {
   if (value === undefined) return otherwise;
   const number = asInt(value);
@@ -48,14 +48,14 @@ export function intOf(value: Value | undefined, otherwise: bigint): bigint {
   return number;
 }
 
-/** An argument that has to be a str. */
+/** A str argument. */
 export function textArgument(name: string, value: Value | undefined): string {
   const text = value === undefined ? undefined : textOf(value);
   if (text === undefined) throw typeError(`${name} must be str, not ${typeName(value ?? null)}`);
   return text;
 }
 
-/** An argument that is there and has to be an int. */
+/** A required int argument. */
 export function asIntArgument(value: Value): bigint {
   return intOf(value, 0n);
 }

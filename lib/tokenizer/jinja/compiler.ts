@@ -11,14 +11,14 @@ import { findUndeclared, Symbols } from "./symbols.js";
 import { quote, str } from "./text.js";
 import { Callable, PyObject, truthy, Undefined, type Value } from "./values.js";
 
-/** A template that can be run. */
+/** A compiled template. */
 export type Program = (scope: Scope, out: Output) => void;
 
 /**
- * Makes closures of a syntax tree. Frames and variables follow the Python code that jinja2 would generate, since what
- * an assignment reaches is defined by that code.
+ * Compiles a syntax tree to closures. Frames and variables follow the Python code that jinja2 would generate, because
+ * that code defines the scope of assignments.
  *
- * @throws TemplateSyntaxError for what jinja2 refuses when it compiles
+ * @throws TemplateSyntaxError for errors that jinja2 reports at compile time
  */
 export function compileTemplate(body: readonly Stmt[]): Program {
   return new Compiler(body).program();
@@ -50,7 +50,7 @@ class Compiler extends ExpressionCompiler implements StatementCompiler {
     return root;
   }
 
-  /** The template's top or a block: a function that sees the context alone. */
+  /** Compiles the top level of the template or a block, which have access to the context only. */
   #function(body: readonly Stmt[], kind: { toplevel?: boolean; blockFrame?: boolean }): Program {
     const frame: Frame = { symbols: new Symbols(), toplevel: kind.toplevel ?? false, soft: false };
     const undeclared = findUndeclared(body, ["self", "super"]);
@@ -155,7 +155,7 @@ class Compiler extends ExpressionCompiler implements StatementCompiler {
         try {
           return str(constant.value);
         } catch {
-          // What cannot be printed is met when it is reached.
+          // A value that cannot be printed raises at run time.
         }
       }
       return this.expression(node, frame);

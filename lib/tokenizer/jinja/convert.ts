@@ -2,15 +2,15 @@ import { LimitExceeded, typeError } from "./errors.js";
 import { allocate } from "./meter.js";
 import { Dict, type Value } from "./values.js";
 
-/** Values may be nested this deeply. */
+/** Maximum nesting of values. */
 const MAX_DEPTH = 200;
 
 /**
- * A JavaScript value as templates see it: objects are dicts, arrays lists, null is None, whole numbers are ints (up to
- * 2^53; beyond, JSON's text is lost and the number is a float) and floats where they are boxed (see {@link parseJson}),
- * undefined fields are left out.
+ * Converts a JavaScript value for templates. Objects are dicts, arrays are lists, null is None. Whole numbers are ints
+ * up to 2^53 (beyond, the exact value is not known and the number is a float), or floats if they are boxed (see {@link
+ * parseJson}). Undefined fields are left out.
  *
- * @throws PyError TypeError for functions, symbols and the like
+ * @throws PyError TypeError for other types, such as functions and symbols
  */
 export function fromJs(value: unknown, depth = 0): Value {
   if (value === null || typeof value === "boolean" || typeof value === "bigint") return value;
@@ -19,9 +19,9 @@ export function fromJs(value: unknown, depth = 0): Value {
     return value;
   }
   if (typeof value === "number") return Number.isSafeInteger(value) && !Object.is(value, -0) ? BigInt(value) : value;
-  if (typeof value !== "object") throw typeError(`a ${typeof value} cannot be handed to a template`);
+  if (typeof value !== "object") throw typeError(`a ${typeof value} cannot be passed to a template`);
   if (value instanceof Number) return value.valueOf();
-  if (depth > MAX_DEPTH) throw new LimitExceeded(`what it is given is nested too deeply (over ${MAX_DEPTH} levels)`);
+  if (depth > MAX_DEPTH) throw new LimitExceeded(`its input is nested too deeply (over ${MAX_DEPTH} levels)`);
   if (Array.isArray(value)) {
     allocate(value.length);
     return value.map((item) => (item === undefined ? null : fromJs(item, depth + 1)));
@@ -38,16 +38,16 @@ const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
 const MARK = "\u0000number:";
 
 /**
- * JSON.parse() for what templates are to see, as Python's json reads it: 1.0 stays a float, as a boxed number (a Number
- * object, which also survives a structured clone and JSON.stringify), and long ints stay exact, as bigints. Other numbers
- * are numbers.
+ * JSON.parse() for values of templates, with the semantics of Python's json: 1.0 stays a float, as a boxed number (a
+ * Number object, which survives structuredClone and JSON.stringify), and long ints stay exact, as bigints. Other
+ * numbers are plain numbers.
  *
  * @throws SyntaxError as JSON.parse does
  */
 export function parseJson(text: string): unknown {
   const plain: unknown = JSON.parse(text);
   if (!INEXACT.test(text)) return plain;
-  // The text is valid JSON, so that strings and numbers are its only tokens with digits.
+  // The text is valid JSON, so strings and numbers are its only tokens with digits.
   const marked = text.replace(TOKEN, (token) => {
     if (token.startsWith('"'))
       return token.includes("\\u0000number:") ? token.replaceAll("\\u0000", "\\u0000\\u0000") : token;

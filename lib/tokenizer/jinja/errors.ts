@@ -1,15 +1,15 @@
 /**
- * What ends the work on a template. It is no Error: it never leaves ChatTemplate, which makes one of it, and a stack
- * would cost more than most expressions do.
+ * Base class of faults that end the work on a template. It is not an Error, because ChatTemplate converts it to one,
+ * and a stack trace would cost more than most expressions.
  */
 export abstract class TemplateFault {
   constructor(readonly message: string) {}
 }
 
-/** An exception as Python or Jinja would raise it: `kind` is the exception's class, the message Python's own. */
+/** An exception of Python or Jinja: `kind` is the exception's class, and the message is Python's. */
 export class PyError extends TemplateFault {
   readonly kind: string;
-  /** The template's line, once it is known. */
+  /** Line of the template, once it is known. */
   line: number | undefined;
 
   constructor(kind: string, message: string) {
@@ -28,13 +28,13 @@ export class TemplateSyntaxError extends TemplateFault {
   }
 }
 
-/** A feature of Jinja or Python that is left out. The message names it. */
+/** An unsupported feature of Jinja or Python, which the message names. */
 export class UnsupportedFeature extends TemplateFault {
-  /** The template's line, once it is known. */
+  /** Line of the template, once it is known. */
   line: number | undefined;
 }
 
-/** A template that works for too long or makes too much. The message says which limit. */
+/** A template that exceeds a limit on time or memory, which the message names. */
 export class LimitExceeded extends TemplateFault {}
 
 export function typeError(message: string): PyError {
@@ -45,7 +45,7 @@ export function valueError(message: string): PyError {
   return new PyError("ValueError", message);
 }
 
-/** A missing key or index, which Jinja turns into an undefined value where it can. */
+/** Whether an error is a missing key or index, which Jinja converts to an undefined value where it can. */
 export function isLookupError(error: unknown): boolean {
   return error instanceof PyError && (error.kind === "KeyError" || error.kind === "IndexError");
 }

@@ -7,10 +7,10 @@ const COMPARISONS: ReadonlySet<string> = new Set(["eq", "ne", "lt", "lteq", "gt"
 const SUMS: Readonly<Record<string, "+" | "-">> = { add: "+", sub: "-" };
 const PRODUCTS: Readonly<Record<string, "*" | "/" | "//" | "%">> = { mul: "*", div: "/", floordiv: "//", mod: "%" };
 const TEST_ARGUMENT = new Set(["name", "string", "integer", "float", "lparen", "lbracket", "lbrace"]);
-/** Deeper nesting of expressions or statements is refused before the stack ends. */
+/** Maximum nesting of expressions or statements, below what would exhaust the stack. */
 const MAX_NESTING = 150;
 
-/** The expressions of Jinja, as jinja2's parser reads them. */
+/** Parses the expressions of Jinja as jinja2's parser does. */
 export class ExpressionParser {
   readonly #tokens: readonly Token[];
   #at = 0;
@@ -221,7 +221,7 @@ export class ExpressionParser {
     return items;
   }
 
-  /** One expression, or several with commas as a tuple. */
+  /** Parses one expression, or several separated by commas as a tuple. */
   protected parseTuple(
     options: { simplified?: boolean; condition?: boolean; parentheses?: boolean; namespace?: boolean } = {},
   ): Expr {
@@ -337,7 +337,7 @@ export class ExpressionParser {
     return { kind: "Call", line, node, ...this.parseArguments() };
   }
 
-  /** One filter with its bar. */
+  /** Parses one filter including its bar. */
   protected parseFilter(node: Expr | undefined, inline = false): FilterNode {
     let filtered = node;
     let isInline = inline;

@@ -22,15 +22,15 @@ import {
   type Value,
 } from "./values.js";
 
-/** An expression that can be worked out. */
+/** A compiled expression. */
 export type Eval = (scope: Scope) => Value;
 
 /** A scope of Jinja at compile time. */
 export interface Frame {
   readonly symbols: Symbols;
-  /** Whether assignments here are the template's own variables. */
+  /** Whether assignments here define variables of the template. */
   readonly toplevel: boolean;
-  /** Whether this is a branch: a filter that does not exist is an error only when it is reached. */
+  /** Whether this is a branch, in which an unknown filter is an error only when it is reached. */
   readonly soft: boolean;
 }
 
@@ -45,18 +45,18 @@ export function softFrame(frame: Frame): Frame {
 type Constant = { readonly value: Value } | undefined;
 type Call = (value: Value, args: readonly Value[], kwargs: Kwargs) => Value;
 
-/** Makes closures of expressions. Constant ones are worked out once, where jinja2 does so too. */
+/** Compiles expressions to closures. Constant expressions are evaluated once, in the same cases as in jinja2. */
 export class ExpressionCompiler {
   readonly #constants = new Map<Expr, Constant>();
 
-  /** The value of an expression of constants, undefined if it has to wait. */
+  /** The value of a constant expression, undefined if it must be evaluated at run time. */
   protected constant(node: Expr): Constant {
     if (!this.#constants.has(node)) {
       let constant: Constant;
       try {
         constant = this.#fold(node);
       } catch {
-        // What raises is met when it is reached.
+        // An expression that raises is evaluated at run time.
       }
       this.#constants.set(node, constant);
     }
@@ -134,7 +134,7 @@ export class ExpressionCompiler {
         if (node.arg.kind === "Slice") {
           const [start, stop, by] = [optional(node.arg.start), optional(node.arg.stop), optional(node.arg.step)];
           if (!start || !stop || !by) return undefined;
-          // jinja2 folds slices by its own lookup, which gives an undefined value where Python would raise.
+          // jinja2 folds slices with its own lookup, which returns an undefined value where Python would raise.
           return {
             value: lookUp(constant.value, null, () => slice(constant.value, start.value, stop.value, by.value)),
           };
@@ -169,7 +169,7 @@ export class ExpressionCompiler {
     if (constant && isSafe(constant.value)) {
       const { value } = constant;
       if (hasNonFinite(value)) {
-        // jinja2 writes these constants into its code as bare names, which Python does not know.
+        // jinja2 writes these constants into its generated code as bare names, which are not defined in Python.
         return () => {
           throw new PyError("NameError", "name 'inf' is not defined");
         };
@@ -233,7 +233,7 @@ export class ExpressionCompiler {
         const [left, right] = [this.expression(node.left, frame), this.expression(node.right, frame)];
         const base = node.op === "**" ? this.constant(node.left)?.value : undefined;
         if ((typeof base === "number" || typeof base === "bigint") && str(base).startsWith("-")) {
-          // jinja2 writes a negative constant without parentheses, so that Python raises first and negates then.
+          // jinja2 writes a negative constant without parentheses, so that Python applies the power before the sign.
           return (scope) => unary("-", binary("**", -base, right(scope)));
         }
         return (scope) => binary(node.op, left(scope), right(scope));
@@ -304,7 +304,7 @@ export class ExpressionCompiler {
     return (scope) => slice(object(scope), start?.(scope) ?? null, stop?.(scope) ?? null, by?.(scope) ?? null);
   }
 
-  /** A filter that waits for its value. */
+  /** Compiles a filter to a function of its value. */
   filter(node: FilterNode, frame: Frame): (scope: Scope, value: Value) => Value {
     const filter = this.#named("filter", node.name, node.line, frame, FILTERS);
     const args = this.#arguments(node, frame);
@@ -336,7 +336,7 @@ export class ExpressionCompiler {
     };
   }
 
-  /** A call; a call block hands its own body on as `caller`. */
+  /** Compiles a call; a call block passes its body as `caller`. */
   call(node: CallNode, frame: Frame): (scope: Scope, caller?: Value) => Value {
     const callee = this.expression(node.node, frame);
     const args = this.#arguments(node, frame);
@@ -386,7 +386,7 @@ function concatenate(values: readonly Value[]): string {
   return parts.join("");
 }
 
-/** Whether jinja2 would write the value into its code; others are made where they are used. */
+/** Whether jinja2 would write the value into its generated code; other values are created at run time. */
 function isSafe(value: Value): boolean {
   if (Array.isArray(value)) return value.every(isSafe);
   if (value instanceof Tuple) return value.items.every(isSafe);

@@ -4,16 +4,16 @@ import { UnsupportedFeature } from "./errors.js";
 import { str } from "./text.js";
 import { type Kwargs, Markup, textOf, truthy, Undefined, type Value } from "./values.js";
 
-/** A filter: takes a value and the arguments given to it. */
+/** A filter: a function of a value and its arguments. */
 export type Filter = (value: Value, args: readonly Value[], kwargs: Kwargs) => Value;
 
 /**
- * Every filter of jinja2, by name; those that are left out raise when they are used. filters.ts fills it, because `map` and
+ * Every filter of jinja2, by name; unsupported ones raise when they are used. filters.ts fills it, because `map` and
  * the test `filter` look up filters by name, and `map` is a filter.
  */
 export const FILTERS: Map<string, Filter> = new Map();
 
-/** A filter with its parameters beyond the value: `"width? first?"`. */
+/** Makes a filter with its parameters besides the value: `"width? first?"`. */
 export function filter(
   name: string,
   parameters: string,
@@ -23,7 +23,7 @@ export function filter(
   return [name, (value: Value, args: readonly Value[], kwargs: Kwargs) => body(value, ...bind(args, kwargs))];
 }
 
-/** A filter that is left out. */
+/** An unsupported filter. */
 export function leftOut(name: string): [string, Filter] {
   return [
     name,
@@ -33,7 +33,7 @@ export function leftOut(name: string): [string, Filter] {
   ];
 }
 
-/** The value as text, marked safe if it was, by a function on its text. */
+/** Applies a function to the text of a value; the result is marked safe if the value was. */
 export function softText(value: Value, change: (text: string) => string): Value {
   return value instanceof Markup ? new Markup(change(value.text)) : change(str(value));
 }
@@ -42,7 +42,7 @@ export function flag(value: Value | undefined, otherwise: boolean): boolean {
   return value === undefined ? otherwise : truthy(value);
 }
 
-/** A lookup by "a.b.0" or an index, as filters take for `attribute`. */
+/** A getter for a path such as "a.b.0" or an index, as in the argument `attribute` of filters. */
 export function attributeGetter(attribute: Value | undefined, otherwise: Value = null): (item: Value) => Value {
   const parts = attributeParts(attribute ?? null);
   return (item) => {
@@ -62,7 +62,7 @@ function attributeParts(attribute: Value): Value[] {
   return text.split(".").map((part) => (/^[0-9]+$/.test(part) ? BigInt(part) : part));
 }
 
-/** Strings in lower case, all else as it is: how filters compare unless told otherwise. */
+/** Converts strings to lower case and returns other values unchanged: the default comparison of filters. */
 export function ignoreCase(value: Value): Value {
   const text = textOf(value);
   return text === undefined ? value : text.toLowerCase();

@@ -9,7 +9,7 @@ import { TESTS } from "./tests.js";
 import { str } from "./text.js";
 import { Dict, elements, Generator, hashOf, type Kwargs, toList, truthy, Undefined, type Value } from "./values.js";
 
-/** Filters that give their values one by one. As in Python, nothing happens before the first is asked for. */
+/** Filters that return iterators. As in Python, they are lazy. */
 export const ITERATOR_FILTERS: [string, Filter][] = [
   filter(
     "batch",

@@ -21,7 +21,7 @@ export const NUMBER_FILTERS: [string, Filter][] = [
   filter("round", "precision? method?", round),
 ];
 
-/** float(value), undefined for what jinja2 answers with the default. */
+/** float(value); undefined if jinja2 would return the default. */
 function toFloat(value: Value): number | undefined {
   if (value instanceof Undefined) throw value.fail();
   const text = textOf(value);

@@ -22,7 +22,7 @@ import {
   type Value,
 } from "./values.js";
 
-/** Filters that give one value of a sequence, or a list of its values. */
+/** Filters that return one value of a sequence, or a list of its values. */
 export const SEQUENCE_FILTERS: [string, Filter][] = [
   filter("attr", "name", (value, name) => attribute(value, name ?? null)),
   filter("count", "/", count),
@@ -83,7 +83,7 @@ function dictSort(value: Value, sensitive?: Value, by: Value = "key", reversed?:
   return sorted(items, key, flag(reversed, false));
 }
 
-/** sorted(items, key, reverse): stable, by < alone. */
+/** sorted(items, key, reverse): stable, and using only <. */
 function sorted(items: readonly Value[], key: (item: Value) => Value, reversed: boolean): Value[] {
   allocate(items.length);
   const keyed = items.map((item) => ({ item, key: key(item) }));
@@ -97,7 +97,7 @@ function sorted(items: readonly Value[], key: (item: Value) => Value, reversed: 
   return keyed.map(({ item }) => item);
 }
 
-/** A group of groupby: a tuple whose parts have names. */
+/** A group of groupby: a named tuple. */
 class Group extends Tuple {
   override attribute(name: string): Value | undefined {
     if (name === "grouper") return this.items[0];
@@ -138,7 +138,7 @@ function last(value: Value): Value {
   return next.done ? new Undefined(() => "No last item, sequence was empty.") : next.value;
 }
 
-/** reversed(value). @throws PyError TypeError for what has no order of its own */
+/** reversed(value). @throws PyError TypeError for values without an order */
 function reversedOf(value: Value): Iterator<Value> {
   const text = textOf(value);
   const isReversible =
@@ -156,7 +156,7 @@ function reverse(value: Value): Value {
     const reversed = [...text].reverse().join("");
     return value instanceof Markup ? new Markup(reversed) : reversed;
   }
-  // Undefined has a length and elements, so that Python takes it for a sequence.
+  // Undefined has a length and elements, so Python treats it as a sequence.
   if (value instanceof Undefined) return new Generator([], "reversed");
   try {
     return new Generator(reversedOf(value), "reversed");

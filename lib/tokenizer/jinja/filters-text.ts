@@ -7,7 +7,8 @@ import { toJson } from "./json.js";
 import { allocate, scan } from "./meter.js";
 import { binary } from "./operators.js";
 import { slice } from "./sequences.js";
-import { capitalize, center, replace } from "./string-methods.js";
+import { capitalize } from "./string-case.js";
+import { center, replace } from "./string-methods.js";
 import { escapeHtml, str } from "./text.js";
 import { SPACE, splitLines, splitSpace, strip, WORDS } from "./unicode.js";
 import {

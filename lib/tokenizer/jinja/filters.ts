@@ -12,7 +12,7 @@ export { FILTERS };
 
 const CONTEXT = new Set(["map", "select", "reject", "selectattr", "rejectattr", "random"]);
 
-/** Filters that jinja2 never works out ahead of time. */
+/** Whether a filter depends on the context, so that jinja2 never evaluates it at compile time. */
 export function isContextFilter(name: string): boolean {
   return CONTEXT.has(name);
 }

@@ -8,7 +8,7 @@ import { LoopContext, MISSING, Output, type Scope } from "./runtime.js";
 import { findUndeclared } from "./symbols.js";
 import { elements, Generator, iterate, truthy, type Value } from "./values.js";
 
-/** A loop; its target, its filter and its else part have scopes of their own. */
+/** Compiles a loop; its target, its filter and its else part have separate scopes. */
 export function compileFor(compiler: StatementCompiler, node: ForNode, frame: Frame): Exec {
   const loopFrame = innerFrame(frame);
   const elseFrame = innerFrame(frame);
@@ -59,7 +59,7 @@ export function compileFor(compiler: StatementCompiler, node: ForNode, frame: Fr
       enter(scope);
       const ended = body(scope, out);
       if (ended === Ended.Break) break;
-      // As in jinja2's code, only a turn that ran through keeps the else part from running.
+      // As in jinja2's generated code, the else part is skipped only if an iteration ran to its end.
       if (ended === Ended.Through) isUntouched = false;
     }
     if (!keepsVariables) leave(scope);
@@ -83,7 +83,7 @@ export function compileFor(compiler: StatementCompiler, node: ForNode, frame: Fr
   };
 }
 
-/** The elements for which a loop's condition holds, worked out one by one. */
+/** The elements for which a loop's condition holds, evaluated lazily. */
 function loopFilter(
   compiler: StatementCompiler,
   node: ForNode,

@@ -6,10 +6,13 @@ import { repr, str, toAscii } from "./text.js";
 import { asInt, type Kwargs, lengthOf, Markup, PyObject, typeName, type Value } from "./values.js";
 
 const SPEC = /^(?:([\s\S])?([<>=^]))?([-+ ])?(z)?(#)?(0)?(\d+)?([,_])?(?:\.(\d+))?([bcdeEfFgGnosxX%])?$/u;
-/** The most digits or columns that a field may ask for. */
+/** Maximum number of digits or columns of a field. */
 const MAX_WIDTH = 1 << 20;
 
-/** How a field reads attributes and items of its value: functions of access.ts, which has the methods of strings. */
+/**
+ * Functions of access.ts with which a field reads attributes and items of its value. They are passed in because
+ * access.ts imports the methods of strings.
+ */
 export interface Access {
   getAttribute(value: Value, name: string): Value;
   getItem(value: Value, key: Value): Value;
@@ -51,7 +54,7 @@ function formatLevel(format: string, args: readonly Value[], kwargs: Kwargs, sta
   return text;
 }
 
-/** Where the field that opens at `start` closes. */
+/** The position of the closing brace of the field that opens at `start`. */
 function closing(format: string, start: number): number {
   let depth = 0;
   for (let at = start; at < format.length; at++) {
@@ -141,7 +144,7 @@ function formatValue(value: Value, spec: string): string {
     const text = places === undefined ? value : [...value].slice(0, places).join("");
     return aligned("", text, columns, filler, align ?? "<");
   }
-  // bool has int's __format__, which prints True as 1 once there is a specification.
+  // bool has int's __format__, which prints True as 1 if there is a specification.
   const number = typeof value === "boolean" ? BigInt(value) : value;
   return formatNumber(number as bigint | number, {
     sign,
@@ -218,7 +221,8 @@ function floatField(value: number, type: string | undefined, places: number | un
     return `${Number.isFinite(value) ? floatDigits("f", value * 100, places ?? 6, alternate) : floatText(Math.abs(value))}%`;
   if (type !== undefined) return floatDigits(type, value, places ?? 6, alternate);
   if (places === undefined) return floatText(Math.abs(value));
-  // No type with a precision is like g, but with a digit after the point and the exponent form one digit earlier.
+  // A precision without a type is like g, but with at least one digit after the point, and with the exponent form one
+  // digit earlier.
   if (!Number.isFinite(value)) return floatText(Math.abs(value));
   const precision = places === 0 ? 1 : places;
   const exponent = Number(
@@ -234,7 +238,7 @@ function floatField(value: number, type: string | undefined, places: number | un
   return mantissa.replace(/\.?0+$/, (zeros) => (mantissa.includes(".") ? "" : zeros)) + rest;
 }
 
-/** Digits in groups; with a zero before the width, zeros fill the groups too. */
+/** Groups digits; with a zero before the width, the padding zeros are grouped, too. */
 function grouped(digits: string, mark: string, size: number, spec: FieldSpec, others: number): string {
   const split = (text: string) => text.replace(new RegExp(`\\B(?=(?:.{${size}})+$)`, "g"), mark);
   let text = digits;

@@ -7,10 +7,10 @@ import { asInt, Dict, Generator, Tuple, textOf, typeName, Undefined, type Value 
 
 const DIRECTIVE = /%(?:\(((?:[^()]|\([^()]*\))*)\))?([-+ #0]*)(\*|\d+)?(?:\.(\*|\d*))?[hlL]?(.?)/gsu;
 
-/** The most digits or columns that a directive may ask for. */
+/** Maximum number of digits or columns of a directive. */
 const MAX_WIDTH = 1 << 20;
 
-/** `format % values`, as Python's printf-style formatting. */
+/** `format % values`: Python's printf-style formatting. */
 export function formatPercent(format: string, values: Value): string {
   const list = values instanceof Tuple ? values.items : [values];
   const mapping = isMapping(values) ? values : undefined;
@@ -65,7 +65,7 @@ export function formatPercent(format: string, values: Value): string {
   return text;
 }
 
-/** What Python takes for a mapping here: anything with keys or indices but tuples and strings. */
+/** The value if Python accepts it as a mapping here: anything with keys or indices except tuples and strings. */
 function isMapping(value: Value): Value | undefined {
   if (value === null || value instanceof Tuple || value instanceof Generator || textOf(value) !== undefined)
     return undefined;
@@ -130,14 +130,14 @@ function numeric(spec: NumberSpec, value: Value): [prefix: string, digits: strin
   return [negative ? "-" : sign, floatDigits(type, number, places ?? 6, alternate)];
 }
 
-/** int() of a float. @throws PyError for what is not finite */
+/** int() of a float. @throws PyError if it is not finite */
 export function truncate(value: number): bigint {
   if (Number.isNaN(value)) throw valueError("cannot convert float NaN to integer");
   if (!Number.isFinite(value)) throw new PyError("OverflowError", "cannot convert float infinity to integer");
   return BigInt(Math.trunc(value));
 }
 
-/** |value| by one of e, E, f, F, g, G (or their like in str.format), without a sign. */
+/** |value| by one of e, E, f, F, g, G (or their equivalents in str.format), without a sign. */
 export function floatDigits(type: string, value: number, places: number, alternate: boolean): string {
   const upper = type === type.toUpperCase();
   const cased = (text: string) => (upper ? text.toUpperCase() : text);

@@ -4,7 +4,7 @@ import type { Stmt } from "./nodes.js";
 import { MISSING, type Output, type Scope } from "./runtime.js";
 import type { Symbols } from "./symbols.js";
 
-/** Runs `work`; an error in it is one of this line unless it knows a line within. */
+/** Runs `work` and sets the line of an error that has no line yet. */
 export function located<T>(line: number, work: () => T): T {
   try {
     return work();
@@ -14,7 +14,7 @@ export function located<T>(line: number, work: () => T): T {
   }
 }
 
-/** Gives a frame's variables their first values. */
+/** Initializes a frame's variables. */
 export function enterFrame(symbols: Symbols): (scope: Scope) => void {
   const loads = [...symbols.loads].filter(([, load]) => load.kind !== "param");
   const unset = loads.filter(([, load]) => load.kind === "undefined");
@@ -27,7 +27,7 @@ export function enterFrame(symbols: Symbols): (scope: Scope) => void {
   };
 }
 
-/** Takes a frame's variables away. */
+/** Removes a frame's variables. */
 export function leaveFrame(symbols: Symbols): (scope: Scope) => void {
   const targets = [...symbols.loads.keys()];
   return (scope) => {
@@ -35,18 +35,18 @@ export function leaveFrame(symbols: Symbols): (scope: Scope) => void {
   };
 }
 
-/** How a statement ended: run through, or left by break or continue. */
+/** How a statement ended: normally, or by break or continue. */
 export enum Ended {
   Through,
   Break,
   Continue,
 }
 
-/** A statement: writes to the output and says how it ended. */
+/** A compiled statement: writes to the output and returns how it ended. */
 export type Exec = (scope: Scope, out: Output) => Ended;
 
-/** What statements that hold others are compiled with. */
+/** The compiler of statements that contain others. */
 export interface StatementCompiler extends ExpressionCompiler {
-  /** Statements one after the other, up to one that leaves. */
+  /** Compiles a sequence of statements, which ends early after break or continue. */
   body(statements: readonly Stmt[], frame: Frame): Exec;
 }

@@ -10,9 +10,9 @@ import { Callable, type Kwargs, PyObject, Tuple, textOf, typeName, type Value } 
 const OWN_CLASS = "transformers.utils.chat_template_utils._cached_compile_jinja_template.<locals>";
 
 /**
- * The functions that a chat template can call: jinja2's, and those of transformers.
+ * The functions that a chat template can call: those of jinja2 and of transformers.
  *
- * @param now the time that strftime_now() gives
+ * @param now the time that strftime_now() formats
  */
 export function makeGlobals(now: () => Date): Map<string, Value> {
   const raise = (args: readonly Value[], kwargs: Kwargs): Value => {
@@ -58,7 +58,7 @@ function noKwargs(name: string, args: readonly Value[], kwargs: Kwargs): readonl
   return args;
 }
 
-/** dict: called, it makes one. */
+/** The class dict, which can be called. */
 class DictClass extends PyObject {
   readonly typeName = "TemplateDict";
   override readonly call = makeDict;
@@ -69,7 +69,7 @@ class DictClass extends PyObject {
   }
 }
 
-/** Values by turns, as many times as asked. */
+/** jinja2's cycler: returns its values in turn. */
 class Cycler extends PyObject {
   readonly typeName = "Cycler";
   #at = 0;
@@ -104,7 +104,7 @@ class Cycler extends PyObject {
   }
 }
 
-/** A separator that is nothing the first time. */
+/** jinja2's joiner: a separator that is empty the first time. */
 class Joiner extends PyObject {
   readonly typeName = "Joiner";
   #isUsed = false;

@@ -5,10 +5,10 @@ import { ordered } from "./operators.js";
 import { str } from "./text.js";
 import { asInt, Dict, elements, Tuple, textOf, typeName, type Value } from "./values.js";
 
-/** What the filter tojson of transformers takes. */
+/** Options of transformers' filter tojson. */
 export interface JsonOptions {
   ascii: boolean;
-  /** null: one line; an int or a str: one level's indentation. */
+  /** null: one line; an int or a str: the indentation of one level. */
   indent: Value;
   /** null, or the two separators. */
   separators: Value;
@@ -78,7 +78,7 @@ function indentOf(indent: Value): string | undefined {
 }
 
 function separatorsOf(separators: Value, isIndented: boolean): [comma: string, colon: string] {
-  // json.dumps() takes a falsy value for none given only where it is None.
+  // json.dumps() treats only None as absent, not other falsy values.
   if (separators === null) return [isIndented ? "," : ", ", ": "];
   const parts = [...elements(separators)];
   if (parts.length > 2) throw valueError("too many values to unpack (expected 2)");

@@ -2,7 +2,7 @@ import { TemplateSyntaxError, UnsupportedFeature } from "./errors.js";
 import { quote } from "./text.js";
 import { IDENTIFIER, SPACE } from "./unicode.js";
 
-/** A piece of a template. `value` of a number token is its value, of all others their text. */
+/** A token of a template. `value` is the value of a number token, and the text of all others. */
 export interface Token {
   readonly line: number;
   readonly type: string;
@@ -57,13 +57,13 @@ const OPERATOR = /\*\*|\/\/|==|!=|>=|<=|[-+/*%~[\](){}><=.:|,;]/y;
 const TRAILING_SPACE = new RegExp(`${S}+$`);
 
 /**
- * Cuts a template into tokens as jinja2's lexer does with trim_blocks and lstrip_blocks.
+ * Splits a template into tokens as jinja2's lexer does with trim_blocks and lstrip_blocks.
  *
  * @throws TemplateSyntaxError with the line
  */
 export function tokenize(template: string): Token[] {
   const lines = template.split(/\r\n|\r|\n/);
-  // The template's last line end is not part of the text.
+  // The final line end of the template is not part of the text.
   if (lines[lines.length - 1] === "") lines.pop();
   return new Lexer(lines.join("\n")).run();
 }
@@ -91,7 +91,7 @@ class Lexer {
     }
   }
 
-  /** Text up to a tag, then the tag. */
+  /** Reads text up to a tag, then the tag. */
   #root(start: number): void {
     const source = this.#source;
     const raw = this.#match(RAW_BEGIN, start);
@@ -116,7 +116,7 @@ class Lexer {
     }
   }
 
-  /** Template text before a tag, without the white space that the tag takes away. */
+  /** Emits template text before a tag, without the white space that the tag removes. */
   #data(text: string, sign: string, isVariable: boolean): void {
     let kept = text;
     if (sign === "-") kept = text.replace(TRAILING_SPACE, "");
@@ -145,7 +145,7 @@ class Lexer {
     this.#advance(end[0]);
   }
 
-  /** The inside of a tag, up to its end. */
+  /** Reads the inside of a tag, up to its end. */
   #tag(end: RegExp, endType: string): void {
     const open: string[] = [];
     while (this.#at < this.#source.length) {
@@ -180,7 +180,7 @@ class Lexer {
     this.#push(OPERATORS[sign], sign);
   }
 
-  /** A number, a name or a string; false if there is none here. */
+  /** Reads a number, a name or a string; returns false if there is none. */
   #literal(): boolean {
     const float = this.#match(FLOAT, this.#at);
     const integer = float ? null : this.#match(INTEGER, this.#at);
@@ -239,15 +239,15 @@ const ESCAPE =
 const LETTERS: Readonly<Record<string, string>> = { a: "\x07", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t", v: "\v" };
 
 /**
- * A string literal's value by Python's codec unicode-escape. Other characters become escapes first, as Jinja has it:
- * after a backslash they stay escapes.
+ * The value of a string literal, by Python's codec unicode-escape. As in Jinja, non-ASCII characters are first
+ * converted to escapes, so that after a backslash they stay escapes.
  */
 function unescapeLiteral(literal: string, line: number): string {
   const ascii = literal.replace(/\\([^\p{ASCII}])/gu, (_, letter: string) => {
     const code = (letter.codePointAt(0) ?? 0).toString(16);
     return `\\\\${code.length <= 2 ? "x" : code.length <= 4 ? "u" : "U"}${code.padStart(code.length <= 2 ? 2 : code.length <= 4 ? 4 : 8, "0")}`;
   });
-  // A pair of backslashes is one escape, so that what follows it is none.
+  // A pair of backslashes is one escape and does not escape the next character.
   return ascii.replace(ESCAPE, (_, newline, letter, octal, x, u, wide, named, broken) => {
     if (newline) return "";
     if (letter) return LETTERS[letter] ?? letter;
@@ -262,12 +262,12 @@ function unescapeLiteral(literal: string, line: number): string {
     const code = Number.parseInt(hex, 16);
     if (code > 0x10ffff) throw new TemplateSyntaxError("illegal Unicode character", line);
     if (code >= 0xd800 && code < 0xe000)
-      throw new UnsupportedFeature("half a surrogate pair (\\ud800 to \\udfff) in a string literal");
+      throw new UnsupportedFeature("a lone surrogate (\\ud800 to \\udfff) in a string literal");
     return String.fromCodePoint(code);
   });
 }
 
-/** How messages name a kind of token. */
+/** The name of a token type in messages. */
 export function describeType(type: string): string {
   const names: Readonly<Record<string, string>> = {
     block_begin: "begin of statement block",
@@ -280,12 +280,12 @@ export function describeType(type: string): string {
   return SIGNS[type] ?? names[type] ?? type;
 }
 
-/** How messages name a token. */
+/** The name of a token in messages. */
 export function describeToken(token: Token): string {
   return token.type === "name" ? String(token.value) : describeType(token.type);
 }
 
-/** How messages name what was expected: a type, or "name:for". */
+/** The name of an expected token in messages: a type, or "name:for". */
 export function describeExpected(expected: string): string {
   const [type, value] = expected.split(":");
   return type === "name" && value !== undefined ? value : describeType(type);

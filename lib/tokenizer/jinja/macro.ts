@@ -77,7 +77,7 @@ function macroMaker(
     });
 }
 
-/** The tags `call` and `generation`: a macro without a name, which is called at once. */
+/** The tags `call` and `generation`: an anonymous macro that is called immediately. */
 export function compileCallBlock(compiler: StatementCompiler, node: CallBlockNode, frame: Frame): Exec {
   const make = macroMaker(compiler, node, undefined, frame);
   const call = node.call && compiler.call(node.call, frame);
@@ -87,7 +87,7 @@ export function compileCallBlock(compiler: StatementCompiler, node: CallBlockNod
       return Ended.Through;
     };
   }
-  // The tag `generation`: its place in the output is what the assistant says.
+  // The tag `generation`: its span in the output is an answer of the assistant.
   return (scope, out) => {
     const text = str(make(scope).call([], new Map()));
     const { root, spans } = scope.run;

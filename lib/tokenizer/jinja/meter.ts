@@ -1,25 +1,24 @@
 import { LimitExceeded } from "./errors.js";
 
-/** What one rendering may use. */
+/** Limits of one rendering. */
 export interface RenderLimits {
-  /** Evaluated expressions, statements and loop turns; work on long values counts by its length. */
+  /** Evaluated expressions, statements and loop iterations; work on long values counts by length. */
   steps: number;
-  /** Characters and elements of all values made, kept or not. */
+  /** Characters and elements of all values created, kept or not. */
   units: number;
-  /** Calls of macros and recursive loops within each other. Python's own stack ends at about the same depth. */
+  /** Nested calls of macros and recursive loops. Python's stack limit is at about the same depth. */
   depth: number;
 }
 
-/** The longest string or list that an expression may make. */
+/** Maximum length of a string or list that an expression may create. */
 const MAX_LENGTH = 1 << 26;
-/** Characters or elements that a scan (a search, a comparison, a copy) takes per step. */
+/** Characters or elements that a scan (a search, a comparison, a copy) processes per step. */
 const SCAN_PER_STEP = 64;
 
 const meter = { steps: 0, units: 0, depth: 0, limits: { steps: 0, units: 0, depth: 0 } as RenderLimits };
 
 /**
- * Runs `work` under limits. Rendering is synchronous and never nested, so that one meter is enough and need not be
- * handed through every operator.
+ * Runs `work` under limits. Rendering is synchronous and never nested, so a single global meter is sufficient.
  */
 export function withLimits<T>(limits: RenderLimits, work: () => T): T {
   meter.steps = 0;
@@ -29,7 +28,7 @@ export function withLimits<T>(limits: RenderLimits, work: () => T): T {
   return work();
 }
 
-/** Lets a rendering use more for what it was given so far: so much for each character and element. */
+/** Extends the limits in proportion to the characters and elements of the input so far. */
 export function extendLimits(perUnit: { steps: number; units: number }): void {
   const { limits, units } = meter;
   meter.limits = {
@@ -50,19 +49,19 @@ export function scan(length: number): void {
   if (meter.steps > meter.limits.steps) throw tooManySteps();
 }
 
-/** Counts a search for `needle` characters in `length`: a long needle may be compared at every place. */
+/** Counts a search for `needle` characters in `length`: a long needle may be compared at every position. */
 export function search(length: number, needle: number): void {
   scan(length + (needle > 64 ? (length * needle) / 256 : 0));
 }
 
-/** Counts a value of `length` characters or elements before it is made. */
+/** Counts a value of `length` characters or elements before it is created. */
 export function allocate(length: number): void {
   if (!(length <= MAX_LENGTH)) {
     throw new LimitExceeded(`a value of ${length} characters or elements is too long (at most ${MAX_LENGTH})`);
   }
   meter.units += length;
   if (meter.units > meter.limits.units) {
-    throw new LimitExceeded(`its values are too large together (over ${meter.limits.units} characters and elements)`);
+    throw new LimitExceeded(`its values are too large in total (over ${meter.limits.units} characters and elements)`);
   }
   scan(length);
 }

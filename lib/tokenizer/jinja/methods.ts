@@ -7,13 +7,13 @@ import { DictView, Range, slice } from "./sequences.js";
 import { repr } from "./text.js";
 import { asInt, type Callable, Dict, elements, lengthOf, Tuple, type Value } from "./values.js";
 
-/** Methods that change their object: Jinja's sandbox refuses them when they are used. */
+/** Methods that modify their object, which Jinja's sandbox forbids. */
 export const MUTATING: Readonly<Record<string, ReadonlySet<string>>> = {
   list: new Set(["append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"]),
   dict: new Set(["clear", "pop", "popitem", "setdefault", "update"]),
 };
 
-/** A method of a list, tuple or range that reads it. */
+/** A read-only method of a list, tuple or range. */
 export function sequenceMethod(value: Value[] | Tuple | Range, name: string): Callable | undefined {
   if (name === "count") {
     return method(name, "/ value", (wanted) => {
@@ -53,7 +53,7 @@ function indexOf(
   throw valueError(`${repr(wanted)} is not in ${value instanceof Range ? "range" : "list"}`);
 }
 
-/** A method of a dict that reads it. */
+/** A read-only method of a dict. */
 export function dictMethod(dict: Dict, name: string): Callable | undefined {
   switch (name) {
     case "get":
@@ -111,7 +111,7 @@ function integerRatio(value: boolean | bigint | number): Value[] {
   return numerator === 0n ? [0n, 1n] : [numerator, denominator];
 }
 
-/** dict(...) as a template can call it: from a mapping or pairs, and by names. */
+/** dict(...): from a mapping or pairs, and keyword arguments. */
 export function makeDict(args: readonly Value[], kwargs: ReadonlyMap<string, Value>): Dict {
   if (args.length > 1) throw typeError(`dict expected at most 1 argument, got ${args.length}`);
   const dict = new Dict();

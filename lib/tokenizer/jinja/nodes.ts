@@ -44,7 +44,7 @@ export interface Arguments {
   dynKwargs: Expr | undefined;
 }
 
-/** `node` is undefined in a filter block: the filter takes the block's text. */
+/** `node` is undefined in a filter block, whose text is the filter's value. */
 export interface FilterNode extends Arguments {
   kind: "Filter";
   line: number;
@@ -102,7 +102,7 @@ export interface MacroNode {
   body: Stmt[];
 }
 
-/** `call` is undefined for the tag `generation`, whose text is what the assistant says. */
+/** `call` is undefined for the tag `generation`, whose text is an answer of the assistant. */
 export interface CallBlockNode {
   kind: "CallBlock";
   line: number;
@@ -123,7 +123,7 @@ export interface BlockNode {
 
 export type Node = Expr | Stmt;
 
-/** A node's children in the order of jinja2's fields, which its visitors go by. */
+/** A node's children in the order of jinja2's fields, which is that of its visitors. */
 export function children(node: Node): Node[] {
   switch (node.kind) {
     case "Tuple":

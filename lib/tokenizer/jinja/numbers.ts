@@ -2,10 +2,10 @@ import { PyError, valueError } from "./errors.js";
 import { allocate } from "./meter.js";
 import { SPACE } from "./unicode.js";
 
-/** Python's limit on the digits of an int that becomes text. */
+/** Python's limit on the digits of an int that is converted to text. */
 const MAX_DIGITS = 4300;
 
-/** repr() of a float: the shortest digits that give it back. */
+/** repr() of a float: the shortest digits that round-trip. */
 export function floatText(value: number): string {
   if (Number.isNaN(value)) return "nan";
   if (!Number.isFinite(value)) return value < 0 ? "-inf" : "inf";
@@ -22,7 +22,7 @@ export function floatText(value: number): string {
   return `${sign}${whole}.${digits.slice(exponent + 1) || "0"}`;
 }
 
-/** An exponent as C writes it: a sign and at least two digits. */
+/** An exponent as in C: a sign and at least two digits. */
 export function exponentOf(exponent: number): string {
   return `${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
 }
@@ -125,7 +125,7 @@ export function divideInts(a: bigint, b: bigint): number {
   if (isExact(a) && isExact(b)) return Number(a) / Number(b);
   const negative = a < 0n !== b < 0n;
   const [n, d] = [a < 0n ? -a : a, b < 0n ? -b : b];
-  // Keep 66 bits of the quotient; the last one says whether anything is below, so that the conversion rounds rightly.
+  // Keep 66 bits of the quotient; the last one is a sticky bit for correct rounding.
   const shift = 66 - (bitLength(n) - bitLength(d));
   const [top, bottom] = shift >= 0 ? [n << BigInt(shift), d] : [n, d << BigInt(-shift)];
   const quotient = top / bottom;
@@ -148,7 +148,7 @@ export function parseFloatText(text: string): number | undefined {
   return Number(sign + digits.replaceAll("_", ""));
 }
 
-/** int(text, base), undefined if it is not such a literal. @throws PyError ValueError for a base that is none */
+/** int(text, base), undefined if it is not such a literal. @throws PyError ValueError for an invalid base */
 export function parseIntText(text: string, base: bigint): bigint | undefined {
   if (base !== 0n && (base < 2n || base > 36n)) throw valueError("int() base must be >= 2 and <= 36, or 0");
   const match = /^([+-]?)(.*)$/s.exec(plainDigits(text).toLowerCase());
@@ -179,10 +179,10 @@ export function parseIntText(text: string, base: bigint): bigint | undefined {
 
 const SPACES = new RegExp(`^[${SPACE}]+|[${SPACE}]+$`, "g");
 
-/** Without white space around it, with every script's decimal digits as ASCII. */
+/** Strips white space and converts the decimal digits of every script to ASCII. */
 function plainDigits(text: string): string {
   return text.replace(SPACES, "").replace(/(?![0-9])\p{Nd}/gu, (digit) => {
-    // Decimal digits come in runs of ten; only the mathematical ones have several runs side by side.
+    // Decimal digits are in runs of ten; only the mathematical ones have adjacent runs.
     const code = digit.codePointAt(0) ?? 0;
     if (code >= 0x1d7ce && code <= 0x1d7ff) return String((code - 0x1d7ce) % 10);
     let value = 0;

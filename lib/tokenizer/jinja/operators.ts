@@ -19,7 +19,7 @@ import {
   type Value,
 } from "./values.js";
 
-/** The longest int that is worked out, in bits. */
+/** Maximum size of an int, in bits. */
 const MAX_BITS = 1 << 20;
 
 export type BinaryOperator = "+" | "-" | "*" | "/" | "//" | "%" | "**";
@@ -59,7 +59,7 @@ function isNumber(value: Value): value is bigint | number | boolean {
   return typeof value === "bigint" || typeof value === "number" || typeof value === "boolean";
 }
 
-/** An int and a float (or bool) that are the same as floats: whether they are exactly. */
+/** Whether an int and a float (or bool) that are equal as floats are exactly equal. */
 function sameInt(a: bigint | number | boolean, b: bigint | number | boolean): boolean {
   const exact = (value: bigint | number | boolean) => (typeof value === "boolean" ? BigInt(value) : value);
   // JavaScript compares a bigint with a number exactly.
@@ -70,12 +70,12 @@ function sameItems(a: readonly Value[], b: readonly Value[]): boolean {
   return a.length === b.length && nested(() => a.every((item, i) => identicalOrEqual(item, b[i])));
 }
 
-/** Containers take an element for equal to itself: [nan] == [nan] for the same nan. */
+/** Equality of elements in containers, where an element equals itself: [nan] == [nan] for the same nan. */
 function identicalOrEqual(a: Value, b: Value): boolean {
   return (a === b && typeof a === "object") || equal(a, b);
 }
 
-/** Whether a < b, <= and so on. @throws PyError TypeError for what has no order */
+/** Whether a < b, <= and so on. @throws PyError TypeError for values without an order */
 export function ordered(operator: "<" | "<=" | ">" | ">=", a: Value, b: Value): boolean {
   step();
   const undefinedOne = a instanceof Undefined ? a : b instanceof Undefined ? b : undefined;
@@ -268,7 +268,7 @@ function powerOfInts(a: bigint, b: bigint): Value {
   return a ** b;
 }
 
-/** Python's ints have no end; here they have one, far beyond what its str() would print. */
+/** Ints are unbounded in Python; here they are limited, far beyond what Python's str() would print. */
 function checkBits(bits: number): void {
   if (bits > MAX_BITS) throw new UnsupportedFeature(`an int of more than ${MAX_BITS} bits`);
   allocate(Math.ceil(bits / 16));
@@ -309,7 +309,7 @@ function powerOfFloats(a: number, b: number): number {
   if (a === 0 && b < 0) throw new PyError("ZeroDivisionError", "0.0 cannot be raised to a negative power");
   if (a === -1 && !Number.isFinite(b) && !Number.isNaN(b)) return 1;
   if (a < 0 && Number.isFinite(a) && Number.isFinite(b) && !Number.isInteger(b)) {
-    throw new UnsupportedFeature("a complex number (a negative number to a broken power)");
+    throw new UnsupportedFeature("a complex number (a negative number to a fractional power)");
   }
   const result = exactPower(a, b);
   if (!Number.isFinite(result) && Number.isFinite(a) && Number.isFinite(b)) {
@@ -318,17 +318,17 @@ function powerOfFloats(a: number, b: number): number {
   return result;
 }
 
-/** The largest whole exponent of a float that is worked out. */
+/** Maximum integer exponent of a float power. */
 const MAX_EXPONENT = 4096;
 
-/** a ** b rounded once, as C's pow() does nearly always; JavaScript's own is less exact. */
+/** a ** b rounded once, as C's pow() does nearly always; JavaScript's operator is less exact. */
 function exactPower(a: number, b: number): number {
   if (!Number.isFinite(a) || !Number.isFinite(b) || a === 0 || Math.abs(a) === 1) return a ** b;
   if (b === 0.5) return Math.sqrt(a);
   const estimate = a ** b;
   if (estimate === 0 || !Number.isFinite(estimate)) return estimate;
   if (!Number.isInteger(b) || Math.abs(b) > MAX_EXPONENT) {
-    throw new UnsupportedFeature("a float to a power that is no small whole number");
+    throw new UnsupportedFeature("a float to a power that is not a small integer");
   }
   const [numerator, denominator] = fractionOf(Math.abs(a));
   const exponent = BigInt(Math.abs(b));

@@ -4,13 +4,13 @@ import { describeExpected, type Token } from "./lexer.js";
 import type { BlockNode, CallBlockNode, Expr, ForNode, IfNode, MacroNode, Name, Stmt } from "./nodes.js";
 import { quote } from "./text.js";
 
-/** Whose loop or function a statement is in: `break` leaves loops but no function. */
+/** The enclosing loop or function of a statement: `break` can leave a loop but not a function. */
 interface Place {
   readonly inLoop: boolean;
 }
 
 /**
- * The statements of Jinja with the tags that transformers adds (break, continue, generation).
+ * Parses the statements of Jinja, including transformers' additional tags (break, continue, generation).
  *
  * @throws TemplateSyntaxError with jinja2's message and the line
  */
@@ -60,7 +60,7 @@ class Parser extends ExpressionParser {
     return body;
   }
 
-  /** The body of a statement up to one of its end tags, which is left unless `drop`. */
+  /** Parses the body of a statement up to one of its end tags, which is consumed if `drop`. */
   #parseBody(ends: string[], drop: boolean): Stmt[] {
     this.skipIf("colon");
     this.expect("block_end");
@@ -197,7 +197,7 @@ class Parser extends ExpressionParser {
     return { kind: "Block", line, name, body, scoped, required };
   }
 
-  /** Tags that load other templates. They parse, and raise where they are reached: there is no loader. */
+  /** Parses a tag that loads another template. It raises at run time, because there is no loader. */
   #parseLoad(tag: "include" | "import" | "from" | "extends"): Stmt {
     const { line } = this.next();
     const template = this.parseExpression();
@@ -322,7 +322,7 @@ class Parser extends ExpressionParser {
     return { kind: "Name", line, name, ctx };
   }
 
-  /** A tag that is not known, or the end of the template, where another tag was looked for. */
+  /** The error for an unknown tag or the end of the template where another tag was expected. */
   #unexpected(tag: string | undefined, ends: string[][], token: Token): TemplateSyntaxError {
     const expected = new Set(ends.flat().map(describeExpected));
     const looking = ends

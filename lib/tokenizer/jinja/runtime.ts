@@ -16,11 +16,11 @@ import {
   type Value,
 } from "./values.js";
 
-/** A variable that has no value. */
+/** The value of an unset variable. */
 export const MISSING = Symbol("missing");
 export type Slot = Value | typeof MISSING;
 
-/** Text as it is written, and its length. */
+/** Output buffer, and its length. */
 export class Output {
   readonly #parts: string[] = [];
   length = 0;
@@ -37,7 +37,7 @@ export class Output {
   }
 }
 
-/** Where names are looked up that a frame does not define: what the template set at its top, then what it was given. */
+/** The scope of names that no frame defines: variables set at the template's top level, then its inputs. */
 export class Context {
   readonly vars = new Map<string, Value>();
 
@@ -49,7 +49,7 @@ export class Context {
     );
   }
 
-  /** A context for a scoped block: it sees the frame's variables as well. */
+  /** A context for a scoped block, which also includes the frame's variables. */
   derived(locals: ReadonlyMap<string, Slot>): Context {
     const given = new Map([...this.given, ...this.vars]);
     for (const [name, value] of locals) if (value !== MISSING) given.set(name, value);
@@ -57,11 +57,11 @@ export class Context {
   }
 }
 
-/** What all scopes of one rendering share. */
+/** State shared by all scopes of one rendering. */
 export interface Run {
-  /** Everything the template writes at its top. */
+  /** The output of the template's top level. */
   readonly root: Output;
-  /** Where generation blocks begin and end in the output. */
+  /** Start and end of generation blocks in the output. */
   readonly spans: [start: number, end: number][];
 }
 
@@ -118,7 +118,7 @@ export class LoopContext extends PyObject {
     };
   }
 
-  /** Goes on to the next element; false at the end. */
+  /** Advances to the next element; returns false at the end. */
   advance(): boolean {
     const value = this.#after === MISSING ? this.#read() : this.#after;
     this.#after = MISSING;
@@ -212,7 +212,7 @@ export class LoopContext extends PyObject {
   }
 }
 
-/** How a macro takes its arguments. */
+/** The signature of a macro. */
 export interface MacroSignature {
   readonly name: string | undefined;
   readonly arguments: readonly string[];
@@ -282,7 +282,7 @@ function bindMacro(signature: MacroSignature, args: readonly Value[], kwargs: Kw
   return bound;
 }
 
-/** What namespace() gives: attributes that a template may set. */
+/** The result of namespace(): an object whose attributes a template may set. */
 export class Namespace extends PyObject {
   readonly typeName = "TemplateNamespace";
   readonly #attributes = new Dict();

@@ -15,7 +15,7 @@ import {
   type Value,
 } from "./values.js";
 
-/** The most elements that range() may have in Jinja's sandbox. */
+/** Maximum number of elements of range() in Jinja's sandbox. */
 const MAX_RANGE = 100_000n;
 
 /** A Python range. */
@@ -89,7 +89,7 @@ export class Range extends PyObject {
   }
 }
 
-/** What dict.keys(), values() and items() give. */
+/** The result of dict.keys(), values() and items(). */
 export class DictView extends PyObject {
   readonly typeName: string;
 
@@ -125,7 +125,7 @@ export class DictView extends PyObject {
   }
 }
 
-/** value[key] for what is not a slice. @throws PyError TypeError, KeyError or IndexError as Python does */
+/** value[key], for a key that is not a slice. @throws PyError TypeError, KeyError or IndexError as in Python */
 export function itemOf(value: Value, key: Value): Value {
   const text = textOf(value);
   if (text === undefined && !Array.isArray(value) && !(value instanceof Tuple) && !(value instanceof Range)) {

@@ -16,8 +16,8 @@ const MONTHS = [
 const DAY = 86_400_000;
 
 /**
- * A local time by a strftime format, as Python's datetime.strftime writes it on Linux (glibc) in the C locale. Flags of
- * glibc (`%-d`, `%_d`, `%^a`) and widths count.
+ * Formats a local time like Python's datetime.strftime on Linux (glibc) in the C locale. Flags of glibc (`%-d`, `%_d`,
+ * `%^a`) and widths are supported.
  */
 export function strftime(format: string, time: Date): string {
   return format.replace(/%([-_0^#]*)(\d*)[EO]?([a-zA-Z%+])/g, (whole, flags: string, width: string, letter: string) => {
@@ -136,7 +136,7 @@ function fieldOf(letter: string, time: Date): Field | undefined {
   }
 }
 
-/** The week of ISO 8601 and the year that it belongs to. */
+/** The ISO 8601 week and its year. */
 function isoWeek(time: Date): { year: number; week: number } {
   const day = Date.UTC(time.getFullYear(), time.getMonth(), time.getDate());
   const thursday = day + (4 - (time.getDay() || 7)) * DAY;

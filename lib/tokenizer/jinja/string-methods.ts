@@ -2,6 +2,7 @@ import { type Bound, intOf, method, textArgument } from "./calls.js";
 import { typeError, UnsupportedFeature, valueError } from "./errors.js";
 import { allocate, scan, search } from "./meter.js";
 import { slice } from "./sequences.js";
+import { capitalize, caseFold, isLower, isTitle, isUpper, swapCase, title } from "./string-case.js";
 import * as unicode from "./unicode.js";
 import {
   type Callable,
@@ -16,7 +17,7 @@ import {
   type Value,
 } from "./values.js";
 
-/** Parameters and body of each method of str; the body gets the string, then the arguments. */
+/** Parameters and body of each method of str; the body receives the string, then the arguments. */
 type Methods = Record<string, [parameters: string, body: (text: string, ...args: Bound) => Value]>;
 
 const all = (pattern: RegExp) => (text: string) => {
@@ -74,7 +75,7 @@ const METHODS: Methods = {
 
 const LEFT_OUT = new Set(["encode", "maketrans", "translate"]);
 
-/** A method of a string but `format` and `format_map`, undefined if str has none of that name. */
+/** A method of a string, except `format` and `format_map`; undefined if str has no method of that name. */
 export function stringMethod(text: string, name: string): Callable | undefined {
   if (LEFT_OUT.has(name)) throw new UnsupportedFeature(`the method str.${name}`);
   if (!Object.hasOwn(METHODS, name)) return undefined;
@@ -90,7 +91,7 @@ function counted(list: string[]): Value[] {
   return list;
 }
 
-/** The part of the text between two indices, as the search methods take them. */
+/** The part of the text between two indices, with the index rules of the search methods. */
 function within(text: string, start: Value | undefined, end: Value | undefined): string {
   if ((start ?? null) === null && (end ?? null) === null) return text;
   return slice(text, start ?? null, end ?? null, null) as string;
@@ -154,82 +155,6 @@ function affixed(
     return name === "startswith" ? stretch.startsWith(part) : stretch.endsWith(part);
   };
   return affix instanceof Tuple ? affix.items.some(test) : test(affix ?? null);
-}
-
-/** str.capitalize() */
-export function capitalize(text: string): string {
-  const [first] = text;
-  if (first === undefined) return "";
-  return unicode.titleCase(first) + text.toLowerCase().slice(first.toLowerCase().length);
-}
-
-/** A simple case folding: lower case after upper case joins what differs in case alone. */
-function caseFold(text: string): string {
-  if (/^[\p{ASCII}]*$/u.test(text)) return text.toLowerCase();
-  return Array.from(text, (letter) =>
-    letter === "ß" || letter === "ẞ" ? "ss" : FOLDS_AS_UPPER.test(letter) ? letter : foldOne(letter),
-  ).join("");
-}
-
-/** Cherokee folds to its upper case. */
-const FOLDS_AS_UPPER = /[\u13a0-\u13f5]/;
-
-function foldOne(letter: string): string {
-  if (letter === "ς") return "σ";
-  const folded = letter.toUpperCase().toLowerCase();
-  if (/^[\u0300-\u{1ffff}\x80-\u02ff]+$/u.test(letter) && [...folded].length > 1) return folded.replaceAll("ς", "σ");
-  return (letter === "ı" ? letter : folded).replaceAll("ς", "σ");
-}
-
-function title(text: string): string {
-  const lower = text.toLowerCase();
-  // Where no letter changes its length, the lower case of the whole holds the right final sigmas.
-  const aligned = [...lower].length === [...text].length ? [...lower] : undefined;
-  let isInWord = false;
-  return Array.from(text, (letter, i) => {
-    const cased = isInWord ? (aligned?.[i] ?? letter.toLowerCase()) : unicode.titleCase(letter);
-    isInWord = unicode.CASED.test(letter);
-    return cased;
-  }).join("");
-}
-
-function swapCase(text: string): string {
-  const lower = text.toLowerCase();
-  const aligned = [...lower].length === [...text].length ? [...lower] : undefined;
-  return Array.from(text, (letter, i) => {
-    if (unicode.UPPER.test(letter)) return aligned?.[i] ?? letter.toLowerCase();
-    return unicode.LOWER.test(letter) ? letter.toUpperCase() : letter;
-  }).join("");
-}
-
-/** str.islower() */
-export function isLower(text: string): boolean {
-  const letters = [...text];
-  if (letters.some((letter) => unicode.UPPER.test(letter) || unicode.TITLE.test(letter))) return false;
-  return letters.some((letter) => unicode.LOWER.test(letter));
-}
-
-/** str.isupper() */
-export function isUpper(text: string): boolean {
-  const letters = [...text];
-  if (letters.some((letter) => unicode.LOWER.test(letter) || unicode.TITLE.test(letter))) return false;
-  return letters.some((letter) => unicode.UPPER.test(letter));
-}
-
-function isTitle(text: string): boolean {
-  let isCased = false;
-  let isInWord = false;
-  for (const letter of text) {
-    if (unicode.UPPER.test(letter) || unicode.TITLE.test(letter)) {
-      if (isInWord) return false;
-      isInWord = true;
-      isCased = true;
-    } else if (unicode.LOWER.test(letter)) {
-      if (!isInWord) return false;
-      isCased = true;
-    } else isInWord = false;
-  }
-  return isCased;
 }
 
 function join(separator: string, items: Value): string {
@@ -302,7 +227,7 @@ function replaced(text: string, old: Value | undefined, by: Value | undefined, t
   return replace(text, from, to, intOf(times, -1n));
 }
 
-/** str.replace(old, new, count); a negative count is all. */
+/** str.replace(old, new, count); a negative count replaces all. */
 export function replace(text: string, from: string, to: string, times: bigint): string {
   search(text.length, from.length);
   const parts = from === "" ? ["", ...text, ""] : text.split(from);

@@ -1,6 +1,6 @@
 import { children, type ForNode, type Node } from "./nodes.js";
 
-/** How a variable gets its value when its frame is entered. */
+/** How a variable is initialized when its frame is entered. */
 export type Load =
   | { kind: "param" }
   | { kind: "resolve"; name: string }
@@ -8,8 +8,8 @@ export type Load =
   | { kind: "undefined" };
 
 /**
- * Which variable a name means in a frame (a scope of Jinja). A port of jinja2's idtracking, so that assignments in
- * loops, branches and macros reach exactly as far as they do there. Variables are named by level and name.
+ * Maps names to variables in a frame (a scope of Jinja). A port of jinja2's idtracking, so that assignments in loops,
+ * branches and macros have the same scope. Variables are named by level and name.
  */
 export class Symbols {
   readonly level: number;
@@ -39,7 +39,7 @@ export class Symbols {
     return this.loads.get(target) ?? this.parent?.findLoad(target);
   }
 
-  /** The variable of a name that the frame knows; undefined where jinja2's compiler would give up. */
+  /** The variable of a name in the frame; undefined where jinja2's compiler would fail. */
   ref(name: string): string | undefined {
     return this.findRef(name);
   }
@@ -67,7 +67,7 @@ export class Symbols {
     return target;
   }
 
-  /** Takes over what the branches of an if have stored. */
+  /** Merges the assignments of the branches of an if. */
   branchUpdate(branches: readonly Symbols[]): void {
     const stores = new Set(branches.flatMap((branch) => [...branch.stores]));
     for (const name of this.stores) stores.delete(name);
@@ -95,7 +95,7 @@ export class Symbols {
     return names;
   }
 
-  /** Variables that are parameters of this frame or one around it. */
+  /** Variables that are parameters of this frame or an enclosing one. */
   parameters(): Set<string> {
     const targets = new Set<string>();
     for (let frame: Symbols | undefined = this; frame; frame = frame.parent) {
@@ -104,13 +104,13 @@ export class Symbols {
     return targets;
   }
 
-  /** Learns the names of the nodes that make up a frame. */
+  /** Collects the names in the nodes of a frame. */
   analyze(nodes: readonly Node[]): void {
     const visitor = new SymbolVisitor(this);
     for (const node of nodes) visitor.visit(node, false);
   }
 
-  /** Learns the names of a loop's body, its else part or its condition. */
+  /** Collects the names in a loop's body, its else part or its condition. */
   analyzeFor(node: ForNode, branch: "body" | "else" | "test"): void {
     const visitor = new SymbolVisitor(this);
     if (branch !== "else") visitor.visit(node.target, true);
@@ -190,7 +190,7 @@ class SymbolVisitor {
   }
 }
 
-/** Which of the names are read below the nodes without being assigned before. */
+/** Those of the names that are read in the nodes without being assigned first. */
 export function findUndeclared(nodes: readonly Node[], wanted: readonly string[]): Set<string> {
   const names = new Set(wanted);
   const undeclared = new Set<string>();

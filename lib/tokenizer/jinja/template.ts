@@ -6,26 +6,26 @@ import { descendants, type Node } from "./nodes.js";
 import { parseTemplate } from "./parser.js";
 import { Context, Output, Scope } from "./runtime.js";
 
-/** What a rendering gives. */
+/** The result of a rendering. */
 export interface Rendered {
   readonly text: string;
-  /** Where the tag `generation` stood: starts and ends in `text`, in UTF-16 units. */
+  /** Spans of the tag `generation`: starts and ends in `text`, in UTF-16 units. */
   readonly spans: readonly (readonly [start: number, end: number])[];
 }
 
-/** The most that one rendering may use, beside what its input adds. */
+/** Limits of one rendering, in addition to those that depend on its input. */
 export const RENDER_LIMITS: RenderLimits = { steps: 2_000_000, units: 1 << 27, depth: 150 };
-/** What each character and element of the input adds to the limits. */
+/** Amounts that each character and element of the input adds to the limits. */
 const PER_INPUT = { steps: 1, units: 32 };
 const COMPILE_LIMITS: RenderLimits = { steps: 1_000_000, units: 1 << 26, depth: 150 };
 
 /**
- * A Jinja template as transformers renders chat templates: jinja2 3.1 with trim_blocks, lstrip_blocks, loop controls,
- * the tag `generation` and an immutable sandbox. Values and messages are Python's.
+ * A Jinja template with transformers' settings for chat templates: jinja2 3.1 with trim_blocks, lstrip_blocks, loop
+ * controls, the tag `generation` and an immutable sandbox. Values and error messages are those of Python.
  */
 export class JinjaTemplate {
   readonly #program: Program;
-  /** Whether the template marks what the assistant says by the tag `generation`. */
+  /** Whether the template marks the assistant's answers with the tag `generation`. */
   readonly marksGeneration: boolean;
 
   /** @throws TemplateSyntaxError, UnsupportedFeature */
@@ -37,7 +37,7 @@ export class JinjaTemplate {
 
   /**
    * @param variables by name; undefined ones are left out
-   * @throws PyError as Python would raise it, UnsupportedFeature, LimitExceeded
+   * @throws PyError for an exception of Python, UnsupportedFeature, LimitExceeded
    */
   render(
     variables: Readonly<Record<string, unknown>>,

@@ -3,7 +3,7 @@ import { UnsupportedFeature } from "./errors.js";
 import { FILTERS } from "./filter-helpers.js";
 import { binary, contains, equal, ordered } from "./operators.js";
 import { Range } from "./sequences.js";
-import { isLower, isUpper } from "./string-methods.js";
+import { isLower, isUpper } from "./string-case.js";
 import { str } from "./text.js";
 import {
   asInt,
@@ -20,7 +20,7 @@ import {
   type Value,
 } from "./values.js";
 
-/** A test: what stands after `is`. */
+/** A test, as used after `is`. */
 export type Test = (value: Value, args: readonly Value[], kwargs: Kwargs) => Value;
 
 function test(name: string, parameters: string, body: (value: Value, other: Value) => boolean): [string, Test] {
@@ -77,7 +77,7 @@ export const TESTS: Map<string, Test> = new Map([
   test("le", "/ b", (a, b) => ordered("<=", a, b)),
 ]);
 
-// Whether there is a test or a filter of that name. Filters are looked up late, as they use the tests themselves.
+// Whether a test or filter of that name exists. Filters are looked up lazily, because they use the tests.
 const exists = (names: () => ReadonlyMap<string, unknown>) => (value: Value) => {
   hashOf(value);
   const name = textOf(value);
@@ -98,7 +98,7 @@ for (const [name, one] of [
   TESTS.set(name, one);
 }
 
-/** Whether the value has a length and can be indexed. A dict counts. */
+/** Whether the value has a length and can be indexed, which includes dicts. */
 function isSequence(value: Value): boolean {
   if (lengthOf(value) === undefined) return false;
   if (value instanceof Undefined) return true;
@@ -115,7 +115,7 @@ function isIterable(value: Value): boolean {
   }
 }
 
-/** `is` of Python. Which equal strings and numbers are one object is CPython's own affair. */
+/** Python's `is`. Whether equal strings or numbers are the same object is an implementation detail of CPython. */
 function isSame(a: Value, b: Value): boolean {
   const isSingle = (value: Value) => value === null || typeof value === "boolean";
   if (isSingle(a) || isSingle(b)) return a === b;

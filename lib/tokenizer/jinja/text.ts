@@ -36,7 +36,7 @@ function joined(parts: readonly string[]): string {
   return parts.join(", ");
 }
 
-/** A string in the quotes that Python chooses, with its escapes. */
+/** A string with Python's choice of quotes and escapes. */
 export function quote(text: string): string {
   allocate(text.length + 2);
   const mark = text.includes("'") && !text.includes('"') ? '"' : "'";
@@ -59,12 +59,12 @@ export function escapeOf(letter: string): string {
   return code < 0x10000 ? `\\u${hex.padStart(4, "0")}` : `\\U${hex.padStart(8, "0")}`;
 }
 
-/** A string in ASCII: ascii() of what is in quotes already. */
+/** Escapes non-ASCII characters of an already quoted string, as ascii() does. */
 export function toAscii(text: string): string {
   return text.replace(/[^\p{ASCII}]/gu, escapeOf);
 }
 
-/** HTML's special characters as entities, as markupsafe.escape writes them. */
+/** Escapes HTML's special characters as markupsafe.escape does. */
 export function escapeHtml(text: string): string {
   return text
     .replaceAll("&", "&amp;")

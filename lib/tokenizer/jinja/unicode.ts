@@ -1,15 +1,15 @@
-// Character properties as Python's str methods use them. JavaScript's \s, toUpperCase and \d are not the same.
+// Character properties of Python's str methods, which differ from JavaScript's \s, toUpperCase and \d.
 
 /** Python's white space, as the inside of a character class. */
 export const SPACE = "\\t-\\r\\x1c- \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
-/** What ends a line for str.splitlines, as the inside of a character class. */
+/** The line ends of str.splitlines, as the inside of a character class. */
 const LINE_ENDS = "\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029";
-/** Digits that are not decimal (Numeric_Type=Digit): superscripts, circled digits and the like. */
+/** Digits that are not decimal (Numeric_Type=Digit), such as superscripts and circled digits. */
 const DIGIT =
   "\\xb2\\xb3\\xb9\\u1369-\\u1371\\u19da\\u2070\\u2074-\\u2079\\u2080-\\u2089\\u2460-\\u2468\\u2474-\\u247c" +
   "\\u2488-\\u2490\\u24ea\\u24f5-\\u24fd\\u24ff\\u2776-\\u277e\\u2780-\\u2788\\u278a-\\u2792\\u{10a40}-\\u{10a43}" +
   "\\u{10e60}-\\u{10e68}\\u{11052}-\\u{1105a}\\u{1f100}-\\u{1f10a}";
-/** Ideographs that are numbers. */
+/** Numeric ideographs. */
 const NUMERIC =
   "㐅㒃㠪㭍一七万三九二五世亿什仟仨伍佰億兆兩八六十千升卅卌叁-叄四壱壹幺廾廿弌-弎弐拾捌柒漆玖百肆萬貮貳贰阡陆陌陸零" +
   "\\uf96b\\uf973\\uf978\\uf9b2\\uf9d1\\uf9d3\\uf9fd\\u{20001}\\u{20064}\\u{200e2}\\u{20121}\\u{2092a}\\u{20983}" +
@@ -29,7 +29,7 @@ export const LOWER = /^\p{Lowercase}$/u;
 export const TITLE = /^\p{Lt}$/u;
 /** Words as `\w+` of Python's re. */
 export const WORDS = new RegExp(`[_\\p{L}\\p{N}${NUMERIC}]+`, "gu");
-/** What repr() writes as an escape. */
+/** Characters that repr() escapes. */
 export const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
 
 const LINE_END = new RegExp(`\\r\\n|[${LINE_ENDS}]`, "g");
@@ -52,7 +52,7 @@ for (const [letters, title] of [
 for (const base of [0x1f80, 0x1f90, 0x1fa0]) {
   for (let i = 0; i < 16; i++) TITLE_CASE.set(String.fromCodePoint(base + i), String.fromCodePoint(base + 8 + (i & 7)));
 }
-// Georgian keeps its letters in titles.
+// Georgian letters have no title case.
 for (let code = 0x10d0; code <= 0x10ff; code++) {
   if (code !== 0x10fb && code !== 0x10fc) TITLE_CASE.set(String.fromCodePoint(code), String.fromCodePoint(code));
 }
@@ -61,7 +61,7 @@ export function titleCase(letter: string): string {
   return TITLE_CASE.get(letter) ?? letter.toUpperCase();
 }
 
-/** The lines with or without their ends, as str.splitlines. */
+/** The lines with or without their ends, as in str.splitlines. */
 export function splitLines(text: string, keepEnds: boolean): string[] {
   const lines: string[] = [];
   let start = 0;
@@ -101,7 +101,10 @@ export function strip(text: string, chars: string | undefined, left: boolean, ri
   return text.slice(start, end);
 }
 
-/** The words between runs of white space, at most `limit` cuts (-1: all), as str.split() and str.rsplit(). */
+/**
+ * The words between runs of white space, with at most `limit` splits (-1: no limit), as in str.split() and
+ * str.rsplit().
+ */
 export function splitSpace(text: string, limit: number, fromRight: boolean): string[] {
   const words: string[] = [];
   let rest = strip(text, undefined, true, true);

@@ -2,22 +2,22 @@ import { PyError, typeError, UnsupportedFeature } from "./errors.js";
 import { allocate, scan, step } from "./meter.js";
 
 /**
- * A Python value. An int is a bigint and a float a number, so that 1 and 1.0 stay apart; a str is a string; a list is
- * an array; None is null. All else is a PyObject.
+ * A Python value. An int is a bigint and a float a number, so that 1 and 1.0 are distinct; a str is a string; a list is
+ * an array; None is null. All other values are PyObjects.
  */
 export type Value = null | boolean | bigint | number | string | Value[] | PyObject;
 
 /** Arguments by name. */
 export type Kwargs = ReadonlyMap<string, Value>;
 
-/** A Python object with its own behaviour. The defaults are those of a plain object. */
+/** A Python object. The defaults are those of a plain object. */
 export abstract class PyObject {
   /** The name of its class, as in messages. */
   abstract readonly typeName: string;
-  /** What a call does; undefined if it cannot be called. */
+  /** The implementation of a call; undefined if it is not callable. */
   readonly call?: (args: readonly Value[], kwargs: Kwargs) => Value;
 
-  /** Its repr(). The default holds a memory address in Python, which no template can rely on. */
+  /** Its repr(). Python's default contains a memory address, so it is not supported. */
   repr(): string {
     throw new UnsupportedFeature(`printing an object of type '${this.typeName}'`);
   }
@@ -40,7 +40,10 @@ export abstract class PyObject {
     return undefined;
   }
 
-  /** An attribute that a template may read, undefined if there is none. Names with an underscore are handled apart. */
+  /**
+   * An attribute that a template may read, undefined if there is none. Names with a leading underscore are handled
+   * elsewhere.
+   */
   attribute(_name: string): Value | undefined {
     return undefined;
   }
@@ -136,7 +139,7 @@ export class Dict extends PyObject {
   }
 }
 
-/** A missing value: it prints as nothing and is false; whatever else is done with it raises. */
+/** A missing value: it prints as an empty text and is false; all other operations raise. */
 export class Undefined extends PyObject {
   readonly typeName = "Undefined";
 
@@ -185,7 +188,7 @@ export class Undefined extends PyObject {
   }
 }
 
-/** What a template can call. */
+/** A callable value. */
 export class Callable extends PyObject {
   constructor(
     readonly typeName: string,
@@ -201,7 +204,7 @@ export class Callable extends PyObject {
   }
 }
 
-/** A lazy sequence that is read once: what map, select and the like give. */
+/** A lazy sequence that can be read once, such as the result of map and select. */
 export class Generator extends PyObject {
   readonly #iterator: Iterator<Value>;
 
@@ -219,7 +222,10 @@ export class Generator extends PyObject {
   }
 }
 
-/** A str that counts as safe HTML. Only autoescaping, which is off, and joining with other text tell it from a str. */
+/**
+ * A str marked as safe HTML. It differs from a str only in autoescaping, which is off, and in concatenation with other
+ * text.
+ */
 export class Markup extends PyObject {
   readonly typeName = "Markup";
 
@@ -236,7 +242,7 @@ export class Markup extends PyObject {
   }
 }
 
-/** The class name of a value, as Python's messages write it. */
+/** The class name of a value, as in Python's messages. */
 export function typeName(value: Value): string {
   if (value === null) return "NoneType";
   if (typeof value === "boolean") return "bool";
@@ -254,13 +260,13 @@ export function truthy(value: Value): boolean {
   return Boolean(value) || Number.isNaN(value);
 }
 
-/** The text of a str or Markup, undefined for all else. */
+/** The text of a str or Markup, undefined for other values. */
 export function textOf(value: Value): string | undefined {
   if (typeof value === "string") return value;
   return value instanceof Markup ? value.text : undefined;
 }
 
-/** The value as an int where Python takes one by __index__: an int or a bool. */
+/** The value as an int by __index__: an int or a bool; otherwise undefined. */
 export function asInt(value: Value): bigint | undefined {
   if (typeof value === "bigint") return value;
   return typeof value === "boolean" ? BigInt(value) : undefined;
@@ -276,7 +282,7 @@ export function iterate(value: Value): Iterator<Value> {
   return iterator;
 }
 
-/** The elements one by one, each counted. */
+/** Yields the elements, each counted as a step. */
 export function* elements(value: Value): IterableIterator<Value> {
   const iterator = iterate(value);
   for (let next = iterator.next(); !next.done; next = iterator.next()) {
@@ -307,7 +313,7 @@ export function lengthOf(value: Value): number | undefined {
 
 const SURROGATES = /[\ud800-\udfff]/;
 
-/** Whether indices into the string are code points as they are. */
+/** Whether the string's indices are code point indices. */
 export function isPlain(text: string): boolean {
   scan(text.length);
   return !SURROGATES.test(text);
@@ -320,7 +326,7 @@ export function codePoints(text: string): number {
   return count;
 }
 
-/** What makes a key: equal keys give equal hashes. @throws PyError TypeError for what cannot be a key */
+/** A hash with equal values for equal keys. @throws PyError TypeError for an unhashable value */
 export function hashOf(key: Value): string | object {
   if (typeof key === "string") return `s${key}`;
   if (key === null) return "None";

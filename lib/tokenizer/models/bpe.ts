@@ -5,7 +5,7 @@ import { TokenizerError } from "../tokenizer-error.js";
 import { PairMerger } from "./pair-merger.js";
 import { type TokenModel, Vocabulary } from "./vocabulary.js";
 
-/** Words up to this are merged without a heap, which is faster. */
+/** Words up to this length are merged without a heap, which is faster. */
 const SHORT_BYTES = 64;
 
 const bpeSettings = {
@@ -18,11 +18,11 @@ const bpeSettings = {
   ignore_merges: z.boolean().nullish(),
 };
 
-/** @throws ComponentError for settings that are not known, dropout, and merges of what is not in the vocabulary */
+/** @throws ComponentError for invalid settings, dropout, and merges of tokens that are not in the vocabulary */
 export function openBpe(json: ComponentJson): TokenModel {
   const given = settings(json, "model", bpeSettings);
   if (given.dropout)
-    throw unsupported("model.dropout", `dropout ${given.dropout} makes ids random; 0 or null is needed`);
+    throw unsupported("model.dropout", `dropout ${given.dropout} makes ids random; expected 0 or null`);
   const vocabulary = Vocabulary.read(json.vocab, "model.vocab");
   const merger = new PairMerger(
     readMerges(json.merges, vocabulary, given.continuing_subword_prefix ?? ""),
@@ -45,7 +45,7 @@ export function openBpe(json: ComponentJson): TokenModel {
   return { vocabulary, encode, encodeBytes };
 }
 
-/** A word's characters as ids, not yet merged. */
+/** The ids of a word's characters, before merging. */
 function symbols(
   word: string,
   vocabulary: Vocabulary,
@@ -54,7 +54,7 @@ function symbols(
   const prefix = given.continuing_subword_prefix ?? "";
   const suffix = given.end_of_word_suffix ?? "";
   const ids: number[] = [];
-  // An unknown token waits for the next character that is known. As in Rust, byte tokens overtake it.
+  // An unknown token is emitted before the next known character. As in Rust, byte tokens are emitted before it.
   let unknown: number | undefined;
   let end = 0;
   for (const character of word) {
@@ -87,7 +87,7 @@ function symbols(
 }
 
 function readMerges(json: unknown, vocabulary: Vocabulary, prefix: string): [number, number, number][] {
-  if (!Array.isArray(json)) throw invalid("model.merges", "a list is needed");
+  if (!Array.isArray(json)) throw invalid("model.merges", "expected a list");
   const prefixBytes = Buffer.byteLength(prefix);
   const isText = typeof json[0] === "string";
   const merges: [number, number, number][] = [];

@@ -7,7 +7,7 @@ import { type TokenModel, Vocabulary } from "./vocabulary.js";
 /**
  * Opens the model of tokenizer.json.
  *
- * @throws ComponentError for one that is not known, or whose settings are not
+ * @throws ComponentError for an unknown model or invalid settings
  */
 export function openModel(json: ComponentJson): TokenModel {
   switch (typeOf(json)) {
@@ -24,7 +24,7 @@ export function openModel(json: ComponentJson): TokenModel {
   }
 }
 
-/** Old files do not name the type. */
+/** The type of the model, which old files do not contain. */
 function typeOf(json: ComponentJson): unknown {
   if (json.type !== undefined) return json.type;
   if (json.merges !== undefined) return "BPE";
@@ -40,7 +40,7 @@ function openWordLevel(json: ComponentJson): TokenModel {
   return { vocabulary, encode: (word) => [vocabulary.idOf(word) ?? unknown] };
 }
 
-/** The longest token that a word begins with, then the longest that goes on, marked by the prefix. */
+/** WordPiece: repeatedly takes the longest matching token; all but the first have the continuation prefix. */
 function openWordPiece(json: ComponentJson): TokenModel {
   const { unk_token, continuing_subword_prefix, max_input_chars_per_word } = settings(json, "model", {
     unk_token: text,

@@ -1,18 +1,18 @@
-/** Merges of pairs of ids, as byte-pair encoding does them: the pair with the lowest rank first, the leftmost of equals. */
+/** Merges pairs of ids by byte-pair encoding: the pair with the lowest rank first, and the leftmost of equal ranks. */
 export class PairMerger {
-  /** By left id * stride + right id: the rank of that merge. */
+  /** Ranks of merges, by left id * stride + right id. */
   readonly #ranks = new Map<number, number>();
   readonly #stride: number;
   readonly #merged: Int32Array;
 
-  /** @param merges ids of left, right and what they become, best first; the last of equal pairs counts, as in Rust */
+  /** @param merges ids of left, right and merged token, best first; of equal pairs the last one applies, as in Rust */
   constructor(merges: readonly (readonly [left: number, right: number, merged: number])[], highestId: number) {
     this.#stride = highestId + 1;
     this.#merged = Int32Array.from(merges, (merge) => merge[2]);
     for (const [rank, [left, right]] of merges.entries()) this.#ranks.set(left * this.#stride + right, rank);
   }
 
-  /** The ids of one short word, whose `ids` it overwrites. Quadratic in their number. */
+  /** Merges one short word in place. Takes quadratic time. */
   mergeShort(ids: number[]): number[] {
     const ranks = ids.slice(1).map((right, i) => this.#rank(ids[i], right));
     while (ranks.length > 0) {
@@ -29,13 +29,13 @@ export class PairMerger {
   }
 
   /**
-   * The ids of one word of any length: a heap of pairs by rank, then by place, over a linked list, so that a run of a
-   * million spaces takes a second and not minutes.
+   * Merges one word of any length, with a heap of pairs by rank and position over a linked list, so that a run of a
+   * million spaces takes a second instead of minutes.
    */
   merge(word: readonly number[]): number[] {
     const { length } = word;
     const ids = Int32Array.from(word);
-    // Neighbours by place; -1 where there is none. A place that was merged into its left neighbour has the id -1.
+    // Neighbors by position; -1 if there is none. A position that was merged into its left neighbor has the id -1.
     const next = Int32Array.from(word, (_, i) => (i + 1 < length ? i + 1 : -1));
     const previous = Int32Array.from(word, (_, i) => i - 1);
     const heap = new PairHeap();
@@ -50,7 +50,7 @@ export class PairMerger {
       const left = heap.place;
       const right = next[left];
       if (ids[left] < 0 || right < 0) continue;
-      // A pair may have changed since it was offered. As in Rust, it counts if it still becomes the same token.
+      // A pair may have changed since it was pushed. As in Rust, it is valid if it still merges to the same token.
       const now = this.#rank(ids[left], ids[right]);
       if (now === Number.POSITIVE_INFINITY || this.#merged[now] !== this.#merged[rank]) continue;
       ids[left] = this.#merged[rank];
@@ -68,11 +68,11 @@ export class PairMerger {
   }
 }
 
-/** A binary heap of places, least rank first, then least place. */
+/** A binary heap of positions, ordered by rank, then by position. */
 class PairHeap {
   readonly #ranks: number[] = [];
   readonly #places: number[] = [];
-  /** Of what was popped last. */
+  /** Position of the last popped entry. */
   place = -1;
 
   push(rank: number, place: number): void {
@@ -92,7 +92,7 @@ class PairHeap {
     places[at] = place;
   }
 
-  /** The least rank, taken out; -1 if there is none. */
+  /** Removes and returns the lowest rank; -1 if the heap is empty. */
   pop(): number {
     const ranks = this.#ranks;
     const places = this.#places;

@@ -3,10 +3,10 @@ import { type ComponentJson, invalid, settings, text } from "../component.js";
 import { TokenizerError } from "../tokenizer-error.js";
 import { type TokenModel, Vocabulary } from "./vocabulary.js";
 
-/** How much worse than the worst token an unknown character is. */
+/** Score penalty of an unknown character, relative to the worst token. */
 const UNKNOWN_PENALTY = 10;
 
-/** The most likely tokens of a word: Viterbi's best path. */
+/** The most likely tokens of a word, by the Viterbi algorithm. */
 export function openUnigram(json: ComponentJson): TokenModel {
   const { vocab, unk_id, byte_fallback } = settings(json, "model", {
     vocab: z.array(z.tuple([text, z.number()])),
@@ -22,12 +22,12 @@ export function openUnigram(json: ComponentJson): TokenModel {
   );
   const unknown = unk_id ?? undefined;
   const pieces = new Map(vocab.map(([token, score], id) => [token, { id, score }]));
-  if (pieces.size < vocab.length) throw invalid("model.vocab", "a token is there twice");
+  if (pieces.size < vocab.length) throw invalid("model.vocab", "a token is repeated");
   const longest = vocab.reduce((length, [token]) => Math.max(length, token.length), 0);
   const unknownScore =
     vocab.reduce((lowest, [, score]) => Math.min(lowest, score), Number.POSITIVE_INFINITY) - UNKNOWN_PENALTY;
 
-  /** The parts of the best path; unknown characters in a row are one part. */
+  /** The parts of the best path; consecutive unknown characters form one part. */
   const bestParts = (word: string): string[] => {
     const { length } = word;
     const scores = new Float64Array(length + 1);

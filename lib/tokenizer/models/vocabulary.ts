@@ -1,16 +1,18 @@
 import { invalid, isWellFormed, unsupported } from "../component.js";
 
-/** Ids beyond this are not taken: what is sized by the highest id would have to be huge. */
+/** Maximum id. Larger ids are rejected, because arrays are sized by the highest id. */
 export const HIGHEST_ID: number = 2 ** 24 - 1;
 
-/** The tokens of a model by id and the other way round. */
+/** The tokens of a model by id, and the ids by token. */
 export class Vocabulary {
   readonly #idOf: ReadonlyMap<string, number>;
   readonly #tokenOf = new Map<number, string>();
-  /** -1 for none. */
+  /** The highest id; -1 for an empty vocabulary. */
   readonly highestId: number;
 
-  /** @throws ComponentError TOKENIZER_FILE_INVALID, TOKENIZER_UNSUPPORTED: ids that are none, two tokens with one id */
+  /**
+   * @throws ComponentError TOKENIZER_FILE_INVALID, TOKENIZER_UNSUPPORTEDfor invalid ids and two tokens with the same id
+   */
   constructor(entries: Iterable<readonly [token: string, id: unknown]>, place: string) {
     const idOf = new Map<string, number>();
     let highest = -1;
@@ -19,9 +21,9 @@ export class Vocabulary {
       if (!isTokenId(id))
         throw invalid(at, `${JSON.stringify(id)} is not a token id (an integer from 0 to 4294967295)`);
       if (id > HIGHEST_ID) throw unsupported(at, `the id ${id} is too high (at most ${HIGHEST_ID})`);
-      if (!isWellFormed(token)) throw invalid(at, "not a Unicode text: half a surrogate pair");
+      if (!isWellFormed(token)) throw invalid(at, "not a Unicode text: it has a lone surrogate");
       const other = this.#tokenOf.get(id);
-      if (other !== undefined) throw invalid(at, `its id ${id} is that of ${JSON.stringify(other)}, too`);
+      if (other !== undefined) throw invalid(at, `its id ${id} is also that of ${JSON.stringify(other)}`);
       idOf.set(token, id);
       this.#tokenOf.set(id, token);
       if (id > highest) highest = id;
@@ -31,7 +33,7 @@ export class Vocabulary {
   }
 
   static read(json: unknown, place: string): Vocabulary {
-    if (typeof json !== "object" || json === null || Array.isArray(json)) throw invalid(place, "an object is needed");
+    if (typeof json !== "object" || json === null || Array.isArray(json)) throw invalid(place, "expected an object");
     return new Vocabulary(Object.entries(json), place);
   }
 
@@ -47,7 +49,7 @@ export class Vocabulary {
     return this.#tokenOf.get(id);
   }
 
-  /** The ids of "<0x0A>" and the like for a text's bytes, undefined if one has none. */
+  /** The ids of the byte tokens ("<0x0A>", ...) of a text, undefined if one is missing. */
   byteIds(text: string): number[] | undefined {
     const ids: number[] = [];
     for (const byte of Buffer.from(text, "utf8")) {
@@ -63,15 +65,15 @@ export function isTokenId(id: unknown): id is number {
   return Number.isSafeInteger(id) && (id as number) >= 0 && (id as number) < 2 ** 32;
 }
 
-/** Turns words into ids. */
+/** Converts words to ids. */
 export interface TokenModel {
   readonly vocabulary: Vocabulary;
   /**
-   * The ids of one word, which is not empty.
+   * The ids of one non-empty word.
    *
-   * @throws TokenizerError TOKENIZER_TEXT for a word that has no tokens, where the model has no unknown token
+   * @throws TokenizerError TOKENIZER_TEXT for a word without tokens, if the model has no unknown token
    */
   encode(word: string): readonly number[];
-  /** The same for a word whose bytes have yet to be written as characters; undefined if some have no token. */
+  /** encode() for a word whose bytes are not yet converted to characters; undefined if some bytes have no token. */
   readonly encodeBytes?: (word: string) => readonly number[];
 }

@@ -6,15 +6,15 @@ import { isSameFile } from "../run-lock.js";
 const PIECE_BYTES = 1 << 20;
 
 /**
- * A file that is only appended to. Where its folder is removed or renamed meanwhile, it is written again as a whole from
- * what the open file still holds: what was told of a run is not lost in silence.
+ * An append-only file. If its folder is removed or renamed, the whole file is rewritten from the open descriptor, so
+ * that no events are lost.
  */
 export class AppendFile {
   readonly path: string;
   #file: number;
   #end: number;
 
-  /** @param flags of openSync: "a+", or "ax+" for one that must not be there */
+  /** @param flags of openSync: "a+", or "ax+" if the file must not exist yet */
   constructor(path: string, flags: "a+" | "ax+" = "a+") {
     this.path = path;
     mkdirSync(dirname(path), { recursive: true });
@@ -22,14 +22,14 @@ export class AppendFile {
     this.#end = fstatSync(this.#file).size;
   }
 
-  /** Appends bytes, which readers see at once: all of them or, with an error, none. */
+  /** Appends bytes, which readers see immediately. If it throws, nothing was appended. */
   append(bytes: Uint8Array): void {
     if (!isSameFile(this.#file, this.path)) this.#writeAgain();
     try {
       writeAll(this.#file, bytes);
       this.#end += bytes.length;
     } catch (error) {
-      ftruncateSync(this.#file, this.#end); // half a record would spoil the next one
+      ftruncateSync(this.#file, this.#end); // a partial record would corrupt the next one
       throw error;
     }
   }
@@ -65,6 +65,6 @@ export class AppendFile {
       throw error;
     }
     closeSync(this.#file);
-    this.#file = copy; // it stands at its end
+    this.#file = copy; // its position is at the end
   }
 }

@@ -5,9 +5,10 @@ import { AppendFile } from "./append-file.js";
 import type { Sink } from "./sink.js";
 
 /**
- * One JSON object a line and event, `metrics.jsonl`. Every line is written at once and flushed to the disk with each
- * checkpoint. When a run goes on from a checkpoint, lines of steps after it are taken out first, so that no step is in the
- * file twice; a line that was torn by a crash goes with them. A file that is taken away meanwhile is written again.
+ * Writes each event as one line of JSON, by default to `metrics.jsonl`. Every line is written immediately and flushed
+ * to the disk with each checkpoint. When a run resumes from a checkpoint, the lines of later steps are removed first,
+ * so that no step is in the file twice; so is a line that a crash left incomplete. A file that is removed during the
+ * run is written again.
  */
 export function jsonl(path: string): Sink {
   let file: AppendFile | undefined;
@@ -37,7 +38,7 @@ export function jsonl(path: string): Sink {
   };
 }
 
-/** The whole lines of events up to a step. */
+/** The complete lines of events up to a step. */
 function linesUpTo(path: string, globalStep: number): string {
   if (!existsSync(path)) return "";
   const kept = readFileSync(path, "utf8")

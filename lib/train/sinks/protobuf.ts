@@ -1,4 +1,7 @@
-/** The few kinds of protobuf fields that event files and W&B's files need, as bytes. Messages are fields one after the other. */
+/**
+ * Encodes the few kinds of protobuf fields that TensorBoard's and W&B's files need. A message is the concatenation of
+ * its fields.
+ */
 
 const VARINT = 0;
 const FIXED64 = 1;
@@ -26,7 +29,7 @@ export function text(field: number, value: string): Buffer {
   return message(field, Buffer.from(value, "utf8"));
 }
 
-/** A message inside another: its fields, with their length before them. */
+/** A nested message: its fields, preceded by their length. */
 export function message(field: number, ...fields: readonly Uint8Array[]): Buffer {
   const bytes = Buffer.concat(fields);
   return Buffer.concat([key(field, BYTES), varint(bytes.length), bytes]);
@@ -36,7 +39,7 @@ function key(field: number, kind: number): Buffer {
   return varint(field * 8 + kind);
 }
 
-/** Seven bits a byte, the lowest first. */
+/** Seven bits per byte, lowest first. */
 function varint(value: number): Buffer {
   const bytes: number[] = [];
   let rest = value;

@@ -6,15 +6,15 @@ const step = z.int().min(0);
 const numbers = z.record(z.string(), z.number());
 
 const rowSchema = z.object({
-  /** Last global step of the row, its stage and how many steps it stands for. */
+  /** Last global step of the row, its stage and the number of steps that it covers. */
   step,
   stage: step,
   count: z.int().min(1),
-  /** Means over the steps that have the metric, with how many those are where it is not all of them. */
+  /** Means over the steps that have the metric, and the number of those steps if not all have it. */
   mean: numbers,
   /** The highest loss and gradient norm among them. */
   peak: numbers,
-  /** Clean tokens and seconds of training of the whole run when the row was over. */
+  /** Clean tokens and seconds of training of the whole run at the end of the row. */
   tokens: z.number().optional(),
   elapsed: z.number().optional(),
 });
@@ -24,14 +24,14 @@ const stageSchema = z.object({
   index: step,
   name: z.string(),
   kind: z.string(),
-  /** Global steps before its first and after its last; null while it lasts. */
+  /** Global steps before its first and after its last step; null while the stage is running. */
   begin: step,
   end: step.nullable(),
   seconds: z.number().nullable(),
   tokens: z.number().nullable(),
 });
 
-/** Of each rank the sums over the steps that told of it, how often it was the slowest, and what it holds now. */
+/** Per rank: sums over the steps that report it, how often it was the slowest, and its current memory. */
 const rankSchema = z.object({
   rank: step,
   steps: step,
@@ -41,7 +41,7 @@ const rankSchema = z.object({
   rss: z.number(),
 });
 
-/** All that a report shows, as it stands in the page. */
+/** The data of a report, as embedded in the page. */
 export const reportStateSchema = z.object({
   format: z.literal(1),
   title: z.string(),
@@ -95,7 +95,7 @@ export function newReport(title: string): ReportState {
   };
 }
 
-/** An event of a log with today's names: logs of 0.1.0 have others for the options of stages. */
+/** A logged event with the current option names: logs of 0.1.0 have older names for the options of stages. */
 export function currentEvent(logged: TrainEvent): TrainEvent {
   if (logged.type === "start") return { ...logged, run: currentRun(logged.run) };
   if (logged.type !== "stage-start") return logged;
@@ -118,9 +118,9 @@ function currentStage({ batchSize, length, ...stage }: StageInfo & { batchSize?:
 }
 
 /**
- * Takes what an event says into a report's state.
+ * Adds an event to a report's state.
  *
- * @param at when it happened; of a log that is read later, the time that stands in it
+ * @param at time of the event; for an event from a log, the time in the log
  */
 export function addToReport(report: ReportState, event: TrainEvent | FailedEvent, at = new Date()): void {
   report.updatedAt = at.toISOString();
@@ -129,7 +129,7 @@ export function addToReport(report: ReportState, event: TrainEvent | FailedEvent
       report.run = { ...event.run };
       report.state = "running";
       report.message = undefined;
-      report.ranks = undefined; // there may be others now
+      report.ranks = undefined; // a resumed run may have other ranks
       cutAfter(report, event.globalStep);
       break;
     case "stage-start": {
@@ -155,7 +155,7 @@ export function addToReport(report: ReportState, event: TrainEvent | FailedEvent
       break;
     case "sample":
       report.samples.push({ step: event.globalStep, stage: event.stage, samples: event.samples });
-      // The first ones and the latest tell most.
+      // The first and the latest samples are the most informative.
       if (report.samples.length > 40) report.samples.splice(5, 1);
       break;
     case "checkpoint":
@@ -200,7 +200,7 @@ function addRanks(report: ReportState, perRank: readonly RankStats[]): void {
   });
 }
 
-/** A report with fewer rows of curves, for pages that hold several. Every row is the mean of some of the given ones. */
+/** A report with fewer rows per curve, for pages with several runs. Every row is the mean of some of the given ones. */
 export function thinned(report: ReportState, maxRows: number): ReportState {
   let { rows } = report;
   for (let length = 0; rows.length > maxRows && rows.length !== length; ) {
@@ -210,7 +210,7 @@ export function thinned(report: ReportState, maxRows: number): ReportState {
   return { ...report, rows };
 }
 
-/** Forgets what came after a step: a run goes on from there. */
+/** Removes everything after a step, from which a run resumes. */
 function cutAfter(report: ReportState, globalStep: number): void {
   const kept = ({ step }: { step: number }) => step <= globalStep;
   report.rows = report.rows.filter(kept);
@@ -223,7 +223,7 @@ function cutAfter(report: ReportState, globalStep: number): void {
   report.steps = Math.min(report.steps, globalStep);
 }
 
-/** Merges neighbouring rows of one stage in pairs. */
+/** Merges adjacent rows of one stage in pairs. */
 function halve(rows: readonly Row[]): Row[] {
   const merged: Row[] = [];
   for (let i = 0; i < rows.length; i++) {

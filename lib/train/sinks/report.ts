@@ -9,14 +9,14 @@ import type { Sink } from "./sink.js";
 export interface ReportOptions {
   /** Heading; default: the name of the folder. */
   title?: string;
-  /** Seconds between two writes while training goes on. Default 30. */
+  /** Seconds between two writes during training. Default 30. */
   interval?: number;
 }
 
 /**
- * One HTML file with the run's curves, samples and facts, that needs no network and no other file. It is written now and
- * then while training goes on and at the end, each time as a whole. When a run goes on from a checkpoint, the page it left
- * is read and goes on, too.
+ * Writes one HTML file with the run's curves, samples and settings, which needs no network and no other file. The whole
+ * file is rewritten periodically during training and at the end. When a run resumes from a checkpoint, the existing
+ * page is read and continued.
  */
 export function report(path: string, options: ReportOptions = {}): Sink {
   const { title = basename(dirname(resolve(path))), interval = 30 } = options;
@@ -43,20 +43,20 @@ export function report(path: string, options: ReportOptions = {}): Sink {
       if (isEnd || performance.now() - written >= interval * 1000) write();
     },
     close() {
-      if (state.state === "running") state.state = "stopped"; // nobody reads the run's events any more
+      if (state.state === "running") state.state = "stopped"; // the consumer stopped reading the events
       write();
     },
   };
 }
 
-/** The state that stands in a page written before; undefined if there is none. */
+/** The state embedded in an existing page; undefined if there is none. */
 export function readReport(path: string): ReportState | undefined {
   if (!existsSync(path)) return undefined;
   try {
     const json = readTextFile(path).match(/<script type="application\/json" id="run">(.*?)<\/script>/s)?.[1];
     return reportStateSchema.parse(JSON.parse(json ?? ""));
   } catch {
-    return undefined; // another version's, or torn: the report begins anew
+    return undefined; // written by another version, or incomplete: the report starts over
   }
 }
 
@@ -65,14 +65,14 @@ export function reportPage(state: ReportState): string {
   return page(state.title, state, own("report.js"), own("report.css"));
 }
 
-/** What the page that compares runs holds. */
+/** Data of the page that compares runs. */
 export interface Comparison {
   title: string;
   /** In the order in which they are shown. Names are unique. */
   runs: { name: string; state: ReportState }[];
 }
 
-/** The page that lays the curves of several runs over each other. */
+/** The page that overlays the curves of several runs. */
 export function comparisonPage(comparison: Comparison): string {
   return page(comparison.title, comparison, own("compare.js"), `${own("report.css")}\n${own("compare.css")}`);
 }
@@ -83,7 +83,7 @@ function page(title: string, data: unknown, script: string, style: string): stri
   const parts: Record<string, string> = {
     TITLE: escapeHtml(title),
     STYLE: `${ofCharts("uPlot.min.css")}\n${style}`,
-    // "<" would let a sample's text end the script element.
+    // Escaped, because "</script>" in a sample would end the script element.
     DATA: JSON.stringify(data, roundNumbers).replaceAll("<", "\\u003c"),
     CHARTS: ofCharts("uPlot.iife.min.js"),
     COMMON: own("common.js"),
@@ -103,7 +103,7 @@ function own(name: string): string {
   return text;
 }
 
-/** Six digits are more than a curve shows. */
+/** Rounds to six digits, which is more than a curve shows. */
 function roundNumbers(_: string, value: unknown): unknown {
   return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
 }

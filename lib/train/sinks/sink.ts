@@ -2,18 +2,20 @@ import { messageOf } from "../../torch/errors.js";
 import type { FailedEvent, TrainEvent } from "../events.js";
 import { settled } from "../user-code.js";
 
-/** Somewhere a run's events go. A sink that throws is warned about and asked again with the next event. */
+/**
+ * A destination for a run's events. If a sink throws, a warning is issued, and the sink still receives the next event.
+ */
 export interface Sink {
-  /** Named in warnings. */
+  /** Name in warnings. */
   readonly name: string;
   write(event: TrainEvent | FailedEvent): void | Promise<void>;
   close?(): void | Promise<void>;
 }
 
-/** Seconds that a sink may take for an event. One that takes longer is not asked again. */
+/** Seconds that a sink may take for an event. A sink that takes longer receives no more events. */
 const SINK_PATIENCE = 60;
 
-/** Hands events to sinks. One that fails is not a reason to lose a run. */
+/** Sends events to sinks. A sink that fails does not end the run. */
 export class Sinks implements AsyncDisposable {
   readonly #sinks: readonly Sink[];
   readonly #warned = new Set<Sink>();
@@ -23,12 +25,12 @@ export class Sinks implements AsyncDisposable {
     this.#sinks = sinks;
   }
 
-  /** They get nothing more, not even their end: what they would write to is another run's. */
+  /** Drops all sinks without closing them, because their files belong to another run now. */
   abandon(): void {
     for (const sink of this.#sinks) this.#stuck.add(sink);
   }
 
-  /** @returns a warning when a sink fails for the first time */
+  /** @returns a warning if a sink fails for the first time */
   async write(event: TrainEvent | FailedEvent): Promise<TrainEvent | undefined> {
     let warning: TrainEvent | undefined;
     for (const sink of this.#sinks) {
@@ -45,11 +47,11 @@ export class Sinks implements AsyncDisposable {
     return warning;
   }
 
-  /** Waits for a sink, but not for ever. */
+  /** Waits for a sink, up to SINK_PATIENCE. */
   #settled(sink: Sink, work: void | Promise<void> | undefined): Promise<void> {
     const failure = (problem: string) => {
       this.#stuck.add(sink);
-      return new Error(`${problem}. It gets no more events`);
+      return new Error(`${problem}. It receives no more events`);
     };
     return settled(work ?? undefined, failure, SINK_PATIENCE);
   }
@@ -60,7 +62,7 @@ export class Sinks implements AsyncDisposable {
       try {
         await this.#settled(sink, sink.close?.());
       } catch {
-        // It was warned about when it failed first; at the end there is nobody left to tell.
+        // Its first failure issued a warning; after the last event no warning can be issued.
       }
     }
   }

@@ -1,21 +1,21 @@
 import type { MeshInfo, RunInfo, StageInfo, StepEvent } from "../events.js";
 
-/** How fast training goes, smoothed over the last few seconds. */
+/** Speed of training, smoothed over the last few seconds. */
 export class Pace {
   #stepSeconds: number | undefined;
   #tokensPerSecond = 0;
 
-  /** Clean tokens. */
+  /** Clean tokens per second. */
   get tokensPerSecond(): number {
     return this.#tokensPerSecond;
   }
 
-  /** A stage begins: its steps may take another time. */
+  /** Starts over for a new stage, whose steps may take a different time. */
   reset(): void {
     this.#stepSeconds = undefined;
   }
 
-  /** Takes a step in. */
+  /** Adds a step. */
   add({ metrics }: StepEvent): void {
     const seconds = metrics.step_seconds ?? 0;
     if (this.#stepSeconds === undefined) {
@@ -23,12 +23,13 @@ export class Pace {
       this.#tokensPerSecond = metrics.tokens_per_second ?? 0;
       return;
     }
-    const weight = 1 - Math.exp(-seconds / 10); // a step counts by its length; ten seconds are remembered
+    // weighted by the duration of the step, with a time constant of ten seconds
+    const weight = 1 - Math.exp(-seconds / 10);
     this.#stepSeconds += Math.max(weight, 0.02) * (seconds - this.#stepSeconds);
     this.#tokensPerSecond += Math.max(weight, 0.02) * ((metrics.tokens_per_second ?? 0) - this.#tokensPerSecond);
   }
 
-  /** Of the whole run: later stages are taken to need as long for each position as this one. */
+  /** Seconds left in the whole run, assuming that later stages take the same time per position as this one. */
   secondsLeft(event: StepEvent, stages: readonly StageInfo[]): number {
     const own = (event.steps - event.step) * (this.#stepSeconds ?? 0);
     const here = stages[event.stage];
@@ -41,8 +42,8 @@ export class Pace {
 }
 
 /**
- * What a run was made with, as flat names and values: what W&B calls config and TensorBoard hparams. Where it runs and
- * when it began are left out, for they differ from run to run without a choice.
+ * The settings of a run as flat names and values: W&B's config, TensorBoard's hparams. The folder and the start time
+ * are not settings and are left out.
  */
 export function runSettings(run: RunInfo): Record<string, string | number> {
   const flat: Record<string, string | number> = {

@@ -6,16 +6,16 @@ import type { Sink } from "./sink.js";
 import { runSettings } from "./summary.js";
 import { type EventContent, EventFile } from "./tensorboard/event-file.js";
 
-/** More ranks than these have no curves of their own: TensorBoard would be nothing else. */
+/** With more ranks than this, no curves per rank are written: they would crowd out all others. */
 const MAX_RANKS = 32;
 
 /**
  * Event files that TensorBoard reads: `tensorboard --logdir FOLDER`. Every metric is a curve, in the groups train,
- * diffusion, speed, memory, distributed and evaluation; samples, stages and warnings are texts, and what the run was made
- * with is there for the tab HParams. Each process that goes on with a run writes a file of its own, which supersedes the
- * steps after the checkpoint that it goes on from.
+ * diffusion, speed, memory, distributed and evaluation; samples, stages and warnings are texts, and the settings of the
+ * run are shown in the tab HParams. A process that resumes a run writes a new file, which supersedes the steps after
+ * its checkpoint.
  *
- * @param folder one for each run; default: `tensorboard` in the run's folder
+ * @param folder a separate one for each run; default: `tensorboard` in the run's folder
  */
 export function tensorboard(folder?: string): Sink {
   let file: EventFile | undefined;
@@ -23,7 +23,7 @@ export function tensorboard(folder?: string): Sink {
 
   const begin = (globalStep: number, run: RunInfo, resumed: boolean) => {
     const where = folder ?? (run.outputDir === undefined ? undefined : join(run.outputDir, "tensorboard"));
-    if (where === undefined) throw new Error("the run has no folder: name one, tensorboard(FOLDER)");
+    if (where === undefined) throw new Error("the run has no folder: pass one, tensorboard(FOLDER)");
     file?.close();
     file = new EventFile(where);
     name = where;
@@ -120,7 +120,7 @@ function checkpointOf({ checkpoint, path, seconds }: CheckpointEvent): EventCont
   ];
 }
 
-/** A text in Markdown that stays as it is, whatever it holds. */
+/** A Markdown code block with a text, whatever it contains. */
 function fenced(text: string): string {
   const longest = Math.max(2, ...(text.match(/`+/g) ?? []).map(({ length }) => length));
   const fence = "`".repeat(longest + 1);

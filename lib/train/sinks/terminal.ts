@@ -8,16 +8,16 @@ import type { Sink } from "./sink.js";
 import { meshText, Pace } from "./summary.js";
 
 export interface TerminalOptions {
-  /** Default: standard error, so that a program's own output stays clean. */
+  /** Default: standard error, so that standard output has only the program's own output. */
   stream?: Writable & { isTTY?: boolean; columns?: number };
-  /** Fewest seconds between two lines where the stream is not a terminal. Default 5. */
+  /** Minimum seconds between two lines if the stream is not a terminal. Default 5. */
   interval?: number;
 }
 
-/** A straggler that loses less than this is none. */
+/** Relative delay from which a rank is shown as a straggler. */
 const STRAGGLER = 0.1;
 
-/** Progress for people: a bar with loss, rate and time left on a terminal, and a line every few seconds elsewhere. */
+/** Shows progress: on a terminal a bar with loss, rate and time left; elsewhere one line every few seconds. */
 export function terminal(options: TerminalOptions = {}): Sink {
   const { stream = process.stderr, interval = 5 } = options;
   const isTTY = stream.isTTY === true;
@@ -33,14 +33,14 @@ export function terminal(options: TerminalOptions = {}): Sink {
     else stream.write(`${text}\n`);
   };
   const stopBars = () => {
-    bars?.update(); // writes out what was logged, which stop() forgets
+    bars?.update(); // writes the logged lines, which stop() would drop
     bars?.stop();
     bars = undefined;
     bar = undefined;
   };
   const stepLine = (event: StepEvent) => {
     const { loss, u_max: uMax, lr } = event.metrics;
-    // The most wanted first: a narrow terminal cuts the rest.
+    // The most important parts come first: a narrow terminal cuts the rest.
     const parts = [
       loss === undefined ? "no loss" : `loss ${loss.toFixed(3)}`,
       `${duration(pace.secondsLeft(event, stages))} left`,
@@ -80,7 +80,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
         barIncompleteChar: "─",
         barsize: (stream.columns ?? 80) < 110 ? 10 : 24,
         hideCursor: true,
-        forceRedraw: true, // a bar that did not change must still move below a line that was logged
+        forceRedraw: true, // an unchanged bar must still move below a logged line
         gracefulExit: false, // signals belong to the program
         autopadding: true,
         fps: 8,
@@ -101,7 +101,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
           const { model, parameters, device, parallel } = event.run;
           const ranks = parallel ? `: ${meshText(parallel)}` : "";
           print(`${compact(parameters)} parameters (${model}) on ${device}${ranks}`);
-          if (event.resumed) print(`going on from ${event.resumed.checkpoint}, step ${event.globalStep}`);
+          if (event.resumed) print(`resuming from ${event.resumed.checkpoint}, step ${event.globalStep}`);
           break;
         }
         case "stage-start":
@@ -147,7 +147,7 @@ export function terminal(options: TerminalOptions = {}): Sink {
   };
 }
 
-/** Where several ranks train: what they wait for. */
+/** Communication share and straggler, in a run of several ranks. */
 function rankParts({ communication_share: share, straggler = 0, slowest_rank: rank }: StepEvent["metrics"]): string[] {
   return [
     ...(share !== undefined ? [`${(100 * share).toFixed(0)} % communication`] : []),

@@ -6,10 +6,10 @@ import * as proto from "../protobuf.js";
 
 const NAME = /^events\.out\.tfevents\.(\d+)\./;
 
-/** A new file of events in a folder. TensorBoard reads a folder's files in the order of their names. */
+/** A new event file in a folder. TensorBoard reads the files of a folder in the order of their names. */
 export class EventFile {
   readonly path: string;
-  /** Whether the folder had no events before. */
+  /** Whether the folder had no event files before. */
   readonly isFirst: boolean;
   readonly #file: AppendFile;
 
@@ -17,13 +17,13 @@ export class EventFile {
     mkdirSync(folder, { recursive: true });
     const before = readdirSync(folder).flatMap((name) => NAME.exec(name)?.[1] ?? []);
     this.isFirst = before.length === 0;
-    // Later than every file there, even one that was begun in this very second or by a clock that runs ahead.
+    // The name must sort after every existing file, even one created in this second or by a clock that runs ahead.
     const stamp = Math.max(Math.floor(Date.now() / 1000), ...before.map((stamp) => Number(stamp) + 1));
     this.path = join(folder, `events.out.tfevents.${String(stamp).padStart(10, "0")}.${hostname()}.${process.pid}.0`);
     this.#file = new AppendFile(this.path, "ax+");
   }
 
-  /** Appends events of a step, which readers see at once. */
+  /** Appends events of a step, which readers see immediately. */
   append(step: number, ...contents: readonly EventContent[]): void {
     const time = Date.now() / 1000;
     this.#file.append(Buffer.concat(contents.map((content) => record(encodeEvent(time, step, content)))));
@@ -39,7 +39,7 @@ export class EventFile {
   }
 }
 
-/** A record of a TFRecord file: its length in eight bytes, the checksum of those, the data, the checksum of the data. */
+/** A record of a TFRecord file: its length in eight bytes, their checksum, the data, and the checksum of the data. */
 export function record(data: Uint8Array): Buffer {
   const bytes = Buffer.alloc(data.length + 16);
   bytes.writeUInt32LE(data.length % 2 ** 32, 0);
@@ -58,7 +58,7 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   return crc;
 });
 
-/** CRC-32C of some bytes (RFC 3720, appendix B.4), as an unsigned integer. */
+/** CRC-32C of bytes (RFC 3720, appendix B.4), as an unsigned integer. */
 export function crc32c(bytes: Uint8Array): number {
   let crc = 0xffffffff;
   for (const byte of bytes) crc = TABLE[(crc ^ byte) & 0xff] ^ (crc >>> 8);
@@ -66,27 +66,26 @@ export function crc32c(bytes: Uint8Array): number {
 }
 
 /**
- * The checksum as TFRecord files hold it: rotated and moved by a constant, so that the checksum of bytes that have
- * checksums among them stays good.
+ * The masked checksum of TFRecord files: rotated, plus a constant, because a CRC of data that contains CRCs is weak.
  */
 export function maskedCrc32c(bytes: Uint8Array): number {
   const crc = crc32c(bytes);
   return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;
 }
 
-/** What a TensorBoard Event can say here. Field numbers are those of TensorFlow's event.proto and summary.proto. */
+/** Contents of a TensorBoard Event. Field numbers are those of TensorFlow's event.proto and summary.proto. */
 export type EventContent =
   | { kind: "version" }
-  /** The run goes on: points of this step and later ones, written before, are superseded. */
+  /** The run resumes: earlier points of this step and later ones are superseded. */
   | { kind: "start" }
   | { kind: "scalars"; values: Readonly<Record<string, number>> }
   /** Markdown, shown in the tab "Text". */
   | { kind: "text"; tag: string; text: string }
-  /** What the run was made with, shown in the tab "HParams". */
+  /** Settings of the run, shown in the tab "HParams". */
   | { kind: "hparams"; values: Readonly<Record<string, string | number>>; name: string; startedAt: number }
   | { kind: "session-end"; status: keyof typeof STATUS; endedAt: number };
 
-/** The hparams plugin's own numbers. */
+/** Status codes of the hparams plugin. */
 const STATUS = { success: 1, failure: 2 } as const;
 
 /** The protobuf bytes of an Event. @param time seconds since 1970 */
@@ -118,7 +117,7 @@ function encode(content: EventContent): Buffer {
       ]);
     case "hparams": {
       const { values, name, startedAt } = content;
-      // A map's entry is a message of its key and its value, here a google.protobuf.Value.
+      // A map entry is a message of its key and its value, here a google.protobuf.Value.
       const entries = Object.entries(values).map(([key, value]) =>
         proto.message(
           1,

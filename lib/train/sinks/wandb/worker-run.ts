@@ -1,27 +1,13 @@
-import type { Worker } from "node:worker_threads";
-import { startThread } from "../../../torch/start-thread.js";
+import { threadLink, WorkerClient, WorkerEnded } from "../../../worker/index.js";
 import type { WandbOptions, WandbRun } from "./options.js";
-
-/** What the thread with W&B's SDK is started with. */
-export interface WorkerSettings {
-  /** Address of the SDK's module. */
-  sdk: string;
-  init: { project: string; entity?: string; name?: string; config: Record<string, unknown> };
-}
-
-export type ToWorker =
-  | { type: "log"; data: Record<string, unknown>; step: number }
-  | { type: "finish"; exitCode: number };
-
-export type FromWorker = { type: "ready"; url?: string } | { type: "failed"; message: string };
+import type { WandbHandlers, WorkerSettings } from "./worker.js";
 
 /** A run of W&B's SDK in a thread of its own. What goes wrong there is thrown by the next `log`. */
 export class WorkerRun implements WandbRun {
-  readonly #worker: Worker;
+  readonly #client: WorkerClient<WandbHandlers>;
   readonly #finishSeconds: number;
+  readonly #started: Promise<void>;
   #failure: Error | undefined;
-  readonly #ended: Promise<void>;
-  readonly #isReady = signal();
 
   /** @param sdk address of the module */
   constructor(sdk: string, options: WandbOptions & { config: Record<string, unknown> }) {
@@ -29,67 +15,56 @@ export class WorkerRun implements WandbRun {
     this.#finishSeconds = finishSeconds;
     const workerData: WorkerSettings = { sdk, init: { project, entity, name, config } };
     // What the SDK prints would go between our lines.
-    this.#worker = startThread("worker", import.meta.url, { workerData, stdout: true, stderr: true });
-    this.#worker.unref(); // only finish() may keep the process
-    this.#worker.on("message", (message: FromWorker) => {
-      if (message.type === "failed") this.#failure = new Error(message.message);
-      else {
-        if (message.url !== undefined) onUrl?.(message.url);
-        this.#isReady.resolve();
-      }
+    const link = threadLink("worker", import.meta.url, { workerData, stdout: true, stderr: true });
+    this.#client = new WorkerClient(link, { onEnd: (error) => this.#fail(error) });
+    this.#started = this.#client.call("url", undefined).then((url) => {
+      if (url !== undefined) onUrl?.(url);
     });
-    this.#ended = new Promise((resolve) => {
-      this.#worker.on("error", (error) => {
-        this.#failure ??= error instanceof Error ? error : new Error(String(error));
-      });
-      this.#worker.on("exit", () => resolve());
-    });
+    this.#started.catch((error) => this.#fail(error));
   }
 
   /**
-   * Waits until W&B knows the run, so that a missing key or network is said at the beginning; but no longer than some
-   * seconds, after which the thread goes on trying by itself.
+   * Waits until W&B knows the run, so that a missing key or network is reported at the beginning; but no longer than some
+   * seconds, after which the thread continues to try.
    */
   async ready(seconds: number): Promise<void> {
-    await within(seconds, Promise.race([this.#isReady.promise, this.#ended]));
+    await within(seconds, this.#started);
     if (this.#failure) throw this.#failure;
   }
 
   log(data: Record<string, unknown>, { step }: { step: number }): void {
     if (this.#failure) throw this.#failure;
-    this.#send({ type: "log", data, step });
+    this.#client.call("log", { data, step }).catch((error) => this.#fail(error));
   }
 
   /** Waits until everything is sent, or for as long as the options allow. */
   async finish(exitCode = 0): Promise<void> {
-    this.#send({ type: "finish", exitCode });
-    this.#worker.ref();
-    const outcome = await within(this.#finishSeconds, this.#ended);
-    if (outcome === "late") await this.#worker.terminate();
-    if (this.#failure) throw this.#failure;
+    const finished = this.#client.call("finish", exitCode);
+    finished.catch((error) => this.#fail(error));
+    this.#client.ref();
+    const outcome = await within(this.#finishSeconds, finished);
+    const failure = this.#failure;
+    await this.#client.kill();
+    if (failure) throw failure;
     if (outcome === "late") throw new Error(`not everything was sent within ${this.#finishSeconds} seconds`);
   }
 
-  #send(message: ToWorker): void {
-    this.#worker.postMessage(message);
+  #fail(error: Error): void {
+    this.#failure ??= error instanceof WorkerEnded ? new Error(error.reason, { cause: error.cause }) : error;
   }
 }
 
-function signal(): { promise: Promise<void>; resolve: () => void } {
-  let resolve = () => {};
-  const promise = new Promise<void>((done) => {
-    resolve = done;
-  });
-  return { promise, resolve };
-}
-
-/** Waits for something to happen, or for some seconds. */
+/** Waits for something to end, well or not, or for some seconds. */
 async function within(seconds: number, event: Promise<void>): Promise<"late" | undefined> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<"late">((resolve) => {
     timer = setTimeout(() => resolve("late"), seconds * 1000);
   });
-  const outcome = await Promise.race([event, late]);
+  const ended = event.then(
+    () => undefined,
+    () => undefined,
+  );
+  const outcome = await Promise.race([ended, late]);
   clearTimeout(timer);
-  return outcome ?? undefined;
+  return outcome;
 }

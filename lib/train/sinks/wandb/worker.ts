@@ -1,6 +1,23 @@
-import { parentPort, workerData } from "node:worker_threads";
-import { messageOf } from "../../../torch/errors.js";
-import type { FromWorker, ToWorker, WorkerSettings } from "./worker-run.js";
+import { workerData } from "node:worker_threads";
+import { serve } from "../../../worker/serve.js";
+import type { WandbOptions } from "./options.js";
+
+// The thread in which W&B's SDK works.
+
+/** What the thread is started with. */
+export interface WorkerSettings {
+  /** Address of the SDK's module. */
+  sdk: string;
+  init: Pick<WandbOptions, "project" | "entity" | "name"> & { config: Record<string, unknown> };
+}
+
+export interface WandbHandlers {
+  /** The run's address, once W&B knows the run. */
+  url(argument: undefined): Promise<string | undefined>;
+  log(row: { data: Record<string, unknown>; step: number }): Promise<void>;
+  /** Resolves when everything is sent. */
+  finish(exitCode: number): Promise<void>;
+}
 
 /** `@wandb/sdk` as far as it is used. */
 interface Sdk {
@@ -13,45 +30,24 @@ interface SdkRun {
   url?(): string;
 }
 
-const port = parentPort as NonNullable<typeof parentPort>;
-const { sdk, init } = workerData as WorkerSettings;
-
-// The messages that arrive before the run is made wait in this promise's line.
-const run = start();
-let work = Promise.resolve();
-port.on("message", (message: ToWorker) => {
-  work = work.then(() => handle(message)).catch(fail);
+serve<WandbHandlers>(() => {
+  const { sdk, init } = workerData as WorkerSettings;
+  const run = startRun(sdk, init);
+  return {
+    url: async () => (await run).url?.(),
+    log: async ({ data, step }) => (await run).log(data, step),
+    finish: async (exitCode) => await (await run).finish(exitCode),
+  };
 });
-run.catch(fail);
 
-async function start(): Promise<SdkRun> {
+async function startRun(address: string, init: WorkerSettings["init"]): Promise<SdkRun> {
+  const module = (await import(address)) as { default?: { default?: unknown } };
   // As an ES module the SDK is the default export; as CommonJS that is one deeper.
-  const module = (await import(sdk)) as { default?: { default?: unknown } };
-  const api = [module, module.default, module.default?.default].find(isSdk);
-  if (!api) throw new Error(`${sdk} has no init(): it is not W&B's SDK`);
-  const made = await api.init(init);
-  tell({ type: "ready", url: made.url?.() });
-  return made;
+  const sdk = [module, module.default, module.default?.default].find(isSdk);
+  if (!sdk) throw new Error(`${address} has no init(): it is not W&B's SDK`);
+  return await sdk.init(init);
 }
 
 function isSdk(value: unknown): value is Sdk {
   return typeof (value as Partial<Sdk> | undefined)?.init === "function";
-}
-
-async function handle(message: ToWorker): Promise<void> {
-  const made = await run;
-  if (message.type === "log") made.log(message.data, message.step);
-  else {
-    await made.finish(message.exitCode);
-    process.exit(); // ends this thread alone
-  }
-}
-
-function fail(error: unknown): void {
-  tell({ type: "failed", message: messageOf(error) });
-  process.exit(1);
-}
-
-function tell(message: FromWorker): void {
-  port.postMessage(message);
 }

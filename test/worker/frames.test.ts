@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { serialize } from "node:v8";
 import { describe, expect, it } from "vitest";
-import { FrameReader, FrameWriter } from "../../lib/engine/protocol.js";
 import { Philox } from "../../lib/torch/index.js";
+import { FrameReader, FrameWriter } from "../../lib/worker/frames.js";
 
 /** What a writer writes, once it has all been written. */
 async function written(values: readonly unknown[]): Promise<Buffer> {
