@@ -1,4 +1,4 @@
-"""Runs a program that a model wrote, inside the sandbox, and calls its functions as the judge says.
+"""Runs a program that a model wrote, inside the sandbox, and calls its functions on request of the judge.
 
 Requests and replies are JSON lines on descriptor 3; what the program prints goes elsewhere. Nothing that is secret is here:
 the program may read all of this process's memory and forge replies, but no reply is of use without the expected values,

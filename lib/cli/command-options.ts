@@ -191,7 +191,7 @@ export const evalModelSchema = z.strictObject({
   canonical: z
     .boolean()
     .default(false)
-    .describe("judge the authors' own solutions: whatever is below 100 % is wrong with this machine or the data"),
+    .describe("judge the authors' solutions: a score below 100 % means that this machine or the data are at fault"),
   rescore: folderSchema.optional().describe("judge the answers in this folder again, without a model"),
   serverModel: z.string().min(1).optional().describe("name of the server's model; default: the first it lists"),
   apiKey: z.string().min(1).optional().describe("API key of the server"),

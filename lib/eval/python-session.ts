@@ -12,7 +12,7 @@ export interface Verdict {
   detail?: string;
   /** Of tests that come in parts, which of them passed. */
   parts?: Record<string, boolean>;
-  /** Processor time of the program, if it was asked for; it is the program's own word. */
+  /** Processor time of the program, if requested. The program's process reports it, so it is not to be trusted. */
   seconds?: number;
 }
 

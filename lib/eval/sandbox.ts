@@ -26,11 +26,11 @@ export const DEFAULT_LIMITS: Limits = {
 const SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/opt", "/etc"];
 const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/** Who programs run as where the harness is root: root is exempt from the limit on processes. */
+/** The user that programs run as if the harness runs as root, because the limit on processes does not apply to root. */
 const NOBODY = 65_534;
 
 /**
- * Starts programs that nobody has read: in bubblewrap, without a network, with a read-only system, an empty /tmp in memory, a
+ * Starts untrusted programs in bubblewrap, without a network, with a read-only system, an empty /tmp in memory, a
  * process namespace and a session of their own, and limits on time, memory, processes and files.
  */
 export class Sandbox {
