@@ -84,6 +84,8 @@ def evalplus_reference(test):
 
 def size_of(value):
     """Characters that a value takes when it is sent. Not of its repr, which takes quadratic time for a long integer."""
+    if type(value) in (list, tuple) and len(value) >= LONG:
+        return BATCH_CHARACTERS
     try:
         return len(to_json(plain(value)))
     except Exception:
@@ -123,6 +125,10 @@ def same(session, dataset, known, inputs, outputs):
         return False
     for inp, expected, reply in zip(inputs, outputs, replies):
         try:
+            if "h" in reply:
+                if reply["h"] == digest(expected):
+                    continue
+                reply = session.send({"op": "full", "digest": str(reply["h"])})
             out = session.value(reply)
             if not equal(dataset, known["entry"], inp, out, expected, known["atol"]):
                 return False

@@ -139,6 +139,21 @@ describe.skipIf(noSandbox)(named("judging Python programs", noSandbox), () => {
     });
   });
 
+  it("compares long lists by their digest, and in full where that differs", async () => {
+    const long = {
+      ...{ task_id: "Mbpp/9003", entry_point: "f", base_input: [[20_000]], plus_input: [] },
+      canonical_solution: "def f(n):\n    return [(i, str(i)) for i in range(n)]\n",
+    };
+    const test = evalplus(long);
+    expect(await statusOf("def f(n):\n    return [(i, str(i)) for i in range(n)]\n", test)).toBe("passed");
+    expect(await statusOf("def f(n):\n    return [(float(i), str(i)) for i in range(n)]\n", test)).toBe("passed");
+    expect(await statusOf("def f(n):\n    return [(i, str(i)) for i in range(n - 1)] + [(0, '0')]\n", test)).toBe(
+      "failed",
+    );
+    const forged = "import hashlib\nhashlib.sha256 = lambda *a: 1 / 0\ndef f(n):\n    return [0] * n\n";
+    expect(await statusOf(forged, test)).toBe("failed");
+  });
+
   it("accepts any root for find_zero, and sets where EvalPlus compares sets", async () => {
     const zero = {
       ...{ task_id: "HumanEval/32", entry_point: "find_zero", atol: 1e-4 },
