@@ -124,7 +124,7 @@ describe("quickstart", () => {
     writeFileSync(join(`${other}.previous`, "precious"), "");
     expectExplained(
       await diffcoder(["quickstart", "--data", code, "--output-dir", other]),
-      /other\.previous holds no earlier run/,
+      /other\.previous is not an earlier run/,
     );
     expect(existsSync(join(`${other}.previous`, "precious"))).toBe(true);
   });

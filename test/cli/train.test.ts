@@ -109,7 +109,7 @@ describe("train", () => {
   it.each([
     [["nowhere.ts"], /nowhere\.ts does not exist/],
     [["package.json"], /package\.json is not a curriculum file: expected one that ends in \.ts/],
-    [["lib/index.ts"], /lib\/index\.ts exports no curriculum/],
+    [["lib/index.ts"], /lib\/index\.ts does not export a curriculum/],
     [["RECIPE", "--resume", "--overwrite"], /give --resume or --overwrite, not both/],
     [["RECIPE", "--model", "nowhere"], /nowhere/],
     [["RECIPE", "--device", "cuda"], /cuda/i],

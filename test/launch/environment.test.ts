@@ -94,9 +94,9 @@ describe("torchrun's variables", () => {
     [{ MASTER_PORT: "0" }, /MASTER_PORT=0 is not a port/],
     [{ MASTER_PORT: "65536" }, /MASTER_PORT=65536 is not a port/],
     [{ MASTER_PORT: "29500 " }, /is not a port/],
-    [{ RANK: "-1" }, /RANK=-1 is not an integer/],
-    [{ RANK: "1e0" }, /RANK=1e0 is not an integer/],
-    [{ TORCHELASTIC_RESTART_COUNT: "two" }, /TORCHELASTIC_RESTART_COUNT=two is not an integer/],
+    [{ RANK: "-1" }, /RANK=-1 is not a non-negative integer/],
+    [{ RANK: "1e0" }, /RANK=1e0 is not a non-negative integer/],
+    [{ TORCHELASTIC_RESTART_COUNT: "two" }, /TORCHELASTIC_RESTART_COUNT=two is not a non-negative integer/],
   ])("are refused with %j", (change, message) => {
     expect(refusal({ ...TORCHRUN, ...change })).toMatch(message);
   });

@@ -62,9 +62,9 @@ fail({ a: 1, b: "luck" });
     const file = folder.file("exports.ts", "export const curriculum = { stages: [] };");
     const { code, stderr } = await launch(["--nproc", "2", file]);
     expect(code).toBe(0);
-    expect(stderr.match(/^\[0\] warning: .*exports\.ts exports a curriculum.* -- npx diffcoder train /gm)).toHaveLength(
-      1,
-    );
+    expect(
+      stderr.match(/^\[0\] warning: .*exports\.ts only exports a curriculum.* -- npx diffcoder train /gm),
+    ).toHaveLength(1);
   });
 });
 
@@ -85,12 +85,12 @@ describe("other programs", () => {
 
   it.each([
     [["missing.ts"], /^error: missing\.ts: no such file\n$/],
-    [["."], /^error: \.: expected a \.ts, \.js or \.yaml file\. Another program comes after --/],
+    [["."], /^error: \.: expected a \.ts, \.js or \.yaml file\. For another program use --/],
     [["program.py"], /^error: program\.py: expected a \.ts/],
     [[], /missing required argument 'file'/],
     [["--"], /missing required argument 'file'/],
     [["--nproc", "0", "x.ts"], /option '--nproc <n>' argument '0' is invalid/],
-    [["--nnodes", "2", "--", "true"], /^error: 2 machines: --node-rank must say/],
+    [["--nnodes", "2", "--", "true"], /^error: 2 machines: set --node-rank/],
   ])("are none: %j", async (words, message) => {
     const { code, stdout, stderr } = await launch(words);
     expect(stderr).toMatch(message);

@@ -76,8 +76,8 @@ describe("the size of a job", () => {
   });
 
   it.each([
-    [[], { ...PET, PET_NODE_RANK: "" }, /--node-rank must say/],
-    [[], { ...PET, PET_MASTER_ADDR: "" }, /--master-addr must name/],
+    [[], { ...PET, PET_NODE_RANK: "" }, /set --node-rank/],
+    [[], { ...PET, PET_MASTER_ADDR: "" }, /set --master-addr/],
     [[], { ...PET, PET_NODE_RANK: "2" }, /0 to 1/],
     [[], { ...PET, PET_NNODES: "1:4" }, /PET_NNODES=1:4: .*not supported/],
     [[], { ...PET, PET_NNODES: "two" }, /PET_NNODES=two/],
@@ -94,7 +94,7 @@ describe("the size of a job", () => {
       ...{ SLURM_JOB_ID: "1", SLURM_STEP_ID: "0", SLURM_PROCID: "1", SLURM_LOCALID: "0", SLURM_NTASKS: "2" },
       ...{ SLURM_NODEID: "1", SLURM_NNODES: "2", SLURM_TASKS_PER_NODE: "1(x2)", SLURM_JOB_NODELIST: "n[1-2]" },
     };
-    expect(() => topology([], task)).toThrow(/one of 2 processes already \(rank 1, by srun\).*--nnodes/);
+    expect(() => topology([], task)).toThrow(/already one of 2 processes \(rank 1, by srun\).*--nnodes/);
     const given = ["--nnodes", "2", "--node-rank", "1", "--master-addr", "n1"];
     expect(topology(given, task)).toMatchObject({ nnodes: 2, nodeRank: 1 });
     expect(topology(["--nnodes", "1"], task)).toMatchObject({ nnodes: 1 });

@@ -30,7 +30,6 @@ const ENTRIES = /\/(index|errors|tokenizer-error)\.ts$|\/architectures\/\w+\.ts$
 const SHORT: Readonly<Record<string, string>> = {
   "lib/base/coded-error.ts": "the class of every layer's errors: it imports nothing",
   "lib/torch/package-version.ts": "read before anything else is loaded",
-  "lib/torch/options.ts": "spelling of options, which functions and methods share",
   "lib/tokenizer/jinja/filters.ts": "the table of filters, which some of them use",
   "lib/data/prefetch-thread.ts": "a thread starts it",
   "lib/engine/worker.ts": "a thread or process starts it",

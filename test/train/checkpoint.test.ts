@@ -95,7 +95,7 @@ describe("a damaged checkpoint is passed over for the one before", () => {
     [
       "truncated weights",
       (folder) => truncateSync(join(folder, "model.safetensors"), 1000),
-      /model\.safetensors has 1000 bytes of \d+/,
+      /model\.safetensors has 1000 bytes instead of \d+/,
     ],
     [
       "a truncated optimiser",

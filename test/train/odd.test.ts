@@ -145,7 +145,7 @@ describe("sizes that are absurd", () => {
         new Curriculum([
           autoregressive({ ...tiny, data: { seqLen: 1e9, numSamples: 1, sample: () => null as never } }),
         ]),
-      /1000000000 tokens a sequence.*16777216/,
+      /1000000000 tokens per sequence.*16777216/,
     ],
     [
       "warmup and decay",

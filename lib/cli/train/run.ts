@@ -166,7 +166,7 @@ export function dataSummaries(stages: readonly Stage[]): string[] {
     summaries.set(summary, `data, starting with stage '${name}': ${text.replaceAll("\n", "\n  ")}`);
   }
   const texts = [...summaries.values()];
-  return texts.length === 1 ? texts.map((text) => text.replace(/^data from stage '.*?' on: /, "data: ")) : texts;
+  return texts.length === 1 ? texts.map((text) => text.replace(/^data, starting with stage '.*?': /, "data: ")) : texts;
 }
 
 /** The summary of a stage's data, which may be a dataset, a loader or the result of prepareData. */
