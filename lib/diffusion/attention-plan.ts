@@ -49,3 +49,47 @@ export function blockDiffusionPlan(
     pattern: { kind: "block-diffusion", length, blockSize, ...(documents && { documents }) },
   };
 }
+
+export interface BidirectionalPlanOptions {
+  /** Flat cumulative document starts over batch * length, for documents that must not attend to each other. */
+  documents?: readonly number[];
+  /** int64 [n]: the flattened positions of [batch * length] whose hidden states are computed. Absent: all of them. */
+  rows?: Tensor;
+  /** The values of `rows` on the host, see {@link AttentionPlan.lastLayer}. */
+  rowIndices?: Int32Array;
+  device?: string;
+}
+
+/**
+ * Attention without a mask: every position attends to all positions of its row, or of its document. One position per
+ * token.
+ *
+ * The plan has no `pattern`, so ranks of a context-parallel group compute it in full.
+ *
+ * @param length number of positions in a row
+ */
+export function bidirectionalPlan(length: number, options: BidirectionalPlanOptions = {}): AttentionPlan {
+  const { documents, rows, rowIndices, device = "cpu" } = options;
+  return {
+    positions: torch.arange(length, { dtype: "int64", device }),
+    end: length,
+    attend: (_layer, q, k, v) => {
+      if (!documents) return attendToAll(q, k, v);
+      const [queries, keys, values] = [q, k, v].map((x) => x.flatten(0, 1).unsqueeze(0));
+      const attended = documents.slice(1).map((end, d) => {
+        const size = end - documents[d];
+        return attendToAll(...([queries, keys, values].map((x) => x.narrow(1, documents[d], size)) as Heads));
+      });
+      return torch.cat(attended, 1).view(q.shape);
+    },
+    ...(rows && { lastLayer: { rows, rowIndices } }),
+  };
+}
+
+type Heads = [q: Tensor, k: Tensor, v: Tensor];
+
+/** q [b, s, h, d], k and v [b, s, hkv, d] -> [b, s, h, d]. libtorch chooses its flash kernels where they apply. */
+function attendToAll(...heads: Heads): Tensor {
+  const [q, k, v] = heads.map((x) => x.transpose(1, 2));
+  return torch.scaledDotProductAttention(q, k, v, null, 0, false, { enableGqa: true }).transpose(1, 2);
+}

@@ -1,47 +1,19 @@
 import * as z from "zod";
-import type { Batch, Metric, Objective, ObjectiveContext } from "../model/objective.js";
-import type { Tensor } from "../torch/index.js";
+import type { Batch, Objective } from "../model/objective.js";
 import { blockDiffusionPlan } from "./attention-plan.js";
-import { documentsOfRow, paddedRows, resolveMaskId, uploadFloats, uploadIntegers } from "./batch.js";
-import { type Corruption, corrupt } from "./corruption.js";
+import { documentsOfRow } from "./batch.js";
 import { DiffusionError, parseOptions } from "./errors.js";
-import { noiseSchema } from "./noise.js";
-import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./warmup.js";
+import { lossOptions, maskedDiffusion, maskingOptions } from "./masked-diffusion.js";
 
 /** The options of {@link blockDiffusionObjective}, for TypeScript and YAML alike. */
 export const blockDiffusionSchema = z.strictObject({
   blockSize: z.number().int().min(1).default(4).describe("number of tokens that are denoised together (B)"),
-  noise: noiseSchema.prefault("clipped-linear").describe("noise schedule, u(t) and w(t)"),
-  warmup: warmupSchema.optional().describe("mask-ratio warmup (section 3.2); default: none"),
-  maskId: z.number().int().min(0).optional().describe("id of the mask token; default: the model's"),
-  shift: z.boolean().default(false).describe("predict each token from the position before it, as in the AR stage"),
-  weighted: z
-    .boolean()
-    .default(true)
-    .describe("multiply the loss by w(t) (Eq. 4); otherwise it is not a bound of the likelihood"),
+  ...maskingOptions,
   granularity: z
     .enum(["block", "document", "sequence"])
     .default("block")
     .describe("unit that shares one time t: block, document or sequence"),
-  timeSampling: z
-    .enum(["independent", "antithetic", "low-discrepancy"])
-    .default("independent")
-    .describe(
-      "how the times of a row are drawn: independent, antithetic or low-discrepancy; the last two have less variance",
-    ),
-  normalizer: z
-    .enum(["tokens", "masked"])
-    .default("tokens")
-    .describe(
-      "divisor of the summed loss: all tokens that may be masked (tokens, Eq. 4), or the masked tokens (masked)",
-    ),
-  crossDocumentAttention: z
-    .boolean()
-    .optional()
-    .describe(
-      "whether the documents of a sample attend to each other; default: only if the data keep no document boundaries",
-    ),
-  headChunkSize: z.number().int().min(1).default(1024).describe("number of rows whose logits are in memory at once"),
+  ...lossOptions,
 });
 export type BlockDiffusionSettings = z.output<typeof blockDiffusionSchema>;
 export type BlockDiffusionOptions = z.input<typeof blockDiffusionSchema>;
@@ -58,60 +30,14 @@ export type BlockDiffusionOptions = z.input<typeof blockDiffusionSchema>;
  */
 export function blockDiffusionObjective(options: BlockDiffusionOptions = {}): Objective {
   const settings = parseOptions("blockDiffusionObjective", blockDiffusionSchema, options);
-  const { blockSize, shift } = settings;
-
-  return (model, batch, context) => {
-    const { device, seed, stage } = context;
-    const documents = settings.crossDocumentAttention ? undefined : batch.documents;
-    const packed = { ...batch, documents };
-    const ramp = rampAt(settings, context);
-    const maskId = resolveMaskId(model.config, settings.maskId);
-    const corruption = corrupt(packed, { ...settings, ...ramp, maskId, seed, stage, keepFirst: shift });
-
-    const wanted = shift ? shiftedRows(packed, corruption.positions, blockSize) : corruption.positions;
-    const input = noisyThenClean(batch, corruption.noisy);
-    const numRows = paddedRows(corruption.numMasked);
-    const padded = [padTo(wanted, numRows), padTo(corruption.targets, numRows)];
-    const [ids, rows, targets] = uploadIntegers([input, ...padded], device);
-    const weights = uploadFloats(padTo(corruption.weights, numRows), device);
-
-    const wantedRows = { rows, rowIndices: padded[0], cleanQueries: shift };
-    const plan = blockDiffusionPlan(batch.seqLen, blockSize, { documents, ...wantedRows, device });
-    const hidden = model.forward(ids.view([batch.batch, 2 * batch.seqLen]), plan);
-    const { loss, nll } = model.crossEntropy(hidden, targets, {
-      rowWeights: weights,
-      chunkSize: settings.headChunkSize,
-    });
-
-    const normalizer = settings.normalizer === "tokens" ? corruption.numMaskable : corruption.numMasked;
-    return { loss, normalizer, metrics: { u_max: ramp.uMax, ...corruptionMetrics(corruption, nll) } };
-  };
-}
-
-/** Pads with zeros: index 0 refers to row 0, whose padding target has weight zero. */
-function padTo<T extends Int32Array | Float32Array>(values: T, length: number): T {
-  if (values.length === 0 || values.length === length) return values;
-  const padded = new (values.constructor as new (length: number) => T)(length);
-  padded.set(values);
-  return padded;
-}
-
-/**
- * Advances the warmup to this step. During the warmup, weight, clip and forced token follow its own switches (Eq. 10).
- */
-function rampAt(settings: BlockDiffusionSettings, context: ObjectiveContext) {
-  const { warmup, noise, weighted } = settings;
-  const full = { uMax: 1, clip: noise.clip, fallback: noise.fallback, weighted };
-  if (!warmup) return full;
-  const state = advanceWarmup(warmup, context.state.warmup as WarmupState | undefined, context);
-  context.state.warmup = state;
-  if (state.progress >= warmup.steps) return full;
-  return {
-    uMax: maxMaskRatio(warmup, state.progress),
-    clip: noise.clip && warmup.clip,
-    fallback: noise.fallback && warmup.fallback,
-    weighted: weighted && warmup.weighted,
-  };
+  const { blockSize, granularity, shift } = settings;
+  return maskedDiffusion(settings, {
+    units: () => ({ blockSize, granularity }),
+    ids: noisyThenClean,
+    rows: (batch, positions) => (shift ? shiftedRows(batch, positions, blockSize) : positions),
+    plan: ({ seqLen, documents }, selected) =>
+      blockDiffusionPlan(seqLen, blockSize, { documents, ...selected, cleanQueries: shift }),
+  });
 }
 
 /** Concatenates [x_t ; x_0] along each row, [batch, 2 * length]. */
@@ -145,17 +71,6 @@ export function shiftedRows(batch: Batch, positions: Int32Array, blockSize: numb
     const half = opensBlock[at] ? seqLen : 0;
     return row * seqLen + at + half - 1;
   });
-}
-
-/** Metrics of a corruption: its counts as shares, and the unweighted cross-entropy per masked token. */
-function corruptionMetrics(corruption: Corruption, nll: Tensor): Record<string, Metric> {
-  const { numMasked, numMaskable, numBlocks, emptyBlocks, fallbackBlocks } = corruption;
-  return {
-    masked_share: { total: numMasked, count: numMaskable },
-    empty_blocks: { total: emptyBlocks, count: numBlocks },
-    fallback_blocks: { total: fallbackBlocks, count: numBlocks },
-    masked_nll: { total: nll.narrow(0, 0, numMasked).sum(), count: numMasked },
-  };
 }
 
 /**

@@ -1,10 +1,15 @@
 /**
- * Masked diffusion over blocks: corruption, noise schedules and warmup, training objectives, likelihood of a text, and
+ * Masked diffusion over blocks and whole documents: corruption, noise schedules and warmup, training objectives, likelihood of a text, and
  * commit rules for denoising.
  */
 
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "../model/objective.js";
-export { type BlockDiffusionPlanOptions, blockDiffusionPlan } from "./attention-plan.js";
+export {
+  type BidirectionalPlanOptions,
+  type BlockDiffusionPlanOptions,
+  bidirectionalPlan,
+  blockDiffusionPlan,
+} from "./attention-plan.js";
 export { type AutoregressiveOptions, autoregressiveObjective, autoregressiveSchema } from "./autoregressive.js";
 export {
   type BlockDiffusionOptions,
@@ -26,6 +31,16 @@ export {
   staticSchedule,
 } from "./commit.js";
 export { type Corruption, type CorruptionOptions, corrupt, type Granularity, type TimeSampling } from "./corruption.js";
+export {
+  type BidirectionalOptions,
+  type BidirectionalSettings,
+  bidirectionalObjective,
+  bidirectionalSchema,
+  type CausalDiffusionOptions,
+  type CausalDiffusionSettings,
+  causalDiffusionObjective,
+  causalDiffusionSchema,
+} from "./document-diffusion.js";
 export { DiffusionError, type DiffusionErrorCode } from "./errors.js";
 export {
   arBitsPerByte,

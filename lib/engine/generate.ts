@@ -5,7 +5,9 @@ import { EventQueue } from "./event-queue.js";
 import {
   type AutoregressiveGenerationOptions,
   autoregressiveGenerationSchema,
+  type BidirectionalGenerationOptions,
   type BlockGenerationOptions,
+  bidirectionalGenerationSchema,
   blockGenerationSchema,
   type EngineSettings,
   engineOptionsSchema,
@@ -52,11 +54,40 @@ export async function* generateAutoregressive(
   yield* generateHere(model, prompt, { ...settings, mode: "autoregressive" });
 }
 
+/**
+ * Decodes a prompt with a model of full bidirectional attention (`bidirectionalObjective`; LLaDA, Dream), in this
+ * thread. The canvas, prompt and `maxTokens` masked tokens, exists from the start; every pass computes all of it, and
+ * every position attends to all others, so a block is predicted with the masked tokens after it in view. There is no KV
+ * cache. Blocks are decoded from left to right, counted from the end of the prompt; a pass commits tokens of the current
+ * block by the commit rule. Decoding ends as soon as a stop token and everything before it is committed.
+ *
+ * Events, seeds and the other options are those of {@link generateBlocks}. The choices of `n` are computed in one batch.
+ * `edit` infills: the tokens after the span are seen, too.
+ *
+ * @param model with a {@link StableDiffCoder} that has a tokenizer, the prompt may be text, and events have text
+ * @throws EngineError at the first event: ENGINE_OPTIONS, ENGINE_PROMPT, ENGINE_TOO_LONG; later ENGINE_MODEL when the
+ *   model's logits are NaN, and ENGINE_OPTIONS for a custom commit rule that is not valid
+ */
+export async function* generateBidirectional(
+  model: Decoder | StableDiffCoder,
+  prompt: Prompt,
+  options: BidirectionalGenerationOptions = {},
+): AsyncGenerator<EngineEvent, void> {
+  const settings = parseOptions("generateBidirectional", bidirectionalGenerationSchema, options);
+  const { decodeBidirectional } = await import("./bidirectional.js");
+  yield* decodeBidirectional(await coderOf(model), prompt, settings);
+}
+
 type HereSettings = Omit<GenerateSettings, "cacheSalt" | "priority"> &
   Pick<EngineSettings, "maxNumBatchedTokens"> &
   Partial<Pick<EngineSettings, "shift" | "maskId">> & { signal?: AbortSignal };
 
 const KEY = 0;
+
+async function coderOf(model: Decoder | StableDiffCoder): Promise<StableDiffCoder> {
+  const { StableDiffCoder } = await import("../checkpoint/stable-diffcoder.js");
+  return model instanceof StableDiffCoder ? model : new StableDiffCoder(model);
+}
 
 async function* generateHere(
   model: Decoder | StableDiffCoder,
@@ -65,8 +96,7 @@ async function* generateHere(
 ): AsyncGenerator<EngineEvent, void> {
   // Only now: they load the addon, which an engine with a worker does not need in this process.
   const { EngineCore } = await import("./core.js");
-  const { StableDiffCoder } = await import("../checkpoint/stable-diffcoder.js");
-  const coder = model instanceof StableDiffCoder ? model : new StableDiffCoder(model);
+  const coder = await coderOf(model);
   const { vocabSize, maxPositionEmbeddings: context } = coder.config;
   const tokenizer = coder.hasTokenizer ? coder.tokenizer : undefined;
   const parsed: GenerateSettings = { ...settings, priority: 0 };

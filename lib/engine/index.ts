@@ -4,11 +4,13 @@ export type { Reservation } from "./admission.js";
 export { Engine, type EngineCreateOptions } from "./engine.js";
 export { EngineError, type EngineErrorCode } from "./errors.js";
 export { collectChoices } from "./event-queue.js";
-export { generateAutoregressive, generateBlocks } from "./generate.js";
+export { generateAutoregressive, generateBidirectional, generateBlocks } from "./generate.js";
 export {
   type AutoregressiveGenerationOptions,
   autoregressiveGenerationSchema,
+  type BidirectionalGenerationOptions,
   type BlockGenerationOptions,
+  bidirectionalGenerationSchema,
   blockGenerationSchema,
   type EngineOptions,
   engineOptionsSchema,

@@ -321,3 +321,17 @@ export const autoregressiveGenerationSchema = blockGenerationSchema.omit({
   ...{ blockSize: true, steps: true, commit: true, remask: true, edit: true, shift: true, maskId: true },
 });
 export type AutoregressiveGenerationOptions = z.input<typeof autoregressiveGenerationSchema>;
+
+/** Options of {@link generateBidirectional}: those of {@link generateBlocks}, but for the KV cache and for FIM tokens. */
+export const bidirectionalGenerationSchema = blockGenerationSchema
+  .omit({ maxNumBatchedTokens: true, suffix: true })
+  .extend({
+    blockSize: blockSizeSchema
+      .default(32)
+      .describe("tokens that are decoded together, counted from the end of the prompt; training has no blocks"),
+    edit: blockGenerationSchema.shape.edit.describe(
+      "`{ start, end }`: regenerate these tokens of the prompt in place; the model sees all tokens around them",
+    ),
+  });
+export type BidirectionalGenerationOptions = z.input<typeof bidirectionalGenerationSchema>;
+export type BidirectionalGenerationSettings = z.output<typeof bidirectionalGenerationSchema>;

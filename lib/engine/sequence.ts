@@ -15,6 +15,11 @@ export interface SequenceModel {
   maskId: number;
   /** Whether predictions come from the position before. */
   shift: boolean;
+  /**
+   * Whether every position attends to the whole canvas: blocks begin with the first generated token, as in LLaDA's
+   * sampler, and an edit keeps all of the prompt. Otherwise blocks are aligned to position 0.
+   */
+  bidirectional?: boolean;
   tokenizer: TokenText | undefined;
   textOf(id: number): string;
 }
@@ -81,7 +86,8 @@ export class Sequence {
       const { start, end } = settings.edit;
       this.firstNew = start;
       this.lastNew = end;
-      this.tokens = prompt.slice(0, Math.min(prompt.length, Math.ceil(end / B) * B)).fill(model.maskId, start, end);
+      const kept = model.bidirectional ? prompt.length : Math.min(prompt.length, Math.ceil(end / B) * B);
+      this.tokens = prompt.slice(0, kept).fill(model.maskId, start, end);
     } else {
       this.firstNew = prompt.length;
       this.lastNew = prompt.length + settings.maxTokens;
@@ -109,7 +115,8 @@ export class Sequence {
     const share = Math.max(topP, Number.EPSILON);
     const draws = { temperature, topK, topP: share, minP, seed: sequenceSeed(seed, index) };
     this.#params = { ...draws, logprobs, entropy, forbidMask };
-    this.start = this.autoregressive ? this.firstNew : Math.floor(this.firstNew / B) * B;
+    const isAligned = !this.autoregressive && !model.bidirectional;
+    this.start = isAligned ? Math.floor(this.firstNew / B) * B : this.firstNew;
     this.end = this.start;
     if (!this.autoregressive) this.#openBlock();
   }

@@ -4,6 +4,15 @@
 
 export type { Batch, Metric, Objective, ObjectiveContext, ObjectiveResult } from "../model/objective.js";
 export { Curriculum, defaultSinks } from "./curriculum.js";
+export {
+  type BidirectionalStageOptions,
+  type BlockDiffusionStageOptions,
+  bidirectional,
+  blockDiffusion,
+  type CausalDiffusionStageOptions,
+  causalDiffusion,
+  supervised,
+} from "./diffusion-stages.js";
 export { TrainError, type TrainErrorCode } from "./errors.js";
 export type {
   AbortedEvent,
@@ -50,8 +59,6 @@ export { wandb } from "./sinks/wandb.js";
 export {
   type AutoregressiveStageOptions,
   autoregressive,
-  type BlockDiffusionStageOptions,
-  blockDiffusion,
   type Evaluate,
   type HookContext,
   type Sampling,
@@ -60,5 +67,4 @@ export {
   type StageEnd,
   type StageOptions,
   stage,
-  supervised,
 } from "./stage.js";

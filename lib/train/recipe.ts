@@ -13,7 +13,12 @@ import {
   type SftDataOptionsInput,
   sftDataOptionsSchema,
 } from "../data/index.js";
-import { autoregressiveSchema, blockDiffusionSchema } from "../diffusion/index.js";
+import {
+  autoregressiveSchema,
+  bidirectionalSchema,
+  blockDiffusionSchema,
+  causalDiffusionSchema,
+} from "../diffusion/index.js";
 import { world } from "../distributed/index.js";
 import {
   type Decoder,
@@ -25,20 +30,13 @@ import {
 } from "../model/index.js";
 import { CODE_TOKENIZER, Tokenizer } from "../tokenizer/index.js";
 import { Curriculum } from "./curriculum.js";
+import { bidirectional, blockDiffusion, causalDiffusion, supervised } from "./diffusion-stages.js";
 import { parseOptions, TrainError } from "./errors.js";
 import { type RunOptions, runSettingsSchema } from "./run-options.js";
 import type { Sink } from "./sinks/sink.js";
 import { tensorboard } from "./sinks/tensorboard.js";
 import { wandb } from "./sinks/wandb.js";
-import {
-  autoregressive,
-  blockDiffusion,
-  type Stage,
-  type StageData,
-  stageSettings,
-  supervised,
-  withEnd,
-} from "./stage.js";
+import { autoregressive, type Stage, type StageData, stageSettings, withEnd } from "./stage.js";
 
 /** A training run as described by a curriculum file: `curriculum.run({ ...run, model })`. */
 export interface TrainingJob {
@@ -85,12 +83,32 @@ const stageSchema = z.discriminatedUnion("type", [
     ...blockDiffusionSchema.shape,
   }),
   withEnd({
+    type: z.literal("bidirectional"),
+    ...stageSettings,
+    data: corpusByDefault.optional().describe(inherited),
+    ...bidirectionalSchema.shape,
+  }),
+  withEnd({
+    type: z.literal("causal-diffusion"),
+    ...stageSettings,
+    data: corpusByDefault.optional().describe(inherited),
+    ...causalDiffusionSchema.shape,
+  }),
+  withEnd({
     type: z.literal("supervised"),
     ...stageSettings,
     data: sftByDefault.optional().describe(inherited),
     ...blockDiffusionSchema.shape,
   }),
 ]);
+
+const factories = {
+  autoregressive,
+  "block-diffusion": blockDiffusion,
+  bidirectional,
+  "causal-diffusion": causalDiffusion,
+  supervised,
+};
 
 /** Schema of a curriculum file in YAML. */
 export const recipeSchema = z.strictObject({
@@ -194,9 +212,8 @@ export async function buildRecipe(input: RecipeInput, context: RecipeContext = {
     const source = sources.get(key) ?? openData(kind, chosen, tokenizer, run.seed, context);
     sources.set(key, source);
     const made = { ...options, data: await source };
-    if (type === "autoregressive") stages.push(autoregressive(made as Parameters<typeof autoregressive>[0]));
-    else if (type === "block-diffusion") stages.push(blockDiffusion(made as Parameters<typeof blockDiffusion>[0]));
-    else stages.push(supervised(made as Parameters<typeof supervised>[0]));
+    // Each factory checks its options again; the recipe's schema has checked them for this type.
+    stages.push((factories[type] as (options: object) => Stage)(made));
   }
   const curriculum = new Curriculum(stages);
   const model = await openModel(recipe, tokenizer, run);

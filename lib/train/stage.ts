@@ -1,18 +1,9 @@
 import * as z from "zod";
 import { isStepCheckpoint } from "../checkpoint/layout.js";
 import { type Dataset, Loader } from "../data/index.js";
-import {
-  type AutoregressiveOptions,
-  autoregressiveObjective,
-  autoregressiveSchema,
-  type BlockDiffusionOptions,
-  blockDiffusionObjective,
-  blockDiffusionSchema,
-  type NoiseSchedule,
-  supervisedObjective,
-} from "../diffusion/index.js";
+import { type AutoregressiveOptions, autoregressiveObjective, autoregressiveSchema } from "../diffusion/index.js";
 import type { Decoder, Objective } from "../model/index.js";
-import { type Schedule, scheduleFrom, scheduleSchema, warmupStable } from "../nn/index.js";
+import { type Schedule, scheduleFrom, scheduleSchema } from "../nn/index.js";
 import { parseOptions } from "./errors.js";
 import type { TrainingSample } from "./events.js";
 import { type OptimizerChoice, optimizerSchema } from "./optimizer.js";
@@ -158,7 +149,7 @@ export const stageSettings = {
 };
 
 /** The options of a stage that exist in TypeScript only. */
-const stageValues = {
+export const stageValues = {
   data: z
     .custom<StageData>(isData, { error: "expected a Dataset, a Loader or the result of prepareData" })
     .describe("training data: a `Dataset`, a `Loader` or the result of `prepareData`"),
@@ -190,7 +181,6 @@ const customShape = {
 /** The options of {@link stage}. */
 export const customStageSchema = withEnd(customShape);
 const autoregressiveStageSchema = withEnd({ ...stageSettings, ...stageValues, ...autoregressiveSchema.shape });
-const diffusionStageSchema = withEnd({ ...stageSettings, ...stageValues, ...blockDiffusionSchema.shape });
 
 /** An object schema with exactly one of the keys that set the end of a stage. */
 export function withEnd<Shape extends z.ZodRawShape>(shape: Shape) {
@@ -205,16 +195,9 @@ export function withEnd<Shape extends z.ZodRawShape>(shape: Shape) {
 const END_KEYS = ["steps", "tokens", "epochs", "minutes"] as const;
 
 export type StageOptions = z.input<typeof customStageSchema>;
-export type AutoregressiveStageOptions = Omit<
-  StageOptions,
-  "objective" | "kind" | "positionsPerToken" | "fingerprint"
-> &
-  AutoregressiveOptions;
-export type BlockDiffusionStageOptions = Omit<
-  StageOptions,
-  "objective" | "kind" | "positionsPerToken" | "fingerprint"
-> &
-  BlockDiffusionOptions;
+/** Options of a stage whose objective is given. */
+export type ObjectiveStageOptions = Omit<StageOptions, "objective" | "kind" | "positionsPerToken" | "fingerprint">;
+export type AutoregressiveStageOptions = ObjectiveStageOptions & AutoregressiveOptions;
 
 /**
  * A stage with a custom objective.
@@ -239,61 +222,26 @@ export function autoregressive(options: AutoregressiveStageOptions): Stage {
   });
 }
 
-/** Masked diffusion over blocks: continual pre-training (section 3), anneal included. */
-export function blockDiffusion(options: BlockDiffusionStageOptions): Stage {
-  const parsed = parseOptions(titleOf("blockDiffusion", options), diffusionStageSchema, options);
-  const own = pick(parsed, blockDiffusionSchema.shape) as BlockDiffusionOptions;
-  const objective = blockDiffusionObjective(own);
-  return assemble({
-    ...parsed,
-    kind: "block-diffusion",
-    objective,
-    positionsPerToken: 2,
-    fingerprint: fingerprintOf(own),
-    check: (steps, dataset) => [...longWarmup(own, steps), ...unheededBoundaries(options, dataset)],
-  });
-}
-
 /**
- * Supervised fine-tuning by block diffusion, with a loss on answers only. The default `lr` is 2e-5 after a short
- * warmup, not the final rate of the previous stage, because pre-training usually decays to zero.
- */
-export function supervised(options: BlockDiffusionStageOptions): Stage {
-  const parsed = parseOptions(titleOf("supervised", options), diffusionStageSchema, options);
-  const own = pick(parsed, blockDiffusionSchema.shape) as BlockDiffusionOptions;
-  return assemble({
-    ...parsed,
-    lr: parsed.lr ?? warmupStable(2e-5, { warmup: 0.03 }),
-    kind: "supervised",
-    objective: supervisedObjective(own),
-    positionsPerToken: 2,
-    fingerprint: fingerprintOf(own),
-    check: (steps, dataset) => [...longWarmup(own, steps), ...unheededBoundaries(options, dataset)],
-  });
-}
-
-function longWarmup({ warmup }: BlockDiffusionOptions, steps: number | null): string[] {
-  if (steps === null || !warmup || warmup.steps <= steps) return [];
-  const end = warmup.steps.toLocaleString("en-US");
-  return [`its mask-ratio warmup takes ${end} steps, but the stage has ${steps}: u_max never reaches 1`];
-}
-
-/**
+ * A warning if a stage isolates documents that its data does not separate.
+ *
  * @param options as written, without defaults: the default isolates documents only if the data keeps their boundaries
  */
-function unheededBoundaries(options: AutoregressiveOptions, { keepsDocumentBoundaries }: Dataset): string[] {
+export function unheededBoundaries(options: AutoregressiveOptions, { keepsDocumentBoundaries }: Dataset): string[] {
   if (options.crossDocumentAttention !== false || keepsDocumentBoundaries !== false) return [];
   return [
     "crossDocumentAttention: false has no effect, because the data has no document boundaries: set keepDocumentBoundaries: true in the data's options",
   ];
 }
 
-type Parsed = Omit<z.output<typeof customStageSchema>, "fingerprint"> & {
+/** The parsed options of a stage, with the values that its factory adds. */
+export type ParsedStage = Omit<z.output<typeof customStageSchema>, "fingerprint"> & {
   fingerprint?: unknown;
   check?: Stage["check"];
 };
 
-function assemble(parsed: Parsed): Stage {
+/** The stage of parsed options. */
+export function assemble(parsed: ParsedStage): Stage {
   const {
     name,
     data,
@@ -329,18 +277,13 @@ function assemble(parsed: Parsed): Stage {
   };
 }
 
-function pick(values: Record<string, unknown>, shape: Record<string, unknown>): Record<string, unknown> {
+/** The values whose keys a shape has, in their order. */
+export function pick(values: Record<string, unknown>, shape: Record<string, unknown>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(values).filter(([key]) => key in shape));
 }
 
-/** A noise schedule consists of functions; some of its values represent it. */
-function fingerprintOf(options: BlockDiffusionOptions): unknown {
-  const { name, clip, fallback, u, weight } = options.noise as NoiseSchedule;
-  const values = [0.25, 0.5, 0.75].flatMap((t) => [u(t), weight(t, u(t))]);
-  return { ...options, noise: { name, clip, fallback, values } };
-}
-
-function titleOf(factory: string, options: unknown): string {
+/** Names a stage in errors: its factory and its name. */
+export function titleOf(factory: string, options: unknown): string {
   const name = (options as { name?: unknown } | null)?.name;
   return typeof name === "string" ? `${factory} '${name}'` : factory;
 }

@@ -1,7 +1,12 @@
 // The schemas whose options have a table in docs/, by the name in the comment before it: <!-- options: NAME -->.
 import * as z from "zod";
 import { dataOptionsSchema, sftDataOptionsSchema } from "../../lib/data/index.js";
-import { autoregressiveSchema, blockDiffusionSchema, warmupSchema } from "../../lib/diffusion/index.js";
+import {
+  autoregressiveSchema,
+  bidirectionalSchema,
+  blockDiffusionSchema,
+  warmupSchema,
+} from "../../lib/diffusion/index.js";
 import {
   blockGenerationSchema,
   engineOptionsSchema,
@@ -28,6 +33,7 @@ const customStage = { objective: true, kind: true, positionsPerToken: true, fing
 
 export const documentedSchemas: Readonly<Record<string, z.ZodObject>> = {
   blockDiffusion: blockDiffusionSchema,
+  bidirectional: bidirectionalSchema,
   warmup: warmupSchema,
   autoregressive: autoregressiveSchema,
   stage: stageOptions.omit(customStage),

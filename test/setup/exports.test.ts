@@ -45,6 +45,9 @@ describe("names that users import", () => {
       ["clippedLinear", "linearNoise", "cosineNoise", "customNoise"],
       ["constant", "warmupStable", "warmupStableDecay", "cosineDecay", "decayTo", "scaled", "chain"],
       ["autoregressiveObjective", "blockDiffusionObjective", "supervisedObjective"],
+      ["bidirectionalObjective", "causalDiffusionObjective", "bidirectionalPlan", "blockDiffusionPlan", "causalPlan"],
+      ["autoregressive", "blockDiffusion", "bidirectional", "causalDiffusion", "supervised"],
+      ["generateAutoregressive", "generateBlocks", "generateBidirectional"],
     ];
     for (const family of families) expect(family.filter((name) => !rootNames.has(name))).toEqual([]);
   });

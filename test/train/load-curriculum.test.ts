@@ -144,17 +144,19 @@ describe("a recipe", () => {
           ...{ type: "autoregressive", name: "answers", steps: 1, lr: 1e-3, globalBatchSize: 1 },
           data: { type: "sft", paths: [chats], seqLen: 32 },
         },
+        { type: "causal-diffusion", name: "ardllm", steps: 1, globalBatchSize: 2, noise: "clipped-linear" },
+        { type: "bidirectional", name: "bidllm", steps: 1, globalBatchSize: 2, warmup: { steps: 1 }, shift: true },
       ],
     };
     const { curriculum, model, run } = await buildRecipe(recipe);
     try {
       const events = await collect(curriculum.stages, { ...run, model });
-      expect(stepsOf(events)).toHaveLength(9);
+      expect(stepsOf(events)).toHaveLength(11);
       const [first, second, third, fourth] = curriculum.stages;
       expect(second.data).toBe(first.data);
       expect(third.data).not.toBe(first.data);
       expect(fourth.data).toBe(third.data);
-      expect(stepsOf(events).at(-2)?.metrics.masked_share).toBeGreaterThan(0);
+      expect(stepsOf(events).at(-4)?.metrics.masked_share).toBeGreaterThan(0);
     } finally {
       model.dispose();
     }
@@ -162,9 +164,12 @@ describe("a recipe", () => {
     writeFileSync(yaml, JSON.stringify(recipe)); // JSON is YAML
     const output = execFileSync(process.execPath, ["--import", tsx, child, yaml], { encoding: "utf8", cwd: folder });
     expect(JSON.parse(output)).toMatchObject({
-      stages: ["compress: autoregressive", "cpt: block-diffusion", "sft: supervised", "answers: autoregressive"],
+      stages: [
+        ...["compress: autoregressive", "cpt: block-diffusion", "sft: supervised", "answers: autoregressive"],
+        ...["ardllm: causal-diffusion", "bidllm: bidirectional"],
+      ],
       own: true,
-      steps: 9,
+      steps: 11,
     });
   });
 

@@ -2,8 +2,10 @@ import { describe, expect, it } from "vitest";
 import { PackedDataset, parseDataOptions } from "../../lib/data/index.js";
 import {
   autoregressive,
+  bidirectional,
   blockDiffusion,
   Curriculum,
+  causalDiffusion,
   parseRecipe,
   type Stage,
   stage,
@@ -37,6 +39,12 @@ describe("stage options", () => {
       end: { steps: 3 },
     });
     expect(blockDiffusion({ name: "b", data, tokens: 1e6 }).positionsPerToken).toBe(2);
+    expect(bidirectional({ name: "c", data, steps: 1 })).toMatchObject({ kind: "bidirectional", positionsPerToken: 1 });
+    const noise = { name: "linear", clip: false, fallback: false };
+    expect(causalDiffusion({ name: "d", data, steps: 1 })).toMatchObject({
+      ...{ kind: "causal-diffusion", positionsPerToken: 1 },
+      fingerprint: { noise, granularity: "document", shift: false },
+    });
     expect({ ...made, maxGradNorm: null }.maxGradNorm).toBeNull();
   });
 
@@ -52,6 +60,11 @@ describe("stage options", () => {
       "a wrong value",
       () => blockDiffusion({ name: "a", data, steps: 1, granularity: "word" as never }),
       /granularity: expected one of "block", "document", "sequence", got "word"/,
+    ],
+    [
+      "blocks where there are none",
+      () => bidirectional({ name: "a", data, steps: 1, blockSize: 4 } as never),
+      /bidirectional 'a'.*blockSize: unknown key/s,
     ],
     [
       "a wrong value inside",

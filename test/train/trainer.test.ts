@@ -4,7 +4,9 @@ import type { Decoder } from "../../lib/model/index.js";
 import * as torch from "../../lib/torch/index.js";
 import {
   autoregressive,
+  bidirectional,
   blockDiffusion,
+  causalDiffusion,
   flopsPerToken,
   type Objective,
   type ObjectiveContext,
@@ -70,6 +72,16 @@ describe("accumulation", () => {
       }
     });
   }
+
+  it.each(Object.entries({ bidirectional, causalDiffusion }))("%s: the same", async (_, make) => {
+    const run = (gradientAccumulationSteps: number) => {
+      const common = { data, steps: 4, globalBatchSize: 8, lr: 0.05, optimizer: sgd(), precision: "float32" } as const;
+      return weightsAfter([make({ name: "d", ...common, gradientAccumulationSteps, normalizer: "masked" })]);
+    };
+    const [whole, cut] = [await run(1), await run(4)];
+    expect(largest(whole.losses, cut.losses)).toBeLessThan(1e-6 * 10);
+    expect(largest(whole.weights, cut.weights)).toBeLessThan(1e-6);
+  });
 
   it("divides by the sum of the normalisers, not by each micro-batch's own", async () => {
     // Micro-batches of 1 and 3 counted targets: the mean of means would be another number.
