@@ -77,7 +77,7 @@ describe("when a process", () => {
       expect(code).toBe(1);
       expect(stderr).toMatch(/TRAIN_OPTIONS/);
       expect(stderr).toMatch(
-        /stage 'compress': its optimizer does not say `elementwise: true`, and parameters are cut/,
+        /stage 'compress': its optimizer does not declare `elementwise: true`, and the parameters are sharded/,
       );
     }
   });

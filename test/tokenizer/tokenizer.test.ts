@@ -234,7 +234,7 @@ describe("files", () => {
       writeFileSync(join(to, "tokenizer.json"), whole.slice(0, 5000));
     });
     expect(codeOf(() => Tokenizer.fromPretrained(torn))).toMatch(
-      /^TOKENIZER_FILE_INVALID .*torn.tokenizer.json: broken JSON/,
+      /^TOKENIZER_FILE_INVALID .*torn.tokenizer.json: invalid JSON/,
     );
     const strange = folder("strange", (to) =>
       writeFileSync(join(to, "tokenizer.json"), '{"model": {"vocab": {"a": "b"}, "merges": []}}'),
