@@ -117,7 +117,7 @@ describe.each([2, 3])("the collectives of %i ranks", (size) => {
       "splits that do not add up": /^DISTRIBUTED_ARGUMENT: allToAll: inputSplits \[2/,
       "too few splits": /^DISTRIBUTED_ARGUMENT: allToAll: outputSplits \[\d\] are not/,
       "negative splits": /^DISTRIBUTED_ARGUMENT: allToAll: inputSplits \[-1/,
-      "no such source": /^DISTRIBUTED_ARGUMENT: broadcast: rank \d is not in a group/,
+      "no such source": /^DISTRIBUTED_ARGUMENT: broadcast: rank \d does not exist in a group/,
       "no such destination": /^DISTRIBUTED_ARGUMENT: reduce: rank -1/,
       "half a rank": /^DISTRIBUTED_ARGUMENT: send: rank 0.5/,
       "to itself": /^DISTRIBUTED_ARGUMENT: send: rank \d is this process itself/,
