@@ -20,10 +20,10 @@ describe("a slice", () => {
     expect(sliceProblem(slice([4, 3], [1, 0], [3, 3]))).toBeUndefined();
     expect(sliceProblem(slice([4, 3], [4, 0], [0, 3]))).toBeUndefined();
     expect(sliceProblem(slice([], [], []))).toBeUndefined();
-    expect(sliceProblem(slice([4, 3], [2, 0], [3, 3]))).toMatch(/do not lie in shape \[4,3\]/);
-    expect(sliceProblem(slice([4, 3], [-1, 0], [1, 3]))).toMatch(/do not lie in/);
-    expect(sliceProblem(slice([4, 3], [0.5, 0], [1, 3]))).toMatch(/do not lie in/);
-    expect(sliceProblem(slice([4, 3], [0], [1, 3]))).toMatch(/other dimensions/);
+    expect(sliceProblem(slice([4, 3], [2, 0], [3, 3]))).toMatch(/are outside shape \[4,3\]/);
+    expect(sliceProblem(slice([4, 3], [-1, 0], [1, 3]))).toMatch(/are outside/);
+    expect(sliceProblem(slice([4, 3], [0.5, 0], [1, 3]))).toMatch(/are outside/);
+    expect(sliceProblem(slice([4, 3], [0], [1, 3]))).toMatch(/another number of dimensions/);
   });
 
   it("may be the whole", () => {

@@ -128,7 +128,7 @@ describe("a mesh", () => {
       for (const dimensions of wrong) {
         await expect(DeviceMesh.create(world, dimensions)).rejects.toMatchObject({
           code: "DISTRIBUTED_ARGUMENT",
-          message: expect.stringMatching(/^the mesh shard .* the world 2 ranks$/),
+          message: expect.stringMatching(/^the mesh shard .* the world has 2 ranks$/),
         });
       }
       const mesh = await DeviceMesh.create(world, { shard: 2 });

@@ -55,7 +55,7 @@ describe("diffcoder doctor", () => {
     expect(status).toBe(1);
     expect(check("addon")).toMatchObject({ status: "missing", mend: "npm run setup -- --force" });
     expect(check("addon")?.found).toMatch(
-      /cannot be loaded: .*(invalid ELF header|too short|not a mach-o|slice is not valid)/i,
+      /does not load: .*(invalid ELF header|too short|not a mach-o|slice is not valid)/i,
     );
   });
 

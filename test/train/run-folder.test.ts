@@ -57,7 +57,7 @@ describe("a run's folder that is", () => {
     });
     await expect(run).rejects.toMatchObject({
       code: "TRAIN_RUN_LOCKED",
-      message: expect.stringMatching(/was removed or renamed while training.*in use by process/),
+      message: expect.stringMatching(/was removed or renamed during training.*in use by process/),
     });
     expect(readdirSync(out)).not.toContain("report.html");
     expect(existsSync(join(out, "checkpoints", "final"))).toBe(false);
