@@ -7,7 +7,7 @@ import {
   portSchema,
   secondsSchema,
 } from "../base/option-fields.js";
-import { engineOptionsSchema, generateOptionsSchema } from "../engine/options.js";
+import { commitFields, engineOptionsSchema, generateOptionsSchema } from "../engine/options.js";
 import { evaluationSchema } from "../eval/options.js";
 import { serverOptionsSchema } from "../server/options.js";
 import { runSettingsSchema } from "../train/run-options.js";
@@ -147,13 +147,7 @@ export const generateCommandSchema = z.strictObject({
   chat: z.boolean().default(false).describe("wrap the prompt as a user's message in the model's chat template"),
   maxTokens: request.maxTokens,
   blockSize: engine.blockSize.describe("tokens that are denoised together; use the value from training"),
-  steps: request.steps.describe("denoising passes per block; default: one token per pass"),
-  threshold: z
-    .number()
-    .min(0)
-    .max(1)
-    .optional()
-    .describe("instead of `steps`: commit every token with a higher probability, at least one per pass"),
+  ...commitFields,
   shift: engine.shift,
   temperature: request.temperature,
   topP: request.topP,
@@ -176,8 +170,6 @@ export const generateCommandSchema = z.strictObject({
   json: z.boolean().default(false).describe("print one JSON object with the text and the counts"),
 });
 export type GenerateCommandOptions = z.output<typeof generateCommandSchema>;
-
-const evaluation = evaluationSchema.shape;
 
 /** Who answers; exactly one of the first four. */
 export const evalModelSchema = z.strictObject({
@@ -207,7 +199,7 @@ export const evalModelSchema = z.strictObject({
 
 /** How answers are asked for and judged. */
 export const evalRunSchema = z.strictObject({
-  ...evaluation,
+  ...evaluationSchema.shape,
   outputDir: folderSchema
     .optional()
     .describe("folder of the results; a run that is there is continued; default: runs/eval/BENCHMARK-PROMPT-MODEL"),

@@ -1,19 +1,11 @@
 import * as z from "zod";
 import { causalPlan } from "../model/attention-plan.js";
 import type { Batch, Objective } from "../model/objective.js";
-import { checkBatch, documentStarts, uploadIntegers } from "./batch.js";
+import { batchOptions, checkBatch, documentStarts, uploadIntegers } from "./batch.js";
 import { parseOptions } from "./errors.js";
 
 /** The options of {@link autoregressiveObjective}, for TypeScript and YAML alike. */
-export const autoregressiveSchema = z.strictObject({
-  crossDocumentAttention: z
-    .boolean()
-    .optional()
-    .describe(
-      "whether the documents of a sample attend to each other; default: only if the data keep no document boundaries",
-    ),
-  headChunkSize: z.number().int().min(1).default(1024).describe("number of rows whose logits are in memory at once"),
-});
+export const autoregressiveSchema = z.strictObject(batchOptions);
 export type AutoregressiveOptions = z.input<typeof autoregressiveSchema>;
 
 /**

@@ -1,8 +1,20 @@
+import * as z from "zod";
 import type { DecoderConfig } from "../model/config.js";
 import type { Batch } from "../model/objective.js";
 import type { Tensor } from "../torch/index.js";
 import * as torch from "../torch/index.js";
 import { DiffusionError } from "./errors.js";
+
+/** Options of every objective: how a batch is computed. */
+export const batchOptions = {
+  crossDocumentAttention: z
+    .boolean()
+    .optional()
+    .describe(
+      "whether the documents of a sample attend to each other; default: only if the data keep no document boundaries",
+    ),
+  headChunkSize: z.number().int().min(1).default(1024).describe("number of rows whose logits are in memory at once"),
+};
 
 /** Throws DiffusionError DIFFUSION_BATCH if the fields of a batch are inconsistent. */
 export function checkBatch(batch: Batch): void {

@@ -37,13 +37,7 @@ export type BidirectionalOptions = z.input<typeof bidirectionalSchema>;
  */
 export function bidirectionalObjective(options: BidirectionalOptions = {}): Objective {
   const settings = parseOptions("bidirectionalObjective", bidirectionalSchema, options);
-  const { granularity, shift } = settings;
-  return maskedDiffusion(settings, {
-    units: (batch) => wholeDocuments(batch, granularity),
-    ids: (_, noisy) => noisy,
-    rows: (_, positions) => predictors(positions, shift),
-    plan: ({ seqLen, documents }, selected) => bidirectionalPlan(seqLen, { documents, ...selected }),
-  });
+  return documentDiffusion(settings, bidirectionalPlan);
 }
 
 /** The options of {@link causalDiffusionObjective}, for TypeScript and YAML alike. */
@@ -64,12 +58,20 @@ export type CausalDiffusionOptions = z.input<typeof causalDiffusionSchema>;
  */
 export function causalDiffusionObjective(options: CausalDiffusionOptions = {}): Objective {
   const settings = parseOptions("causalDiffusionObjective", causalDiffusionSchema, options);
+  return documentDiffusion(settings, causalPlan);
+}
+
+/** @param planOf the attention over x_t */
+function documentDiffusion(
+  settings: BidirectionalSettings,
+  planOf: typeof bidirectionalPlan | typeof causalPlan,
+): Objective {
   const { granularity, shift } = settings;
   return maskedDiffusion(settings, {
     units: (batch) => wholeDocuments(batch, granularity),
     ids: (_, noisy) => noisy,
     rows: (_, positions) => predictors(positions, shift),
-    plan: ({ seqLen, documents }, selected) => causalPlan(seqLen, { documents, ...selected }),
+    plan: ({ seqLen, documents }, selected) => planOf(seqLen, { documents, ...selected }),
   });
 }
 

@@ -2,7 +2,7 @@ import * as z from "zod";
 import type { AttentionPlan } from "../model/attention-plan.js";
 import type { Batch, Metric, Objective, ObjectiveContext } from "../model/objective.js";
 import type { Tensor } from "../torch/index.js";
-import { paddedRows, resolveMaskId, uploadFloats, uploadIntegers } from "./batch.js";
+import { batchOptions, paddedRows, resolveMaskId, uploadFloats, uploadIntegers } from "./batch.js";
 import { type Corruption, type CorruptionOptions, corrupt } from "./corruption.js";
 import { noiseSchema } from "./noise.js";
 import { advanceWarmup, maxMaskRatio, type WarmupState, warmupSchema } from "./warmup.js";
@@ -33,13 +33,7 @@ export const lossOptions = {
     .describe(
       "divisor of the summed loss: all tokens that may be masked (tokens, Eq. 4), or the masked tokens (masked)",
     ),
-  crossDocumentAttention: z
-    .boolean()
-    .optional()
-    .describe(
-      "whether the documents of a sample attend to each other; default: only if the data keep no document boundaries",
-    ),
-  headChunkSize: z.number().int().min(1).default(1024).describe("number of rows whose logits are in memory at once"),
+  ...batchOptions,
 };
 
 const commonSchema = z.strictObject({ ...maskingOptions, ...lossOptions });

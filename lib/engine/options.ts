@@ -153,6 +153,17 @@ export type GenerateOptions = z.input<typeof generateOptionsSchema>;
 /** Checked, nothing left open but what the engine or the model decides. */
 export type GenerateSettings = z.output<typeof generateOptionsSchema>;
 
+/** The commit rule as plain values, for commands: a number of passes or a threshold. */
+export const commitFields = {
+  steps: generateOptionsSchema.shape.steps.describe("denoising passes per block; default: one token per pass"),
+  threshold: z
+    .number()
+    .min(0)
+    .max(1)
+    .optional()
+    .describe("instead of `steps`: commit every token with a higher probability, at least one per pass"),
+};
+
 /** What goes with a request but is not about its text. */
 export interface RequestOptions {
   /** Ends the request. */

@@ -5,6 +5,7 @@ import { type Engine, EngineError, type GenerateOptions } from "../engine/index.
 import { EvaluationError } from "./errors.js";
 import {
   type AnswerGenerator,
+  type CompleteOptions,
   type Generation,
   type GenerationRequest,
   type GeneratorInfo,
@@ -42,10 +43,7 @@ export class EngineGenerator implements AnswerGenerator {
     };
   }
 
-  async complete(
-    requests: readonly GenerationRequest[],
-    { signal, onDone }: { signal?: AbortSignal; onDone: (index: number, generation: Generation) => void },
-  ): Promise<void> {
+  async complete(requests: readonly GenerationRequest[], { signal, onDone }: CompleteOptions): Promise<void> {
     const lanes = AHEAD * this.#engine.settings.maxNumSeqs;
     await inParallel(requests.length, lanes, async (index) => {
       signal?.throwIfAborted();

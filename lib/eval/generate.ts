@@ -30,19 +30,21 @@ export interface GeneratorInfo {
   details?: Readonly<Record<string, string | number | boolean | null>>;
 }
 
+export interface CompleteOptions {
+  signal?: AbortSignal;
+  /** Called once with each answer, in any order. */
+  onDone(index: number, generation: Generation): void;
+}
+
 /** Something that writes answers: a model in this process, a server, or the authors' own solutions. */
 export interface AnswerGenerator {
   info(signal?: AbortSignal): Promise<GeneratorInfo>;
   /**
    * Answers many requests.
    *
-   * @param options.onDone called once with each answer, in any order
    * @throws EvaluationError EVAL_MODEL; the signal's reason
    */
-  complete(
-    requests: readonly GenerationRequest[],
-    options: { signal?: AbortSignal; onDone: (index: number, generation: Generation) => void },
-  ): Promise<void>;
+  complete(requests: readonly GenerationRequest[], options: CompleteOptions): Promise<void>;
 }
 
 /** Answers with the authors' solutions. Run through the whole path it must reach 100 %: it checks machine, data and harness. */
@@ -51,10 +53,7 @@ export class CanonicalGenerator implements AnswerGenerator {
     return { kind: "canonical", name: "canonical" };
   }
 
-  async complete(
-    requests: readonly GenerationRequest[],
-    { signal, onDone }: { signal?: AbortSignal; onDone: (index: number, generation: Generation) => void },
-  ): Promise<void> {
+  async complete(requests: readonly GenerationRequest[], { signal, onDone }: CompleteOptions): Promise<void> {
     requests.forEach(({ problem, promptId }, index) => {
       signal?.throwIfAborted();
       onDone(index, { text: problem.canonical?.(promptId) ?? "", finishReason: "stop" });
@@ -62,21 +61,30 @@ export class CanonicalGenerator implements AnswerGenerator {
   }
 }
 
-/** Runs work on items, at most `limit` at a time. The first failure ends the rest. */
-export async function inParallel(count: number, limit: number, work: (index: number) => Promise<void>): Promise<void> {
+/**
+ * Runs work on items, at most `limit` at a time. After the first failure no item begins, and those that have begun are waited
+ * for.
+ *
+ * @param work gets the item's index, and the lane that it runs in, below `limit`
+ */
+export async function inParallel(
+  count: number,
+  limit: number,
+  work: (index: number, lane: number) => Promise<void>,
+): Promise<void> {
   let next = 0;
   let failed = false;
-  const lane = async () => {
+  const run = async (_: unknown, lane: number) => {
     while (next < count && !failed) {
       try {
-        await work(next++);
+        await work(next++, lane);
       } catch (error) {
         failed = true;
         throw error;
       }
     }
   };
-  const results = await Promise.allSettled(Array.from({ length: Math.min(limit, count) }, lane));
+  const results = await Promise.allSettled(Array.from({ length: Math.min(limit, count) }, run));
   const rejected = results.find((result) => result.status === "rejected");
   if (rejected) throw rejected.reason;
 }

@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { bytesSchema, fileSchema, folderSchema } from "../base/option-fields.js";
-import { generateOptionsSchema } from "../engine/options.js";
+import { commitFields, generateOptionsSchema } from "../engine/options.js";
 
 const request = generateOptionsSchema.shape;
 
@@ -17,13 +17,7 @@ export const decodingSchema = z.strictObject({
     .describe("maximum number of tokens of an answer; default: the benchmark's"),
   mode: request.mode,
   blockSize: request.blockSize,
-  steps: request.steps.describe("denoising passes per block; default: one token per pass"),
-  threshold: z
-    .number()
-    .min(0)
-    .max(1)
-    .optional()
-    .describe("instead of `steps`: commit every token with a higher probability, at least one per pass"),
+  ...commitFields,
 });
 export type Decoding = z.output<typeof decodingSchema>;
 
@@ -59,7 +53,7 @@ export const evaluationSchema = z
       .default("base")
       .describe('how the model is asked: "base" (a text to continue), "chat", or another of the benchmark\'s prompts'),
     samples: z.number().int().min(1).max(10_000).default(1).describe("answers to each problem (n)"),
-    k: z.array(z.number().int().min(1)).default([1]).describe("k of pass@k, at most `samples`"),
+    k: z.array(z.number().int().min(1)).default([1]).describe("values of k for pass@k, at most `samples`"),
     seed: z.number().int().min(0).default(0).describe("random seed of the sampling and of the intervals"),
     limit: z.number().int().min(1).optional().describe("only the first problems; such a score is not the benchmark's"),
     outputDir: folderSchema.describe("folder of the results; a run that is there is continued"),

@@ -1,6 +1,7 @@
 import { availableParallelism } from "node:os";
 import { runCommands } from "./command-session.js";
 import { EvaluationError } from "./errors.js";
+import { inParallel } from "./generate.js";
 import type { Python } from "./python.js";
 import { PythonSession, type Verdict } from "./python-session.js";
 import type { Sandbox } from "./sandbox.js";
@@ -46,17 +47,13 @@ export async function score(items: readonly ScoreItem[], options: ScoreOptions):
   const verdicts = new Array<Verdict>(items.length);
   const late: number[] = [];
   using pool = new SessionPool(options);
-  let next = 0;
-  const work = async (place: number) => {
-    for (let i = next++; i < items.length; i = next++) {
-      signal?.throwIfAborted();
-      const verdict = await pool.run(place, programOf(items[i]), 1, items[i].problem.id);
-      if (verdict.status === "timeout") late.push(i);
-      else onVerdict?.(i, verdict);
-      verdicts[i] = verdict;
-    }
-  };
-  await allOrFirst(Array.from({ length: Math.min(concurrency, items.length) }, (_, place) => work(place)));
+  await inParallel(items.length, concurrency, async (i, place) => {
+    signal?.throwIfAborted();
+    const verdict = await pool.run(place, programOf(items[i]), 1, items[i].problem.id);
+    if (verdict.status === "timeout") late.push(i);
+    else onVerdict?.(i, verdict);
+    verdicts[i] = verdict;
+  });
   const seconds = new Map<string, number>();
   for (const i of late.sort((a, b) => a - b)) {
     const { problem } = items[i];
@@ -105,11 +102,4 @@ class SessionPool {
   [Symbol.dispose](): void {
     for (const session of this.#sessions.values()) session.close();
   }
-}
-
-/** Waits for all; if one fails, for the others to notice before the error goes on. */
-async function allOrFirst(work: readonly Promise<void>[]): Promise<void> {
-  const results = await Promise.allSettled(work);
-  const failed = results.find((result) => result.status === "rejected");
-  if (failed) throw failed.reason;
 }

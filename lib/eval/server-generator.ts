@@ -4,6 +4,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { EvaluationError } from "./errors.js";
 import {
   type AnswerGenerator,
+  type CompleteOptions,
   type Generation,
   type GenerationRequest,
   type GeneratorInfo,
@@ -58,10 +59,7 @@ export class ServerGenerator implements AnswerGenerator {
     return { kind: "server", name: this.#model, details: { url: this.#base } };
   }
 
-  async complete(
-    requests: readonly GenerationRequest[],
-    { signal, onDone }: { signal?: AbortSignal; onDone: (index: number, generation: Generation) => void },
-  ): Promise<void> {
+  async complete(requests: readonly GenerationRequest[], { signal, onDone }: CompleteOptions): Promise<void> {
     const { name } = await this.info(signal);
     await inParallel(requests.length, this.#options.concurrency ?? 16, async (index) => {
       signal?.throwIfAborted();

@@ -1,7 +1,6 @@
 // Worker threads and child processes: how they are started, and one typed request and reply over them.
 export type { Setup, WorkerContext } from "./answer.js";
 export { type ClientOptions, WorkerClient } from "./client.js";
-export { type LinkEvents, localLink, processLink, type StartLink, threadLink, WorkerEnded } from "./link.js";
-export { type ResultOf, receivedError, type SentError, sentError, Transfer } from "./messages.js";
+export { localLink, processLink, type StartLink, threadLink, WorkerEnded } from "./link.js";
+export { type ResultOf, Transfer } from "./messages.js";
 export { serve } from "./serve.js";
-export { calmOpenMP, startThread } from "./start-thread.js";

@@ -1,6 +1,5 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join, relative, resolve } from "node:path";
-import { SingleBar } from "cli-progress";
 import colors from "picocolors";
 import { exportCheckpoint } from "../../checkpoint/export.js";
 import { type FoundCheckpoint, listCheckpoints } from "../../checkpoint/index.js";
@@ -8,6 +7,7 @@ import { damages, missingFiles } from "../../checkpoint/manifest.js";
 import { compact } from "../../train/format.js";
 import type { CheckpointExportOptions, CheckpointListOptions, CheckpointVerifyOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
+import { ProgressBar } from "../progress-bar.js";
 import { interruptible, shownCommand, shownPath } from "../terminal.js";
 
 /** One checkpoint in `checkpoint ls --json`. */
@@ -83,7 +83,7 @@ export async function verify(folder: string, { all }: CheckpointVerifyOptions): 
   for (const path of wanted(folder, all)) {
     const found: string[] = [];
     {
-      using bar = new BytesBar(basename(path));
+      using bar = new ProgressBar(basename(path));
       for await (const problem of damages(path, {
         onProgress: ({ file, done, total }) => bar.update(done, total, file),
       })) {
@@ -119,7 +119,7 @@ export async function exportModel(folder: string, { out, dtype, maxShard }: Chec
   checkTarget(resolve(from), to);
   await interruptible("Stopping. Press Ctrl-C again to exit immediately.", async (signal) => {
     try {
-      using bar = new BytesBar("exporting");
+      using bar = new ProgressBar("exporting");
       await exportCheckpoint(from, to, {
         dtype,
         maxShardBytes: maxShard,
@@ -178,29 +178,4 @@ export function sizeOf(folder: string): number {
   return readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
-}
-
-/** A progress bar on standard error for work measured in bytes; nothing if it is not a terminal. */
-export class BytesBar implements Disposable {
-  readonly #bar: SingleBar | undefined;
-
-  constructor(title: string, stream: NodeJS.WriteStream = process.stderr) {
-    if (!stream.isTTY) return;
-    this.#bar = new SingleBar({
-      format: `${title} [{bar}] {percentage}%  {line}`,
-      stream,
-      hideCursor: true,
-      clearOnComplete: true,
-    });
-    this.#bar.start(1, 0, { line: "" });
-  }
-
-  update(done: number, total: number, line: string): void {
-    this.#bar?.setTotal(Math.max(1, total));
-    this.#bar?.update(done, { line });
-  }
-
-  [Symbol.dispose](): void {
-    this.#bar?.stop();
-  }
 }

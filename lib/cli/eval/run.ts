@@ -1,6 +1,5 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { SingleBar } from "cli-progress";
 import colors from "picocolors";
 import { Engine } from "../../engine/index.js";
 import {
@@ -20,6 +19,7 @@ import {
 } from "../../eval/index.js";
 import type { EvalCommandOptions } from "../command-options.js";
 import { CliError } from "../errors.js";
+import { ProgressBar } from "../progress-bar.js";
 import { interruptible, shownPath } from "../terminal.js";
 
 /** Evaluates a model and shows its scores; without a benchmark, lists them. */
@@ -31,12 +31,12 @@ export async function runEval(benchmark: string | undefined, options: EvalComman
   const task = taskNamed(benchmark);
   const { model, run } = options;
   await interruptible("Stopping. Run the same command again to continue.", async (signal) => {
-    using bar = new ProgressBar();
-    const hooks: RunHooks = { signal, onProgress: (progress) => bar.show(progress) };
+    using bars = new PhaseBars();
+    const hooks: RunHooks = { signal, onProgress: (progress) => bars.show(progress) };
     const { folder, summary } = model.rescore
       ? { folder: model.rescore, summary: await rescoreFolder(task, model.rescore, run, hooks) }
       : await evaluateModel(task, options, hooks);
-    bar.stop();
+    bars.stop();
     process.stdout.write(run.json ? `${JSON.stringify(summary, null, 2)}\n` : shown(task, summary, folder));
     if (model.canonical && summary.counts.failed + summary.counts.timeout > 0) process.exitCode = 1;
   });
@@ -68,33 +68,22 @@ async function evaluateModel(task: Task, { model, run }: EvalCommandOptions, hoo
   return await evaluateWith(new EngineGenerator(engine, run, model.model), basename(resolve(model.model)));
 }
 
-/** A bar on a terminal, nothing elsewhere. */
-class ProgressBar {
-  readonly #isShown = process.stderr.isTTY === true;
-  #bar: SingleBar | undefined;
+/** Shows the two phases of a run, one bar after the other. */
+class PhaseBars implements Disposable {
+  #bar: ProgressBar | undefined;
   #phase: EvalProgress["phase"] | undefined;
 
   show({ phase, done, total }: EvalProgress): void {
-    if (!this.#isShown || total === 0) return;
     if (phase !== this.#phase) {
       this.stop();
       this.#phase = phase;
-      const verb = phase === "generate" ? "generating" : "running   ";
-      this.#bar = new SingleBar({
-        format: `${verb} {bar} {value}/{total}  {eta_formatted} left`,
-        stream: process.stderr,
-        barsize: 30,
-        hideCursor: true,
-        clearOnComplete: true,
-      });
-      this.#bar.start(total, done);
-    } else this.#bar?.update(done);
+      this.#bar = new ProgressBar(phase === "generate" ? "generating" : "running", { plainLines: true });
+    }
+    this.#bar?.update(done, total, `${done}/${total}`);
   }
 
   stop(): void {
     this.#bar?.stop();
-    this.#bar = undefined;
-    this.#phase = undefined;
   }
 
   [Symbol.dispose](): void {

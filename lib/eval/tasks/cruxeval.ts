@@ -23,41 +23,51 @@ export const cruxevalInput: Task = {
   problems: (text) => jsonLines<CruxRecord>(text).map(({ record }) => inputProblem(record)),
 };
 
-function outputProblem({ id, code, input, output }: CruxRecord): Problem {
-  const solution = `assert f(${input}) == ${output}\n`;
-  return {
-    id,
-    prompts: {
-      base: { text: fill(DIRECT_OUTPUT, { code, input }) },
-      cot: { text: fill(COT_OUTPUT, { code, input }) },
-    },
-    canonical: (promptId) => (promptId === "cot" ? `[ANSWER]\n${solution}` : solution),
+function outputProblem(record: CruxRecord): Problem {
+  const { input } = record;
+  return problem(record, {
+    templates: { base: DIRECT_OUTPUT, cot: COT_OUTPUT },
     mutant: `assert f(${input}) == ...\n`,
-    program(completion, promptId) {
-      const answer = after(afterTag(completion, promptId), "==").trim();
+    expressionOf(text) {
+      const answer = after(text, "==").trim();
       // An answer that calls the function would be checked against itself: the authors leave it out of n, here it fails.
-      if (answer === "" || answer.includes(`f(${input})`)) return { kind: "decided", passed: false };
-      return program(code, answer, output);
+      return answer === "" || answer.includes(`f(${input})`) ? undefined : answer;
     },
-  };
+  });
 }
 
-function inputProblem({ id, code, input, output }: CruxRecord): Problem {
+function inputProblem(record: CruxRecord): Problem {
+  return problem(record, {
+    templates: { base: DIRECT_INPUT, cot: COT_INPUT },
+    mutant: `assert f() == ${record.output}\n`,
+    expressionOf(text) {
+      let answer = text;
+      if (answer.includes("==")) answer = answer.split("==")[0].trim();
+      if (answer.includes("assert f")) answer = `f${after(answer, "assert f").trim()}`;
+      return answer.includes("f(") ? answer.trim() : undefined;
+    },
+  });
+}
+
+interface CruxKind {
+  templates: { base: string; cot: string };
+  mutant: string;
+  /** The expression of an answer that must have the function's output as its value; undefined for an answer without one. */
+  expressionOf(answer: string): string | undefined;
+}
+
+function problem(record: CruxRecord, { templates, mutant, expressionOf }: CruxKind): Problem {
+  const { id, code, input, output } = record;
   const solution = `assert f(${input}) == ${output}\n`;
   return {
     id,
-    prompts: {
-      base: { text: fill(DIRECT_INPUT, { code, output }) },
-      cot: { text: fill(COT_INPUT, { code, output }) },
-    },
+    prompts: { base: { text: fill(templates.base, record) }, cot: { text: fill(templates.cot, record) } },
     canonical: (promptId) => (promptId === "cot" ? `[ANSWER]\n${solution}` : solution),
-    mutant: `assert f() == ${output}\n`,
+    mutant,
     program(completion, promptId) {
-      let answer = afterTag(completion, promptId);
-      if (answer.includes("==")) answer = answer.split("==")[0].trim();
-      if (answer.includes("assert f")) answer = `f${after(answer, "assert f").trim()}`;
-      if (!answer.includes("f(")) return { kind: "decided", passed: false };
-      return program(code, answer.trim(), output);
+      const expression = expressionOf(afterTag(completion, promptId));
+      if (expression === undefined) return { kind: "decided", passed: false };
+      return program(code, expression, output);
     },
   };
 }
@@ -77,6 +87,6 @@ function after(text: string, mark: string): string {
   return text.split(mark)[1] ?? text;
 }
 
-function fill(template: string, values: Readonly<Record<string, string>>): string {
-  return template.replace(/\{(code|input|output)\}/g, (_, name: string) => values[name]);
+function fill(template: string, record: CruxRecord): string {
+  return template.replace(/\{(code|input|output)\}/g, (_, name: "code" | "input" | "output") => record[name]);
 }
