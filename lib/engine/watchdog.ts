@@ -48,10 +48,14 @@ export class Watchdog {
     this.#turns = turns;
   }
 
-  /** The model is loaded, which may take any time: from now on, passTimeout applies. */
+  /**
+   * The model is loaded, which may take any time: from now on, passTimeout applies. It is a sign of life as a heartbeat is: a
+   * small model may be loaded before the first one.
+   */
   ready(): void {
     this.#isReady = true;
-    this.#turnedAt = this.#now();
+    this.#beatAt = this.#turnedAt = this.#now();
+    this.#turns = Math.max(this.#turns, 0);
   }
 
   /** Seconds without a heartbeat, once that is longer than usual; else 0. */

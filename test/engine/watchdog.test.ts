@@ -49,6 +49,18 @@ describe("the watchdog", () => {
     dog.stop();
   });
 
+  it("does not wait longer for a process that hangs before its first heartbeat, once the model is loaded", () => {
+    const { dog, told, wait } = watch({ hangTimeout: 10, passTimeout: 60 });
+    wait(30);
+    dog.ready();
+    wait(9);
+    expect(told).toEqual([]);
+    expect(dog.silence).toBeGreaterThan(3);
+    wait(2);
+    expect(told).toEqual([expect.stringMatching(/no sign of life for 1\d s/)]);
+    dog.stop();
+  });
+
   it("lets a pass be long, up to its limit, and loading longer", () => {
     const { dog, told, wait } = watch({ hangTimeout: 10, passTimeout: 60 });
     wait(1000, () => 7); // the model is loaded
