@@ -17,6 +17,7 @@ export class FrameWriter {
   readonly #fd: number;
   #queue: Buffer[] = [];
   #writing = false;
+  #onWritten: (() => void)[] = [];
 
   constructor(fd: number) {
     this.#fd = fd;
@@ -30,8 +31,19 @@ export class FrameWriter {
     if (!this.#writing) this.#drain();
   }
 
+  /** Resolves when all values are written, or the reader is gone. */
+  flush(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#onWritten.push(resolve);
+      if (!this.#writing) this.#drain();
+    });
+  }
+
   #drain(): void {
-    if (this.#queue.length === 0) return;
+    if (this.#queue.length === 0) {
+      for (const resolve of this.#onWritten.splice(0)) resolve();
+      return;
+    }
     const bytes = Buffer.concat(this.#queue);
     this.#queue = [];
     this.#writing = true;
@@ -45,9 +57,8 @@ export class FrameWriter {
         return;
       }
       this.#writing = false;
-      // The reader is gone.
-      if (error) this.#queue = [];
-      else this.#drain();
+      if (error) this.#queue = []; // the reader is gone
+      this.#drain();
     });
   }
 }

@@ -90,7 +90,8 @@ export function processLink(name: string, caller: string): StartLink {
     for (const stream of [replies, pulse]) stream.on("error", () => {}); // onEnd reports the end
     const what = `the process ${name}`;
     child.once("error", (error) => onEnd(endOf(what, error.message, error)));
-    child.once("exit", (code, signal) =>
+    // Not "exit": the last replies may still be in the pipe.
+    child.once("close", (code, signal) =>
       onEnd(endOf(what, signal === null ? `exit code ${code}` : `signal ${signal}`)),
     );
     const parts = () => [child, ...(child.channel ? [child.channel] : []), replies, pulse];

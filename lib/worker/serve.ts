@@ -1,4 +1,3 @@
-import { setImmediate as nextTurn } from "node:timers/promises";
 import { parentPort, Worker } from "node:worker_threads";
 import { answerRequests, type Setup } from "./answer.js";
 import { FrameWriter, PULSE_FD, REPLIES_FD } from "./frames.js";
@@ -22,7 +21,7 @@ export function serve<H extends Handlers<H>, Event = never>(setup: Setup<H, Even
   const frames = new FrameWriter(REPLIES_FD);
   const answer = answerRequests(setup, {
     send: (reply) => frames.write(reply),
-    stop: () => void nextTurn().then(() => process.disconnect?.()),
+    stop: () => void frames.flush().then(() => process.disconnect?.()),
   });
   process.on("message", (request: Request) => answer(request));
   process.on("disconnect", () => process.exit(0));

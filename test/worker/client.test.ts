@@ -99,6 +99,17 @@ describe.each(["thread", "process"] as const)("a %s", (kind) => {
   }, 60_000);
 });
 
+it("processes that stop lose no reply, however many stop at a time", async () => {
+  for (let round = 0; round < 4; round++) {
+    const stopping = Array.from({ length: 4 }, async () => {
+      const client = clientOf(links.process);
+      await client.ready;
+      return await client.call("stop", undefined);
+    });
+    expect(await Promise.all(stopping)).toEqual(Array.from({ length: 4 }, () => "stopped"));
+  }
+}, 120_000);
+
 it("a process that a signal ends says which", async () => {
   const client = clientOf(links.process);
   await expect(client.call("kill", undefined)).rejects.toThrow(/^the process answers-worker ended: signal SIGKILL$/);
